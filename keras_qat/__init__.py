@@ -1,0 +1,1 @@
+"""Quantization-aware training for Keras 3, down to 1 bit, that deploys exactly."""

@@ -1,0 +1,173 @@
+"""From a wide accumulator back to int8: every runtime's own rounding, by name.
+
+A layer multiplies its int32 accumulator by the real number `M = s_x * s_w / s_y`. Runtimes do that
+in fixed point (a 31-bit mantissa and a shift) or in float32, and round differently. Each function
+here states one of those ways with explicit 64-bit arithmetic; a `RoundingProfile` says which op
+of which runtime uses which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer.qparams import FloatArray, IntArray
+
+Int64Array = npt.NDArray[np.int64]
+
+
+def quantize_multiplier(real: npt.ArrayLike) -> tuple[Int64Array, Int64Array]:
+    """Positive real multipliers as `mantissa * 2**(shift - 31)`, the mantissa in 31 bits.
+
+    The mantissa is rounded half away from zero; multipliers under `2**-32` become zero.
+
+    >>> mantissa, shift = quantize_multiplier(0.75)
+    >>> int(mantissa), int(shift)
+    (1610612736, 0)
+    """
+    fraction, exponent = np.frexp(np.asarray(real, dtype=np.float64))
+    mantissa = np.floor(fraction * (1 << 31) + 0.5).astype(np.int64)
+    shift = exponent.astype(np.int64)
+    carried = mantissa == (1 << 31)
+    mantissa = np.where(carried, mantissa // 2, mantissa)
+    shift = np.where(carried, shift + 1, shift)
+    vanished = shift < -31
+    return np.where(vanished, 0, mantissa), np.where(vanished, 0, shift)
+
+
+def saturating_rounding_doubling_high_mul(a: Int64Array, b: Int64Array) -> Int64Array:
+    """`round(a * b / 2**31)` of two int32 numbers, ties away from zero, saturating."""
+    product = a * b
+    nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+    total = product + nudge
+    high = np.where(total >= 0, total >> 31, -((-total) >> 31))
+    return np.minimum(high, (1 << 31) - 1)
+
+
+def rounding_divide_by_power_of_two(x: Int64Array, exponent: Int64Array | int) -> Int64Array:
+    """`round(x / 2**exponent)`, ties away from zero."""
+    exponent = np.asarray(exponent, dtype=np.int64)
+    mask = (np.int64(1) << exponent) - 1
+    threshold = (mask >> 1) + (x < 0)
+    return (x >> exponent) + ((x & mask) > threshold)
+
+
+def multiply_double_rounding(x: Int64Array, mantissa: Int64Array, shift: Int64Array) -> Int64Array:
+    """TFLM's way: high multiply, then a shift, each rounding half away from zero."""
+    left = np.maximum(shift, 0)
+    right = np.maximum(-shift, 0)
+    high = saturating_rounding_doubling_high_mul(_wrap_int32(x << left), mantissa)
+    return rounding_divide_by_power_of_two(high, right)
+
+
+def multiply_single_rounding(x: Int64Array, mantissa: Int64Array, shift: Int64Array) -> Int64Array:
+    """One 64-bit product, one rounding shift, ties up."""
+    total_shift = 31 - shift
+    return (x * mantissa + (np.int64(1) << (total_shift - 1))) >> total_shift
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rescale:
+    """The three scales around one accumulator, as the float32 numbers a file holds."""
+
+    input_scale: FloatArray
+    weight_scale: FloatArray
+    output_scale: FloatArray
+
+    def real_multiplier(self) -> npt.NDArray[np.float64]:
+        """`M`, in float64 from the float32 scales."""
+        product = self.input_scale.astype(np.float64) * self.weight_scale.astype(np.float64)
+        return product / self.output_scale.astype(np.float64)
+
+    def float32_multiplier(self) -> FloatArray:
+        """`M` as float32 arithmetic yields it, operation by operation."""
+        return np.float32(self.input_scale) * self.weight_scale / np.float32(self.output_scale)
+
+
+def rescale_double_rounding(accumulator: IntArray, rescale: Rescale) -> IntArray:
+    """Fixed point, two roundings (TFLM, LiteRT's reference convolutions)."""
+    mantissa, shift = quantize_multiplier(rescale.real_multiplier())
+    return multiply_double_rounding(accumulator.astype(np.int64), mantissa, shift)
+
+
+def rescale_single_rounding(accumulator: IntArray, rescale: Rescale) -> IntArray:
+    """Fixed point, one rounding (LiteRT's reference fully-connected)."""
+    mantissa, shift = quantize_multiplier(rescale.real_multiplier())
+    return multiply_single_rounding(accumulator.astype(np.int64), mantissa, shift)
+
+
+def rescale_float32(accumulator: IntArray, rescale: Rescale) -> IntArray:
+    """Float32 product, ties to even (XNNPACK)."""
+    product = accumulator.astype(np.float32) * rescale.float32_multiplier()
+    return np.rint(product).astype(np.int64)
+
+
+def _wrap_int32(x: Int64Array) -> Int64Array:
+    """What a 32-bit left shift leaves of `x`: runtimes overflow in silence, and so do we."""
+    return x.astype(np.int32).astype(np.int64)
+
+
+RescaleFunction = Callable[[IntArray, Rescale], IntArray]
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundingProfile:
+    """Which arithmetic a runtime uses for each kind of op."""
+
+    name: str
+    conv: RescaleFunction
+    depthwise_conv: RescaleFunction
+    fully_connected: RescaleFunction
+    float_add: bool
+    float_mean: bool
+
+
+PROFILES: dict[str, RoundingProfile] = {
+    profile.name: profile
+    for profile in (
+        RoundingProfile(
+            name="tflm",
+            conv=rescale_double_rounding,
+            depthwise_conv=rescale_double_rounding,
+            fully_connected=rescale_double_rounding,
+            float_add=False,
+            float_mean=False,
+        ),
+        RoundingProfile(
+            name="litert_ref",
+            conv=rescale_double_rounding,
+            depthwise_conv=rescale_double_rounding,
+            fully_connected=rescale_single_rounding,
+            float_add=False,
+            float_mean=False,
+        ),
+        RoundingProfile(
+            name="xnnpack",
+            conv=rescale_float32,
+            depthwise_conv=rescale_float32,
+            fully_connected=rescale_float32,
+            float_add=True,
+            float_mean=True,
+        ),
+    )
+}
+
+
+def get_profile(identifier: str | RoundingProfile) -> RoundingProfile:
+    """The profile of that name (or the profile itself).
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+    """
+    if isinstance(identifier, RoundingProfile):
+        return identifier
+    if identifier not in PROFILES:
+        known: Any = ", ".join(map(repr, PROFILES))
+        raise ValueError(
+            f"Unknown rounding profile; it is one of {known}. Received: {identifier!r}"
+        )
+    return PROFILES[identifier]

@@ -1,0 +1,100 @@
+"""Runs an `IntegerGraph` in NumPy, with the rounding of a chosen runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer.fixed_point import RoundingProfile, get_profile
+from keras_qat.integer.graph import IntegerGraph
+from keras_qat.integer.ops import QuantizedArray
+from keras_qat.integer.qparams import IntArray
+
+Values = dict[str, IntArray]
+
+
+def run(
+    graph: IntegerGraph,
+    inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+    profile: str | RoundingProfile = "tflm",
+    keep_all: bool = False,
+    batch_size: int = 64,
+) -> Values:
+    """Evaluates the graph on int8 inputs, batch by batch.
+
+    Args:
+        graph: the network.
+        inputs: int8 integers by input name, or one array for a graph with one input; any batch
+            size.
+        profile: whose rounding to follow: `"tflm"`, `"litert_ref"` or `"xnnpack"`.
+        keep_all: return every tensor instead of the outputs only.
+        batch_size: how many examples are held in memory at once.
+
+    Returns:
+        int8 arrays by tensor name.
+
+    Raises:
+        ValueError: missing, unknown or misshapen inputs, inputs that are not int8 integers, or
+            an unknown profile.
+    """
+    rounding = get_profile(profile)
+    arrays = check_inputs(graph, inputs)
+    examples = next(iter(arrays.values())).shape[0]
+    parts = [
+        _run_batch(
+            graph,
+            {name: array[start : start + batch_size] for name, array in arrays.items()},
+            rounding,
+            keep_all,
+        )
+        for start in range(0, max(examples, 1), batch_size)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _run_batch(
+    graph: IntegerGraph, inputs: Values, profile: RoundingProfile, keep_all: bool
+) -> Values:
+    values = dict(inputs)
+    last_use = {name: index for index, op in enumerate(graph.ops) for name in op.inputs}
+    for index, op in enumerate(graph.ops):
+        operands = [QuantizedArray(values[name], graph.tensors[name].qparams) for name in op.inputs]
+        values[op.output] = op.evaluate(operands, graph.tensors[op.output].qparams, profile)
+        if not keep_all:
+            for name in set(op.inputs):
+                if last_use[name] == index and name not in graph.outputs:
+                    del values[name]
+    return values if keep_all else {name: values[name] for name in graph.outputs}
+
+
+def check_inputs(
+    graph: IntegerGraph, inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike]
+) -> Values:
+    """The inputs as int8 arrays by name.
+
+    Raises:
+        ValueError: names, shapes, batch sizes or a dtype that do not fit the graph.
+    """
+    if not isinstance(inputs, Mapping):
+        if len(graph.inputs) != 1:
+            raise ValueError(
+                f"The graph has {len(graph.inputs)} inputs: pass a dict with the keys "
+                f"{list(graph.inputs)}. Received: {type(inputs).__name__}"
+            )
+        inputs = {graph.inputs[0]: inputs}
+    if set(inputs) != set(graph.inputs):
+        raise ValueError(f"The graph's inputs are {list(graph.inputs)}. Received: {sorted(inputs)}")
+    arrays = {name: np.asarray(inputs[name]) for name in graph.inputs}
+    for name, array in arrays.items():
+        expected = graph.tensors[name].shape[1:]
+        if array.dtype != np.int8 or array.shape[1:] != expected:
+            raise ValueError(
+                f"Input {name!r} must be int8 of shape (batch, {', '.join(map(str, expected))}). "
+                f"Received: {array.dtype} of shape {array.shape}"
+            )
+    if len({array.shape[0] for array in arrays.values()}) > 1:
+        sizes = {name: array.shape[0] for name, array in arrays.items()}
+        raise ValueError(f"All inputs need one batch size. Received: {sizes}")
+    return arrays

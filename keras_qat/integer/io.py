@@ -1,0 +1,147 @@
+"""An `IntegerGraph` as one `.npz` file: a JSON header and the arrays it names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+import zipfile
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer.graph import IntegerGraph, IntegerTensor
+from keras_qat.integer.ops import OPS, IntegerOp, QuantizedArray
+from keras_qat.integer.qparams import QuantParams
+
+FORMAT = "keras_qat.IntegerGraph"
+FORMAT_VERSION = 1
+_HEADER = "header"
+
+Arrays = dict[str, npt.NDArray[Any]]
+PathLike = str | os.PathLike[str]
+
+
+class GraphFileError(ValueError):
+    """A file that is not a readable integer graph."""
+
+
+def save_graph(graph: IntegerGraph, path: PathLike) -> None:
+    """Writes the graph beside `path` and renames it, so that `path` is never half written."""
+    arrays: Arrays = {}
+    header = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "tensors": [
+            {"name": t.name, "shape": list(t.shape), "qparams": _pack_qparams(t.qparams)}
+            for t in graph.tensors.values()
+        ],
+        "ops": [_pack_op(op, f"op{index}", arrays) for index, op in enumerate(graph.ops)],
+        "inputs": list(graph.inputs),
+        "outputs": list(graph.outputs),
+    }
+    arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    target = pathlib.Path(path)
+    handle, beside = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
+        os.replace(beside, target)
+    except BaseException:
+        os.unlink(beside)
+        raise
+
+
+def load_graph(path: PathLike) -> IntegerGraph:
+    """Reads and validates a graph that `save_graph` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        GraphFileError: a truncated, corrupt or foreign file; the message says which.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive.items())
+        header = json.loads(arrays[_HEADER].tobytes())
+        if header["format"] != FORMAT or header["version"] != FORMAT_VERSION:
+            raise GraphFileError(
+                f"{path} is not an integer graph of version {FORMAT_VERSION}. "
+                f"Received: {header['format']!r}, version {header['version']!r}"
+            )
+        return _unpack_graph(header, arrays)
+    except (FileNotFoundError, IsADirectoryError, GraphFileError):
+        raise
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise GraphFileError(
+            f"{path} is not a readable integer graph (truncated, corrupt or another kind of "
+            f"file): {error}"
+        ) from error
+
+
+def _unpack_graph(header: dict[str, Any], arrays: Arrays) -> IntegerGraph:
+    tensors = [
+        IntegerTensor(t["name"], tuple(t["shape"]), _unpack_qparams(t["qparams"]))
+        for t in header["tensors"]
+    ]
+    return IntegerGraph(
+        tensors={tensor.name: tensor for tensor in tensors},
+        ops=tuple(_unpack_op(op, arrays) for op in header["ops"]),
+        inputs=tuple(header["inputs"]),
+        outputs=tuple(header["outputs"]),
+    ).validate()
+
+
+def _pack_op(op: IntegerOp, prefix: str, arrays: Arrays) -> dict[str, Any]:
+    """The op's fields as JSON; arrays go to `arrays` and leave their key behind."""
+    packed: dict[str, Any] = {"type": type(op).__name__}
+    for field in dataclasses.fields(op):
+        value = getattr(op, field.name)
+        key = f"{prefix}/{field.name}"
+        if isinstance(value, QuantizedArray):
+            arrays[key] = value.values
+            packed[field.name] = {"array": key, "qparams": _pack_qparams(value.qparams)}
+        elif isinstance(value, np.ndarray):
+            arrays[key] = value
+            packed[field.name] = {"array": key}
+        else:
+            packed[field.name] = value
+    return packed
+
+
+def _unpack_op(packed: dict[str, Any], arrays: Arrays) -> IntegerOp:
+    fields: dict[str, Any] = {}
+    for name, value in packed.items():
+        if name == "type":
+            continue
+        if isinstance(value, dict):
+            array = arrays[value["array"]]
+            qparams = value.get("qparams")
+            fields[name] = QuantizedArray(array, _unpack_qparams(qparams)) if qparams else array
+        else:
+            fields[name] = _as_tuple(value)
+    return OPS[packed["type"]](**fields)
+
+
+def _pack_qparams(qparams: QuantParams) -> dict[str, Any]:
+    """Scales travel as float64 decimals, which hold every float32 exactly."""
+    return {**dataclasses.asdict(qparams), "scale": qparams.scale.astype(np.float64).tolist()}
+
+
+def _unpack_qparams(packed: dict[str, Any]) -> QuantParams:
+    return QuantParams(**{**packed, "scale": np.asarray(packed["scale"], dtype=np.float32)})
+
+
+def _as_tuple(value: Any) -> Any:
+    """JSON turns tuples into lists; every sequence of an op is a tuple."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value

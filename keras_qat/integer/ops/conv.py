@@ -1,0 +1,92 @@
+"""Convolutions: CONV_2D and DEPTHWISE_CONV_2D."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_qat.integer.fixed_point import RoundingProfile
+from keras_qat.integer.ops.op import (
+    LinearOp,
+    Padding,
+    QuantizedArray,
+    Shape,
+    accumulate,
+    finish,
+    rescale_of,
+)
+from keras_qat.integer.ops.window import Window
+from keras_qat.integer.qparams import IntArray, QuantParams
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Conv2D(LinearOp):
+    """Convolution; weights in the layout (out, height, width, in), channel axis 0."""
+
+    strides: tuple[int, int] = (1, 1)
+    padding: Padding = "valid"
+    dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def window(self) -> Window:
+        """The sliding window of this op."""
+        height, width = self.weight.values.shape[1:3]
+        return Window((height, width), self.strides, self.padding, self.dilation)
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        (shape,) = shapes
+        return (shape[0], *self.window.output_size(shape[1:3]), self.weight.values.shape[0])
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        (x,) = inputs
+        patches = self.window.patches(x.centered())
+        batch, rows, columns = patches.shape[:3]
+        kernel = self.weight.values.reshape(self.weight.values.shape[0], -1)
+        accumulator = accumulate(
+            patches.reshape(batch * rows * columns, -1),
+            kernel.T,
+            self.accumulator_bound(x.qparams),
+        )
+        accumulator += self.integer_bias(x.qparams.scale)
+        steps = profile.conv(accumulator, rescale_of(x, self.weight.qparams, output))
+        return finish(steps, output, self.activation).reshape(batch, rows, columns, -1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DepthwiseConv2D(LinearOp):
+    """Per-channel convolution; weights in the layout (1, height, width, in * multiplier), axis 3.
+
+    Output channel `c * multiplier + m` reads input channel `c`.
+    """
+
+    strides: tuple[int, int] = (1, 1)
+    padding: Padding = "valid"
+    dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def window(self) -> Window:
+        """The sliding window of this op."""
+        height, width = self.weight.values.shape[1:3]
+        return Window((height, width), self.strides, self.padding, self.dilation)
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        (shape,) = shapes
+        return (shape[0], *self.window.output_size(shape[1:3]), self.weight.values.shape[3])
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        (x,) = inputs
+        patches = self.window.patches(x.centered())
+        kernel = self.weight.values[0].astype(np.int64)
+        multiplier = kernel.shape[2] // patches.shape[-1]
+        accumulator = self.integer_bias(x.qparams.scale).astype(np.int64)
+        for row, column in np.ndindex(*kernel.shape[:2]):
+            tap = np.repeat(patches[:, :, :, row, column], multiplier, axis=-1)
+            accumulator = accumulator + tap * kernel[row, column]
+        steps = profile.depthwise_conv(accumulator, rescale_of(x, self.weight.qparams, output))
+        return finish(steps, output, self.activation)

@@ -1,0 +1,103 @@
+"""Pooling: MAX_POOL_2D, AVERAGE_POOL_2D and MEAN over height and width."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer.fixed_point import (
+    RoundingProfile,
+    multiply_double_rounding,
+    quantize_multiplier,
+)
+from keras_qat.integer.ops.op import IntegerOp, Padding, QuantizedArray, Shape, finish
+from keras_qat.integer.ops.window import Window
+from keras_qat.integer.qparams import INT8_MIN, IntArray, QuantParams
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool2D(IntegerOp):
+    """A pooling window; the output keeps the grid of the input."""
+
+    pool_size: tuple[int, int]
+    strides: tuple[int, int]
+    padding: Padding = "valid"
+
+    @property
+    def window(self) -> Window:
+        """The sliding window of this op."""
+        return Window(self.pool_size, self.strides, self.padding)
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        (shape,) = shapes
+        return (shape[0], *self.window.output_size(shape[1:3]), shape[3])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaxPool2D(Pool2D):
+    """Largest integer of each window; padding never wins."""
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        (x,) = inputs
+        highest: IntArray = self.window.patches(x.values, fill=INT8_MIN).max(axis=(3, 4))
+        return highest
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AveragePool2D(Pool2D):
+    """Mean of the stored integers of each window, rounded half away from zero.
+
+    The zero point is part of the averaged integers, and padding is not counted.
+    """
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        (x,) = inputs
+        total = self.window.patches(x.values.astype(np.int32)).sum(axis=(3, 4), dtype=np.int64)
+        inside = np.ones((1, *x.values.shape[1:3], 1), dtype=np.int32)
+        count = self.window.patches(inside).sum(axis=(3, 4), dtype=np.int64)
+        magnitude = (np.abs(total) + count // 2) // count
+        return np.asarray(np.sign(total) * magnitude, dtype=np.int8)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mean(IntegerOp):
+    """Mean over height and width, (N, H, W, C) to (N, C), on a grid of its own."""
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        (shape,) = shapes
+        return (shape[0], shape[3])
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        (x,) = inputs
+        count = x.values.shape[1] * x.values.shape[2]
+        total = x.centered().sum(axis=(1, 2), dtype=np.int64)
+        rescale = _mean_float32 if profile.float_mean else _mean_fixed_point
+        return finish(rescale(total, count, x.qparams, output), output)
+
+
+def _mean_fixed_point(
+    total: npt.NDArray[np.int64], count: int, x: QuantParams, output: QuantParams
+) -> IntArray:
+    """The division by `count` is folded into the fixed-point mantissa, which is truncated."""
+    mantissa, shift = quantize_multiplier(
+        x.scale.astype(np.float64) / output.scale.astype(np.float64)
+    )
+    spare = min(count.bit_length() - 1, 32, 31 + int(shift))
+    return multiply_double_rounding(total, (mantissa << spare) // count, shift - spare)
+
+
+def _mean_float32(
+    total: npt.NDArray[np.int64], count: int, x: QuantParams, output: QuantParams
+) -> IntArray:
+    """One float32 multiplier for scale and count, ties to even."""
+    multiplier = np.float32(x.scale) / (np.float32(output.scale) * np.float32(count))
+    return np.asarray(np.rint(total.astype(np.float32) * multiplier), dtype=np.int64)
