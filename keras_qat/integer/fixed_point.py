@@ -40,7 +40,7 @@ def quantize_multiplier(real: npt.ArrayLike) -> tuple[Int64Array, Int64Array]:
 
 
 def saturating_rounding_doubling_high_mul(a: Int64Array, b: Int64Array) -> Int64Array:
-    """`round(a * b / 2**31)` of two int32 numbers, ties away from zero, saturating."""
+    """`round(a * b / 2**31)` of two int32 numbers, ties up, saturating."""
     product = a * b
     nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
     total = product + nudge
@@ -124,6 +124,7 @@ class RoundingProfile:
     fully_connected: RescaleFunction
     float_add: bool
     float_mean: bool
+    float_softmax: bool
 
 
 PROFILES: dict[str, RoundingProfile] = {
@@ -136,6 +137,7 @@ PROFILES: dict[str, RoundingProfile] = {
             fully_connected=rescale_double_rounding,
             float_add=False,
             float_mean=False,
+            float_softmax=False,
         ),
         RoundingProfile(
             name="litert_ref",
@@ -144,6 +146,7 @@ PROFILES: dict[str, RoundingProfile] = {
             fully_connected=rescale_single_rounding,
             float_add=False,
             float_mean=False,
+            float_softmax=False,
         ),
         RoundingProfile(
             name="xnnpack",
@@ -152,6 +155,7 @@ PROFILES: dict[str, RoundingProfile] = {
             fully_connected=rescale_float32,
             float_add=True,
             float_mean=True,
+            float_softmax=True,
         ),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -62,6 +63,8 @@ class DepthwiseConv2D(LinearOp):
 
     Output channel `c * multiplier + m` reads input channel `c`.
     """
+
+    channel_axis: ClassVar[int] = 3
 
     strides: tuple[int, int] = (1, 1)
     padding: Padding = "valid"

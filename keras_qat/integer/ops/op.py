@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,10 @@ class LinearOp(IntegerOp):
         bias: the real-valued bias, float64, one per output channel. Its int32 form is born from
             it (`integer_bias`) at the scale that input and weights finally have.
         activation: clamp fused behind the op.
+        channel_axis: the axis of the weights that runs over output channels.
     """
+
+    channel_axis: ClassVar[int] = 0
 
     weight: QuantizedArray
     bias: npt.NDArray[np.float64]
@@ -94,8 +97,7 @@ class LinearOp(IntegerOp):
             input_params.qmax - input_params.zero_point, input_params.zero_point - input_params.qmin
         )
         codes = np.abs(self.weight.values.astype(np.int64))
-        channel_axis = self.weight.qparams.axis or 0
-        total = codes.sum(axis=tuple(i for i in range(codes.ndim) if i != channel_axis))
+        total = codes.sum(axis=tuple(i for i in range(codes.ndim) if i != self.channel_axis))
         bias = np.abs(self.integer_bias(input_params.scale).astype(np.int64))
         return int((total * reach + bias).max())
 

@@ -1,4 +1,4 @@
-"""SOFTMAX over the last axis."""
+"""SOFTMAX over the last axis, in the two arithmetics that runtimes have for it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_qat.integer.fixed_point import RoundingProfile
-from keras_qat.integer.ops.op import IntegerOp, QuantizedArray, Shape
-from keras_qat.integer.qparams import INT8_MAX, INT8_MIN, IntArray, QuantParams
+from keras_qat.integer.fixed_point import (
+    Int64Array,
+    RoundingProfile,
+    quantize_multiplier,
+    rounding_divide_by_power_of_two,
+    saturating_rounding_doubling_high_mul,
+)
+from keras_qat.integer.ops.op import INT32_MAX, IntegerOp, QuantizedArray, Shape
+from keras_qat.integer.qparams import INT8_MAX, INT8_MIN, FloatArray, IntArray, QuantParams
 
 SOFTMAX_OUTPUT = QuantParams(np.array(1 / 256, np.float32), zero_point=INT8_MIN)
 """The one output grid that runtimes accept: 256 levels from 0 to 255/256."""
+
+MAX_SOFTMAX_CLASSES = 511
+"""The fixed-point kernel aborts the process once its sum of exponentials reaches 512."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,9 +36,103 @@ class Softmax(IntegerOp):
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
     ) -> IntArray:
         (x,) = inputs
-        below_max = x.values.max(axis=-1, keepdims=True).astype(np.int32) - x.values
-        table = np.exp(-x.qparams.scale * np.arange(256, dtype=np.float32))
-        exponentials = table[below_max]
-        total = exponentials.sum(axis=-1, keepdims=True, dtype=np.float32)
-        steps = np.rint(exponentials * (np.float32(1.0) / (total * output.scale)))
-        return np.asarray(np.clip(steps + output.zero_point, INT8_MIN, INT8_MAX), dtype=np.int8)
+        below_max = x.values.max(axis=-1, keepdims=True).astype(np.int64) - x.values
+        softmax = _softmax_float_table if profile.float_softmax else _softmax_fixed_point
+        steps = softmax(below_max, x.qparams.scale)
+        return np.asarray(np.clip(steps + INT8_MIN, INT8_MIN, INT8_MAX), dtype=np.int8)
+
+
+def _softmax_float_table(below_max: Int64Array, scale: FloatArray) -> IntArray:
+    """256 float32 exponentials, summed in float32 from the first class to the last.
+
+    The exponentials are taken in float64 and rounded, which is what a correctly rounded `expf`
+    yields; C libraries stay within that for all but rare arguments.
+    """
+    arguments = np.float32(-scale) * np.arange(256, dtype=np.float32)
+    table = np.exp(arguments.astype(np.float64)).astype(np.float32)
+    exponentials = table[below_max]
+    total = np.cumsum(exponentials, axis=-1, dtype=np.float32)[..., -1:]
+    factor = np.float32(1.0) / (total * SOFTMAX_OUTPUT.scale)
+    return np.floor(exponentials * factor + np.float64(0.5)).astype(np.int64)
+
+
+_DIFFERENCE_INTEGER_BITS = 5
+_SUM_INTEGER_BITS = 12
+
+
+def _softmax_fixed_point(below_max: Int64Array, scale: FloatArray) -> IntArray:
+    """32-bit fixed point throughout: polynomial exponentials, a Newton reciprocal of their sum."""
+    fractional_bits = 31 - _DIFFERENCE_INTEGER_BITS
+    real = min(float(scale) * (1 << fractional_bits), float(INT32_MAX))
+    mantissa, shift = quantize_multiplier(real)
+    radius = int(((1 << _DIFFERENCE_INTEGER_BITS) - 1) * (1 << fractional_bits) / (1 << int(shift)))
+    counted = below_max <= radius
+    differences = saturating_rounding_doubling_high_mul(
+        np.where(counted, -below_max, 0) << shift, mantissa
+    )
+    exponentials = _exp_of_nonpositive(differences)
+    terms = rounding_divide_by_power_of_two(exponentials, _SUM_INTEGER_BITS)
+    total = np.where(counted, terms, 0).sum(axis=-1, keepdims=True)
+    reciprocal, bits_over_unit = _reciprocal(total)
+    product = saturating_rounding_doubling_high_mul(reciprocal, exponentials)
+    steps = rounding_divide_by_power_of_two(product, bits_over_unit + 31 - 8)
+    return np.where(counted, steps, 0)
+
+
+_EXP_MINUS_EIGHTH = 1895147668
+_ONE_THIRD = 715827883
+_EXP_OF_MINUS_POWERS = (
+    (-2, 1672461947),
+    (-1, 1302514674),
+    (0, 790015084),
+    (1, 290630308),
+    (2, 39332535),
+    (3, 720401),
+    (4, 242),
+)
+"""`(p, round(exp(-2**p) * 2**31))`."""
+
+
+def _exp_of_nonpositive(x: Int64Array) -> Int64Array:
+    """`exp(x)` with 31 fractional bits, for `x <= 0` with 26 fractional bits.
+
+    `x` is split into a multiple of -1/4, whose exponential is a product of constants, and a rest
+    in [-1/4, 0), whose exponential is a fourth-order Taylor polynomial around -1/8.
+    """
+    high_mul = saturating_rounding_doubling_high_mul
+    fractional_bits = 31 - _DIFFERENCE_INTEGER_BITS
+    quarter = np.int64(1) << (fractional_bits - 2)
+    rest = (x & (quarter - 1)) - quarter
+    multiple = rest - x
+    t = (rest << _DIFFERENCE_INTEGER_BITS) + (1 << 28)
+    t2 = high_mul(t, t)
+    t3 = high_mul(t2, t)
+    t4 = high_mul(t2, t2)
+    tail = high_mul(rounding_divide_by_power_of_two(t4, 2) + t3, np.int64(_ONE_THIRD)) + t2
+    series = t + rounding_divide_by_power_of_two(tail, 1)
+    result = _EXP_MINUS_EIGHTH + high_mul(series, np.int64(_EXP_MINUS_EIGHTH))
+    for power, constant in _EXP_OF_MINUS_POWERS:
+        present = (multiple >> (fractional_bits + power)) & 1
+        result = np.where(present == 1, high_mul(result, np.int64(constant)), result)
+    return np.where(x == 0, INT32_MAX, result)
+
+
+_48_OVER_17 = 1515870810
+_MINUS_32_OVER_17 = -1010580540
+
+
+def _reciprocal(total: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """`1 / total` as (31-bit fraction, binary exponent), by three Newton steps.
+
+    `total` has 19 fractional bits and is at least 1.
+    """
+    high_mul = saturating_rounding_doubling_high_mul
+    bit_length = np.frexp(total.astype(np.float64))[1].astype(np.int64)
+    leading_zeros = 32 - bit_length
+    mantissa = (total << leading_zeros) - (np.int64(1) << 31)
+    half_denominator = (mantissa + INT32_MAX + 1) // 2
+    estimate = _48_OVER_17 + high_mul(half_denominator, np.int64(_MINUS_32_OVER_17))
+    for _ in range(3):
+        error = (1 << 29) - high_mul(half_denominator, estimate)
+        estimate = estimate + (high_mul(estimate, error) << 2)
+    return np.minimum(estimate << 1, INT32_MAX), _SUM_INTEGER_BITS - leading_zeros

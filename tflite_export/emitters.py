@@ -1,0 +1,274 @@
+"""From integer ops to file operators: one emitter per op type, one table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import IntegerGraph, IntegerTensor, ops
+from tflite_export.errors import ExportError
+from tflite_export.file_model import FileModel, FileOperator, FileTensor, IoDtype
+
+DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat."
+_FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Emission:
+    """What one op adds to the file: its constants and its operator."""
+
+    constants: tuple[FileTensor, ...]
+    operator: FileOperator
+
+
+def emit_model(graph: IntegerGraph, io_dtype: IoDtype = "int8") -> FileModel:
+    """The whole file for a graph; int8 tensors keep the graph's names.
+
+    Args:
+        graph: a legalized graph.
+        io_dtype: `"int8"`, or `"float32"` for a QUANTIZE behind every input and a DEQUANTIZE
+            before every output.
+
+    Raises:
+        ExportError: an op type without an emitter.
+    """
+    tensors = [_activation(tensor) for tensor in graph.tensors.values()]
+    operators = []
+    for op in graph.ops:
+        emission = _emitter_of(op)(op, graph)
+        tensors.extend(emission.constants)
+        operators.append(emission.operator)
+    inputs = {name: name for name in graph.inputs}
+    outputs = {name: name for name in graph.outputs}
+    if io_dtype == "float32":
+        inputs = {name: f"{name}/float32_input" for name in graph.inputs}
+        outputs = {name: f"{name}/float32_output" for name in graph.outputs}
+        tensors.extend(_float_tensor(graph, *pair) for pair in inputs.items())
+        tensors.extend(_float_tensor(graph, *pair) for pair in outputs.items())
+        operators = [
+            *(_operator("QUANTIZE", 1, (x,), name) for name, x in inputs.items()),
+            *operators,
+            *(_operator("DEQUANTIZE", 2, (name,), y) for name, y in outputs.items()),
+        ]
+    return FileModel(
+        description=DESCRIPTION,
+        tensors=_by_unique_name(tensors),
+        operators=tuple(operators),
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def _emitter_of(op: ops.IntegerOp) -> Emitter:
+    if type(op) not in EMITTERS:
+        known = ", ".join(sorted(kind.__name__ for kind in EMITTERS))
+        raise ExportError(
+            f"Op {op.output!r} has a type without an emitter; these have one: {known}. "
+            f"Received: {type(op).__name__}"
+        )
+    return EMITTERS[type(op)]
+
+
+def _by_unique_name(tensors: list[FileTensor]) -> Mapping[str, FileTensor]:
+    named = {tensor.name: tensor for tensor in tensors}
+    if len(named) < len(tensors):
+        names = [tensor.name for tensor in tensors]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ExportError(
+            f"Two tensors of the file would share a name; rename the layer. Received: {twice}"
+        )
+    return named
+
+
+def _conv_2d(op: ops.Conv2D, graph: IntegerGraph) -> Emission:
+    fields = {**_window_fields(op), **_fused(op), **_dilation(op)}
+    return _linear("CONV_2D", 3, "Conv2DOptions", fields, op, graph)
+
+
+def _depthwise_conv_2d(op: ops.DepthwiseConv2D, graph: IntegerGraph) -> Emission:
+    channels = graph.tensors[op.inputs[0]].shape[3]
+    fields = {
+        **_window_fields(op),
+        **_fused(op),
+        **_dilation(op),
+        "depthMultiplier": op.weight.values.shape[3] // channels,
+    }
+    return _linear("DEPTHWISE_CONV_2D", 3, "DepthwiseConv2DOptions", fields, op, graph)
+
+
+def _fully_connected(op: ops.FullyConnected, graph: IntegerGraph) -> Emission:
+    return _linear("FULLY_CONNECTED", 4, "FullyConnectedOptions", _fused(op), op, graph)
+
+
+def _linear(
+    code: str,
+    version: int,
+    options: str,
+    fields: Mapping[str, Any],
+    op: ops.LinearOp,
+    graph: IntegerGraph,
+) -> Emission:
+    """Weights with one scale per channel, and the int32 bias born on the final scales."""
+    input_scale = graph.tensors[op.inputs[0]].qparams.scale
+    weight = FileTensor(
+        name=f"{op.output}/weight",
+        shape=op.weight.values.shape,
+        dtype="int8",
+        scale=op.weight.qparams.scale,
+        axis=op.weight.qparams.axis or 0,
+        data=op.weight.values.astype(np.int8),
+    )
+    bias = FileTensor(
+        name=f"{op.output}/bias",
+        shape=op.bias.shape,
+        dtype="int32",
+        scale=op.bias_scale(input_scale),
+        data=op.integer_bias(input_scale),
+    )
+    operands = (*op.inputs, weight.name, bias.name)
+    return Emission((weight, bias), _operator(code, version, operands, op.output, options, fields))
+
+
+def _add(op: ops.Add, graph: IntegerGraph) -> Emission:
+    fields = {**_fused(op), "potScaleInt16": False}
+    return Emission((), _operator("ADD", 2, op.inputs, op.output, "AddOptions", fields))
+
+
+def _maximum(op: ops.Maximum, graph: IntegerGraph) -> Emission:
+    return _clamp("MAXIMUM", op, graph)
+
+
+def _minimum(op: ops.Minimum, graph: IntegerGraph) -> Emission:
+    return _clamp("MINIMUM", op, graph)
+
+
+def _clamp(code: str, op: ops.Maximum | ops.Minimum, graph: IntegerGraph) -> Emission:
+    """The bound is a constant on the grid of the input, as the kernels demand."""
+    grid = graph.tensors[op.inputs[0]].qparams
+    bound = FileTensor(
+        name=f"{op.output}/bound",
+        shape=(1,),
+        dtype="int8",
+        scale=grid.scale.reshape(1),
+        zero_point=grid.zero_point,
+        data=np.full(1, op.bound, dtype=np.int8),
+    )
+    operands = (*op.inputs, bound.name)
+    return Emission((bound,), _operator(code, 2, operands, op.output, "MaximumMinimumOptions"))
+
+
+def _max_pool_2d(op: ops.MaxPool2D, graph: IntegerGraph) -> Emission:
+    return _pool("MAX_POOL_2D", op)
+
+
+def _average_pool_2d(op: ops.AveragePool2D, graph: IntegerGraph) -> Emission:
+    return _pool("AVERAGE_POOL_2D", op)
+
+
+def _pool(code: str, op: ops.MaxPool2D | ops.AveragePool2D) -> Emission:
+    height, width = op.pool_size
+    fields = {
+        **_window_fields(op),
+        "filterHeight": height,
+        "filterWidth": width,
+        "fusedActivationFunction": "NONE",
+    }
+    return Emission((), _operator(code, 2, op.inputs, op.output, "Pool2DOptions", fields))
+
+
+def _mean(op: ops.Mean, graph: IntegerGraph) -> Emission:
+    axes = _int32(f"{op.output}/axes", [1, 2])
+    fields = {"keepDims": False}
+    operands = (*op.inputs, axes.name)
+    return Emission((axes,), _operator("MEAN", 2, operands, op.output, "ReducerOptions", fields))
+
+
+def _pad(op: ops.Pad, graph: IntegerGraph) -> Emission:
+    pads = _int32(f"{op.output}/pads", [(0, 0), *op.pads, (0, 0)])
+    operands = (*op.inputs, pads.name)
+    return Emission((pads,), _operator("PAD", 2, operands, op.output, "PadOptions"))
+
+
+def _reshape(op: ops.Reshape, graph: IntegerGraph) -> Emission:
+    """The batch is left open (-1), so that a caller may resize it."""
+    target = (-1, *op.target_shape)
+    shape = _int32(f"{op.output}/shape", target)
+    fields = {"newShape": list(target)}
+    operands = (*op.inputs, shape.name)
+    return Emission(
+        (shape,), _operator("RESHAPE", 1, operands, op.output, "ReshapeOptions", fields)
+    )
+
+
+def _softmax(op: ops.Softmax, graph: IntegerGraph) -> Emission:
+    fields = {"beta": 1.0}
+    return Emission((), _operator("SOFTMAX", 2, op.inputs, op.output, "SoftmaxOptions", fields))
+
+
+Emitter = Callable[[Any, IntegerGraph], Emission]
+
+EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
+    ops.Add: _add,
+    ops.AveragePool2D: _average_pool_2d,
+    ops.Conv2D: _conv_2d,
+    ops.DepthwiseConv2D: _depthwise_conv_2d,
+    ops.FullyConnected: _fully_connected,
+    ops.MaxPool2D: _max_pool_2d,
+    ops.Maximum: _maximum,
+    ops.Mean: _mean,
+    ops.Minimum: _minimum,
+    ops.Pad: _pad,
+    ops.Reshape: _reshape,
+    ops.Softmax: _softmax,
+}
+
+
+def _operator(
+    code: str,
+    version: int,
+    inputs: tuple[str, ...],
+    output: str,
+    options: str = "",
+    fields: Mapping[str, Any] | None = None,
+) -> FileOperator:
+    return FileOperator(code, version, inputs, (output,), options, fields or {})
+
+
+def _activation(tensor: IntegerTensor) -> FileTensor:
+    return FileTensor(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype="int8",
+        scale=tensor.qparams.scale.reshape(1),
+        zero_point=tensor.qparams.zero_point,
+        resizable=True,
+    )
+
+
+def _float_tensor(graph: IntegerGraph, name: str, float_name: str) -> FileTensor:
+    return FileTensor(float_name, graph.tensors[name].shape, "float32", resizable=True)
+
+
+def _int32(name: str, values: npt.ArrayLike) -> FileTensor:
+    data = np.asarray(values, dtype=np.int32)
+    return FileTensor(name, data.shape, "int32", data=data)
+
+
+def _window_fields(
+    op: ops.Conv2D | ops.DepthwiseConv2D | ops.MaxPool2D | ops.AveragePool2D,
+) -> dict[str, Any]:
+    height, width = op.strides
+    return {"padding": op.padding.upper(), "strideH": height, "strideW": width}
+
+
+def _fused(op: ops.LinearOp | ops.Add) -> dict[str, Any]:
+    return {"fusedActivationFunction": _FUSED[op.activation]}
+
+
+def _dilation(op: ops.Conv2D | ops.DepthwiseConv2D) -> dict[str, Any]:
+    height, width = op.dilation
+    return {"dilationHFactor": height, "dilationWFactor": width}

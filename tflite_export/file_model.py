@@ -1,0 +1,83 @@
+"""What a `.tflite` file says, by name: the frozen statement between emitters, writer and reader.
+
+Nothing here knows of indices, buffers or the schema; `writer.py` alone does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Shape = tuple[int, ...]
+IoDtype = Literal["int8", "float32"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileTensor:
+    """One tensor of the file.
+
+    Attributes:
+        name: unique in the file.
+        shape: batch 1 first for activations.
+        dtype: `"int8"`, `"int32"` or `"float32"`.
+        scale: float32 scales, empty without quantization, one number or one per channel.
+        zero_point: the integer that stands for 0.0.
+        axis: the channel axis of a vector of scales.
+        data: the constant's values, `None` for an activation.
+        resizable: the first axis is a batch that a caller may resize.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    scale: npt.NDArray[np.float32] = dataclasses.field(
+        default_factory=lambda: np.zeros(0, dtype=np.float32)
+    )
+    zero_point: int = 0
+    axis: int = 0
+    data: npt.NDArray[Any] | None = None
+    resizable: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileOperator:
+    """One operator of the file.
+
+    Attributes:
+        code: name of the builtin operator, as `"CONV_2D"`.
+        version: lowest version of the operator that has these dtypes.
+        inputs: tensor names, activations and constants, in the operator's order.
+        outputs: tensor names.
+        options: name of the operator's option table, as `"Conv2DOptions"`; empty without.
+        fields: values of the option table; enumerations by the name of the value.
+    """
+
+    code: str
+    version: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    options: str = ""
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileModel:
+    """One whole file.
+
+    Attributes:
+        description: free text for people who open the file.
+        tensors: every tensor by name, in the order of the file.
+        operators: the operators in the order they run.
+        inputs: tensor name of each model input, by the name callers use.
+        outputs: tensor name of each model output, by the name callers use.
+    """
+
+    description: str
+    tensors: Mapping[str, FileTensor]
+    operators: tuple[FileOperator, ...]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]

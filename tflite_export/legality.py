@@ -1,0 +1,191 @@
+"""What a graph has to respect so that the file computes exactly what the graph states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import IntegerGraph, QuantParams, ops
+from keras_qat.integer.ops.op import activation_range
+from keras_qat.integer.ops.softmax import MAX_SOFTMAX_CLASSES, SOFTMAX_OUTPUT
+from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
+from tflite_export.errors import ExportError
+from tflite_export.file_model import IoDtype
+from tflite_export.targets import Target
+
+
+def check_legal(graph: IntegerGraph, target: Target) -> None:
+    """Raises ExportError for the first thing that the target cannot hold or would compute else."""
+    if not graph.ops:
+        raise ExportError("The graph has no ops: there is nothing to export.")
+    for tensor in graph.tensors.values():
+        if tensor.shape[0] != 1:
+            raise ExportError(
+                f"Tensor {tensor.name!r} must have batch 1. Received: shape {tensor.shape}"
+            )
+        if tensor.qparams.axis is not None:
+            raise ExportError(
+                f"Activation {tensor.name!r} needs one scale, not one per channel. "
+                f"Received: {tensor.qparams.scale.size} scales"
+            )
+        if not INT8_MIN <= tensor.qparams.zero_point <= INT8_MAX:
+            raise ExportError(
+                f"Tensor {tensor.name!r} needs a zero point within int8. "
+                f"Received: zero_point={tensor.qparams.zero_point}"
+            )
+    for op in graph.ops:
+        if type(op) not in target.op_types:
+            raise ExportError(
+                f"Target {target.name!r} does not run the op of {op.output!r}. "
+                f"Received: {type(op).__name__}"
+            )
+        _CHECKS[type(op)](op, graph, target)
+
+
+def check_float_inputs(graph: IntegerGraph, io_dtype: IoDtype) -> None:
+    """A QUANTIZE saturates at int8's ends only: a narrower input grid needs int8 inputs."""
+    for name in graph.inputs:
+        grid = graph.tensors[name].qparams
+        if io_dtype == "float32" and (grid.qmin, grid.qmax) != (INT8_MIN, INT8_MAX):
+            raise ExportError(
+                f"Input {name!r} has a grid of {grid.levels} levels, which a QUANTIZE op does not "
+                "clamp to. Export with io_dtype='int8' or quantize the input to 8 bits. "
+                f"Received: qmin={grid.qmin}, qmax={grid.qmax}"
+            )
+
+
+def real_multiplier(op: ops.LinearOp, graph: IntegerGraph) -> npt.NDArray[np.float64]:
+    """`s_x * s_w / s_y` of every output channel, in float64."""
+    x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
+    multiplier: npt.NDArray[np.float64] = (
+        x.scale.astype(np.float64) * op.weight.qparams.scale / y.scale.astype(np.float64)
+    )
+    return multiplier
+
+
+def _check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
+    weight = op.weight
+    if weight.qparams.zero_point != 0 or weight.qparams.axis != op.channel_axis:
+        raise ExportError(
+            f"The weights of {op.output!r} need zero point 0 and one scale per output channel "
+            f"(axis {op.channel_axis}). Received: zero_point={weight.qparams.zero_point}, "
+            f"axis={weight.qparams.axis}"
+        )
+    if weight.values.min(initial=0) < -INT8_MAX or weight.values.max(initial=0) > INT8_MAX:
+        raise ExportError(
+            f"The weights of {op.output!r} must lie within +-127; use a narrow range. Received: "
+            f"{weight.values.min()}..{weight.values.max()}"
+        )
+    multiplier = real_multiplier(op, graph)
+    outside = (multiplier < target.smallest_multiplier) | (multiplier >= target.multiplier_limit)
+    if outside.any():
+        channel = int(np.argmax(outside))
+        raise ExportError(
+            f"Channel {channel} of {op.output!r} is rescaled by {multiplier[channel]:.3g}, outside "
+            f"what {target.name!r} computes ({target.smallest_multiplier:.3g} to "
+            f"{target.multiplier_limit:g}). Give the output a scale nearer to the input's."
+        )
+    _require_range(op, graph, activation_range(op.activation, graph.tensors[op.output].qparams))
+
+
+def _check_add(op: ops.Add, graph: IntegerGraph, target: Target) -> None:
+    y = graph.tensors[op.output].qparams
+    for name in op.inputs:
+        ratio = float(graph.tensors[name].qparams.scale) / float(y.scale)
+        if not target.smallest_add_ratio <= ratio < target.add_ratio_limit:
+            raise ExportError(
+                f"Add {op.output!r} rescales {name!r} by {ratio:.3g}, outside what "
+                f"{target.name!r} computes ({target.smallest_add_ratio:.3g} to "
+                f"{target.add_ratio_limit:g}). Give input and output scales nearer to each other."
+            )
+    _require_range(op, graph, activation_range(op.activation, y))
+
+
+def _check_maximum(op: ops.Maximum, graph: IntegerGraph, target: Target) -> None:
+    x = _require_same_scale(op, graph)
+    _require_range(op, graph, (max(x.qmin, op.bound), max(x.qmax, op.bound)))
+
+
+def _check_minimum(op: ops.Minimum, graph: IntegerGraph, target: Target) -> None:
+    x = _require_same_scale(op, graph)
+    _require_range(op, graph, (min(x.qmin, op.bound), min(x.qmax, op.bound)))
+
+
+def _check_same_grid(op: ops.IntegerOp, graph: IntegerGraph, target: Target) -> None:
+    x = _require_same_scale(op, graph)
+    _require_range(op, graph, (x.qmin, x.qmax))
+
+
+def _check_pad(op: ops.Pad, graph: IntegerGraph, target: Target) -> None:
+    x = _require_same_scale(op, graph)
+    low, high = min(x.qmin, x.zero_point), max(x.qmax, x.zero_point)
+    _require_range(op, graph, (low, high))
+
+
+def _check_mean(op: ops.Mean, graph: IntegerGraph, target: Target) -> None:
+    """A mean has no fused clamp; that of a tensor without negative values has none either."""
+    x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
+    if x.qmin >= x.zero_point and y.qmin == y.zero_point:
+        _require_range(op, graph, (y.zero_point, INT8_MAX))
+    else:
+        _require_range(op, graph, (INT8_MIN, INT8_MAX))
+
+
+def _check_softmax(op: ops.Softmax, graph: IntegerGraph, target: Target) -> None:
+    y = graph.tensors[op.output]
+    if y.qparams != SOFTMAX_OUTPUT:
+        raise ExportError(
+            f"Softmax {op.output!r} must have the grid SOFTMAX_OUTPUT (scale 1/256, zero point "
+            f"-128). Received: {y.qparams}"
+        )
+    if y.shape[-1] > MAX_SOFTMAX_CLASSES:
+        raise ExportError(
+            f"Softmax {op.output!r} has {y.shape[-1]} classes; the fixed-point kernel aborts the "
+            f"process above {MAX_SOFTMAX_CLASSES}. Export the logits instead."
+        )
+    scale = float(graph.tensors[op.inputs[0]].qparams.scale)
+    if scale <= 2.0**-26:
+        raise ExportError(
+            f"The input of softmax {op.output!r} needs a scale above 2**-26. Received: {scale:.3g}"
+        )
+
+
+def _require_same_scale(op: ops.IntegerOp, graph: IntegerGraph) -> QuantParams:
+    x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
+    if x.zero_point != y.zero_point or not np.array_equal(x.scale, y.scale):
+        raise ExportError(
+            f"{type(op).__name__} {op.output!r} keeps the scale and zero point of its input. "
+            f"Received: input {x}, output {y}"
+        )
+    return x
+
+
+def _require_range(op: ops.IntegerOp, graph: IntegerGraph, implied: tuple[int, int]) -> None:
+    grid = graph.tensors[op.output].qparams
+    if (grid.qmin, grid.qmax) != implied:
+        raise ExportError(
+            f"{type(op).__name__} {op.output!r} leaves integers {implied[0]}..{implied[1]}, but "
+            f"its tensor states {grid.qmin}..{grid.qmax}: a clamp would be lost. Place the grid "
+            "at the top of int8 (QuantParams.placed_in_int8), fuse a ReLU or add a Maximum."
+        )
+
+
+_Check = Callable[[Any, IntegerGraph, Target], None]
+
+_CHECKS: dict[type[ops.IntegerOp], _Check] = {
+    ops.Add: _check_add,
+    ops.AveragePool2D: _check_same_grid,
+    ops.Conv2D: _check_linear,
+    ops.DepthwiseConv2D: _check_linear,
+    ops.FullyConnected: _check_linear,
+    ops.MaxPool2D: _check_same_grid,
+    ops.Maximum: _check_maximum,
+    ops.Mean: _check_mean,
+    ops.Minimum: _check_minimum,
+    ops.Pad: _check_pad,
+    ops.Reshape: _check_same_grid,
+    ops.Softmax: _check_softmax,
+}

@@ -1,0 +1,97 @@
+"""Runs `.tflite` bytes in the real runtimes; imported packages stay inside the functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite_export.file_model import FileModel
+
+Arrays = dict[str, npt.NDArray[Any]]
+_ARENA_BASE = 1 << 20
+
+
+def run_litert(
+    data: bytes, model: FileModel, inputs: Mapping[str, npt.NDArray[Any]], reference: bool
+) -> Arrays:
+    """LiteRT: its reference kernels (every tensor) or XNNPACK, its default (the outputs).
+
+    Args:
+        data: the file.
+        model: what the file says.
+        inputs: arrays of one batch size, by the name callers use.
+        reference: reference kernels instead of the default interpreter.
+
+    Returns:
+        Arrays by tensor name.
+
+    Raises:
+        ImportError: ai-edge-litert is not installed.
+        RuntimeError: the runtime refuses the file.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    except ImportError as error:
+        raise ImportError(
+            "Running LiteRT needs ai-edge-litert: pip install 'keras_qat[export]'"
+        ) from error
+    resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+    interpreter = Interpreter(
+        model_content=data,
+        experimental_op_resolver_type=resolver,
+        experimental_preserve_all_tensors=reference,
+        num_threads=1,
+    )
+    index_of = {name: index for index, name in enumerate(model.tensors)}
+    for name, tensor in model.inputs.items():
+        interpreter.resize_tensor_input(index_of[tensor], inputs[name].shape)
+    interpreter.allocate_tensors()
+    for name, tensor in model.inputs.items():
+        interpreter.set_tensor(index_of[tensor], inputs[name])
+    interpreter.invoke()
+    wanted = _activations(model) if reference else list(model.outputs.values())
+    return {name: np.array(interpreter.get_tensor(index_of[name])) for name in wanted}
+
+
+def run_tflm(
+    data: bytes, model: FileModel, inputs: Mapping[str, npt.NDArray[Any]]
+) -> Arrays:
+    """TensorFlow Lite Micro, example by example: every activation tensor by name.
+
+    Raises:
+        ImportError: tflite_micro is not installed.
+        RuntimeError: the runtime refuses the file.
+    """
+    try:
+        from tflite_micro import runtime
+    except ImportError as error:
+        raise ImportError(
+            "Running TensorFlow Lite Micro needs tflite_micro: pip install 'keras_qat[tflm]'"
+        ) from error
+    interpreter = runtime.Interpreter.from_bytes(
+        data,
+        arena_size=_arena_size(data, model),
+        intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors,
+    )
+    index_of = {name: index for index, name in enumerate(model.tensors)}
+    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _activations(model)}
+    for example in range(next(iter(inputs.values())).shape[0]):
+        for position, name in enumerate(model.inputs):
+            interpreter.set_input(inputs[name][example : example + 1], position)
+        interpreter.invoke()
+        for name, part in parts.items():
+            part.append(np.array(interpreter.GetTensor(index_of[name], 0)["tensor_data"]))
+    return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def _activations(model: FileModel) -> list[str]:
+    return [name for name, tensor in model.tensors.items() if tensor.data is None]
+
+
+def _arena_size(data: bytes, model: FileModel) -> int:
+    """Room for every tensor at once and the kernels' own structures."""
+    elements = sum(int(np.prod(tensor.shape)) for tensor in model.tensors.values())
+    return _ARENA_BASE + 8 * elements + 4 * len(data)

@@ -1,0 +1,90 @@
+"""What each target accepts, and which rounding profiles prove a file for it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras_qat.integer import ops
+
+_ALL_OPS = frozenset(ops.OPS.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A family of runtimes that loads the same file.
+
+    Attributes:
+        name: what callers pass.
+        default_profile: rounding profile of the runtime that people run by default.
+        profiles: every profile that `verify` proves.
+        op_types: the op types that it runs.
+        smallest_multiplier: lower end (inclusive) of `s_x * s_w / s_y`.
+        multiplier_limit: upper end (exclusive) of `s_x * s_w / s_y`.
+        smallest_add_ratio: lower end (inclusive) of `s_x / s_y` of an Add.
+        add_ratio_limit: upper end (exclusive) of `s_x / s_y` of an Add.
+        limits: what a reader of the report has to know.
+    """
+
+    name: str
+    default_profile: str
+    profiles: tuple[str, ...]
+    op_types: frozenset[type[ops.IntegerOp]]
+    smallest_multiplier: float
+    multiplier_limit: float
+    smallest_add_ratio: float
+    add_ratio_limit: float
+    limits: tuple[str, ...]
+
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target(
+            name="litert",
+            default_profile="xnnpack",
+            profiles=("litert_ref", "xnnpack"),
+            op_types=_ALL_OPS,
+            smallest_multiplier=2.0**-31,
+            # XNNPACK refuses larger multipliers of a linear op, and leaves an ADD outside its
+            # range to another kernel, which rounds in another way.
+            multiplier_limit=2.0**8,
+            smallest_add_ratio=2.0**-10,
+            add_ratio_limit=2.0**8,
+            limits=(
+                "Verified with LiteRT's reference kernels and XNNPACK on this machine; other "
+                "processors, delegates and builds without XNNPACK may round differently.",
+            ),
+        ),
+        Target(
+            name="tflm",
+            default_profile="tflm",
+            profiles=("tflm",),
+            op_types=_ALL_OPS,
+            smallest_multiplier=2.0**-31,
+            multiplier_limit=2.0**8,
+            smallest_add_ratio=2.0**-30,
+            add_ratio_limit=2.0**20,
+            limits=(
+                "Verified with the reference kernels of TensorFlow Lite Micro; optimized kernels "
+                "of a vendor may round differently.",
+            ),
+        ),
+    )
+}
+
+
+def get_target(identifier: str | Target) -> Target:
+    """The target of that name (or the target itself).
+
+    >>> get_target("tflm").default_profile
+    'tflm'
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+    """
+    if isinstance(identifier, Target):
+        return identifier
+    if identifier not in TARGETS:
+        known = ", ".join(map(repr, TARGETS))
+        raise ValueError(f"Unknown target; it is one of {known}. Received: {identifier!r}")
+    return TARGETS[identifier]
