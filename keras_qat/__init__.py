@@ -1,1 +1,56 @@
-"""Quantization-aware training for Keras 3, down to 1 bit, that deploys exactly."""
+"""Quantization-aware training for Keras 3, down to 1 bit, that deploys exactly.
+
+Names are loaded on first use, so that `import keras_qat.integer` needs neither Keras nor
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_qat.config import LSQConfig, QuantizationConfig, STEConfig
+    from keras_qat.model import QuantizedModel, load_model
+    from keras_qat.pipeline import quantize
+    from keras_qat.quantizers import LSQQuantizer, Quantizer, STEQuantizer
+
+_HOME = {
+    "LSQConfig": "keras_qat.config",
+    "LSQQuantizer": "keras_qat.quantizers",
+    "QuantizationConfig": "keras_qat.config",
+    "QuantizedModel": "keras_qat.model",
+    "Quantizer": "keras_qat.quantizers",
+    "STEConfig": "keras_qat.config",
+    "STEQuantizer": "keras_qat.quantizers",
+    "load_model": "keras_qat.model",
+    "quantize": "keras_qat.pipeline",
+}
+
+__all__ = [
+    "LSQConfig",
+    "LSQQuantizer",
+    "QuantizationConfig",
+    "QuantizedModel",
+    "Quantizer",
+    "STEConfig",
+    "STEQuantizer",
+    "load_model",
+    "quantize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'keras_qat' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
+if "keras" in sys.modules:
+    # With Keras at hand, register every class now: keras.models.load_model then finds them.
+    importlib.import_module("keras_qat.pipeline")

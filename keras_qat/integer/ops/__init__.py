@@ -13,7 +13,7 @@ from keras_qat.integer.ops.op import (
 )
 from keras_qat.integer.ops.pool import AveragePool2D, MaxPool2D, Mean
 from keras_qat.integer.ops.shape import Pad, Reshape
-from keras_qat.integer.ops.softmax import Softmax
+from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT, Softmax
 
 OPS: dict[str, type[IntegerOp]] = {
     "Add": Add,
@@ -32,6 +32,7 @@ OPS: dict[str, type[IntegerOp]] = {
 
 __all__ = [
     "OPS",
+    "SOFTMAX_OUTPUT",
     "Activation",
     "Add",
     "AveragePool2D",

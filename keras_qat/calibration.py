@@ -1,0 +1,207 @@
+"""Starting scales from data: the range for inputs, the least squared error for all else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.keras_graph import input_name
+from keras_qat.quantizers.fake_quantize import Grid
+
+_CANDIDATES = np.linspace(0.02, 1.0, 99)
+_BINS = 2048
+_BATCH_SIZE = 64
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+class CalibrationData:
+    """Input samples, as batches for a model.
+
+    Args:
+        model: the model they are inputs of.
+        data: an array of samples, a dict or list of arrays for several inputs, or an iterable of
+            batches such as a `tf.data.Dataset` (labels of `(inputs, labels)` batches are ignored).
+
+    Raises:
+        ValueError: no samples at all, shapes that do not fit the model, or values that are not
+            finite.
+    """
+
+    def __init__(self, model: keras.Model, data: Any):
+        self._names = [input_name(tensor) for tensor in model.inputs]
+        self._shapes = [tensor.shape for tensor in model.inputs]
+        if data is None:
+            raise ValueError(
+                "quantize() needs calibration_data: a few hundred input samples, for example "
+                "calibration_data=x_train[:512]. Received: None"
+            )
+        self._batches = [self._check(batch) for batch in self._split(data)]
+        if not self._batches:
+            raise ValueError("The calibration data holds no samples.")
+
+    def __iter__(self) -> Iterator[list[Array]]:
+        return iter(self._batches)
+
+    def signed_inputs(self) -> dict[str, bool]:
+        """Input name -> whether any sample is negative there."""
+        return {
+            name: any(bool((batch[index] < 0).any()) for batch in self._batches)
+            for index, name in enumerate(self._names)
+        }
+
+    def _split(self, data: Any) -> Iterable[list[Any]]:
+        if hasattr(data, "shape") or isinstance(data, Mapping | list | tuple):
+            arrays = [np.asarray(array) for array in self._in_order(data)]
+            for start in range(0, len(arrays[0]), _BATCH_SIZE):
+                yield [array[start : start + _BATCH_SIZE] for array in arrays]
+        elif isinstance(data, Iterable):
+            for batch in data:
+                inputs = batch[0] if isinstance(batch, tuple) else batch
+                yield [np.asarray(array) for array in self._in_order(inputs)]
+        else:
+            raise ValueError(
+                "Calibration data is an array, a dict or list of arrays, or an iterable of "
+                f"batches. Received: {type(data).__name__}"
+            )
+
+    def _in_order(self, inputs: Any) -> list[Any]:
+        if isinstance(inputs, Mapping):
+            if set(inputs) != set(self._names):
+                raise ValueError(
+                    f"The model's inputs are {self._names}. Received calibration data for: "
+                    f"{sorted(inputs)}"
+                )
+            return [inputs[name] for name in self._names]
+        arrays = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+        if len(arrays) != len(self._names):
+            raise ValueError(
+                f"The model has {len(self._names)} inputs. Received calibration data for "
+                f"{len(arrays)}."
+            )
+        return arrays
+
+    def _check(self, batch: list[Any]) -> list[Array]:
+        for array, shape, name in zip(batch, self._shapes, self._names, strict=True):
+            fits = len(array.shape) == len(shape) and all(
+                expected in (None, size)
+                for size, expected in zip(array.shape[1:], shape[1:], strict=True)
+            )
+            if not fits or not len(array):
+                raise ValueError(
+                    f"Calibration data for input {name!r} must have shape {shape}. "
+                    f"Received: {array.shape}"
+                )
+            if not np.all(np.isfinite(array)):
+                raise ValueError(f"Calibration data for input {name!r} holds NaN or infinity.")
+        return [np.asarray(array, dtype=np.float32) for array in batch]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Histogram:
+    """How often a tensor took which value: bin centers and counts, and the exact range."""
+
+    centers: Array
+    counts: Array
+    low: float
+    high: float
+
+
+def activation_histograms(
+    model: keras.Model, tensors: Sequence[Any], data: CalibrationData
+) -> list[Histogram]:
+    """One histogram for each symbolic tensor of the model, in inference mode.
+
+    Two passes over the data, one for the ranges and one for the counts: memory does not grow with
+    the number of samples.
+
+    Raises:
+        ValueError: a tensor takes NaN or infinite values.
+    """
+    probe = keras.Model(model.inputs, list(tensors))
+    ranges = np.array([[np.inf, -np.inf]] * len(tensors))
+    for values in _probe(probe, data):
+        for index, value in enumerate(values):
+            low, high = float(np.min(value)), float(np.max(value))
+            if not (np.isfinite(low) and np.isfinite(high)):
+                raise ValueError(
+                    f"The model's own values are not finite at {tensors[index].name!r} for the "
+                    "calibration data. Check the weights and the data."
+                )
+            ranges[index] = min(ranges[index, 0], low), max(ranges[index, 1], high)
+    counts = np.zeros((len(tensors), _BINS))
+    edges = [np.linspace(low, high if high > low else low + 1.0, _BINS + 1) for low, high in ranges]
+    for values in _probe(probe, data):
+        for index, value in enumerate(values):
+            counts[index] += np.histogram(value, bins=edges[index])[0]
+    return [
+        Histogram((edge[:-1] + edge[1:]) / 2, count, low, high)
+        for edge, count, (low, high) in zip(edges, counts, ranges, strict=True)
+    ]
+
+
+def _probe(probe: keras.Model, data: CalibrationData) -> Iterator[list[Array]]:
+    for batch in data:
+        outputs = probe.predict_on_batch(batch)
+        yield outputs if isinstance(outputs, list) else [outputs]
+
+
+def range_scale(histogram: Histogram, grid: Grid) -> np.float32:
+    """The smallest scale with which nothing is clipped.
+
+    >>> float(range_scale(Histogram(None, None, 0.0, 255.0), Grid(0, 255)))
+    1.0
+    """
+    return np.float32(_full_range(np.array([histogram.low, histogram.high]), grid))
+
+
+def least_error_scale(histogram: Histogram, grid: Grid) -> np.float32:
+    """The scale with the least mean squared error over the histogram.
+
+    Searched over 99 fractions, 2 % to 100 %, of the scale that clips nothing.
+    """
+    full = _full_range(np.array([histogram.low, histogram.high]), grid)
+    scales = full * _CANDIDATES
+    centers = histogram.centers[:, None]
+    errors = (_nearest(centers / scales, grid) * scales - centers) ** 2
+    return np.float32(scales[np.argmin(histogram.counts @ errors)])
+
+
+def least_error_weight_scale(kernel: Array, grid: Grid, per_channel: bool) -> Array:
+    """As `least_error_scale`, exactly over the weights: one scale for each channel of the last
+    axis, or one in all.
+
+    Raises:
+        ValueError: weights that are NaN or infinite.
+
+    >>> least_error_weight_scale(np.array([[0.5], [-0.5]]), Grid(-1, 1, step=2), True).tolist()
+    [0.5]
+    """
+    if not np.all(np.isfinite(kernel)):
+        raise ValueError("The weights hold NaN or infinity.")
+    columns = kernel.reshape(-1, kernel.shape[-1]) if per_channel else kernel.reshape(-1, 1)
+    full = np.array([_full_range(column, grid) for column in columns.T])
+    best, least = full, np.full(full.shape, np.inf)
+    for scale in (full * fraction for fraction in _CANDIDATES):
+        error = ((_nearest(columns / scale, grid) * scale - columns) ** 2).sum(axis=0)
+        best, least = np.where(error < least, scale, best), np.minimum(error, least)
+    return best.astype(np.float32) if per_channel else np.float32(best[0])
+
+
+def _full_range(values: Array, grid: Grid) -> float:
+    """The smallest scale whose grid reaches all values; 1 where all of them are zero."""
+    high = max(float(np.max(values)), 0.0)
+    low = min(float(np.min(values)), 0.0)
+    reach = [high / grid.qmax] if grid.qmax > 0 else []
+    reach += [low / grid.qmin] if grid.qmin < 0 else []
+    return max(reach, default=0.0) or 1.0
+
+
+def _nearest(ratio: Array, grid: Grid) -> Array:
+    position = (np.clip(ratio, grid.qmin, grid.qmax) - grid.qmin) / grid.step
+    return np.rint(position) * grid.step + grid.qmin

@@ -1,0 +1,120 @@
+"""Configurations: which quantizers, at how many bits."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import keras
+
+from keras_qat.quantizers import Grid, LSQQuantizer, Quantizer, STEQuantizer
+from keras_qat.quantizers.fake_quantize import check_bits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizationConfig(abc.ABC):
+    """What `quantize` needs to know; a subclass chooses the quantizers.
+
+    Args:
+        weight_bits: bits of a weight, 1 to 8; 1 bit is {-1, +1} times the scale.
+        activation_bits: bits of an activation, 1 to 8.
+        per_channel: one weight scale for each output channel, else one for each layer.
+        first_and_last_bits: bits of the weights of the first and the last weight layers, and of
+            the model's outputs.
+        input_bits: bits of the model's inputs.
+        add_bits: bits of a tensor that enters an Add.
+
+    Raises:
+        ValueError: a width that is not a whole number from 1 to 8.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    per_channel: bool = True
+    first_and_last_bits: int = 8
+    input_bits: int = 8
+    add_bits: int = 8
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.name.endswith("_bits"):
+                check_bits(getattr(self, field.name), field.name)
+
+    @abc.abstractmethod
+    def weight_quantizer(self, bits: int) -> Quantizer:
+        """The quantizer of a kernel with its output channels on the last axis."""
+
+    @abc.abstractmethod
+    def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
+        """The quantizer of an activation."""
+
+    def input_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
+        """The quantizer of a model input: a fixed grid that an application can rely on."""
+        return STEQuantizer(Grid.for_activations(bits, signed), name=name)
+
+    def get_config(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class STEConfig(QuantizationConfig):
+    """Calibrated scales that stay; the weights learn through the straight-through estimator.
+
+    >>> STEConfig(weight_bits=4).activation_bits
+    8
+    """
+
+    def weight_quantizer(self, bits: int) -> Quantizer:
+        return STEQuantizer(
+            Grid.for_weights(bits), per_channel=self.per_channel, name="weight_quantizer"
+        )
+
+    def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
+        return STEQuantizer(Grid.for_activations(bits, signed), name=name)
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LSQConfig(QuantizationConfig):
+    """Scales learned with the weights (LSQ, arXiv 1902.08153).
+
+    >>> LSQConfig(weight_bits=4, activation_bits=4).add_bits
+    8
+    """
+
+    def weight_quantizer(self, bits: int) -> Quantizer:
+        return LSQQuantizer(
+            Grid.for_weights(bits), per_channel=self.per_channel, name="weight_quantizer"
+        )
+
+    def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
+        return LSQQuantizer(Grid.for_activations(bits, signed), name=name)
+
+
+CONFIGS: dict[str, type[QuantizationConfig]] = {"lsq": LSQConfig, "ste": STEConfig}
+
+
+def get(identifier: QuantizationConfig | str | dict[str, Any] | None) -> QuantizationConfig:
+    """A configuration from itself, its name, its serialized form, or `None` (8-bit LSQ).
+
+    >>> get("ste")
+    STEConfig(weight_bits=8, activation_bits=8, per_channel=True, first_and_last_bits=8, \
+input_bits=8, add_bits=8)
+    """
+    if identifier is None:
+        return LSQConfig()
+    if isinstance(identifier, QuantizationConfig):
+        return identifier
+    if isinstance(identifier, str) and identifier in CONFIGS:
+        return CONFIGS[identifier]()
+    if isinstance(identifier, dict):
+        config = keras.saving.deserialize_keras_object(identifier)
+        if isinstance(config, QuantizationConfig):
+            return config
+    known = ", ".join(map(repr, CONFIGS))
+    raise ValueError(
+        f"A quantization config is a QuantizationConfig object, one of {known}, or a serialized "
+        f"config. Received: {identifier!r}"
+    )

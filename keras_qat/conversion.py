@@ -1,0 +1,104 @@
+"""From the trained model to the integer model: walk the graph, call each layer's lower function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qat.integer import GraphBuilder, IntegerGraph
+from keras_qat.keras_graph import GraphNode, input_name, nodes, replay
+from keras_qat.lowering.context import GraphInput, LoweringContext, integer_operand
+from keras_qat.lowering.pending import LoweringError, Pending
+from keras_qat.quantizers import Quantizer, SoftmaxRounding
+from keras_qat.rules import rule_of
+from keras_qat.wrappers import QuantizeWrapper
+
+
+def to_integer(model: keras.Model) -> IntegerGraph:
+    """States what a quantized model has learned as an `IntegerGraph`.
+
+    Tensors carry the name of the layer that yields them (`"conv_1"` for the second call of a
+    shared layer `"conv"`); inputs carry the name of their input layer.
+
+    Raises:
+        LoweringError: a part of the model is float, or has no exact integer form.
+    """
+    lowering = _Lowering(model)
+    inputs = [GraphInput(input_name(t), _shape(t, input_name(t))) for t in model.inputs]
+    outputs = replay(model, inputs, lowering.call)
+    return lowering.builder.build([integer_operand(value, model.name) for value in outputs])
+
+
+class _Lowering:
+    def __init__(self, model: keras.Model):
+        self.builder = GraphBuilder()
+        self._names = tensor_names(model)
+
+    def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        layer = node.operation
+        operands = list(keras.tree.flatten(args[0])) if args else []
+        if isinstance(layer, SoftmaxRounding):
+            return operands[0]
+        name = self._names[id(node.outputs[0])]
+        if isinstance(layer, Quantizer):
+            return self._quantize(layer, operands[0], self._names[id(node.inputs[0])])
+        if isinstance(layer, QuantizeWrapper):
+            return layer.lower(integer_operand(operands[0], layer.name))
+        rule = rule_of(node)
+        if rule.lower is None:
+            raise LoweringError(
+                f"Layer {layer.name!r} ({type(layer).__name__}) was left in float, so the model "
+                "has no integer form. Quantize it (drop its override of None) and train again."
+            )
+        shape = _shape(node.outputs[0], name)[1:]
+        return rule.lower(layer, operands, LoweringContext(self.builder, name, shape))
+
+    def _quantize(self, quantizer: Quantizer, value: Any, name: str) -> str:
+        qparams = quantizer.qparams()
+        if isinstance(value, GraphInput):
+            return self.builder.add_input(value.name, value.shape, qparams.placed_in_int8())
+        if isinstance(value, Pending):
+            return value.emit(self.builder, name, qparams)
+        placed, found = qparams.placed_in_int8(), self.builder.tensor(value).qparams
+        if (placed.scale, placed.zero_point) != (found.scale, found.zero_point):
+            raise LoweringError(
+                f"Tensor {value!r} is on one grid and {quantizer.name!r} asks for another: two "
+                "grids in a row would need a second rounding."
+            )
+        return value
+
+
+def tensor_names(model: keras.Model) -> dict[int, str]:
+    """Name of every symbolic tensor, by `id(tensor)`: that of the layer that yields it."""
+    names = {id(tensor): input_name(tensor) for tensor in model.inputs}
+    for node in nodes(model):
+        suffix = f"_{node.call_index}" if node.call_index else ""
+        for tensor in node.outputs:
+            names[id(tensor)] = f"{node.operation.name}{suffix}"
+    return names
+
+
+def quantized_tensors(model: keras.Model) -> dict[str, tuple[Any, Quantizer]]:
+    """Every tensor on a grid, with its quantizer, by its name in the integer graph."""
+    names = tensor_names(model)
+    return {
+        names[id(node.inputs[0])]: (node.outputs[0], node.operation)
+        for node in nodes(model)
+        if isinstance(node.operation, Quantizer)
+    }
+
+
+def placed_codes(values: Any, quantizer: Quantizer) -> np.ndarray:
+    """Values that a quantizer put on its grid, as the int8 integers of the integer graph."""
+    return quantizer.qparams().placed_in_int8().quantize(values).astype(np.int8)
+
+
+def _shape(tensor: Any, name: str) -> tuple[int, ...]:
+    if any(size is None for size in tensor.shape[1:]):
+        raise LoweringError(
+            f"Tensor {name!r} has an unknown size: {tensor.shape}. An integer model has fixed "
+            "shapes; build the model with a fixed input size."
+        )
+    return (1, *tensor.shape[1:])

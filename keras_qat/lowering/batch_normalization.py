@@ -1,0 +1,59 @@
+"""BatchNormalization in integers: folded exactly, or an affine op of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from keras import ops as keras_ops
+
+from keras_qat.integer import ops
+from keras_qat.lowering.context import LoweringContext, Value, integer_operand
+from keras_qat.lowering.pending import Pending, PendingLinear, PendingReshape
+
+_FloatPair = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def lower_batch_normalization(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
+    """`gain * y + offset` per channel.
+
+    Behind a weight layer the gain goes into its per-channel weight scales, a negative one flips
+    that channel's integers, and the offset goes into the bias: no learned integer is rounded.
+    Elsewhere it is a 1x1 depthwise convolution whose weights are -1, 0 or +1.
+    """
+    gain, offset = _gain_and_offset(layer)
+    (x,) = operands
+    if isinstance(x, PendingLinear):
+        return x.affine(gain, offset)
+    source = integer_operand(x, layer.name)
+    features = context.output_shape
+    if len(features) != 3:
+        flat = ops.Reshape((source,), f"{context.name}/flat", (1, 1, features[-1]))
+        source = context.same_grid(flat)
+    affine: Pending = PendingLinear(
+        (source,),
+        op=ops.DepthwiseConv2D,
+        codes=np.ones((1, 1, 1, gain.size), dtype=np.int64),
+        channel_axis=3,
+        scale=np.ones(gain.size),
+        bias=np.zeros(gain.size),
+    ).affine(gain, offset)
+    if len(features) != 3:
+        affine = PendingReshape((source,), inner=affine, target_shape=features)
+    return affine
+
+
+def _gain_and_offset(layer: Any) -> _FloatPair:
+    """The affine map that the layer applies in inference, float64 per channel."""
+    mean, variance = (
+        keras_ops.convert_to_numpy(v).astype(np.float64)
+        for v in (layer.moving_mean, layer.moving_variance)
+    )
+    gain = 1.0 / np.sqrt(variance + layer.epsilon)
+    if layer.scale:
+        gain = gain * keras_ops.convert_to_numpy(layer.gamma)
+    offset = -mean * gain
+    if layer.center:
+        offset = offset + keras_ops.convert_to_numpy(layer.beta)
+    return gain, offset

@@ -1,0 +1,55 @@
+"""What a lower function may use: the graph under construction and the place it is at."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras_qat.integer import GraphBuilder, QuantParams, ops
+from keras_qat.lowering.pending import LoweringError, Pending
+
+Value = str | Pending
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphInput:
+    """A model input that no quantizer has read yet."""
+
+    name: str
+    shape: ops.Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweringContext:
+    """Where a layer is lowered.
+
+    Attributes:
+        builder: the integer graph so far.
+        name: name of the tensor that this call of the layer yields.
+        output_shape: its shape, the batch left out.
+    """
+
+    builder: GraphBuilder
+    name: str
+    output_shape: ops.Shape
+
+    def qparams(self, tensor: str) -> QuantParams:
+        """The int8 grid of a tensor that is in the graph."""
+        return self.builder.tensor(tensor).qparams
+
+    def same_grid(self, op: ops.IntegerOp) -> str:
+        """Appends an op whose output keeps the grid of its first input."""
+        return self.builder.add(op, self.qparams(op.inputs[0]))
+
+
+def integer_operand(value: Value | GraphInput, reader: str) -> str:
+    """The operand as an integer tensor.
+
+    Raises:
+        LoweringError: the operand is still float.
+    """
+    if not isinstance(value, str):
+        raise LoweringError(
+            f"Layer {reader!r} reads a float tensor, so it has no integer form. A layer before it "
+            "was left in float; quantize that layer, or export the part behind it on its own."
+        )
+    return value

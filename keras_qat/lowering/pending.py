@@ -1,0 +1,177 @@
+"""Results that have no grid yet: what an op computes before the quantizer behind it says where.
+
+A weight layer, the BatchNormalization and the ReLU behind it are one integer op. While the graph is
+lowered, that op grows as a `Pending` value, until a quantizer emits it on its grid.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import GraphBuilder, QuantParams, ops
+from keras_qat.integer.qparams import INT8_MIN
+
+_LARGEST_BIAS = 1 << 30
+_WORTHLESS = 2.0**-12
+_CONSTANT_CHANNEL_MULTIPLIER = 2.0**-10
+
+
+class LoweringError(ValueError):
+    """A trained model that has no exact integer form; the message says where and why."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pending(abc.ABC):
+    """The input tensors of an op to be, and its fused activation."""
+
+    sources: tuple[str, ...]
+    activation: ops.Activation = "linear"
+
+    def activated(self, activation: ops.Activation) -> Pending:
+        """The same with an activation fused behind it."""
+        return dataclasses.replace(self, activation=activation)
+
+    def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
+        """Appends the op on the grid `qparams`, clamps included; returns the tensor's name."""
+        placed = qparams.placed_in_int8()
+        starts_at_zero = placed.zero_point == placed.qmin
+        op = self if not starts_at_zero or self.activation != "linear" else self.activated("relu")
+        fused = op.fuses_activation and op.activation != "linear" and starts_at_zero
+        if fused or placed.qmin == INT8_MIN:
+            return builder.add(op.finalize(builder, name, placed), placed)
+        unclamped = dataclasses.replace(placed, qmin=INT8_MIN)
+        source = f"{name}/unclamped"
+        builder.add(op.finalize(builder, source, unclamped), unclamped)
+        return builder.add(ops.Maximum((source,), name, bound=placed.qmin), placed)
+
+    @property
+    def fuses_activation(self) -> bool:
+        """Whether the op has a fused activation at all."""
+        return True
+
+    @abc.abstractmethod
+    def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
+        """The integer op that writes tensor `name` on the int8 grid `output`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PendingLinear(Pending):
+    """Learned integers with a real scale and a real bias for each output channel.
+
+    Attributes:
+        op: the integer op to be.
+        codes: learned integers in the op's layout.
+        channel_axis: the output-channel axis of `codes`.
+        scale: real value of one code, float64 per channel.
+        bias: float64 per channel.
+        options: strides, padding, dilation.
+    """
+
+    op: type[ops.LinearOp] = dataclasses.field(kw_only=True)
+    codes: npt.NDArray[Any] = dataclasses.field(kw_only=True)
+    channel_axis: int = dataclasses.field(kw_only=True)
+    scale: npt.NDArray[np.float64] = dataclasses.field(kw_only=True)
+    bias: npt.NDArray[np.float64] = dataclasses.field(kw_only=True)
+    options: Mapping[str, Any] = dataclasses.field(kw_only=True, default_factory=dict)
+
+    def affine(
+        self, gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
+    ) -> PendingLinear:
+        """`gain * y + offset` per channel: the scale takes |gain|, the integers its sign."""
+        return dataclasses.replace(
+            self,
+            codes=self.codes * self._per_channel(np.sign(gain).astype(np.int64)),
+            scale=self.scale * np.abs(gain),
+            bias=self.bias * gain + offset,
+        )
+
+    def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
+        source = builder.tensor(self.sources[0]).qparams
+        codes, scale, bias = self._with_constant_channels(source, output, name)
+        weight = ops.QuantizedArray(
+            codes.astype(np.int8),
+            QuantParams(scale.astype(np.float32), 0, -127, 127, self.channel_axis),
+        )
+        return self.op(self.sources, name, weight, bias, self.activation, **self.options)
+
+    def _with_constant_channels(
+        self, source: QuantParams, output: QuantParams, name: str
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Channels that carry no signal become constants with a fine bias grid.
+
+        Pruned or collapsed channels (a BatchNormalization gain near zero) would need a bias beyond
+        int32. Where all weights of such a channel together are worth less than `2**-12` of an
+        output step, they are dropped and the bias alone remains.
+        """
+        source_scale, output_scale = float(source.scale), float(output.scale)
+        axes = tuple(axis for axis in range(self.codes.ndim) if axis != self.channel_axis)
+        reach = max(source.qmax - source.zero_point, source.zero_point - source.qmin)
+        total = np.abs(self.codes.astype(np.int64)).sum(axis=axes)
+        worth = total * reach * source_scale * self.scale / output_scale
+        grid = np.maximum(source_scale * self.scale, np.finfo(np.float32).tiny)
+        beyond = (np.abs(self.bias) / grid > _LARGEST_BIAS) | (self.scale < 1e-30)
+        constant = (total == 0) | (beyond & (worth < _WORTHLESS))
+        if np.any(beyond & ~constant):
+            channel = int(np.argmax(beyond & ~constant))
+            raise LoweringError(
+                f"Channel {channel} of {name!r} needs a bias beyond int32: its weights are tiny "
+                f"(scale {self.scale[channel]:.3g}) beside its bias ({self.bias[channel]:.3g}). "
+                "Train it further, or prune the channel."
+            )
+        fine_scale = output_scale / source_scale * _CONSTANT_CHANNEL_MULTIPLIER
+        limit = _LARGEST_BIAS * fine_scale * source_scale
+        return (
+            self.codes * self._per_channel(~constant),
+            np.where(constant, fine_scale, self.scale),
+            np.where(constant, np.clip(self.bias, -limit, limit), self.bias),
+        )
+
+    def _per_channel(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        shape = [1] * self.codes.ndim
+        shape[self.channel_axis] = -1
+        return values.reshape(shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PendingAdd(Pending):
+    """The sum of two tensors."""
+
+    def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
+        return ops.Add(self.sources, name, self.activation)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PendingMean(Pending):
+    """The mean over height and width."""
+
+    @property
+    def fuses_activation(self) -> bool:
+        return False
+
+    def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
+        return ops.Mean(self.sources, name)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PendingReshape(Pending):
+    """Another pending result, to be reshaped once it is on its grid."""
+
+    inner: Pending = dataclasses.field(kw_only=True)
+    target_shape: ops.Shape = dataclasses.field(kw_only=True)
+
+    def activated(self, activation: ops.Activation) -> Pending:
+        return dataclasses.replace(self, inner=self.inner.activated(activation))
+
+    def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
+        source = self.inner.emit(builder, f"{name}/flat", qparams)
+        op = ops.Reshape((source,), name, self.target_shape)
+        return builder.add(op, builder.tensor(source).qparams)
+
+    def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
+        raise LoweringError(f"{name!r} is reshaped before it is quantized.")

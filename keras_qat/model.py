@@ -1,0 +1,67 @@
+"""`QuantizedModel`: an ordinary Keras model that can state its integers."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qat.conversion import placed_codes, quantized_tensors, to_integer
+from keras_qat.integer import IntegerGraph
+from keras_qat.keras_graph import nodes
+from keras_qat.quantizers import Quantizer
+from keras_qat.wrappers import QuantizeWrapper
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class QuantizedModel(keras.Model):
+    """What `quantize` returns: trains, saves and loads like any Functional model.
+
+    Its float32 latent weights are what trains and what a `.keras` file keeps; `to_integer` gives
+    the integers that deploy.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+
+    @property
+    def quantizers(self) -> list[Quantizer]:
+        """Every quantizer, those of weights included, in the order of the graph."""
+        found: dict[int, Quantizer] = {}
+        for node in nodes(self):
+            layer = node.operation
+            quantizer = layer.weight_quantizer if isinstance(layer, QuantizeWrapper) else layer
+            if isinstance(quantizer, Quantizer):
+                found[id(quantizer)] = quantizer
+        return list(found.values())
+
+    def to_integer(self) -> IntegerGraph:
+        """The learned integer network.
+
+        Raises:
+            LoweringError: a part of the model is float, or has no exact integer form.
+        """
+        return to_integer(self)
+
+    def layer_codes(self, x: Any, batch_size: int = 64) -> dict[str, np.ndarray]:
+        """This model's own integers for float inputs, in inference mode.
+
+        Args:
+            x: inputs as for `predict`.
+            batch_size: as for `predict`.
+
+        Returns:
+            int8 arrays by tensor name of the integer graph: every input, and every tensor that
+            a quantizer yields.
+        """
+        tensors = quantized_tensors(self)
+        probe = keras.Model(self.inputs, {name: tensor for name, (tensor, _) in tensors.items()})
+        values = probe.predict(x, batch_size=batch_size, verbose=0)
+        return {name: placed_codes(values[name], tensors[name][1]) for name in tensors}
+
+
+def load_model(path: str | os.PathLike[str], **kwargs: Any) -> keras.Model:
+    """`keras.models.load_model` with every class of this package registered."""
+    return keras.models.load_model(path, **kwargs)

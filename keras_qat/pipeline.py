@@ -1,0 +1,134 @@
+"""`quantize`: the one call between a float model and quantization-aware training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_qat import config as configs
+from keras_qat.calibration import (
+    CalibrationData,
+    activation_histograms,
+    least_error_scale,
+    least_error_weight_scale,
+    range_scale,
+)
+from keras_qat.config import QuantizationConfig
+from keras_qat.keras_graph import nodes
+from keras_qat.model import QuantizedModel
+from keras_qat.rules import UnsupportedLayerError, rule_of
+from keras_qat.transforms.bit_widths import BitWidths, Overrides
+from keras_qat.transforms.decompose_separable import decompose_separable, origins
+from keras_qat.transforms.insert_quantizers import QuantizerSite, insert_quantizers
+from keras_qat.transforms.split_activations import split_activations
+from keras_qat.wrappers import QuantizeWrapper
+
+
+def quantize(
+    model: keras.Model,
+    config: QuantizationConfig | str | dict[str, Any] | None = None,
+    *,
+    overrides: Overrides | None = None,
+    calibration_data: Any = None,
+) -> QuantizedModel:
+    """A new model that computes on integer grids and trains with plain `fit`.
+
+    Weight layers are wrapped and keep their names, weights are copied, quantizers are put where
+    the integer model rounds, and all scales start from the calibration data. The model that is
+    passed in stays as it is.
+
+    The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add
+    get 8 bits unless the config or an override says otherwise.
+
+    Args:
+        model: Functional or Sequential float model.
+        config: a `QuantizationConfig`, or the name `"lsq"` or `"ste"`; 8-bit LSQ by default.
+        overrides: regular expression for a whole layer name -> config for the weights and the
+            output of these layers, or `None` to leave them in float (such a model trains, but
+            does not export). A `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and
+            `"sep"`; the pattern `"sep"` covers both.
+        calibration_data: input samples, a few hundred: an array, a dict or list of arrays for
+            several inputs, or an iterable of batches such as a `tf.data.Dataset`.
+
+    Returns:
+        A `QuantizedModel`, not compiled.
+
+    Raises:
+        UnsupportedLayerError: layers without a rule; the message lists all of them.
+        ValueError: a model without a layer graph, calibration data that does not fit or is not
+            finite, an override that matches nothing, a bit width outside 1 to 8.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])
+    >>> qmodel = quantize(model, "lsq", calibration_data=np.random.rand(8, 4))
+    >>> [layer.name for layer in qmodel.layers][1:]
+    ['input_layer_quantizer', 'dense', 'dense_quantizer']
+    """
+    config = configs.get(config)
+    _check_model(model)
+    data = CalibrationData(model, calibration_data)
+    normalized = decompose_separable(split_activations(model))
+    _check_layers(normalized)
+    bit_widths = BitWidths(normalized, config, overrides or {}, origins(model))
+    quantized, sites = insert_quantizers(
+        normalized, bit_widths, data.signed_inputs(), QuantizedModel
+    )
+    _calibrate_weights(quantized)
+    _calibrate_activations(normalized, sites, data)
+    return quantized
+
+
+def _check_model(model: Any) -> None:
+    if type(model).__module__.startswith("tf_keras"):
+        raise ValueError(
+            "This is a Keras 2 (tf_keras) model. Rebuild it with Keras 3 (`import keras`), copy "
+            f"its weights with set_weights, and quantize that. Received: {type(model).__name__}"
+        )
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"quantize() takes a keras.Model. Received: {type(model).__name__}")
+    if isinstance(model, QuantizedModel):
+        raise ValueError(
+            f"The model {model.name!r} is quantized already: quantize the float model."
+        )
+
+
+def _check_layers(model: keras.Model) -> None:
+    """Raises one error that lists every layer without a rule."""
+    problems = []
+    for node in nodes(model):
+        try:
+            rule_of(node)
+        except UnsupportedLayerError as error:
+            problems.append(str(error))
+    if problems:
+        listing = "".join(f"\n  {problem}" for problem in dict.fromkeys(problems))
+        raise UnsupportedLayerError(
+            f"The model {model.name!r} has layers that cannot be quantized:{listing}\n"
+            "Ways out: replace the layer by supported ones, or split the model and quantize the "
+            "part without it. Supported: Conv2D, DepthwiseConv2D, SeparableConv2D, Dense, "
+            "BatchNormalization, ReLU, ReLU6, Softmax, Add, pooling, Flatten, Reshape, "
+            "ZeroPadding2D, Dropout."
+        )
+
+
+def _calibrate_weights(model: keras.Model) -> None:
+    for layer in model.layers:
+        if isinstance(layer, QuantizeWrapper):
+            kernel = ops.convert_to_numpy(layer.channels_last_kernel())
+            quantizer = layer.weight_quantizer
+            quantizer.set_scale(
+                least_error_weight_scale(kernel, quantizer.grid, quantizer.per_channel)
+            )
+
+
+def _calibrate_activations(
+    float_model: keras.Model, sites: list[QuantizerSite], data: CalibrationData
+) -> None:
+    histograms = activation_histograms(float_model, [site.float_tensor for site in sites], data)
+    for site, histogram in zip(sites, histograms, strict=True):
+        start = range_scale if site.is_input else least_error_scale
+        site.quantizer.set_scale(start(histogram, site.quantizer.grid))

@@ -1,0 +1,16 @@
+"""Quantizers: an integer grid, its scale, and a gradient."""
+
+from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.lsq import LSQQuantizer, lsq_initial_scale
+from keras_qat.quantizers.quantizer import Quantizer
+from keras_qat.quantizers.softmax_rounding import SoftmaxRounding
+from keras_qat.quantizers.ste import STEQuantizer
+
+__all__ = [
+    "Grid",
+    "LSQQuantizer",
+    "Quantizer",
+    "STEQuantizer",
+    "SoftmaxRounding",
+    "lsq_initial_scale",
+]

@@ -1,0 +1,94 @@
+"""The affine grid in real numbers: pure functions from values to codes and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from keras import ops
+
+from keras_qat.integer.qparams import INT8_MAX, QuantParams
+
+Tensor = Any
+
+MAX_BITS = 8
+_POOLED_TIE_MARGIN = 1e-3
+"""Float error of a mean in steps stays far below this; a mean of up to 256 codes that is not a tie
+is at least 1/512 away from one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Integer codes `qmin, qmin + step, ..., qmax`; a code `q` stands for `q * scale`.
+
+    Example:
+
+    >>> Grid.for_weights(4), Grid.for_weights(1)
+    (Grid(qmin=-8, qmax=7, step=1), Grid(qmin=-1, qmax=1, step=2))
+    >>> Grid.for_activations(4, signed=False)
+    Grid(qmin=0, qmax=15, step=1)
+    """
+
+    qmin: int
+    qmax: int
+    step: int = 1
+
+    @classmethod
+    def for_weights(cls, bits: int) -> Grid:
+        """Signed codes of that many bits.
+
+        1 bit is {-1, +1}. 8 bits leave out -128, which no int8 kernel accepts as a weight.
+        """
+        check_bits(bits, "weight bits")
+        if bits == 1:
+            return cls(-1, 1, step=2)
+        top = (1 << (bits - 1)) - 1
+        return cls(-top if bits == MAX_BITS else -top - 1, top)
+
+    @classmethod
+    def for_activations(cls, bits: int, signed: bool) -> Grid:
+        """Codes of that many bits; zero is one of them, so zero padding is exact."""
+        check_bits(bits, "activation bits")
+        if signed:
+            return cls(-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        return cls(0, (1 << bits) - 1)
+
+    @property
+    def positive_codes(self) -> int:
+        """The largest code, at least 1: the `Qp` of LSQ's scale and gradient-scale formulas."""
+        return max(self.qmax, 1)
+
+    @property
+    def bits(self) -> int:
+        """Bits that number the codes."""
+        return ((self.qmax - self.qmin) // self.step).bit_length()
+
+    def qparams(self, scale: Any, axis: int | None = None) -> QuantParams:
+        """The grid with its scale, as the integer model states it."""
+        return QuantParams(scale, zero_point=0, qmin=self.qmin, qmax=self.qmax, axis=axis)
+
+
+def check_bits(bits: Any, what: str) -> None:
+    """Raises a `ValueError` unless `bits` is a whole number from 1 to 8."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MAX_BITS:
+        raise ValueError(f"The {what} must be a whole number from 1 to 8. Received: {bits!r}")
+
+
+def round_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
+    """Nearest code of `ratio = x / scale`, as floats: ties to even, saturating at the ends."""
+    if grid.step == 1:
+        return ops.round(ops.clip(ratio, grid.qmin, grid.qmax))
+    position = (ops.clip(ratio, grid.qmin, grid.qmax) - grid.qmin) / grid.step
+    return ops.round(position) * grid.step + grid.qmin
+
+
+def round_pooled_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
+    """Nearest code of an average of codes, rounded as AVERAGE_POOL_2D rounds it.
+
+    Runtimes average the stored int8 integers, offset included, and round half away from zero;
+    the offset is that of `QuantParams.placed_in_int8`.
+    """
+    offset = INT8_MAX - grid.qmax
+    stored = ratio + offset
+    magnitude = ops.floor(ops.abs(stored) + (0.5 + _POOLED_TIE_MARGIN))
+    return ops.clip(ops.sign(stored) * magnitude - offset, grid.qmin, grid.qmax)

@@ -1,0 +1,93 @@
+"""`Quantizer`: the layer that holds a grid, its scale, and the path of its gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat.integer.qparams import QuantParams
+from keras_qat.quantizers.fake_quantize import (
+    Grid,
+    round_pooled_to_codes,
+    round_to_codes,
+)
+
+Tensor = Any
+
+
+class Quantizer(keras.layers.Layer):
+    """Base of all quantizers: `call(x)` fake-quantizes, `codes(x)` gives the integers.
+
+    The law that every quantizer keeps, exactly: `codes(x) * scale == call(x)`.
+
+    A subclass implements `fake_quantize(x, rounding)` with the gradient of its choice and may add
+    variables. All of them are float32 under every dtype policy.
+
+    Args:
+        grid: the integer codes, a `Grid` (or its fields as a dict).
+        per_channel: one scale for each channel of the last axis, instead of one for the tensor.
+
+    Call arguments:
+        x: float tensor of any shape.
+        pooled: `x` is an average of values on this grid; round as AVERAGE_POOL_2D does.
+    """
+
+    def __init__(self, grid: Grid | dict[str, int], per_channel: bool = False, **kwargs: Any):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.grid = Grid(**grid) if isinstance(grid, dict) else grid
+        self.per_channel = per_channel
+        self.supports_masking = True
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        shape = (input_shape[-1],) if self.per_channel else ()
+        self.calibrated_scale = self.add_weight(
+            name="calibrated_scale",
+            shape=shape,
+            initializer="ones",
+            trainable=False,
+            autocast=False,
+        )
+
+    @property
+    def scale(self) -> Tensor:
+        """The step between codes, positive; shape `()` or `(channels,)`."""
+        return ops.convert_to_tensor(self.calibrated_scale)
+
+    def set_scale(self, scale: Any) -> None:
+        """Starts over from a calibrated scale."""
+        self.calibrated_scale.assign(scale)
+
+    def call(self, x: Tensor, pooled: bool = False) -> Tensor:
+        return self.fake_quantize(x, round_pooled_to_codes if pooled else round_to_codes)
+
+    def fake_quantize(self, x: Tensor, rounding: Any) -> Tensor:
+        """`scale * rounding(x / scale)` with the gradient of this quantizer."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement fake_quantize(x, rounding)"
+        )
+
+    def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
+        """The integer code of every element of `x`, int32."""
+        rounding = round_pooled_to_codes if pooled else round_to_codes
+        ratio = ops.cast(x, "float32") / self.scale
+        return ops.cast(rounding(ratio, self.grid), "int32")
+
+    def qparams(self) -> QuantParams:
+        """The grid with the scale learned so far."""
+        scale = np.asarray(ops.convert_to_numpy(self.scale), dtype=np.float32)
+        return self.grid.qparams(scale, axis=-1 if self.per_channel else None)
+
+    def compute_output_shape(self, input_shape: Any, *args: Any, **kwargs: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "grid": dataclasses.asdict(self.grid),
+            "per_channel": self.per_channel,
+        }

@@ -1,0 +1,172 @@
+"""The table of layers: what each exact layer type becomes, or why it cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_qat.keras_graph import GraphNode
+from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
+from keras_qat.lowering.batch_normalization import lower_batch_normalization
+from keras_qat.lowering.context import LoweringContext, Value
+from keras_qat.lowering.merge import lower_add
+from keras_qat.lowering.pooling import (
+    lower_average_pooling,
+    lower_global_average,
+    lower_max_pooling,
+)
+from keras_qat.lowering.shape import lower_identity, lower_reshape, lower_zero_padding
+from keras_qat.wrappers import (
+    QuantizeConv2D,
+    QuantizeDense,
+    QuantizeDepthwiseConv2D,
+    QuantizeWrapper,
+)
+
+layers = keras.layers
+
+LowerFunction = Callable[[Any, list[Value], LoweringContext], Value]
+_LARGEST_AVERAGE_WINDOW = 256
+
+
+class Output(enum.Enum):
+    """Where the grid of a layer's output comes from."""
+
+    QUANTIZE = "a quantizer of its own"
+    SAME_AS_INPUT = "the input's grid; every value is on it already"
+    ROUND_TO_INPUT = "the input's grid; values are rounded to it again"
+    FIXED = "the runtimes' own grid"
+
+
+class Stage(enum.Enum):
+    """What a tensor without a grid is, and so which layers may still join the op that makes it."""
+
+    LINEAR = "weights applied; BatchNormalization and an activation may join"
+    SUM = "a sum; an activation may join"
+    COMPLETE = "a quantizer must follow"
+    FLOAT = "left in float by the user"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a layer type becomes.
+
+    Attributes:
+        output: where the grid of its output comes from.
+        lower: the layer in integers; weight layers state it in their wrapper.
+        wrapper: the wrapper of a weight layer.
+        yields: the stage of its output (for `Output.QUANTIZE`).
+        joins: stages of an input that it fuses with, with no quantizer in between.
+        minimum_bits: its output deserves at least so many bits.
+        unsigned: its output is never negative.
+    """
+
+    output: Output
+    lower: LowerFunction | None = None
+    wrapper: type[QuantizeWrapper] | None = None
+    yields: Stage = Stage.COMPLETE
+    joins: frozenset[Stage] = frozenset()
+    minimum_bits: int = 1
+    unsigned: bool = False
+
+
+def _weights(wrapper: type[QuantizeWrapper]) -> Rule:
+    return Rule(Output.QUANTIZE, wrapper=wrapper, yields=Stage.LINEAR)
+
+
+_ACTIVATION_JOINS = frozenset({Stage.LINEAR, Stage.SUM})
+_RELU = Rule(Output.SAME_AS_INPUT, lower_relu, joins=_ACTIVATION_JOINS, unsigned=True)
+_RELU6 = Rule(Output.ROUND_TO_INPUT, lower_relu6, joins=_ACTIVATION_JOINS, unsigned=True)
+_SOFTMAX = Rule(Output.FIXED, lower_softmax, unsigned=True)
+_IDENTITY = Rule(Output.SAME_AS_INPUT, lower_identity)
+_GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
+
+RULES: dict[type, Rule] = {
+    layers.Conv2D: _weights(QuantizeConv2D),
+    layers.DepthwiseConv2D: _weights(QuantizeDepthwiseConv2D),
+    layers.Dense: _weights(QuantizeDense),
+    layers.BatchNormalization: Rule(
+        Output.QUANTIZE,
+        lower_batch_normalization,
+        yields=Stage.LINEAR,
+        joins=frozenset({Stage.LINEAR}),
+    ),
+    layers.Add: Rule(Output.QUANTIZE, lower_add, yields=Stage.SUM),
+    layers.MaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_max_pooling),
+    layers.AveragePooling2D: Rule(Output.ROUND_TO_INPUT, lower_average_pooling),
+    layers.GlobalAveragePooling2D: _GLOBAL_AVERAGE,
+    layers.Flatten: Rule(Output.SAME_AS_INPUT, lower_reshape),
+    layers.Reshape: Rule(Output.SAME_AS_INPUT, lower_reshape),
+    layers.ZeroPadding2D: Rule(Output.SAME_AS_INPUT, lower_zero_padding),
+    layers.Dropout: _IDENTITY,
+    layers.Softmax: _SOFTMAX,
+}
+
+ACTIVATIONS: dict[str, Rule] = {
+    "linear": _IDENTITY,
+    "relu": _RELU,
+    "relu6": _RELU6,
+    "softmax": _SOFTMAX,
+}
+
+
+class UnsupportedLayerError(NotImplementedError):
+    """A model with layers that have no rule; the message names them all and the ways out."""
+
+
+def rule_of(node: GraphNode) -> Rule:
+    """The rule of a layer at its place in a graph, looked up by its exact type.
+
+    Raises:
+        UnsupportedLayerError: no rule; the message says why.
+    """
+    layer, kind = node.operation, type(node.operation)
+    if kind is layers.Activation:
+        rule = ACTIVATIONS.get(getattr(layer.activation, "__name__", ""))
+    elif kind is layers.ReLU:
+        rule = _relu_rule(layer)
+    elif kind is layers.AveragePooling2D and _covers_everything(layer, node):
+        rule = _GLOBAL_AVERAGE
+    else:
+        rule = RULES.get(kind)
+    reason = "no rule for this layer" if rule is None else _why_not(node)
+    if rule is None or reason:
+        raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
+    return rule
+
+
+def _relu_rule(layer: Any) -> Rule | None:
+    if layer.negative_slope != 0 or layer.threshold != 0:
+        return None
+    return {None: _RELU, 6.0: _RELU6}.get(layer.max_value)
+
+
+def _covers_everything(layer: Any, node: GraphNode) -> bool:
+    return tuple(layer.pool_size) == tuple(node.inputs[0].shape[1:3])
+
+
+def _why_not(node: GraphNode) -> str:
+    """What makes a layer, of a type that has a rule, impossible here; empty if nothing does."""
+    layer, shape = node.operation, node.inputs[0].shape
+    last_axis = (-1, len(shape) - 1)
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        return "only data_format='channels_last' can be deployed"
+    if getattr(layer, "groups", 1) != 1:
+        return "grouped convolutions have no rule"
+    if isinstance(layer, layers.Dense) and len(shape) != 2:
+        return f"only inputs of shape (batch, features) have a rule, not {shape}"
+    if isinstance(layer, layers.BatchNormalization) and layer.axis not in last_axis:
+        return "only the last axis can be normalized"
+    if isinstance(layer, layers.Softmax) and layer.axis not in last_axis:
+        return "only a softmax over the last axis has a rule"
+    if isinstance(layer, layers.Add) and [t.shape for t in node.inputs] != [shape, shape]:
+        return "only two tensors of one shape have a rule; chain Add layers for more"
+    if isinstance(layer, layers.AveragePooling2D) and not _covers_everything(layer, node):
+        window = layer.pool_size[0] * layer.pool_size[1]
+        if window > _LARGEST_AVERAGE_WINDOW:
+            return f"an average over {window} values has no rule (at most 256, or all of them)"
+    return ""

@@ -1,0 +1,118 @@
+"""Who gets how many bits: the config, its 8-bit exceptions, and the user's overrides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_qat.config import QuantizationConfig
+from keras_qat.keras_graph import GraphNode, consumers, nodes
+from keras_qat.rules import Output, rule_of
+
+Overrides = Mapping[str, QuantizationConfig | None]
+
+
+class BitWidths:
+    """Answers, for one float model, which config and how many bits a layer gets.
+
+    Args:
+        model: the normalized float model.
+        config: what holds where no override does.
+        overrides: regular expression for a whole layer name -> config, or `None` for float.
+        origins: layer name -> name under which the user knows that layer.
+
+    Raises:
+        ValueError: an override whose pattern matches no layer, or is not a regular expression.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        config: QuantizationConfig,
+        overrides: Overrides,
+        origins: Mapping[str, str],
+    ):
+        self._model = model
+        self._config = config
+        self._overrides = [(_compile(pattern), value) for pattern, value in overrides.items()]
+        self._origins = origins
+        self._consumers = consumers(model)
+        self._ends = _ends(model)
+        self._check_patterns()
+
+    def config_for(self, names: Sequence[str]) -> tuple[QuantizationConfig | None, bool]:
+        """The config of the last of these layers that an override names, and whether one did."""
+        for name in reversed(names):
+            for pattern, config in self._overrides:
+                if pattern.fullmatch(name) or pattern.fullmatch(self._origins.get(name, name)):
+                    return config, True
+        return self._config, False
+
+    def weight_bits(self, layer: Any) -> int:
+        """Bits of the kernel of a weight layer that is not left in float."""
+        config, overridden = self.config_for([layer.name])
+        if config is None:
+            raise ValueError(f"Layer {layer.name!r} is left in float: it has no bit width.")
+        if layer.name in self._ends and not overridden:
+            return config.first_and_last_bits
+        return config.weight_bits
+
+    def activation_bits(self, tensor: Any, config: QuantizationConfig, overridden: bool) -> int:
+        """Bits of an activation, by where its values go."""
+        if overridden:
+            return config.activation_bits
+        reached = list(self._readers(tensor))
+        if None in reached:
+            return config.first_and_last_bits
+        if any(node is not None and type(node.operation) is keras.layers.Add for node in reached):
+            return config.add_bits
+        return config.activation_bits
+
+    def _readers(self, tensor: Any) -> Iterable[GraphNode | None]:
+        """Everything that reads the values of a tensor on its grid; `None` is a model output."""
+        for node in self._consumers.get(id(tensor), []):
+            yield node
+            if node is not None and rule_of(node).output is not Output.QUANTIZE:
+                yield from self._readers(node.outputs[0])
+
+    def _check_patterns(self) -> None:
+        names = [layer.name for layer in self._model.layers] + list(self._origins.values())
+        for pattern, _ in self._overrides:
+            if not any(pattern.fullmatch(name) for name in names):
+                raise ValueError(
+                    f"The override {pattern.pattern!r} matches no layer. Patterns are regular "
+                    f"expressions for a whole layer name. The layers are: {', '.join(names)}"
+                )
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(
+            f"An override's key must be a regular expression for layer names ({error}). "
+            f"Received: {pattern!r}"
+        ) from error
+
+
+def _ends(model: keras.Model) -> set[str]:
+    """Names of the weight layers with no weight layer before them, or none behind them."""
+    before: dict[int, frozenset[str]] = {}
+    first: set[str] = set()
+    inner: set[str] = set()
+    every: set[str] = set()
+    for node in nodes(model):
+        seen = frozenset().union(*(before.get(id(tensor), frozenset()) for tensor in node.inputs))
+        if rule_of(node).wrapper is not None:
+            name = node.operation.name
+            every.add(name)
+            inner |= seen
+            if not seen:
+                first.add(name)
+            seen = seen | {name}
+        for tensor in node.outputs:
+            before[id(tensor)] = seen
+    return first | (every - inner)

@@ -1,0 +1,80 @@
+"""Pass: SeparableConv2D becomes DepthwiseConv2D and a 1x1 Conv2D."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_qat.keras_graph import GraphNode, nodes, rebuild
+from keras_qat.transforms.layer_copies import LayerCopies
+
+
+def decompose_separable(model: keras.Model) -> keras.Model:
+    """The same function; the layer `"sep"` becomes `"sep_depthwise"` and `"sep"`."""
+    copies = LayerCopies()
+    pairs: dict[int, tuple[Any, Any, Any]] = {}
+
+    def call(node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        layer = node.operation
+        if type(layer) is keras.layers.SeparableConv2D:
+            if id(layer) not in pairs:
+                pairs[id(layer)] = (layer, _depthwise(layer), _pointwise(layer))
+            _, depthwise, pointwise = pairs[id(layer)]
+            return pointwise(depthwise(*args, **kwargs))
+        copied = copies.of(layer) if isinstance(layer, keras.layers.Layer) else layer
+        return copied(*args, **kwargs)
+
+    result = rebuild(model, call)
+    copies.copy_weights()
+    for layer, depthwise, pointwise in pairs.values():
+        depthwise_kernel, *pointwise_weights = layer.get_weights()
+        depthwise.set_weights([depthwise_kernel])
+        pointwise.set_weights(pointwise_weights)
+    return result
+
+
+def origins(model: keras.Model) -> dict[str, str]:
+    """Which layer of `model` each layer that the pass adds comes from, by name."""
+    return {
+        f"{node.operation.name}_depthwise": node.operation.name
+        for node in nodes(model)
+        if type(node.operation) is keras.layers.SeparableConv2D
+    }
+
+
+def _depthwise(layer: Any) -> keras.layers.DepthwiseConv2D:
+    return keras.layers.DepthwiseConv2D(
+        layer.kernel_size,
+        strides=layer.strides,
+        padding=layer.padding,
+        depth_multiplier=layer.depth_multiplier,
+        data_format=layer.data_format,
+        dilation_rate=layer.dilation_rate,
+        use_bias=False,
+        depthwise_initializer=layer.depthwise_initializer,
+        depthwise_regularizer=layer.depthwise_regularizer,
+        depthwise_constraint=layer.depthwise_constraint,
+        name=f"{layer.name}_depthwise",
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
+
+
+def _pointwise(layer: Any) -> keras.layers.Conv2D:
+    return keras.layers.Conv2D(
+        layer.filters,
+        1,
+        data_format=layer.data_format,
+        use_bias=layer.use_bias,
+        kernel_initializer=layer.pointwise_initializer,
+        kernel_regularizer=layer.pointwise_regularizer,
+        kernel_constraint=layer.pointwise_constraint,
+        bias_initializer=layer.bias_initializer,
+        bias_regularizer=layer.bias_regularizer,
+        bias_constraint=layer.bias_constraint,
+        activation=layer.activation,
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )

@@ -1,0 +1,37 @@
+"""Copies of layers: a transform changes copies, never the user's model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keras_qat.wrappers import QuantizeWrapper
+
+
+class LayerCopies:
+    """One copy of each layer, however often the layer is called.
+
+    The copies get their weights in `copy_weights`, once a graph has built them.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[Any, Any, Any]] = {}
+
+    def of(self, layer: Any, make: Callable[[Any], Any] | None = None) -> Any:
+        """The copy of a layer; `make(layer)` creates it the first time."""
+        if id(layer) not in self._copies:
+            copy = copy_of(layer) if make is None else make(layer)
+            holder = copy.layer if isinstance(copy, QuantizeWrapper) else copy
+            self._copies[id(layer)] = (layer, copy, holder)
+        return self._copies[id(layer)][1]
+
+    def copy_weights(self) -> None:
+        """Gives every copy the weights of its layer, where both have the same ones."""
+        for layer, _, holder in self._copies.values():
+            if len(layer.weights) == len(holder.weights):
+                holder.set_weights(layer.get_weights())
+
+
+def copy_of(layer: Any, **changes: Any) -> Any:
+    """A new layer of the same configuration, but for `changes`; unbuilt, without weights."""
+    return type(layer).from_config({**layer.get_config(), **changes})

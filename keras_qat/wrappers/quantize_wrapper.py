@@ -1,0 +1,100 @@
+"""`QuantizeWrapper`: an untouched weight layer and the quantizer of its kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from keras_qat.lowering.pending import PendingLinear
+from keras_qat.quantizers import Quantizer
+
+Tensor = Any
+
+
+class QuantizeWrapper(keras.layers.Wrapper):
+    """Base of the wrappers: runs a layer with its kernel fake-quantized.
+
+    A subclass states, for one layer type, how the kernel looks with its output channels last
+    (`channels_last`), the forward pass with an explicit kernel (`forward`), and the same in
+    integers (`lower`).
+
+    The wrapper takes the name of its layer. The latent kernel stays a float32 variable of the
+    layer; quantizer arithmetic is float32 under every dtype policy, the layer's own arithmetic
+    keeps the layer's compute dtype.
+
+    Args:
+        layer: the weight layer, with a linear activation.
+        weight_quantizer: the `Quantizer` of its kernel.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, weight_quantizer: Quantizer, **kwargs: Any):
+        kwargs.setdefault("name", layer.name)
+        kwargs.setdefault("dtype", "float32")
+        kwargs.setdefault("trainable", layer.trainable)
+        super().__init__(layer, **kwargs)
+        self.weight_quantizer = weight_quantizer
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        if not self.weight_quantizer.built:
+            self.weight_quantizer.build(self.channels_last_kernel().shape)
+        self.built = True
+
+    def call(self, x: Tensor) -> Tensor:
+        kernel = self.layer.kernel
+        quantized = self.weight_quantizer(self.channels_last_kernel())
+        dtype = self.layer.compute_dtype
+        outputs = self.forward(
+            ops.cast(x, dtype), ops.cast(ops.reshape(quantized, kernel.shape), dtype)
+        )
+        if self.layer.use_bias:
+            outputs = ops.add(outputs, ops.cast(self.layer.bias, dtype))
+        return outputs
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
+        return self.layer.compute_output_shape(input_shape)
+
+    def channels_last_kernel(self) -> Tensor:
+        """The latent kernel, reshaped so that its last axis counts the output channels."""
+        return ops.convert_to_tensor(self.layer.kernel)
+
+    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """The layer's arithmetic with that kernel, bias left out."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward(x, kernel)")
+
+    def lower(self, source: str) -> PendingLinear:
+        """The layer in integers, reading the integer tensor `source`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement lower(source)")
+
+    def weight_codes(self) -> npt.NDArray[np.int32]:
+        """The learned integers, with the output channels on the last axis."""
+        codes = self.weight_quantizer.codes(self.channels_last_kernel())
+        return np.asarray(ops.convert_to_numpy(codes))
+
+    def scale_and_bias(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Real value of one code, and the bias, for each output channel."""
+        channels = self.channels_last_kernel().shape[-1]
+        scale = ops.convert_to_numpy(self.weight_quantizer.scale).astype(np.float64)
+        bias = np.zeros(channels)
+        if self.layer.use_bias:
+            bias = np.ravel(ops.convert_to_numpy(self.layer.bias)).astype(np.float64)
+        return {"scale": np.broadcast_to(scale, (channels,)), "bias": bias}
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "weight_quantizer": keras.saving.serialize_keras_object(self.weight_quantizer),
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> QuantizeWrapper:
+        config = dict(config)
+        for part in ("layer", "weight_quantizer"):
+            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
+        return cls(**config)
