@@ -1,1 +1,12 @@
-"""Writes an integer graph as a `.tflite` file and proves the file against the runtimes."""
+"""Writes an integer graph as a `.tflite` file and proves the file against the runtimes.
+
+Importing this package needs NumPy only; writing needs `keras_qat[export]`, proving a file for
+microcontrollers `keras_qat[tflm]`.
+"""
+
+from tflite_export.errors import ExportError, VerificationError
+from tflite_export.export import export
+from tflite_export.report import Report
+from tflite_export.verification import verify
+
+__all__ = ["ExportError", "Report", "VerificationError", "export", "verify"]

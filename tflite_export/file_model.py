@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 Shape = tuple[int, ...]
 IoDtype = Literal["int8", "float32"]
+IO_DTYPES: tuple[IoDtype, ...] = ("int8", "float32")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -24,9 +24,9 @@ def legalize(graph: IntegerGraph, target: Target) -> IntegerGraph:
     Raises:
         ExportError: something the target cannot hold; the message names the tensor.
     """
-    legal = add_headroom(with_channel_scales(graph))
-    check_legal(legal, target)
-    return legal
+    vectorized = with_channel_scales(graph)
+    check_legal(vectorized, target)
+    return add_headroom(vectorized)
 
 
 def with_channel_scales(graph: IntegerGraph) -> IntegerGraph:

@@ -56,9 +56,7 @@ def run_litert(
     return {name: np.array(interpreter.get_tensor(index_of[name])) for name in wanted}
 
 
-def run_tflm(
-    data: bytes, model: FileModel, inputs: Mapping[str, npt.NDArray[Any]]
-) -> Arrays:
+def run_tflm(data: bytes, model: FileModel, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
     """TensorFlow Lite Micro, example by example: every activation tensor by name.
 
     Raises:

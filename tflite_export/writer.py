@@ -214,9 +214,7 @@ def _read_operator(schema: Any, op: Any, file: Any, names: list[str]) -> FileOpe
     for field in fields.keys() & _ENUMERATIONS.keys():
         fields[field] = _name_of(getattr(schema, _ENUMERATIONS[field]), fields[field])
     return FileOperator(
-        code=_name_of(
-            schema.BuiltinOperator, max(code.builtinCode, code.deprecatedBuiltinCode)
-        ),
+        code=_name_of(schema.BuiltinOperator, max(code.builtinCode, code.deprecatedBuiltinCode)),
         version=int(code.version),
         inputs=tuple(names[i] for i in op.inputs),
         outputs=tuple(names[i] for i in op.outputs),
@@ -226,4 +224,5 @@ def _read_operator(schema: Any, op: Any, file: Any, names: list[str]) -> FileOpe
 
 
 def _name_of(enumeration: Any, value: int) -> str:
-    return next(name for name, number in vars(enumeration).items() if number == value)
+    names: dict[int, str] = {number: name for name, number in vars(enumeration).items()}
+    return names[value]

@@ -39,7 +39,7 @@ def quantize_multiplier(real: npt.ArrayLike) -> tuple[Int64Array, Int64Array]:
     return np.where(vanished, 0, mantissa), np.where(vanished, 0, shift)
 
 
-def saturating_rounding_doubling_high_mul(a: Int64Array, b: Int64Array) -> Int64Array:
+def saturating_rounding_doubling_high_mul(a: Int64Array, b: Int64Array | int) -> Int64Array:
     """`round(a * b / 2**31)` of two int32 numbers, ties up, saturating."""
     product = a * b
     nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
@@ -57,7 +57,7 @@ def rounding_divide_by_power_of_two(x: Int64Array, exponent: Int64Array | int) -
 
 
 def multiply_double_rounding(x: Int64Array, mantissa: Int64Array, shift: Int64Array) -> Int64Array:
-    """TFLM's way: high multiply, then a shift, each rounding half away from zero."""
+    """TFLM's way: a high multiply (ties up), then a shift (ties away from zero)."""
     left = np.maximum(shift, 0)
     right = np.maximum(-shift, 0)
     high = saturating_rounding_doubling_high_mul(_wrap_int32(x << left), mantissa)
@@ -65,9 +65,11 @@ def multiply_double_rounding(x: Int64Array, mantissa: Int64Array, shift: Int64Ar
 
 
 def multiply_single_rounding(x: Int64Array, mantissa: Int64Array, shift: Int64Array) -> Int64Array:
-    """One 64-bit product, one rounding shift, ties up."""
+    """One 64-bit product, one rounding shift, ties away from zero."""
     total_shift = 31 - shift
-    return (x * mantissa + (np.int64(1) << (total_shift - 1))) >> total_shift
+    product = x * mantissa
+    magnitude = (np.abs(product) + (np.int64(1) << (total_shift - 1))) >> total_shift
+    return np.sign(product) * magnitude
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

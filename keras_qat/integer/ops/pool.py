@@ -79,15 +79,16 @@ class Mean(IntegerOp):
     ) -> IntArray:
         (x,) = inputs
         count = x.values.shape[1] * x.values.shape[2]
-        total = x.centered().sum(axis=(1, 2), dtype=np.int64)
+        total = x.values.sum(axis=(1, 2), dtype=np.int64)
         rescale = _mean_float32 if profile.float_mean else _mean_fixed_point
         return finish(rescale(total, count, x.qparams, output), output)
 
 
 def _mean_fixed_point(
-    total: npt.NDArray[np.int64], count: int, x: QuantParams, output: QuantParams
+    raw_total: npt.NDArray[np.int64], count: int, x: QuantParams, output: QuantParams
 ) -> IntArray:
     """The division by `count` is folded into the fixed-point mantissa, which is truncated."""
+    total = raw_total - x.zero_point * count
     mantissa, shift = quantize_multiplier(
         x.scale.astype(np.float64) / output.scale.astype(np.float64)
     )
@@ -96,8 +97,16 @@ def _mean_fixed_point(
 
 
 def _mean_float32(
-    total: npt.NDArray[np.int64], count: int, x: QuantParams, output: QuantParams
+    raw_total: npt.NDArray[np.int64], count: int, x: QuantParams, output: QuantParams
 ) -> IntArray:
-    """One float32 multiplier for scale and count, ties to even."""
-    multiplier = np.float32(x.scale) / (np.float32(output.scale) * np.float32(count))
-    return np.asarray(np.rint(total.astype(np.float32) * multiplier), dtype=np.int64)
+    """Both zero points folded into one float32 offset, ties to even after it is added.
+
+    `raw_total` sums the stored integers, zero point included. Where the value without zero point
+    is a tie, the parity of the zero point decides the rounding.
+    """
+    multiplier = (
+        np.float32(x.scale) / np.float32(output.scale) * (np.float32(1) / np.float32(count))
+    )
+    offset = np.float32(output.zero_point) - np.float32(x.zero_point * count) * multiplier
+    steps = np.rint(raw_total.astype(np.float32) * multiplier + offset)
+    return np.asarray(steps, dtype=np.int64) - output.zero_point

@@ -108,12 +108,12 @@ def _exp_of_nonpositive(x: Int64Array) -> Int64Array:
     t2 = high_mul(t, t)
     t3 = high_mul(t2, t)
     t4 = high_mul(t2, t2)
-    tail = high_mul(rounding_divide_by_power_of_two(t4, 2) + t3, np.int64(_ONE_THIRD)) + t2
+    tail = high_mul(rounding_divide_by_power_of_two(t4, 2) + t3, _ONE_THIRD) + t2
     series = t + rounding_divide_by_power_of_two(tail, 1)
-    result = _EXP_MINUS_EIGHTH + high_mul(series, np.int64(_EXP_MINUS_EIGHTH))
+    result = _EXP_MINUS_EIGHTH + high_mul(series, _EXP_MINUS_EIGHTH)
     for power, constant in _EXP_OF_MINUS_POWERS:
         present = (multiple >> (fractional_bits + power)) & 1
-        result = np.where(present == 1, high_mul(result, np.int64(constant)), result)
+        result = np.where(present == 1, high_mul(result, constant), result)
     return np.where(x == 0, INT32_MAX, result)
 
 
@@ -131,7 +131,7 @@ def _reciprocal(total: Int64Array) -> tuple[Int64Array, Int64Array]:
     leading_zeros = 32 - bit_length
     mantissa = (total << leading_zeros) - (np.int64(1) << 31)
     half_denominator = (mantissa + INT32_MAX + 1) // 2
-    estimate = _48_OVER_17 + high_mul(half_denominator, np.int64(_MINUS_32_OVER_17))
+    estimate = _48_OVER_17 + high_mul(half_denominator, _MINUS_32_OVER_17)
     for _ in range(3):
         error = (1 << 29) - high_mul(half_denominator, estimate)
         estimate = estimate + (high_mul(estimate, error) << 2)

@@ -1,0 +1,37 @@
+"""The one harness of every end-to-end op test: NumPy against the runtimes, without tolerance."""
+
+from hypothesis import HealthCheck, settings
+
+from keras_qat.integer import PROFILES, IntegerGraph
+from tests.tflite_export.graphs import random_codes
+from tflite_export.emitters import emit_model
+from tflite_export.legality import check_legal
+from tflite_export.legalize import add_headroom, with_channel_scales
+from tflite_export.targets import TARGETS
+from tflite_export.verification import verify_runtime
+from tflite_export.writer import write_model
+
+SAMPLES = 4
+
+exact_law = settings(
+    deadline=None,
+    max_examples=300,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+"""Settings of every property test that runs interpreters: reproducible, and no stop watch."""
+
+
+def assert_exact(graph: IntegerGraph, seed: int = 0, samples: int = SAMPLES) -> None:
+    """All runtimes compute every tensor of the graph exactly, with and without headroom."""
+    inputs = random_codes(graph, seed, samples)
+    stated = with_channel_scales(graph)
+    for target in TARGETS.values():
+        check_legal(stated, target)
+    for version in (stated, add_headroom(stated)):
+        file = emit_model(version)
+        data = write_model(file)
+        for profile in PROFILES:
+            result = verify_runtime(version, data, file, profile, inputs)
+            assert {t.name: t.differing for t in result.tensors if t.differing} == {}, result
+            assert len(result.tensors) == len(graph.ops)

@@ -1,0 +1,137 @@
+"""Counts differing integers, tensor by tensor; and compares a graph with its Keras model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import IntegerGraph, run
+
+_CHUNK = 128
+
+Samples = Mapping[str, npt.NDArray[Any]]
+
+
+class LearnedModel(Protocol):
+    """A trained model that states its integers; Keras is one implementation, never imported."""
+
+    def to_integer(self) -> IntegerGraph:
+        """The learned network."""
+
+    def layer_codes(self, x: Any) -> Mapping[str, npt.NDArray[np.int8]]:
+        """The model's own integers for real inputs `x`, by the graph's tensor names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorDifference:
+    """How two versions of one tensor differ.
+
+    Attributes:
+        name: the tensor.
+        differing: elements that differ.
+        elements: elements compared.
+        max_difference: largest absolute difference, in steps of the tensor's grid.
+    """
+
+    name: str
+    differing: int
+    elements: int
+    max_difference: float
+
+    @property
+    def rate(self) -> float:
+        """Differing elements over all elements."""
+        return self.differing / max(self.elements, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelComparison:
+    """The exported network against the trained model, end to end on the same inputs.
+
+    Attributes:
+        profile: rounding profile of the exported network.
+        samples: how many examples were compared.
+        tensors: layer by layer, in the order of the graph.
+        argmax_agreement: share of examples whose largest output is the same; of several outputs,
+            the lowest share.
+    """
+
+    profile: str
+    samples: int
+    tensors: tuple[TensorDifference, ...]
+    argmax_agreement: float
+
+    @property
+    def flip_rate(self) -> float:
+        """Differing elements over all layer elements."""
+        elements = sum(tensor.elements for tensor in self.tensors)
+        return sum(tensor.differing for tensor in self.tensors) / max(elements, 1)
+
+    @property
+    def max_difference(self) -> float:
+        """Largest difference of any element, in steps of its grid."""
+        return max((tensor.max_difference for tensor in self.tensors), default=0)
+
+
+def compare_with_model(
+    graph: IntegerGraph, model: LearnedModel, samples: Samples, profile: str
+) -> ModelComparison:
+    """Runs both on the same examples and counts where the integers differ.
+
+    Args:
+        graph: the legalized graph.
+        model: the trained model.
+        samples: real inputs by name, shape (samples, ...).
+        profile: rounding of the runtime that the graph stands for.
+
+    Raises:
+        ValueError: the model's `layer_codes` misses an input or an output of the graph.
+    """
+    count = next(iter(samples.values())).shape[0]
+    chunks, agreeing = [], dict.fromkeys(graph.outputs, 0)
+    for start in range(0, count, _CHUNK):
+        part = {name: array[start : start + _CHUNK] for name, array in samples.items()}
+        codes = model.layer_codes(part if len(part) > 1 else next(iter(part.values())))
+        missing = sorted({*graph.inputs, *graph.outputs} - set(codes))
+        if missing:
+            raise ValueError(
+                "The model's layer_codes must hold the graph's inputs and outputs. "
+                f"Received: no codes for {missing}"
+            )
+        inputs = {name: np.asarray(codes[name]) for name in graph.inputs}
+        exported = run(graph, inputs, profile, keep_all=True)
+        layers = [op.output for op in graph.ops if op.output in codes]
+        chunks.append([tensor_difference(n, exported[n], np.asarray(codes[n])) for n in layers])
+        for name in graph.outputs:
+            same = exported[name].argmax(axis=-1) == np.asarray(codes[name]).argmax(axis=-1)
+            agreeing[name] += int(np.count_nonzero(same.reshape(same.shape[0], -1).all(axis=1)))
+    agreement = min(agreeing.values()) / max(count, 1)
+    return ModelComparison(profile, count, merge(chunks), agreement)
+
+
+def tensor_difference(
+    name: str, actual: npt.NDArray[Any], expected: npt.NDArray[Any]
+) -> TensorDifference:
+    """Counts differing elements; another shape or dtype counts as all of them."""
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return TensorDifference(name, expected.size, expected.size, float("inf"))
+    difference = np.abs(actual.astype(np.float64) - expected)
+    worst = float(difference.max(initial=0.0))
+    return TensorDifference(name, int(np.count_nonzero(difference)), expected.size, worst)
+
+
+def merge(chunks: Sequence[Iterable[TensorDifference]]) -> tuple[TensorDifference, ...]:
+    """One entry per tensor over all chunks of examples."""
+    return tuple(
+        TensorDifference(
+            parts[0].name,
+            sum(part.differing for part in parts),
+            sum(part.elements for part in parts),
+            max(part.max_difference for part in parts),
+        )
+        for parts in zip(*chunks, strict=True)
+    )

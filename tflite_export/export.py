@@ -1,0 +1,244 @@
+"""`export`: from a trained model or an integer graph to a proven `.tflite` file."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import IntegerGraph
+from keras_qat.integer.interpreter import check_inputs
+from tflite_export.comparison import LearnedModel, ModelComparison, Samples, compare_with_model
+from tflite_export.emitters import emit_model
+from tflite_export.errors import ExportError
+from tflite_export.file_model import IO_DTYPES, IoDtype
+from tflite_export.legality import check_float_inputs
+from tflite_export.legalize import legalize, with_channel_scales
+from tflite_export.report import Report, report_operators, report_weights
+from tflite_export.targets import get_target
+from tflite_export.verification import verify as verify_file
+from tflite_export.writer import write_model
+
+_RANDOM_SAMPLES = 32
+_SEED = 0
+
+
+def export(
+    model: IntegerGraph | LearnedModel,
+    path: str | os.PathLike[str],
+    *,
+    target: str = "litert",
+    io_dtype: str = "int8",
+    samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
+    verify: bool = True,
+    max_flip_rate: float = 0.01,
+    min_argmax_agreement: float = 0.99,
+    verbose: bool = True,
+) -> Report:
+    """Writes `model` as a `.tflite` file and proves the file before it appears at `path`.
+
+    Args:
+        model: an `IntegerGraph`, or a trained model with `to_integer()` and `layer_codes(x)`.
+        path: where to write; ends in `.tflite`. An existing file is replaced only on success.
+        target: `"litert"` or `"tflm"`.
+        io_dtype: `"int8"`, or `"float32"` to put a QUANTIZE behind every input and a DEQUANTIZE
+            before every output.
+        samples: examples for the proofs: real numbers, shape (samples, ...), for a trained
+            model; int8 integers for a graph; a dict by input name where there are several. By
+            default 32 random examples on the input grid, which say little about a trained
+            model's accuracy: pass real data.
+        verify: run the target's runtimes and require equality with the graph in every element.
+        max_flip_rate: largest share of layer elements that may differ from the trained model.
+        min_argmax_agreement: smallest share of examples with the same largest output.
+        verbose: print the report.
+
+    Returns:
+        The report.
+
+    Raises:
+        ExportError: a graph that the target cannot hold, or a limit that is exceeded.
+        VerificationError: file or runtime differ from the graph.
+        ValueError: a bad argument; the message says which.
+        ImportError: a package that writing or verifying needs is not installed.
+
+    Example:
+
+    >>> import tempfile
+    >>> from keras_qat.integer import GraphBuilder, QuantParams, ops
+    >>> builder = GraphBuilder()
+    >>> x = builder.add_input("x", (1, 4), QuantParams(np.float32(0.1)))
+    >>> y = builder.add(ops.Softmax((x,), "y"), ops.SOFTMAX_OUTPUT)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = export(builder.build((y,)), f"{folder}/net.tflite", target="tflm",
+    ...                     verbose=False)
+    >>> [result.differing for result in report.verifications]
+    [0]
+    """
+    destination = _check_path(path)
+    dtype = _check_io_dtype(io_dtype)
+    chosen = get_target(target)
+    graph = _graph_of(model)
+    legal = legalize(graph, chosen)
+    check_float_inputs(legal, dtype)
+    file = emit_model(legal, dtype)
+    data = write_model(file)
+
+    comparison = None
+    if isinstance(model, IntegerGraph):
+        codes = _code_samples(graph, samples)
+    else:
+        real = _real_samples(graph, samples)
+        comparison = compare_with_model(legal, model, real, chosen.default_profile)
+        codes = {name: graph.tensors[name].qparams.quantize(x) for name, x in real.items()}
+    codes = {name: array.astype(np.int8) for name, array in codes.items()}
+    verifications = verify_file(graph, data, chosen, codes) if verify else ()
+    if comparison is not None:
+        _check_limits(comparison, max_flip_rate, min_argmax_agreement)
+
+    _replace(destination, data)
+    report = Report(
+        path=str(destination),
+        target=chosen.name,
+        io_dtype=dtype,
+        file_bytes=len(data),
+        operators=report_operators(file),
+        weights=report_weights(with_channel_scales(graph)),
+        verifications=verifications,
+        comparison=comparison,
+        limits=chosen.limits,
+    )
+    if verbose:
+        print(report.render())
+    return report
+
+
+def _check_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    destination = pathlib.Path(path)
+    if destination.suffix != ".tflite":
+        raise ValueError(f"The path must end in '.tflite'. Received: {str(path)!r}")
+    if not destination.parent.is_dir():
+        raise ValueError(f"The folder does not exist; create it first. Received: {str(path)!r}")
+    if destination.is_dir():
+        raise ValueError(f"The path is a folder. Received: {str(path)!r}")
+    return destination
+
+
+def _check_io_dtype(io_dtype: str) -> IoDtype:
+    for known in IO_DTYPES:
+        if io_dtype == known:
+            return known
+    raise ValueError(f"io_dtype is 'int8' or 'float32'. Received: {io_dtype!r}")
+
+
+def _graph_of(model: Any) -> IntegerGraph:
+    if isinstance(model, IntegerGraph):
+        return model
+    if not (hasattr(model, "to_integer") and hasattr(model, "layer_codes")):
+        raise ValueError(
+            "Pass an IntegerGraph, or a trained model with to_integer() and layer_codes(x), such "
+            f"as keras_qat.quantize returns. Received: {type(model).__name__}"
+        )
+    graph = model.to_integer()
+    if not isinstance(graph, IntegerGraph):
+        raise ValueError(f"to_integer() must return an IntegerGraph. Received: {type(graph)}")
+    return graph
+
+
+def _code_samples(
+    graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
+) -> Samples:
+    """int8 samples on the grids of the inputs."""
+    if samples is None:
+        return _random_codes(graph)
+    codes = check_inputs(graph, samples)
+    for name, array in codes.items():
+        grid = graph.tensors[name].qparams
+        if array.size == 0 or array.min() < grid.qmin or array.max() > grid.qmax:
+            raise ValueError(
+                f"Samples of {name!r} must be integers from {grid.qmin} to {grid.qmax}, at least "
+                f"one example. Received: shape {array.shape}, {_span(array)}"
+            )
+    return codes
+
+
+def _real_samples(
+    graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
+) -> Samples:
+    """float32 samples for a trained model."""
+    if samples is None:
+        codes = _random_codes(graph)
+        return {name: graph.tensors[name].qparams.dequantize(q) for name, q in codes.items()}
+    if not isinstance(samples, Mapping):
+        if len(graph.inputs) != 1:
+            raise ValueError(
+                f"The model has several inputs: pass a dict with the keys {list(graph.inputs)}. "
+                f"Received: {type(samples).__name__}"
+            )
+        samples = {graph.inputs[0]: samples}
+    if set(samples) != set(graph.inputs):
+        raise ValueError(f"The inputs are {list(graph.inputs)}. Received: {sorted(samples)}")
+    real = {name: np.asarray(samples[name], dtype=np.float32) for name in graph.inputs}
+    counts = {array.shape[:1] for array in real.values()}
+    for name, array in real.items():
+        expected = graph.tensors[name].shape[1:]
+        if array.shape[1:] != expected or array.size == 0 or len(counts) != 1:
+            raise ValueError(
+                f"Samples of {name!r} need the shape (samples, {', '.join(map(str, expected))}), "
+                f"as many for every input and at least one. Received: shape {array.shape}"
+            )
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"Samples of {name!r} must be finite. Received: {_span(array)}")
+    return real
+
+
+def _random_codes(graph: IntegerGraph) -> Samples:
+    generator = np.random.default_rng(_SEED)
+    codes = {}
+    for name in graph.inputs:
+        tensor = graph.tensors[name]
+        shape = (_RANDOM_SAMPLES, *tensor.shape[1:])
+        low, high = tensor.qparams.qmin, tensor.qparams.qmax
+        codes[name] = generator.integers(low, high, shape, dtype=np.int8, endpoint=True)
+    return codes
+
+
+def _span(array: npt.NDArray[Any]) -> str:
+    return f"{array.min()}..{array.max()}" if array.size else "no elements"
+
+
+def _check_limits(
+    comparison: ModelComparison, max_flip_rate: float, min_argmax_agreement: float
+) -> None:
+    worst = max(comparison.tensors, key=lambda tensor: tensor.rate, default=None)
+    where = f"; worst is {worst.name!r} with {worst.rate:.2%}" if worst else ""
+    if comparison.flip_rate > max_flip_rate:
+        raise ExportError(
+            f"max_flip_rate={max_flip_rate:g} is exceeded: {comparison.flip_rate:.3g} of the layer "
+            f"elements differ from the trained model under the rounding of {comparison.profile!r}"
+            f"{where}. No file was written. Use more activation bits there, or pass a larger "
+            "max_flip_rate if the task's accuracy on the integer graph is good enough."
+        )
+    if comparison.argmax_agreement < min_argmax_agreement:
+        raise ExportError(
+            f"min_argmax_agreement={min_argmax_agreement:g} is missed: "
+            f"{comparison.argmax_agreement:.3g} of {comparison.samples} examples keep their "
+            f"largest output under the rounding of {comparison.profile!r}{where}. No file was "
+            "written. Pass real samples (random ones have no clear winner), or lower the limit."
+        )
+
+
+def _replace(destination: pathlib.Path, data: bytes) -> None:
+    """Writes beside the destination and renames, so that no half-written file ever shows."""
+    handle, beside = tempfile.mkstemp(dir=destination.parent, prefix=destination.name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        os.replace(beside, destination)
+    except BaseException:
+        os.unlink(beside)
+        raise

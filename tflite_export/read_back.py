@@ -1,0 +1,71 @@
+"""Proves from the bytes alone that a file holds the learned integers and scales."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import IntegerGraph, ops
+from tflite_export.errors import VerificationError
+from tflite_export.file_model import FileModel, FileTensor
+
+
+def check_file(learned: IntegerGraph, legal: IntegerGraph, file: FileModel) -> None:
+    """Compares a file that was read back with the learned and the legalized graph.
+
+    Raises:
+        VerificationError: a weight that is not the learned integer times a power of two, or a
+            grid or bias that is not the graph's.
+    """
+    for name, tensor in legal.tensors.items():
+        stored = _tensor(file, name)
+        grid = tensor.qparams
+        same = np.array_equal(stored.scale, grid.scale.reshape(1)) and (
+            stored.zero_point == grid.zero_point and stored.shape == tensor.shape
+        )
+        if not same or stored.dtype != "int8":
+            raise VerificationError(f"The file states another grid or shape for tensor {name!r}.")
+    writers = {name: op for op in file.operators for name in op.outputs}
+    for op, legal_op in zip(learned.ops, legal.ops, strict=True):
+        if op.output not in writers:
+            raise VerificationError(f"No operator of the file writes tensor {op.output!r}.")
+        if isinstance(op, ops.LinearOp) and isinstance(legal_op, ops.LinearOp):
+            _, weight, bias = (_tensor(file, name) for name in writers[op.output].inputs)
+            _check_weights(op, weight)
+            _check_bias(legal_op, bias, legal.tensors[op.inputs[0]].qparams.scale)
+
+
+def _check_weights(op: ops.LinearOp, stored: FileTensor) -> None:
+    """Weights over `2**k` are the learned integers, and scales times `2**k` the learned scales."""
+    learned = op.weight
+    channels = learned.values.shape[op.channel_axis]
+    learned_scale = np.broadcast_to(learned.qparams.scale, channels).astype(np.float64)
+    mantissa, exponent = np.frexp(learned_scale / stored.scale.astype(np.float64))
+    if np.any(mantissa != 0.5) or stored.zero_point != 0 or stored.data is None:
+        raise VerificationError(
+            f"The file's weight scales of {op.output!r} are not the learned ones over powers of 2."
+        )
+    shape = [1] * learned.values.ndim
+    shape[op.channel_axis] = -1
+    power = np.ldexp(1.0, exponent - 1).reshape(shape)
+    wrong = int(np.count_nonzero(stored.data / power != learned.values))
+    if wrong or stored.data.min(initial=0) < -127:
+        raise VerificationError(
+            f"The file's weights of {op.output!r} are not the learned integers: {wrong} of "
+            f"{learned.values.size} differ."
+        )
+
+
+def _check_bias(op: ops.LinearOp, stored: FileTensor, input_scale: npt.NDArray[np.float32]) -> None:
+    same = stored.data is not None and (
+        np.array_equal(stored.data, op.integer_bias(input_scale))
+        and np.array_equal(stored.scale, op.bias_scale(input_scale))
+    )
+    if not same:
+        raise VerificationError(f"The file's bias of {op.output!r} is not that of the graph.")
+
+
+def _tensor(file: FileModel, name: str) -> FileTensor:
+    if name not in file.tensors:
+        raise VerificationError(f"The file has no tensor {name!r}.")
+    return file.tensors[name]

@@ -1,0 +1,173 @@
+"""The report of an export: what is in the file, what was proven, what differs from the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+
+from keras_qat.integer import IntegerGraph, ops
+from tflite_export.comparison import ModelComparison
+from tflite_export.file_model import FileModel
+from tflite_export.legalize import headroom_bits
+from tflite_export.verification import RuntimeVerification
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightReport:
+    """The weights of one layer.
+
+    Attributes:
+        name: the layer's output tensor.
+        shape: shape of the weights in the file.
+        bits: bits that the learned grid needs.
+        storage: dtype in the file.
+        headroom: smallest and largest shift `k` over the channels.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+    storage: str
+    headroom: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class OpReport:
+    """One operator of the file."""
+
+    name: str
+    code: str
+    version: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `export` did.
+
+    Attributes:
+        path: the file.
+        target: the target it was written for.
+        io_dtype: dtype of the model's inputs and outputs.
+        file_bytes: its size.
+        operators: every operator of the file.
+        weights: every layer with weights.
+        verifications: one entry per runtime, empty when verification was turned off.
+        comparison: against the trained model, `None` for a bare graph.
+        limits: what the numbers do not cover.
+    """
+
+    path: str
+    target: str
+    io_dtype: str
+    file_bytes: int
+    operators: tuple[OpReport, ...]
+    weights: tuple[WeightReport, ...]
+    verifications: tuple[RuntimeVerification, ...]
+    comparison: ModelComparison | None
+    limits: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The report as JSON, with the totals that the properties compute."""
+        content = dataclasses.asdict(self)
+        for entry, result in zip(content["verifications"], self.verifications, strict=True):
+            entry |= {"differing": result.differing, "elements": result.elements}
+        if self.comparison is not None:
+            content["comparison"] |= {
+                "flip_rate": self.comparison.flip_rate,
+                "max_difference": self.comparison.max_difference,
+            }
+        return json.dumps(content, indent=2)
+
+    def save_json(self, path: str | os.PathLike[str]) -> None:
+        """Writes `to_json()` to `path`."""
+        pathlib.Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def render(self) -> str:
+        """The report as a plain-text table for people."""
+        lines = [
+            f"{self.path}: {self.file_bytes:,} bytes, target {self.target}, {self.io_dtype} I/O",
+            "",
+            *_table(
+                ("operator", "version", "output", "dtype", "shape"),
+                [(o.code, o.version, o.name, o.dtype, _times(o.shape)) for o in self.operators],
+            ),
+            "",
+            *_table(
+                ("weights of", "shape", "bits", "storage", "headroom"),
+                [
+                    (w.name, _times(w.shape), w.bits, w.storage, "{}..{}".format(*w.headroom))
+                    for w in self.weights
+                ],
+            ),
+            "",
+            *self._render_verifications(),
+            *self._render_comparison(),
+            *(f"Limit: {limit}" for limit in self.limits),
+        ]
+        return "\n".join(lines)
+
+    def _render_verifications(self) -> list[str]:
+        if not self.verifications:
+            return ["Not verified: verify=False."]
+        return [
+            f"{result.runtime}: {result.differing} of {result.elements:,} elements of "
+            f"{len(result.tensors)} tensors differ from the integer graph "
+            f"({result.samples} samples)."
+            for result in self.verifications
+        ]
+
+    def _render_comparison(self) -> list[str]:
+        comparison = self.comparison
+        if comparison is None:
+            return []
+        rows = [
+            (t.name, t.differing, t.elements, f"{t.rate:.2e}", f"{t.max_difference:g}")
+            for t in comparison.tensors
+        ]
+        return [
+            "",
+            *_table(("against the model", "flips", "elements", "rate", "max LSB"), rows),
+            f"Flip rate {comparison.flip_rate:.2e}, at most {comparison.max_difference:g} LSB, "
+            f"argmax agreement {comparison.argmax_agreement:.2%} "
+            f"({comparison.samples} samples, rounding of {comparison.profile}).",
+        ]
+
+
+def report_operators(file: FileModel) -> tuple[OpReport, ...]:
+    """Every operator of the file."""
+    return tuple(
+        OpReport(name, op.code, op.version, file.tensors[name].dtype, file.tensors[name].shape)
+        for op in file.operators
+        for name in op.outputs
+    )
+
+
+def report_weights(learned: IntegerGraph) -> tuple[WeightReport, ...]:
+    """Every layer with weights; the headroom is that of `add_headroom`."""
+    reports = []
+    for op in learned.ops:
+        if isinstance(op, ops.LinearOp):
+            shifts = headroom_bits(op, learned)
+            bits = max(1, math.ceil(math.log2(op.weight.qparams.levels)))
+            headroom = (int(shifts.min()), int(shifts.max()))
+            shape = op.weight.values.shape
+            reports.append(WeightReport(op.output, shape, bits, "int8", headroom))
+    return tuple(reports)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[str]:
+    """Left-aligned text columns as wide as their widest cell."""
+    cells = [head, *(tuple(map(str, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

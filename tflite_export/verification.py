@@ -1,0 +1,174 @@
+"""Proves a `.tflite` file: its bytes against the learned graph, the runtimes against NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import IntegerGraph, run
+from tflite_export.comparison import TensorDifference, merge, tensor_difference
+from tflite_export.errors import VerificationError
+from tflite_export.file_model import FileModel
+from tflite_export.legalize import legalize
+from tflite_export.read_back import check_file
+from tflite_export.runtimes import Arrays, run_litert, run_tflm
+from tflite_export.targets import Target, get_target
+from tflite_export.writer import read_model, write_model
+
+_CHUNK = 64
+_RUNTIMES = {
+    "litert_ref": "LiteRT reference kernels",
+    "xnnpack": "LiteRT default (XNNPACK)",
+    "tflm": "TensorFlow Lite Micro",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeVerification:
+    """One runtime against the interpreter with that runtime's rounding.
+
+    Attributes:
+        profile: the rounding profile.
+        runtime: what ran, for people.
+        samples: how many examples ran.
+        tensors: the differences, tensor by tensor, in the order of the graph.
+    """
+
+    profile: str
+    runtime: str
+    samples: int
+    tensors: tuple[TensorDifference, ...]
+
+    @property
+    def differing(self) -> int:
+        """How many elements differ."""
+        return sum(tensor.differing for tensor in self.tensors)
+
+    @property
+    def elements(self) -> int:
+        """How many elements were compared."""
+        return sum(tensor.elements for tensor in self.tensors)
+
+
+def verify(
+    graph: IntegerGraph,
+    model_bytes: bytes,
+    target: str | Target,
+    samples: Mapping[str, npt.NDArray[np.int8]],
+) -> tuple[RuntimeVerification, ...]:
+    """Proves that the file holds the learned graph and that the target's runtimes compute it.
+
+    The file is read back through the raw schema: its weights over `2**k` are the learned
+    integers, its scales, zero points and biases those of the graph. Then every runtime of the
+    target runs the samples, and every tensor is compared with the interpreter, without tolerance.
+
+    Args:
+        graph: the learned graph, before any pass.
+        model_bytes: the file.
+        target: `"litert"` or `"tflm"`.
+        samples: int8 inputs by name, shape (samples, ...).
+
+    Returns:
+        One entry per runtime, all of them without a difference.
+
+    Raises:
+        VerificationError: a difference; the message names the first tensor and counts elements.
+        ImportError: a runtime is not installed.
+    """
+    target = get_target(target)
+    file = read_model(model_bytes)
+    legal = legalize(graph, target)
+    check_file(graph, legal, file)
+    results = []
+    for profile in target.profiles:
+        result = verify_runtime(legal, model_bytes, file, profile, samples)
+        _require_equal(result)
+        results.append(result)
+    return tuple(results)
+
+
+def _require_equal(result: RuntimeVerification) -> None:
+    for tensor in result.tensors:
+        if tensor.differing:
+            raise VerificationError(
+                f"{result.runtime} and the integer graph (profile {result.profile!r}) differ first "
+                f"in tensor {tensor.name!r}: {tensor.differing} of {tensor.elements} elements, by "
+                f"up to {tensor.max_difference}. The file was not accepted; please report the "
+                "graph (keras_qat.integer.save_graph)."
+            )
+
+
+def verify_runtime(
+    graph: IntegerGraph,
+    data: bytes,
+    file: FileModel,
+    profile: str,
+    samples: Mapping[str, npt.NDArray[np.int8]],
+) -> RuntimeVerification:
+    """Runs the samples in one runtime and counts what differs from the interpreter.
+
+    Args:
+        graph: the graph exactly as the file states it.
+        data: the file.
+        file: what the file says.
+        profile: names both the runtime and the rounding that stands for it.
+        samples: int8 inputs by name, shape (samples, ...).
+    """
+    count = next(iter(samples.values())).shape[0]
+    chunks = []
+    for start in range(0, count, _CHUNK):
+        inputs = {name: array[start : start + _CHUNK] for name, array in samples.items()}
+        expected = _expected(graph, file, run(graph, inputs, profile, keep_all=True))
+        actual = _run(profile, data, file, _runtime_inputs(graph, file, inputs))
+        chunks.append(
+            [
+                tensor_difference(name, actual[name], expected[name])
+                for name in expected
+                if name in actual and name not in graph.inputs
+            ]
+        )
+    return RuntimeVerification(profile, _RUNTIMES[profile], count, merge(chunks))
+
+
+def _run(profile: str, data: bytes, file: FileModel, inputs: Arrays) -> Arrays:
+    if profile == "tflm":
+        return run_tflm(data, file, inputs)
+    if profile == "litert_ref":
+        return run_litert(data, file, inputs, reference=True)
+    outputs = run_litert(data, file, inputs, reference=False)
+    opened = open_every_tensor(file)
+    return {**run_litert(write_model(opened), opened, inputs, reference=False), **outputs}
+
+
+def open_every_tensor(file: FileModel) -> FileModel:
+    """The same network with every tensor as an output: XNNPACK keeps no others."""
+    written = {name: name for op in file.operators for name in op.outputs}
+    return dataclasses.replace(file, outputs=written)
+
+
+def _runtime_inputs(
+    graph: IntegerGraph, file: FileModel, samples: Mapping[str, npt.NDArray[np.int8]]
+) -> Arrays:
+    """What the file's inputs take: the integers, or the real numbers they stand for."""
+    return {
+        name: graph.tensors[name].qparams.dequantize(samples[name])
+        if file.tensors[tensor].dtype == "float32"
+        else samples[name]
+        for name, tensor in file.inputs.items()
+    }
+
+
+def _expected(
+    graph: IntegerGraph, file: FileModel, codes: Mapping[str, npt.NDArray[Any]]
+) -> Arrays:
+    """Every int8 tensor, and the float32 outputs where the file has them."""
+    floats = {
+        tensor: graph.tensors[name].qparams.dequantize(codes[name])
+        for name, tensor in file.outputs.items()
+        if file.tensors[tensor].dtype == "float32"
+    }
+    return {**codes, **floats}
