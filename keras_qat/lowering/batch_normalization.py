@@ -29,7 +29,7 @@ def lower_batch_normalization(layer: Any, operands: list[Value], context: Loweri
     source = integer_operand(x, layer.name)
     features = context.output_shape
     if len(features) != 3:
-        flat = ops.Reshape((source,), f"{context.name}/flat", (1, 1, features[-1]))
+        flat = ops.Reshape((source,), f"{context.name}/spatial", (1, 1, features[-1]))
         source = context.same_grid(flat)
     affine: Pending = PendingLinear(
         (source,),

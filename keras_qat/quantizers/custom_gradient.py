@@ -32,7 +32,7 @@ def custom_gradient(
 
     @functools.wraps(function)
     def call(*tensors: Any) -> Tensor:
-        return differentiable(*(_as_tensor(tensor) for tensor in tensors))
+        return differentiable(*(as_tensor(tensor) for tensor in tensors))
 
     return call
 
@@ -51,7 +51,8 @@ def _with_backend_gradient(
     return with_gradient
 
 
-def _as_tensor(value: Any) -> Tensor:
+def as_tensor(value: Any) -> Tensor:
+    """A plain tensor of the value; variables are read."""
     if isinstance(value, keras.Variable):
         value = value.value
     return keras.ops.copy(keras.ops.convert_to_tensor(value))

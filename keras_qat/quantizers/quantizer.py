@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat.integer.qparams import QuantParams
+from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import (
     Grid,
     round_pooled_to_codes,
@@ -56,7 +57,7 @@ class Quantizer(keras.layers.Layer):
     @property
     def scale(self) -> Tensor:
         """The step between codes, positive; shape `()` or `(channels,)`."""
-        return ops.convert_to_tensor(self.calibrated_scale)
+        return as_tensor(self.calibrated_scale)
 
     def set_scale(self, scale: Any) -> None:
         """Starts over from a calibrated scale."""

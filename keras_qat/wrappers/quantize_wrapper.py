@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_qat.lowering.pending import PendingLinear
 from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers.custom_gradient import as_tensor
 
 Tensor = Any
 
@@ -60,7 +61,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
 
     def channels_last_kernel(self) -> Tensor:
         """The latent kernel, reshaped so that its last axis counts the output channels."""
-        return ops.convert_to_tensor(self.layer.kernel)
+        return as_tensor(self.layer.kernel)
 
     def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
         """The layer's arithmetic with that kernel, bias left out."""

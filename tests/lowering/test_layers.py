@@ -1,0 +1,178 @@
+"""E2, layer by layer: the integer op is at most 1 LSB from the Keras model on the same inputs."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_qat
+from tests.models import images, randomize
+from tests.seams import op_differences
+
+layers = keras.layers
+
+# (name, layers between input and output; a list in the place of a layer joins branches by Add)
+CASES = {
+    "conv2d": [layers.Conv2D, {"filters": 5, "kernel_size": 3}],
+    "conv2d_same_stride": [
+        layers.Conv2D,
+        {"filters": 5, "kernel_size": 3, "strides": 2, "padding": "same"},
+    ],
+    "conv2d_dilated": [layers.Conv2D, {"filters": 4, "kernel_size": 3, "dilation_rate": 2}],
+    "conv2d_relu": [layers.Conv2D, {"filters": 5, "kernel_size": 3, "activation": "relu"}],
+    "conv2d_relu6": [layers.Conv2D, {"filters": 5, "kernel_size": 3, "activation": "relu6"}],
+    "depthwise": [layers.DepthwiseConv2D, {"kernel_size": 3, "padding": "same"}],
+    "depthwise_multiplier": [
+        layers.DepthwiseConv2D,
+        {"kernel_size": 3, "depth_multiplier": 2, "strides": 2},
+    ],
+    "separable": [layers.SeparableConv2D, {"filters": 5, "kernel_size": 3, "activation": "relu"}],
+    "batch_normalization": [layers.BatchNormalization, {}],
+    "max_pooling": [layers.MaxPooling2D, {"pool_size": 2}],
+    "max_pooling_same": [layers.MaxPooling2D, {"pool_size": 3, "strides": 2, "padding": "same"}],
+    "average_pooling": [layers.AveragePooling2D, {"pool_size": 2}],
+    "average_pooling_same": [
+        layers.AveragePooling2D,
+        {"pool_size": 3, "strides": 2, "padding": "same"},
+    ],
+    "average_pooling_of_everything": [layers.AveragePooling2D, {"pool_size": 9}],
+    "global_average_pooling": [layers.GlobalAveragePooling2D, {}],
+    "global_average_pooling_kept": [layers.GlobalAveragePooling2D, {"keepdims": True}],
+    "flatten": [layers.Flatten, {}],
+    "reshape": [layers.Reshape, {"target_shape": (27, 9)}],
+    "zero_padding": [layers.ZeroPadding2D, {"padding": ((1, 0), (2, 1))}],
+    "dropout": [layers.Dropout, {"rate": 0.5}],
+    "relu": [layers.ReLU, {}],
+    "relu6": [layers.ReLU, {"max_value": 6.0}],
+    "activation_linear": [layers.Activation, {"activation": "linear"}],
+    "softmax": [layers.Softmax, {}],
+}
+# Layers whose integers are those of the input, moved or compared: nothing to round.
+EXACT = {
+    *("max_pooling", "max_pooling_same", "average_pooling", "average_pooling_same"),
+    *("flatten", "reshape", "zero_padding", "dropout", "relu", "relu6", "activation_linear"),
+}
+
+
+def quantized(outputs_of, x, bits):
+    """A layer between an input grid and the model's output, everything at `bits`."""
+    inputs = keras.Input(x.shape[1:], name="image")
+    model = randomize(keras.Model(inputs, outputs_of(inputs)))
+    config = keras_qat.LSQConfig(
+        weight_bits=bits,
+        activation_bits=bits,
+        first_and_last_bits=bits,
+        input_bits=bits,
+        add_bits=bits,
+    )
+    return keras_qat.quantize(model, config, calibration_data=x)
+
+
+def check(qmodel, x, exact=False):
+    differences = op_differences(qmodel.to_integer(), qmodel.layer_codes(x))
+    for difference in differences:
+        assert difference.largest <= (0 if exact else 1), difference
+    return differences
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("case", CASES)
+def test_one_layer(case, bits, signed):
+    layer_type, arguments = CASES[case]
+    x = 3.0 * images(16, (9, 9, 3))
+    x = x if signed else np.abs(x)
+    qmodel = quantized(layer_type(**arguments), x, bits)
+    graph = qmodel.to_integer()
+    assert check(qmodel, x, exact=case in EXACT) or case in EXACT
+    codes = qmodel.layer_codes(x)
+    outputs = codes.get(graph.outputs[0])
+    if case in EXACT:
+        from keras_qat.integer import run
+
+        values = run(graph, codes["image"], "tflm")[graph.outputs[0]]
+        keras_values = qmodel.predict(x, verbose=0)
+        np.testing.assert_array_equal(
+            graph.tensors[graph.outputs[0]].qparams.dequantize(values), keras_values
+        )
+    else:
+        assert outputs is not None
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("relu", [True, False])
+def test_add(bits, relu):
+    def branches(inputs):
+        left = layers.Conv2D(4, 3, padding="same")(inputs)
+        right = layers.Conv2D(4, 1)(inputs)
+        total = layers.Add()([left, right])
+        return layers.ReLU()(total) if relu else total
+
+    x = images(16, (9, 9, 3))
+    assert len(check(quantized(branches, x, bits), x)) == 3
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+def test_dense_and_its_batch_normalization(bits):
+    def head(inputs):
+        x = layers.Dense(7, name="dense")(inputs)
+        return layers.BatchNormalization()(x)
+
+    x = images(32, (11,))
+    qmodel = quantized(head, x, bits)
+    check(qmodel, x)
+    assert [type(op).__name__ for op in qmodel.to_integer().ops][0] == "FullyConnected"
+
+
+def test_batch_normalization_of_features_without_a_weight_layer_before_it():
+    x = images(32, (11,))
+    qmodel = quantized(layers.BatchNormalization(), x, 8)
+    check(qmodel, x)
+    kinds = [type(op).__name__ for op in qmodel.to_integer().ops]
+    assert kinds == ["Reshape", "DepthwiseConv2D", "Reshape"]
+
+
+def test_a_collapsed_channel_becomes_a_constant():
+    inputs = keras.Input((9, 9, 3), name="image")
+    bn = layers.BatchNormalization()
+    model = keras.Model(inputs, bn(layers.Conv2D(4, 3, name="conv")(inputs)))
+    randomize(model)
+    gamma = np.array([1.0, 0.0, 1e-12, -1.0])
+    bn.gamma.assign(gamma)
+    x = images(16, (9, 9, 3))
+    qmodel = keras_qat.quantize(model, "lsq", calibration_data=x)
+    (op,) = qmodel.to_integer().ops
+    alive = np.abs(op.weight.values).sum(axis=(1, 2, 3)) > 0
+    assert alive.tolist() == [True, False, False, True]
+    check(qmodel, x)
+
+
+def test_a_channel_that_cannot_be_stated_is_refused_by_name():
+    inputs = keras.Input((9, 9, 3), name="image")
+    model = keras.Model(inputs, layers.Conv2D(2, 3, name="conv")(inputs))
+    kernel, _ = model.get_layer("conv").get_weights()
+    kernel[..., 1] = 1e-9
+    model.get_layer("conv").set_weights([kernel, np.array([0.0, 10.0])])
+    x = images(16, (9, 9, 3))
+    qmodel = keras_qat.quantize(
+        model, keras_qat.LSQConfig(weight_bits=8), calibration_data=1e-3 * x
+    )
+    quantizer = qmodel.get_layer("conv").weight_quantizer
+    assert quantizer.qparams().scale[1] < 1e-10
+    (op,) = qmodel.to_integer().ops  # worthless beside its bias: dropped
+    assert not op.weight.values[1].any()
+
+
+def test_negative_batch_normalization_gain_flips_integers_and_rounds_none():
+    inputs = keras.Input((9, 9, 3), name="image")
+    conv = layers.Conv2D(4, 3, name="conv", use_bias=False)
+    bn = layers.BatchNormalization(name="bn")
+    model = randomize(keras.Model(inputs, bn(conv(inputs))))
+    bn.gamma.assign([1.0, -1.0, 0.5, -0.5])
+    x = images(16, (9, 9, 3))
+    qmodel = keras_qat.quantize(
+        model, keras_qat.LSQConfig(first_and_last_bits=3), calibration_data=x
+    )
+    (op,) = qmodel.to_integer().ops
+    learned = np.moveaxis(qmodel.get_layer("conv").weight_codes(), -1, 0)
+    signs = np.array([1, -1, 1, -1]).reshape(4, 1, 1, 1)
+    np.testing.assert_array_equal(op.weight.values, learned * signs)

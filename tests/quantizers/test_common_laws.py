@@ -1,0 +1,186 @@
+"""What every quantizer keeps, over one list of quantizers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_qat.quantizers import Grid, LSQQuantizer, STEQuantizer
+
+QUANTIZERS = [STEQuantizer, LSQQuantizer]
+KINDS = ["weights_per_channel", "weights_per_tensor", "unsigned", "signed"]
+BITS = range(1, 9)
+CHANNELS = 5
+
+every_quantizer = pytest.mark.parametrize("quantizer_type", QUANTIZERS)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_width = pytest.mark.parametrize("bits", BITS)
+# XLA compiles each case: the narrowest, the widest and two between stand for all.
+some_widths = pytest.mark.parametrize("bits", [1, 2, 4, 8])
+
+
+def make(quantizer_type, kind, bits, scale=None, **kwargs):
+    per_channel = kind == "weights_per_channel"
+    grid = (
+        Grid.for_weights(bits)
+        if kind.startswith("weights")
+        else Grid.for_activations(bits, signed=kind == "signed")
+    )
+    quantizer = quantizer_type(grid, per_channel=per_channel, **kwargs)
+    quantizer.build((4, 3, CHANNELS))
+    rng = np.random.default_rng(bits)
+    quantizer.set_scale(rng.uniform(0.05, 0.4, CHANNELS if per_channel else ()))
+    if hasattr(quantizer, "scale_ratio"):
+        quantizer.scale_ratio.assign(
+            rng.uniform(0.8, 1.2, quantizer.scale_ratio.shape).astype(np.float32)
+        )
+    return quantizer
+
+
+def samples(quantizer, seed=0):
+    """Values on, between and beyond the codes, ties included."""
+    rng = np.random.default_rng(seed)
+    scale = np.asarray(quantizer.scale)
+    reach = 1.5 * max(abs(quantizer.grid.qmin), quantizer.grid.qmax)
+    steps = rng.uniform(-reach, reach, (400, 3, CHANNELS))
+    ramp = np.arange(quantizer.grid.qmin - 2, quantizer.grid.qmax + 2, 0.5)
+    steps.reshape(-1, CHANNELS)[: len(ramp)] = ramp[:, None]
+    return (steps * scale).astype(np.float32)
+
+
+def compiled(function):
+    return tf.function(function, jit_compile=True)
+
+
+@every_width
+@every_kind
+@every_quantizer
+def test_E1_codes_times_scale_is_the_output_exactly(quantizer_type, kind, bits):
+    quantizer = make(quantizer_type, kind, bits)
+    x = samples(quantizer)
+    codes = np.asarray(quantizer.codes(x))
+    np.testing.assert_array_equal(quantizer.qparams().dequantize(codes), quantizer(x))
+    assert set(np.unique(codes)) <= set(
+        range(quantizer.grid.qmin, quantizer.grid.qmax + 1, quantizer.grid.step)
+    )
+    every_code = 2**bits - (bits == 8 and kind.startswith("weights"))
+    assert len(np.unique(codes)) == every_code
+
+
+@some_widths
+@every_kind
+@every_quantizer
+def test_E1_holds_under_jit(quantizer_type, kind, bits):
+    quantizer = make(quantizer_type, kind, bits)
+    x = samples(quantizer)
+    np.testing.assert_array_equal(
+        quantizer.qparams().dequantize(compiled(quantizer.codes)(x)), compiled(quantizer)(x)
+    )
+    np.testing.assert_array_equal(compiled(quantizer)(x), quantizer(x))
+
+
+@every_kind
+@every_quantizer
+def test_E1_holds_for_averages(quantizer_type, kind):
+    quantizer = make(quantizer_type, kind, 4)
+    if quantizer.grid.step != 1:
+        pytest.skip("averages are activations")
+    x = samples(quantizer)
+    codes = np.asarray(quantizer.codes(x, pooled=True))
+    expected = quantizer.qparams().dequantize(codes)
+    np.testing.assert_array_equal(expected, quantizer(x, pooled=True))
+
+
+@every_width
+@every_quantizer
+def test_zero_is_exactly_on_every_activation_grid(quantizer_type, bits):
+    for kind in ("signed", "unsigned"):
+        quantizer = make(quantizer_type, kind, bits)
+        assert np.all(np.asarray(quantizer(np.zeros((2, 3, CHANNELS), np.float32))) == 0)
+
+
+def gradients(quantizer, x, upstream, wrap):
+    """d sum(output * upstream) / d (x, scale ratio)."""
+    variables = quantizer.trainable_variables
+
+    def step(x, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(quantizer(x) * upstream)
+        return tape.gradient(loss, [x, *(v.value for v in variables)])
+
+    return [np.asarray(g) for g in wrap(step)(tf.constant(x), tf.constant(upstream))]
+
+
+def expected_gradients(quantizer, x, upstream):
+    """The docstring's formulas in float64."""
+    scale = np.asarray(quantizer.scale, np.float64)
+    v = x.astype(np.float64) / scale
+    inside = (v > quantizer.grid.qmin) & (v < quantizer.grid.qmax)
+    expected = [upstream * inside]
+    if isinstance(quantizer, LSQQuantizer):
+        codes = np.asarray(quantizer.codes(x), np.float64)
+        slope = upstream * (codes - v * inside)
+        total = slope.sum(axis=(0, 1) if quantizer.per_channel else None)
+        elements = 4 * 3 * (1 if quantizer.per_channel else CHANNELS)
+        total /= np.sqrt(elements * max(quantizer.grid.qmax, 1))
+        expected.append(total * np.asarray(quantizer.calibrated_scale))
+    return expected
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, compiled], ids=["eager", "jit"])
+@some_widths
+@every_kind
+@every_quantizer
+def test_gradient_formula(quantizer_type, kind, bits, wrap):
+    quantizer = make(quantizer_type, kind, bits)
+    x = samples(quantizer) + np.float32(1e-3)  # off the clamp edges, where float32 decides
+    upstream = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+    actual = gradients(quantizer, x, upstream, wrap)
+    expected = expected_gradients(quantizer, x, upstream)
+    assert len(actual) == len(expected)
+    np.testing.assert_array_equal(actual[0], expected[0].astype(np.float32))
+    for got, want in zip(actual[1:], expected[1:], strict=True):
+        # A float32 sum of 6,000 terms of magnitude up to qmax.
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+@every_kind
+@every_quantizer
+def test_saved_and_loaded_is_bit_equal(quantizer_type, kind, bits, tmp_path):
+    inputs = keras.Input((3, CHANNELS))
+    quantizer = make(quantizer_type, kind, bits)
+    model = keras.Model(inputs, quantizer(inputs))
+    x = samples(quantizer)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert loaded.layers[-1].grid == quantizer.grid
+    assert loaded.layers[-1].get_config() == quantizer.get_config()
+
+
+@every_kind
+@every_quantizer
+def test_mixed_float16_leaves_scales_untouched(quantizer_type, kind):
+    reference = make(quantizer_type, kind, 4)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        inputs = keras.Input((3, CHANNELS), dtype="float16")
+        quantizer = make(quantizer_type, kind, 4)
+        model = keras.Model(inputs, quantizer(inputs))
+        x = samples(reference).astype(np.float16)
+        outputs = model(x)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert outputs.dtype == "float32"
+    np.testing.assert_array_equal(quantizer.qparams().scale, reference.qparams().scale)
+    np.testing.assert_array_equal(outputs, reference(x.astype(np.float32)))
+
+
+@every_quantizer
+def test_a_grid_travels_as_a_plain_dict(quantizer_type):
+    quantizer = make(quantizer_type, "signed", 3)
+    clone = quantizer_type.from_config(quantizer.get_config())
+    assert clone.grid == Grid(-4, 3)

@@ -1,0 +1,37 @@
+"""The E2 seam: every integer op against the Keras model, on the Keras model's own inputs."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_qat.integer import IntegerGraph, ops
+from keras_qat.integer.fixed_point import get_profile
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far one tensor is from the Keras model's."""
+
+    name: str
+    flip_rate: float
+    largest: int
+
+
+def op_differences(
+    graph: IntegerGraph, codes: dict[str, np.ndarray], profile: str = "xnnpack"
+) -> list[Difference]:
+    """For each tensor that Keras quantizes: its op, run on Keras' integers, against Keras' integers.
+
+    Tensors between (a RESHAPE, the op before a MAXIMUM) are computed from what is known.
+    """
+    known = dict(codes)
+    found = []
+    for op in graph.ops:
+        operands = [ops.QuantizedArray(known[n], graph.tensors[n].qparams) for n in op.inputs]
+        values = op.evaluate(operands, graph.tensors[op.output].qparams, get_profile(profile))
+        if op.output in codes:
+            distance = np.abs(values.astype(int) - codes[op.output])
+            found.append(Difference(op.output, np.mean(distance != 0), int(distance.max())))
+        else:
+            known[op.output] = values
+    return found
