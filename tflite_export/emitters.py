@@ -134,8 +134,7 @@ def _linear(
 
 
 def _add(op: ops.Add, graph: IntegerGraph) -> Emission:
-    fields = {**_fused(op), "potScaleInt16": False}
-    return Emission((), _operator("ADD", 2, op.inputs, op.output, "AddOptions", fields))
+    return Emission((), _operator("ADD", 2, op.inputs, op.output, "AddOptions", _fused(op)))
 
 
 def _maximum(op: ops.Maximum, graph: IntegerGraph) -> Emission:

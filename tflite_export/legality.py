@@ -88,7 +88,7 @@ def _check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None
             f"what {target.name!r} computes ({target.smallest_multiplier:.3g} to "
             f"{target.multiplier_limit:g}). Give the output a scale nearer to the input's."
         )
-    _require_range(op, graph, activation_range(op.activation, graph.tensors[op.output].qparams))
+    _require_activation(op, graph)
 
 
 def _check_add(op: ops.Add, graph: IntegerGraph, target: Target) -> None:
@@ -101,7 +101,7 @@ def _check_add(op: ops.Add, graph: IntegerGraph, target: Target) -> None:
                 f"{target.name!r} computes ({target.smallest_add_ratio:.3g} to "
                 f"{target.add_ratio_limit:g}). Give input and output scales nearer to each other."
             )
-    _require_range(op, graph, activation_range(op.activation, y))
+    _require_activation(op, graph)
 
 
 def _check_maximum(op: ops.Maximum, graph: IntegerGraph, target: Target) -> None:
@@ -151,6 +151,21 @@ def _check_softmax(op: ops.Softmax, graph: IntegerGraph, target: Target) -> None
         raise ExportError(
             f"The input of softmax {op.output!r} needs a scale above 2**-26. Received: {scale:.3g}"
         )
+
+
+def _require_activation(op: ops.LinearOp | ops.Add, graph: IntegerGraph) -> None:
+    """The fused clamp gives the grid its range, and every runtime finds the same clamp."""
+    grid = graph.tensors[op.output].qparams
+    low, high = activation_range(op.activation, grid)
+    if op.activation == "relu6":
+        six = np.float32(6.0) / grid.scale
+        if high != min(INT8_MAX, int(np.rint(six + np.float32(grid.zero_point)))):
+            raise ExportError(
+                f"The fused relu6 of {op.output!r} ends half way between two integers, where "
+                "runtimes round differently. Change the scale a little. "
+                f"Received: 6 / scale = {float(six):g}"
+            )
+    _require_range(op, graph, (low, high))
 
 
 def _require_same_scale(op: ops.IntegerOp, graph: IntegerGraph) -> QuantParams:

@@ -17,6 +17,10 @@ def check_file(learned: IntegerGraph, legal: IntegerGraph, file: FileModel) -> N
         VerificationError: a weight that is not the learned integer times a power of two, or a
             grid or bias that is not the graph's.
     """
+    outside = {*file.inputs.values(), *file.outputs.values()}
+    for name, stored in file.tensors.items():
+        if stored.dtype == "float32" and name not in outside:
+            raise VerificationError(f"The file computes in float32 inside, at tensor {name!r}.")
     for name, tensor in legal.tensors.items():
         stored = _tensor(file, name)
         grid = tensor.qparams

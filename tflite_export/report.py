@@ -9,6 +9,8 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from keras_qat.integer import IntegerGraph, ops
 from tflite_export.comparison import ModelComparison
 from tflite_export.file_model import FileModel
@@ -154,11 +156,17 @@ def report_weights(learned: IntegerGraph) -> tuple[WeightReport, ...]:
     for op in learned.ops:
         if isinstance(op, ops.LinearOp):
             shifts = headroom_bits(op, learned)
-            bits = max(1, math.ceil(math.log2(op.weight.qparams.levels)))
             headroom = (int(shifts.min()), int(shifts.max()))
             shape = op.weight.values.shape
-            reports.append(WeightReport(op.output, shape, bits, "int8", headroom))
+            reports.append(WeightReport(op.output, shape, _bits(op), "int8", headroom))
     return tuple(reports)
+
+
+def _bits(op: ops.LinearOp) -> int:
+    """Bits of the learned grid; one bit is the grid of -1 and 1, which leaves zero out."""
+    grid = op.weight.qparams
+    binary = (grid.qmin, grid.qmax) == (-1, 1) and bool(np.all(op.weight.values != 0))
+    return 1 if binary else max(1, math.ceil(math.log2(grid.levels)))
 
 
 def _times(shape: tuple[int, ...]) -> str:

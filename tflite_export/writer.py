@@ -210,7 +210,8 @@ def _read_tensor(schema: Any, tensor: Any, buffers: list[Any]) -> FileTensor:
 def _read_operator(schema: Any, op: Any, file: Any, names: list[str]) -> FileOperator:
     code = file.operatorCodes[op.opcodeIndex]
     options = _name_of(schema.BuiltinOptions, op.builtinOptionsType)
-    fields = dict(vars(op.builtinOptions)) if op.builtinOptions is not None else {}
+    stored = vars(op.builtinOptions) if op.builtinOptions is not None else {}
+    fields = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in stored.items()}
     for field in fields.keys() & _ENUMERATIONS.keys():
         fields[field] = _name_of(getattr(schema, _ENUMERATIONS[field]), fields[field])
     return FileOperator(

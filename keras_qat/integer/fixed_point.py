@@ -41,19 +41,17 @@ def quantize_multiplier(real: npt.ArrayLike) -> tuple[Int64Array, Int64Array]:
 
 def saturating_rounding_doubling_high_mul(a: Int64Array, b: Int64Array | int) -> Int64Array:
     """`round(a * b / 2**31)` of two int32 numbers, ties up, saturating."""
-    product = a * b
-    nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
-    total = product + nudge
-    high = np.where(total >= 0, total >> 31, -((-total) >> 31))
-    return np.minimum(high, (1 << 31) - 1)
+    high: Int64Array = np.minimum((a * b + (1 << 30)) >> 31, (1 << 31) - 1)
+    return high
 
 
 def rounding_divide_by_power_of_two(x: Int64Array, exponent: Int64Array | int) -> Int64Array:
     """`round(x / 2**exponent)`, ties away from zero."""
     exponent = np.asarray(exponent, dtype=np.int64)
-    mask = (np.int64(1) << exponent) - 1
-    threshold = (mask >> 1) + (x < 0)
-    return (x >> exponent) + ((x & mask) > threshold)
+    half = (np.int64(1) << exponent) >> 1
+    one_less_if_negative = (x >> 63) * (exponent > 0)
+    rounded: Int64Array = (x + half + one_less_if_negative) >> exponent
+    return rounded
 
 
 def multiply_double_rounding(x: Int64Array, mantissa: Int64Array, shift: Int64Array) -> Int64Array:
@@ -66,10 +64,7 @@ def multiply_double_rounding(x: Int64Array, mantissa: Int64Array, shift: Int64Ar
 
 def multiply_single_rounding(x: Int64Array, mantissa: Int64Array, shift: Int64Array) -> Int64Array:
     """One 64-bit product, one rounding shift, ties away from zero."""
-    total_shift = 31 - shift
-    product = x * mantissa
-    magnitude = (np.abs(product) + (np.int64(1) << (total_shift - 1))) >> total_shift
-    return np.sign(product) * magnitude
+    return rounding_divide_by_power_of_two(x * mantissa, 31 - shift)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -63,7 +63,7 @@ def load_graph(path: PathLike) -> IntegerGraph:
         GraphFileError: a truncated, corrupt or foreign file; the message says which.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = dict(archive.items())
         header = json.loads(arrays[_HEADER].tobytes())
         if header["format"] != FORMAT or header["version"] != FORMAT_VERSION:

@@ -48,13 +48,14 @@ class Conv2D(LinearOp):
         batch, rows, columns = patches.shape[:3]
         kernel = self.weight.values.reshape(self.weight.values.shape[0], -1)
         accumulator = accumulate(
-            patches.reshape(batch * rows * columns, -1),
+            patches.reshape(batch * rows * columns, kernel.shape[1]),
             kernel.T,
             self.accumulator_bound(x.qparams),
         )
         accumulator += self.integer_bias(x.qparams.scale)
         steps = profile.conv(accumulator, rescale_of(x, self.weight.qparams, output))
-        return finish(steps, output, self.activation).reshape(batch, rows, columns, -1)
+        codes = finish(steps, output, self.activation)
+        return codes.reshape(batch, rows, columns, kernel.shape[0])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,9 +86,9 @@ class DepthwiseConv2D(LinearOp):
     ) -> IntArray:
         (x,) = inputs
         patches = self.window.patches(x.centered())
-        kernel = self.weight.values[0].astype(np.int64)
+        kernel = self.weight.values[0].astype(np.int32)
         multiplier = kernel.shape[2] // patches.shape[-1]
-        accumulator = self.integer_bias(x.qparams.scale).astype(np.int64)
+        accumulator: IntArray = self.integer_bias(x.qparams.scale)
         for row, column in np.ndindex(*kernel.shape[:2]):
             tap = np.repeat(patches[:, :, :, row, column], multiplier, axis=-1)
             accumulator = accumulator + tap * kernel[row, column]

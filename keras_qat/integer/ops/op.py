@@ -76,12 +76,13 @@ class LinearOp(IntegerOp):
         """`round(bias / (s_x * s_w))` per channel, ties to even, on the float32 product scale.
 
         Raises:
-            OverflowError: a bias that does not fit in int32 on that scale.
+            ValueError: a bias that does not fit in int32 on that scale, or is no number.
         """
         steps = np.rint(self.bias / self.bias_scale(input_scale).astype(np.float64))
-        if np.any((steps < INT32_MIN) | (steps > INT32_MAX)):
-            worst = int(np.argmax(np.abs(steps)))
-            raise OverflowError(
+        outside = ~((steps >= INT32_MIN) & (steps <= INT32_MAX))
+        if np.any(outside):
+            worst = int(np.argmax(outside))
+            raise ValueError(
                 f"The bias of channel {worst} of {self.output!r} is {steps[worst]:.3g} steps and "
                 "does not fit in int32."
             )
