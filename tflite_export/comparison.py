@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from keras_qat.integer import IntegerGraph, run
+from keras_qat.integer import IntegerGraph, ops, run
+from keras_qat.integer.fixed_point import get_profile
 
 _CHUNK = 128
 
@@ -95,22 +96,39 @@ def compare_with_model(
     chunks, agreeing = [], dict.fromkeys(graph.outputs, 0)
     for start in range(0, count, _CHUNK):
         part = {name: array[start : start + _CHUNK] for name, array in samples.items()}
-        codes = model.layer_codes(part if len(part) > 1 else next(iter(part.values())))
-        missing = sorted({*graph.inputs, *graph.outputs} - set(codes))
-        if missing:
-            raise ValueError(
-                "The model's layer_codes must hold the graph's inputs and outputs. "
-                f"Received: no codes for {missing}"
-            )
-        inputs = {name: np.asarray(codes[name]) for name in graph.inputs}
-        exported = run(graph, inputs, profile, keep_all=True)
-        layers = [op.output for op in graph.ops if op.output in codes]
-        chunks.append([tensor_difference(n, exported[n], np.asarray(codes[n])) for n in layers])
+        stated = model.layer_codes(part if len(part) > 1 else next(iter(part.values())))
+        codes = _with_moved_integers(graph, stated)
+        exported = run(graph, {n: codes[n] for n in graph.inputs}, profile, keep_all=True)
+        layers = [op.output for op in graph.ops if op.output in stated]
+        chunks.append([tensor_difference(name, exported[name], codes[name]) for name in layers])
         for name in graph.outputs:
-            same = exported[name].argmax(axis=-1) == np.asarray(codes[name]).argmax(axis=-1)
+            same = exported[name].argmax(axis=-1) == codes[name].argmax(axis=-1)
             agreeing[name] += int(np.count_nonzero(same.reshape(same.shape[0], -1).all(axis=1)))
     agreement = min(agreeing.values()) / max(count, 1)
     return ModelComparison(profile, count, merge(chunks), agreement)
+
+
+_MOVING_OPS = (ops.MaxPool2D, ops.Maximum, ops.Minimum, ops.Pad, ops.Reshape)
+
+
+def _with_moved_integers(
+    graph: IntegerGraph, stated: Mapping[str, npt.NDArray[np.int8]]
+) -> dict[str, npt.NDArray[Any]]:
+    """The model's integers, and those that ops which round nothing make of them."""
+    codes = {name: np.asarray(array) for name, array in stated.items()}
+    for op in graph.ops:
+        if op.output not in codes and isinstance(op, _MOVING_OPS) and op.inputs[0] in codes:
+            (name,) = op.inputs
+            x = ops.QuantizedArray(codes[name], graph.tensors[name].qparams)
+            grid = graph.tensors[op.output].qparams
+            codes[op.output] = op.evaluate([x], grid, get_profile("tflm"))
+    missing = sorted({*graph.inputs, *graph.outputs} - set(codes))
+    if missing:
+        raise ValueError(
+            "The model's layer_codes must hold the graph's inputs and outputs. "
+            f"Received: no codes for {missing}"
+        )
+    return codes
 
 
 def tensor_difference(

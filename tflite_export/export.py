@@ -107,7 +107,7 @@ def export(
         io_dtype=dtype,
         file_bytes=len(data),
         operators=report_operators(file),
-        weights=report_weights(with_channel_scales(graph)),
+        weights=report_weights(with_channel_scales(graph), chosen.default_profile),
         verifications=verifications,
         comparison=comparison,
         limits=chosen.limits,

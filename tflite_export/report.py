@@ -10,10 +10,12 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, ops
 from tflite_export.comparison import ModelComparison
 from tflite_export.file_model import FileModel
+from tflite_export.legality import real_multiplier
 from tflite_export.legalize import headroom_bits
 from tflite_export.verification import RuntimeVerification
 
@@ -28,6 +30,9 @@ class WeightReport:
         bits: bits that the learned grid needs.
         storage: dtype in the file.
         headroom: smallest and largest shift `k` over the channels.
+        predicted_flip_rate: share of elements that the second rounding of a fixed-point kernel
+            moves by one step, on top of what the layer's inputs bring; 0 where nothing is
+            rounded twice.
     """
 
     name: str
@@ -35,6 +40,7 @@ class WeightReport:
     bits: int
     storage: str
     headroom: tuple[int, int]
+    predicted_flip_rate: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +107,17 @@ class Report:
             ),
             "",
             *_table(
-                ("weights of", "shape", "bits", "storage", "headroom"),
+                ("weights of", "shape", "bits", "storage", "headroom", "predicted flips"),
                 [
-                    (w.name, _times(w.shape), w.bits, w.storage, "{}..{}".format(*w.headroom))
-                    for w in self.weights
+                    (
+                        weight.name,
+                        _times(weight.shape),
+                        weight.bits,
+                        weight.storage,
+                        "{}..{}".format(*weight.headroom),
+                        f"{weight.predicted_flip_rate:.1e}",
+                    )
+                    for weight in self.weights
                 ],
             ),
             "",
@@ -150,16 +163,33 @@ def report_operators(file: FileModel) -> tuple[OpReport, ...]:
     )
 
 
-def report_weights(learned: IntegerGraph) -> tuple[WeightReport, ...]:
-    """Every layer with weights; the headroom is that of `add_headroom`."""
-    reports = []
-    for op in learned.ops:
-        if isinstance(op, ops.LinearOp):
-            shifts = headroom_bits(op, learned)
-            headroom = (int(shifts.min()), int(shifts.max()))
-            shape = op.weight.values.shape
-            reports.append(WeightReport(op.output, shape, _bits(op), "int8", headroom))
-    return tuple(reports)
+def report_weights(learned: IntegerGraph, profile: str) -> tuple[WeightReport, ...]:
+    """Every layer with weights, for the runtime that rounds like `profile`."""
+    return tuple(
+        _report_weight(op, learned, profile) for op in learned.ops if isinstance(op, ops.LinearOp)
+    )
+
+
+def _report_weight(op: ops.LinearOp, learned: IntegerGraph, profile: str) -> WeightReport:
+    shifts = headroom_bits(op, learned)
+    return WeightReport(
+        name=op.output,
+        shape=op.weight.values.shape,
+        bits=_bits(op),
+        storage="int8",
+        headroom=(int(shifts.min()), int(shifts.max())),
+        predicted_flip_rate=_predicted_flip_rate(op, learned, shifts) if profile == "tflm" else 0.0,
+    )
+
+
+def _predicted_flip_rate(
+    op: ops.LinearOp, learned: IntegerGraph, shifts: npt.NDArray[np.int64]
+) -> float:
+    """A second rounding by `r` bits flips `2**-(r + 1)` of the elements; mean over channels."""
+    _, exponent = np.frexp(np.ldexp(real_multiplier(op, learned), -shifts))
+    rates = np.where(exponent < 0, np.ldexp(1.0, exponent - 1), 0.0)
+    used = np.any(op.weight.values != 0, axis=_other_axes(op))
+    return float(np.mean(rates * used))
 
 
 def _bits(op: ops.LinearOp) -> int:
@@ -167,6 +197,10 @@ def _bits(op: ops.LinearOp) -> int:
     grid = op.weight.qparams
     binary = (grid.qmin, grid.qmax) == (-1, 1) and bool(np.all(op.weight.values != 0))
     return 1 if binary else max(1, math.ceil(math.log2(grid.levels)))
+
+
+def _other_axes(op: ops.LinearOp) -> tuple[int, ...]:
+    return tuple(axis for axis in range(op.weight.values.ndim) if axis != op.channel_axis)
 
 
 def _times(shape: tuple[int, ...]) -> str:
