@@ -180,7 +180,8 @@ def test_ops_that_only_move_integers_need_no_codes(tmp_path):
 
 def test_flips_are_predicted_for_double_rounding(tmp_path):
     generator = np.random.default_rng(0)
-    weight_grid = QuantParams(np.full(64, 0.03, np.float32), 0, -3, 3, 0)
+    scale = generator.uniform(0.02, 0.03, 64).astype(np.float32)
+    weight_grid = QuantParams(scale, 0, -3, 3, 0)
     values = generator.integers(-3, 4, (64, 64)).astype(np.int8)
     builder = GraphBuilder()
     x = builder.add_input("x", (1, 64), QuantParams(np.float32(1.0)))
