@@ -11,6 +11,7 @@ import numpy as np
 from keras_qat.conversion import placed_codes, quantized_tensors, to_integer
 from keras_qat.integer import IntegerGraph
 from keras_qat.keras_graph import nodes
+from keras_qat.linking import link_neighbours
 from keras_qat.quantizers import Quantizer
 from keras_qat.wrappers import QuantizeWrapper
 
@@ -25,6 +26,7 @@ class QuantizedModel(keras.Model):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        link_neighbours(self)
 
     @property
     def quantizers(self) -> list[Quantizer]:

@@ -20,7 +20,7 @@ class Difference:
 def op_differences(
     graph: IntegerGraph, codes: dict[str, np.ndarray], profile: str = "xnnpack"
 ) -> list[Difference]:
-    """For each tensor that Keras quantizes: its op, run on Keras' integers, against Keras' integers.
+    """Each op that yields a tensor Keras quantizes, run on Keras' integers, against Keras' own.
 
     Tensors between (a RESHAPE, the op before a MAXIMUM) are computed from what is known.
     """

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, QuantParams, ops
+from keras_qat.integer.headroom import real_multiplier
 from keras_qat.integer.ops.op import activation_range
 from keras_qat.integer.ops.softmax import MAX_SOFTMAX_CLASSES, SOFTMAX_OUTPUT
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
@@ -55,15 +55,6 @@ def check_float_inputs(graph: IntegerGraph, io_dtype: IoDtype) -> None:
                 "clamp to. Export with io_dtype='int8' or quantize the input to 8 bits. "
                 f"Received: qmin={grid.qmin}, qmax={grid.qmax}"
             )
-
-
-def real_multiplier(op: ops.LinearOp, graph: IntegerGraph) -> npt.NDArray[np.float64]:
-    """`s_x * s_w / s_y` of every output channel, in float64."""
-    x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
-    multiplier: npt.NDArray[np.float64] = (
-        x.scale.astype(np.float64) * op.weight.qparams.scale / y.scale.astype(np.float64)
-    )
-    return multiplier
 
 
 def _check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, ops
+from keras_qat.integer.headroom import headroom_bits, real_multiplier
 from tflite_export.comparison import ModelComparison
 from tflite_export.file_model import FileModel
-from tflite_export.legality import real_multiplier
-from tflite_export.legalize import headroom_bits
 from tflite_export.verification import RuntimeVerification
 
 

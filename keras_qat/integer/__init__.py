@@ -6,6 +6,7 @@ Importable without Keras and TensorFlow.
 from keras_qat.integer import ops
 from keras_qat.integer.fixed_point import PROFILES, RoundingProfile
 from keras_qat.integer.graph import GraphBuilder, IntegerGraph, IntegerTensor
+from keras_qat.integer.headroom import add_headroom
 from keras_qat.integer.interpreter import run
 from keras_qat.integer.io import GraphFileError, load_graph, save_graph
 from keras_qat.integer.qparams import QuantParams
@@ -18,6 +19,7 @@ __all__ = [
     "IntegerTensor",
     "QuantParams",
     "RoundingProfile",
+    "add_headroom",
     "load_graph",
     "ops",
     "run",

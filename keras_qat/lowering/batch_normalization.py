@@ -12,6 +12,7 @@ from keras_qat.integer import ops
 from keras_qat.lowering.context import LoweringContext, Value, integer_operand
 from keras_qat.lowering.pending import Pending, PendingLinear, PendingReshape
 
+_UNIT = 64
 _FloatPair = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
@@ -20,7 +21,8 @@ def lower_batch_normalization(layer: Any, operands: list[Value], context: Loweri
 
     Behind a weight layer the gain goes into its per-channel weight scales, a negative one flips
     that channel's integers, and the offset goes into the bias: no learned integer is rounded.
-    Elsewhere it is a 1x1 depthwise convolution whose weights are -1, 0 or +1.
+    Elsewhere it is a 1x1 depthwise convolution whose weights are all -64 or +64: the step of its
+    bias is then 1/64 of that of its input.
     """
     gain, offset = _gain_and_offset(layer)
     (x,) = operands
@@ -34,9 +36,9 @@ def lower_batch_normalization(layer: Any, operands: list[Value], context: Loweri
     affine: Pending = PendingLinear(
         (source,),
         op=ops.DepthwiseConv2D,
-        codes=np.ones((1, 1, 1, gain.size), dtype=np.int64),
+        codes=np.full((1, 1, 1, gain.size), _UNIT, dtype=np.int64),
         channel_axis=3,
-        scale=np.ones(gain.size),
+        scale=np.full(gain.size, 1.0 / _UNIT),
         bias=np.zeros(gain.size),
     ).affine(gain, offset)
     if len(features) != 3:

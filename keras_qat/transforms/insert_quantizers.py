@@ -123,9 +123,7 @@ class _Inserter:
         if rule.output is Output.FIXED:
             return TensorState(None, signed)
         if rule.output is Output.QUANTIZE:
-            return TensorState(
-                rule.yields, signed, members=members, minimum_bits=rule.minimum_bits
-            )
+            return TensorState(rule.yields, signed, members=members, minimum_bits=rule.minimum_bits)
         if first.stage in (None, Stage.FLOAT):
             return dataclasses.replace(first, signed=signed and first.signed, members=members)
         return TensorState(Stage.COMPLETE, signed, members=members)

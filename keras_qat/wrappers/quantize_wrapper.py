@@ -12,6 +12,7 @@ from keras import ops
 from keras_qat.lowering.pending import PendingLinear
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.wrappers.neighbours import Neighbours
 
 Tensor = Any
 
@@ -22,6 +23,8 @@ class QuantizeWrapper(keras.layers.Wrapper):
     A subclass states, for one layer type, how the kernel looks with its output channels last
     (`channels_last`), the forward pass with an explicit kernel (`forward`), and the same in
     integers (`lower`).
+
+    In inference the bias lies on the grid of the integer model's int32 bias (`neighbours`).
 
     The wrapper takes the name of its layer. The latent kernel stays a float32 variable of the
     layer; quantizer arithmetic is float32 under every dtype policy, the layer's own arithmetic
@@ -38,6 +41,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         kwargs.setdefault("trainable", layer.trainable)
         super().__init__(layer, **kwargs)
         self.weight_quantizer = weight_quantizer
+        self.neighbours: Neighbours | None = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
@@ -45,16 +49,32 @@ class QuantizeWrapper(keras.layers.Wrapper):
             self.weight_quantizer.build(self.channels_last_kernel().shape)
         self.built = True
 
-    def call(self, x: Tensor) -> Tensor:
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
         kernel = self.layer.kernel
         quantized = self.weight_quantizer(self.channels_last_kernel())
         dtype = self.layer.compute_dtype
         outputs = self.forward(
             ops.cast(x, dtype), ops.cast(ops.reshape(quantized, kernel.shape), dtype)
         )
-        if self.layer.use_bias:
-            outputs = ops.add(outputs, ops.cast(self.layer.bias, dtype))
-        return outputs
+        bias = self.bias() if training else self.deployed_bias()
+        return outputs if bias is None else ops.add(outputs, ops.cast(bias, dtype))
+
+    def bias(self) -> Tensor | None:
+        """The layer's own bias, one number for each output channel; `None` without one."""
+        return as_tensor(self.layer.bias) if self.layer.use_bias else None
+
+    def deployed_bias(self) -> Tensor | None:
+        """The bias of inference: where the neighbours are known, on the grid of the int32 bias.
+
+        Training keeps the real bias: behind it the BatchNormalization still moves, and the step is
+        far below that of any activation.
+        """
+        if self.neighbours is None:
+            return self.bias()
+        bias = self.bias() if self.layer.use_bias else 0.0
+        channels = self.channels_last_kernel().shape[-1:]
+        scale = ops.broadcast_to(self.weight_quantizer.scale, channels)
+        return self.neighbours.round_bias(bias, scale, self.weight_quantizer.grid)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         return self.layer.compute_output_shape(input_shape)
@@ -80,10 +100,12 @@ class QuantizeWrapper(keras.layers.Wrapper):
         """Real value of one code, and the bias, for each output channel."""
         channels = self.channels_last_kernel().shape[-1]
         scale = ops.convert_to_numpy(self.weight_quantizer.scale).astype(np.float64)
-        bias = np.zeros(channels)
-        if self.layer.use_bias:
-            bias = np.ravel(ops.convert_to_numpy(self.layer.bias)).astype(np.float64)
-        return {"scale": np.broadcast_to(scale, (channels,)), "bias": bias}
+        bias = self.deployed_bias()
+        bias = 0.0 if bias is None else ops.convert_to_numpy(bias).astype(np.float64)
+        return {
+            "scale": np.broadcast_to(scale, (channels,)),
+            "bias": np.broadcast_to(bias, (channels,)),
+        }
 
     def get_config(self) -> dict[str, Any]:
         return {

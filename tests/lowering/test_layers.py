@@ -172,7 +172,7 @@ def test_negative_batch_normalization_gain_flips_integers_and_rounds_none():
     qmodel = keras_qat.quantize(
         model, keras_qat.LSQConfig(first_and_last_bits=3), calibration_data=x
     )
-    (op,) = qmodel.to_integer().ops
+    op = qmodel.to_integer().ops[0]
     learned = np.moveaxis(qmodel.get_layer("conv").weight_codes(), -1, 0)
     signs = np.array([1, -1, 1, -1]).reshape(4, 1, 1, 1)
     np.testing.assert_array_equal(op.weight.values, learned * signs)

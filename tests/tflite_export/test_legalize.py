@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops, run
+from keras_qat.integer.headroom import add_headroom, headroom_bits
 from tests.tflite_export.graphs import linear_graphs, random_codes, small_network
 from tests.tflite_export.harness import exact_law
 from tflite_export.errors import ExportError
-from tflite_export.legalize import add_headroom, headroom_bits, legalize, with_channel_scales
+from tflite_export.legalize import legalize, with_channel_scales
 from tflite_export.targets import get_target
 
 

@@ -1,0 +1,94 @@
+"""Headroom: the same real weights, stored finer, for a finer bias and a finer multiplier."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import ops
+from keras_qat.integer.fixed_point import Int64Array
+from keras_qat.integer.graph import IntegerGraph
+from keras_qat.integer.qparams import QuantParams
+
+WEIGHT_MAX = 127
+_INT32_MAX = (1 << 31) - 1
+
+
+def add_headroom(graph: IntegerGraph) -> IntegerGraph:
+    """Stores `q * 2**k` at `scale / 2**k` in every channel with a multiplier under one half.
+
+    The real weights are the same; the bias and the fixed-point multiplier become finer by `k`
+    bits, which makes the second rounding of a fixed-point kernel harmless. `k` is the largest
+    shift that keeps weights within +-127, the accumulator in int32 and the multiplier in range.
+
+    >>> import numpy as np
+    >>> from keras_qat.integer import GraphBuilder, QuantParams
+    >>> builder = GraphBuilder()
+    >>> x = builder.add_input("x", (1, 1), QuantParams(np.float32(0.25)))
+    >>> weight = QuantParams(np.array([0.5], np.float32), qmin=-1, qmax=1, axis=0)
+    >>> y = builder.add(
+    ...     ops.FullyConnected((x,), "y", ops.QuantizedArray(np.int8([[-1]]), weight), np.zeros(1)),
+    ...     QuantParams(np.float32(1.0)),
+    ... )
+    >>> (op,) = add_headroom(builder.build((y,))).ops
+    >>> int(op.weight.values[0, 0]), float(op.weight.qparams.scale[0])
+    (-64, 0.0078125)
+    """
+    return map_linear_ops(graph, _with_headroom)
+
+
+def headroom_bits(op: ops.LinearOp, graph: IntegerGraph) -> Int64Array:
+    """The shift `k` of every output channel, 0 where headroom is of no use."""
+    x = graph.tensors[op.inputs[0]].qparams
+    codes = np.abs(op.weight.values.astype(np.int64))
+    others = tuple(axis for axis in range(codes.ndim) if axis != op.channel_axis)
+    multiplier = real_multiplier(op, graph)
+    reach = max(x.qmax - x.zero_point, x.zero_point - x.qmin)
+    bias = np.abs(op.integer_bias(x.scale).astype(np.int64))
+    accumulator = codes.sum(axis=others) * reach + bias + 1
+    room = np.minimum.reduce(
+        [
+            _floor_log2(WEIGHT_MAX / np.maximum(codes.max(axis=others), 1)),
+            _floor_log2(_INT32_MAX / accumulator),
+            _floor_log2(multiplier) + 31,
+        ]
+    )
+    useful = (multiplier < 0.5) & (codes.max(axis=others) > 0)
+    return np.where(useful, np.maximum(room, 0), 0)
+
+
+def real_multiplier(op: ops.LinearOp, graph: IntegerGraph) -> npt.NDArray[np.float64]:
+    """`s_x * s_w / s_y` of every output channel, in float64."""
+    x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
+    multiplier: npt.NDArray[np.float64] = (
+        x.scale.astype(np.float64) * op.weight.qparams.scale / y.scale.astype(np.float64)
+    )
+    return multiplier
+
+
+def map_linear_ops(
+    graph: IntegerGraph, change: Callable[[ops.LinearOp, IntegerGraph], ops.LinearOp]
+) -> IntegerGraph:
+    """The graph with every op that has weights replaced by `change(op, graph)`."""
+    changed = tuple(change(op, graph) if isinstance(op, ops.LinearOp) else op for op in graph.ops)
+    return dataclasses.replace(graph, ops=changed).validate()
+
+
+def _with_headroom(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
+    bits = headroom_bits(op, graph)
+    if not bits.any():
+        return op
+    axis = op.channel_axis
+    shape = [1] * op.weight.values.ndim
+    shape[axis] = -1
+    values = (op.weight.values.astype(np.int64) << bits.reshape(shape)).astype(np.int8)
+    scale = np.ldexp(op.weight.qparams.scale, -bits).astype(np.float32)
+    grid = QuantParams(scale, qmin=-WEIGHT_MAX, qmax=WEIGHT_MAX, axis=axis)
+    return dataclasses.replace(op, weight=ops.QuantizedArray(values, grid))
+
+
+def _floor_log2(x: npt.NDArray[np.float64]) -> Int64Array:
+    return np.frexp(x)[1].astype(np.int64) - 1

@@ -1,0 +1,68 @@
+"""Tells every weight layer of a quantized model who its neighbours are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import keras
+
+from keras_qat.keras_graph import GraphNode, consumers, nodes
+from keras_qat.quantizers import Quantizer
+from keras_qat.rules import Output, rule_of
+from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers.neighbours import Neighbours
+
+
+def link_neighbours(model: keras.Model) -> None:
+    """Finds the neighbours of every wrapper that is called once and sits between two grids.
+
+    A layer that is called several times has a bias grid for each call: its bias stays real, and
+    lowering rounds it.
+    """
+    producers = {id(tensor): node for node in nodes(model) for tensor in node.outputs}
+    readers = consumers(model)
+    calls = Counter(id(node.operation) for node in nodes(model))
+    for node in nodes(model):
+        wrapper = node.operation
+        if isinstance(wrapper, QuantizeWrapper):
+            once = calls[id(wrapper)] == 1
+            wrapper.neighbours = _neighbours(node, producers, readers) if once else None
+
+
+def _neighbours(
+    node: GraphNode,
+    producers: dict[int, GraphNode],
+    readers: dict[int, list[GraphNode | None]],
+) -> Neighbours | None:
+    source = _grid_before(node.inputs[0], producers)
+    batch_normalization = None
+    follower = _only_reader(node.outputs[0], readers)
+    if follower is not None and type(follower.operation) is keras.layers.BatchNormalization:
+        batch_normalization = follower.operation
+        follower = _only_reader(follower.outputs[0], readers)
+    while follower is not None and not isinstance(follower.operation, Quantizer):
+        fuses = isinstance(follower.operation, keras.layers.ReLU | keras.layers.Activation)
+        follower = _only_reader(follower.outputs[0], readers) if fuses else None
+    if source is None or follower is None:
+        return None
+    return Neighbours(source, batch_normalization, follower.operation)
+
+
+def _grid_before(tensor: Any, producers: dict[int, GraphNode]) -> Quantizer | None:
+    """The quantizer whose grid a tensor is on."""
+    node = producers.get(id(tensor))
+    while node is not None and not isinstance(node.operation, Quantizer):
+        if isinstance(node.operation, QuantizeWrapper) or _moves_the_grid(node):
+            return None
+        node = producers.get(id(node.inputs[0]))
+    return None if node is None else node.operation
+
+
+def _moves_the_grid(node: GraphNode) -> bool:
+    return rule_of(node).output not in (Output.SAME_AS_INPUT, Output.ROUND_TO_INPUT)
+
+
+def _only_reader(tensor: Any, readers: dict[int, list[GraphNode | None]]) -> GraphNode | None:
+    found = readers.get(id(tensor), [])
+    return found[0] if len(found) == 1 else None
