@@ -18,6 +18,7 @@ FLOORS = [
     {"keras_qat.model"},
     {"keras_qat.pipeline"},
 ]
+PLACES = ("keras_qat", "tflite_export", "tests", "examples")
 WEIGHTY = {"keras", "tensorflow", "jax", "torch"}
 SCHEMA = {"flatbuffers", "ai_edge_litert.schema_py_generated"}
 
@@ -87,11 +88,7 @@ def test_private_keras_and_the_schema_have_one_reader_each(path):
 
 @pytest.mark.parametrize(
     "path",
-    [
-        p
-        for place in ("keras_qat", "tflite_export", "tests", "examples")
-        for p in source_files(place)
-    ],
+    [p for place in PLACES for p in source_files(place)],
     ids=str,
 )
 def test_no_file_over_400_lines(path):

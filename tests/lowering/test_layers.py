@@ -120,7 +120,7 @@ def test_dense_and_its_batch_normalization(bits):
     x = images(32, (11,))
     qmodel = quantized(head, x, bits)
     check(qmodel, x)
-    assert [type(op).__name__ for op in qmodel.to_integer().ops][0] == "FullyConnected"
+    assert type(qmodel.to_integer().ops[0]).__name__ == "FullyConnected"
 
 
 def test_batch_normalization_of_features_without_a_weight_layer_before_it():
