@@ -6,7 +6,8 @@ microcontrollers `keras_qat[tflm]`.
 
 from tflite_export.errors import ExportError, VerificationError
 from tflite_export.export import export
+from tflite_export.predict import predict
 from tflite_export.report import Report
 from tflite_export.verification import verify
 
-__all__ = ["ExportError", "Report", "VerificationError", "export", "verify"]
+__all__ = ["ExportError", "Report", "VerificationError", "export", "predict", "verify"]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
 
 
 def predict(
@@ -18,7 +19,7 @@ def predict(
     *,
     batch_size: int = 256,
     threads: int = 1,
-) -> Array | dict[str, Array]:
+) -> Array | Arrays:
     """Runs a file in the LiteRT interpreter as it comes (XNNPACK) and returns real numbers.
 
     Inputs of an int8 file are put on its input grid (nearest integer, ties to even), its outputs
@@ -44,48 +45,62 @@ def predict(
             "Running LiteRT needs ai-edge-litert: pip install 'keras_qat[export]'"
         ) from error
     interpreter = Interpreter(model_path=os.fspath(path), num_threads=threads)
-    arrays = _by_name(interpreter, inputs)
+    takes, gives = _ends(interpreter)
+    arrays = _by_name(takes, inputs)
     count = len(next(iter(arrays.values())))
-    parts: dict[str, list[Array]] = {}
+    parts: dict[str, list[Array]] = {name: [] for name in gives}
     for start in range(0, count, batch_size):
         batch = {name: array[start : start + batch_size] for name, array in arrays.items()}
-        for name, values in _run(interpreter, batch).items():
-            parts.setdefault(name, []).append(values)
+        _invoke(interpreter, takes, batch)
+        for name, detail in gives.items():
+            parts[name].append(_dequantized(interpreter.get_tensor(detail["index"]), detail))
     outputs = {name: np.concatenate(values) for name, values in parts.items()}
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
 
-def _by_name(
-    interpreter: Any, inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike]
-) -> dict[str, Array]:
-    expected = {detail["name"]: detail["shape"] for detail in interpreter.get_input_details()}
+Details = dict[str, dict[str, Any]]
+
+
+def _ends(interpreter: Any) -> tuple[Details, Details]:
+    """Inputs and outputs by the names of the file's signature, or of its tensors without one."""
+    for signature in interpreter.get_signature_list():
+        runner = interpreter.get_signature_runner(signature)
+        return runner.get_input_details(), runner.get_output_details()
+    takes = {detail["name"]: detail for detail in interpreter.get_input_details()}
+    return takes, {detail["name"]: detail for detail in interpreter.get_output_details()}
+
+
+def _by_name(takes: Details, inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Arrays:
     if not isinstance(inputs, Mapping):
-        inputs = {next(iter(expected)): inputs} if len(expected) == 1 else {}
-    if set(inputs) != set(expected):
-        raise ValueError(f"The file's inputs are {sorted(expected)}. Received: {sorted(inputs)}")
+        if len(takes) != 1:
+            raise ValueError(
+                f"The file has several inputs: pass a dict with the keys {sorted(takes)}. "
+                f"Received: {type(inputs).__name__}"
+            )
+        inputs = {next(iter(takes)): inputs}
+    if set(inputs) != set(takes):
+        raise ValueError(f"The file's inputs are {sorted(takes)}. Received: {sorted(inputs)}")
     arrays = {name: np.asarray(values, dtype=np.float32) for name, values in inputs.items()}
     for name, array in arrays.items():
-        if array.shape[1:] != tuple(expected[name][1:]) or not len(array):
+        expected = tuple(int(size) for size in takes[name]["shape"][1:])
+        if array.shape[1:] != expected or not len(array):
             raise ValueError(
-                f"Input {name!r} must have shape (examples, *{tuple(expected[name][1:])}), with "
+                f"Input {name!r} needs the shape (examples, {', '.join(map(str, expected))}), with "
                 f"at least one example. Received: {array.shape}"
             )
+    if len({len(array) for array in arrays.values()}) > 1:
+        counts = {name: len(array) for name, array in arrays.items()}
+        raise ValueError(f"All inputs need as many examples. Received: {counts}")
     return arrays
 
 
-def _run(interpreter: Any, batch: dict[str, Array]) -> dict[str, Array]:
-    for detail in interpreter.get_input_details():
-        shape = batch[detail["name"]].shape
-        if tuple(detail["shape"]) != shape:
-            interpreter.resize_tensor_input(detail["index"], shape)
+def _invoke(interpreter: Any, takes: Details, batch: Arrays) -> None:
+    for name, detail in takes.items():
+        interpreter.resize_tensor_input(detail["index"], batch[name].shape)
     interpreter.allocate_tensors()
-    for detail in interpreter.get_input_details():
-        interpreter.set_tensor(detail["index"], _quantized(batch[detail["name"]], detail))
+    for name, detail in takes.items():
+        interpreter.set_tensor(detail["index"], _quantized(batch[name], detail))
     interpreter.invoke()
-    return {
-        detail["name"]: _dequantized(interpreter.get_tensor(detail["index"]), detail)
-        for detail in interpreter.get_output_details()
-    }
 
 
 def _quantized(values: Array, detail: dict[str, Any]) -> Array:

@@ -51,6 +51,7 @@ def test_a_graph_is_written_and_proven(graph, tmp_path, target, io_dtype, capsys
     assert path.stat().st_size == report.file_bytes
     assert [result.differing for result in report.verifications] == [0] * len(report.verifications)
     assert report.comparison is None
+    assert any("QUANTIZE" in limit for limit in report.limits) == (io_dtype == "float32")
     assert capsys.readouterr().out.strip() == report.render().strip()
     assert os.listdir(tmp_path) == ["net.tflite"]
 
