@@ -108,6 +108,7 @@ def run(bits: int, seed: int, data: dict, folder: pathlib.Path) -> dict:
     qmodel = train(bits, seed, data)
     path = folder / f"resnet8_w{bits}a{bits}_seed{seed}.tflite"
     validation_images = data["validation"][0][:256].astype(np.float32)
+    qmodel.save(path.with_suffix(".keras"))
     report = tflite_export.export(qmodel, path, samples=validation_images)
     report.save_json(path.with_suffix(".report.json"))
 
@@ -156,6 +157,7 @@ def render(results: list[dict]) -> Table:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
     folder = pathlib.Path(OUTPUT_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     images, labels = load("train")
@@ -175,7 +177,7 @@ def main(argv: list[str]) -> None:
         for seed in SEEDS.value:
             path = folder / f"w{bits}a{bits}_seed{seed}.json"
             if path.exists():
-                logging.info("%s is there already: skipped.", path)
+                print(f"{path} is there already: skipped.")
             else:
                 path.write_text(json.dumps(run(bits, seed, data, folder), indent=2) + "\n")
             results.append(json.loads(path.read_text()))

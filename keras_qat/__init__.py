@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from keras_qat.config import LSQConfig, QuantizationConfig, STEConfig
     from keras_qat.model import QuantizedModel, load_model
     from keras_qat.pipeline import quantize
+    from keras_qat.plotting import plot_grids
     from keras_qat.quantizers import LSQQuantizer, Quantizer, STEQuantizer
 
 _HOME = {
@@ -25,6 +26,7 @@ _HOME = {
     "STEConfig": "keras_qat.config",
     "STEQuantizer": "keras_qat.quantizers",
     "load_model": "keras_qat.model",
+    "plot_grids": "keras_qat.plotting",
     "quantize": "keras_qat.pipeline",
 }
 
@@ -37,6 +39,7 @@ __all__ = [
     "STEConfig",
     "STEQuantizer",
     "load_model",
+    "plot_grids",
     "quantize",
 ]
 

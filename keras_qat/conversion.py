@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -80,11 +81,20 @@ def tensor_names(model: keras.Model) -> dict[int, str]:
     return names
 
 
-def quantized_tensors(model: keras.Model) -> dict[str, tuple[Any, Quantizer]]:
-    """Every tensor on a grid, with its quantizer, by its name in the integer graph."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """A place where a quantizer puts a tensor on its grid: before, after, and the quantizer."""
+
+    source: Any
+    tensor: Any
+    quantizer: Quantizer
+
+
+def quantized_tensors(model: keras.Model) -> dict[str, QuantizedTensor]:
+    """Every tensor on a grid, by its name in the integer graph."""
     names = tensor_names(model)
     return {
-        names[id(node.inputs[0])]: (node.outputs[0], node.operation)
+        names[id(node.inputs[0])]: QuantizedTensor(node.inputs[0], node.outputs[0], node.operation)
         for node in nodes(model)
         if isinstance(node.operation, Quantizer)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import Any
 
 import keras
@@ -14,6 +15,10 @@ from keras_qat.keras_graph import nodes
 from keras_qat.linking import link_neighbours
 from keras_qat.quantizers import Quantizer
 from keras_qat.wrappers import QuantizeWrapper
+
+
+_PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
+"""Compiled once for each model; kept out of the models, which would save them."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -58,10 +63,12 @@ class QuantizedModel(keras.Model):
             int8 arrays by tensor name of the integer graph: every input, and every tensor that
             a quantizer yields.
         """
-        tensors = quantized_tensors(self)
-        probe = keras.Model(self.inputs, {name: tensor for name, (tensor, _) in tensors.items()})
-        values = probe.predict(x, batch_size=batch_size, verbose=0)
-        return {name: placed_codes(values[name], tensors[name][1]) for name in tensors}
+        sites = quantized_tensors(self)
+        if self not in _PROBES:
+            outputs = {name: site.tensor for name, site in sites.items()}
+            _PROBES[self] = keras.Model(self.inputs, outputs)
+        values = _PROBES[self].predict(x, batch_size=batch_size, verbose=0)
+        return {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
 
 
 def load_model(path: str | os.PathLike[str], **kwargs: Any) -> keras.Model:

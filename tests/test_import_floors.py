@@ -16,7 +16,7 @@ FLOORS = [
     {"keras_qat.rules"},
     {"keras_qat.calibration", "keras_qat.conversion", "keras_qat.linking", "keras_qat.transforms"},
     {"keras_qat.model"},
-    {"keras_qat.pipeline"},
+    {"keras_qat.pipeline", "keras_qat.plotting"},
 ]
 PLACES = ("keras_qat", "tflite_export", "tests", "examples")
 WEIGHTY = {"keras", "tensorflow", "jax", "torch"}

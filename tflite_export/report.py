@@ -79,6 +79,16 @@ class Report:
     comparison: ModelComparison | None
     limits: tuple[str, ...]
 
+    @property
+    def mismatches(self) -> int:
+        """Elements in which any runtime differs from the integer graph."""
+        return sum(result.differing for result in self.verifications)
+
+    @property
+    def compared_elements(self) -> int:
+        """Elements compared with the integer graph, over all runtimes."""
+        return sum(result.elements for result in self.verifications)
+
     def to_json(self) -> str:
         """The report as JSON, with the totals that the properties compute."""
         content = dataclasses.asdict(self)
