@@ -41,7 +41,7 @@ Split = tuple[np.ndarray, np.ndarray]
 
 
 def load_digits() -> dict[str, Split]:
-    """1,797 handwritten digits, 8x8 gray pixels from 0 to 16: 60 % train, 20 % each for the rest."""
+    """1,797 handwritten digits, 8x8 gray pixels from 0 to 16: 60 % train, 20 % each the others."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -16,7 +16,6 @@ from keras_qat.linking import link_neighbours
 from keras_qat.quantizers import Quantizer
 from keras_qat.wrappers import QuantizeWrapper
 
-
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """Compiled once for each model; kept out of the models, which would save them."""
 

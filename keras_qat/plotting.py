@@ -15,6 +15,7 @@ from keras_qat.wrappers import QuantizeWrapper
 
 _COLUMNS = 4
 _BINS = 160
+_FEW_CODES = 32
 _VALUES = 200_000
 
 
@@ -47,7 +48,11 @@ def plot_grids(model: QuantizedModel, samples: Any) -> Any:
         _draw(axis, title, color, steps, quantizer)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle(f"{model.name}: values in learned steps (gray), and their codes (color)")
+    figure.suptitle(
+        f"{model.name}: float values in learned steps (gray) and the share of each code: "
+        "weights (blue), activations (orange)",
+        fontsize=10,
+    )
     return figure
 
 
@@ -57,7 +62,9 @@ def _weight_panels(model: QuantizedModel) -> list[tuple[str, str, npt.NDArray[An
         if isinstance(layer, QuantizeWrapper):
             quantizer = layer.weight_quantizer
             steps = layer.channels_last_kernel() / quantizer.scale
-            panels.append((layer.name, "tab:blue", ops.convert_to_numpy(steps), quantizer))
+            panels.append(
+                (f"{layer.name}, weights", "tab:blue", ops.convert_to_numpy(steps), quantizer)
+            )
     return panels
 
 
@@ -78,23 +85,27 @@ def _activation_panels(
     return panels
 
 
-def _draw(
-    axis: Any, title: str, color: str, steps: npt.NDArray[Any], quantizer: Quantizer
-) -> None:
+def _draw(axis: Any, title: str, color: str, steps: npt.NDArray[Any], quantizer: Quantizer) -> None:
     grid = quantizer.grid
     codes = np.arange(grid.qmin, grid.qmax + 1, grid.step)
     nearest = grid.qmin + grid.step * np.rint(
         (np.clip(steps, grid.qmin, grid.qmax) - grid.qmin) / grid.step
     )
     share = np.array([np.mean(nearest == code) for code in codes])
-    axis.bar(codes, share, width=0.8 * grid.step, color=color, alpha=0.85)
-    low = max(np.min(steps), grid.qmin - 0.5 * len(codes) * grid.step)
-    high = min(np.max(steps), grid.qmax + 0.5 * len(codes) * grid.step)
-    edges = np.linspace(low, max(high, low + 1e-6), _BINS + 1)
+    if len(codes) > _FEW_CODES:
+        around = np.append(codes, codes[-1] + grid.step) - 0.5 * grid.step
+        axis.stairs(share, around, fill=True, color=color, alpha=0.85)
+    else:
+        axis.bar(codes, share, width=0.8 * grid.step, color=color, alpha=0.85)
+    margin = max(1.0, 0.25 * (grid.qmax - grid.qmin))
+    low, high = max(np.min(steps), grid.qmin - margin), min(np.max(steps), grid.qmax + margin)
+    bins = int(np.clip(np.sqrt(steps.size), 10, _BINS))
+    edges = np.linspace(low, max(high, low + 1e-6), bins + 1)
     density, _ = np.histogram(steps, bins=edges, density=True)
-    axis.stairs(density * grid.step, edges, color="0.35", alpha=0.6, linewidth=0.8)
+    axis.stairs(density * grid.step, edges, color="0.25", alpha=0.7, linewidth=0.8)
     saturated = np.mean((steps < grid.qmin - 0.5) | (steps > grid.qmax + 0.5))
     axis.set_title(f"{title}, {grid.bits} bit", fontsize=8)
+    axis.set_xlim(grid.qmin - margin, grid.qmax + margin)
     axis.set_xlabel(f"{100 * saturated:.1f} % saturated", fontsize=7)
     axis.set_ylim(0, min(1.0, 1.25 * max(share.max(), 1e-3)))
     axis.tick_params(labelsize=6)

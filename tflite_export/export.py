@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph
 from keras_qat.integer.interpreter import check_inputs
+from keras_qat.integer.io import replace_file
 from tflite_export.comparison import LearnedModel, ModelComparison, Samples, compare_with_model
 from tflite_export.emitters import emit_model
 from tflite_export.errors import ExportError
@@ -104,7 +104,7 @@ def export(
     if comparison is not None:
         _check_limits(comparison, max_flip_rate, min_argmax_agreement)
 
-    _replace(destination, data)
+    replace_file(destination, data)
     report = Report(
         path=str(destination),
         target=chosen.name,
@@ -234,15 +234,3 @@ def _check_limits(
             f"largest output under the rounding of {comparison.profile!r}{where}. No file was "
             "written. Pass real samples (random ones have no clear winner), or lower the limit."
         )
-
-
-def _replace(destination: pathlib.Path, data: bytes) -> None:
-    """Writes beside the destination and renames, so that no half-written file ever shows."""
-    handle, beside = tempfile.mkstemp(dir=destination.parent, prefix=destination.name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.replace(beside, destination)
-    except BaseException:
-        os.unlink(beside)
-        raise

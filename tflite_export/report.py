@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ class WeightReport:
     Attributes:
         name: the layer's output tensor.
         shape: shape of the weights in the file.
-        bits: bits that the learned grid needs.
+        bits: bits of the learned grid.
         storage: dtype in the file.
         headroom: smallest and largest shift `k` over the channels.
         predicted_flip_rate: share of elements that the second rounding of a fixed-point kernel
@@ -184,7 +183,7 @@ def _report_weight(op: ops.LinearOp, learned: IntegerGraph, profile: str) -> Wei
     return WeightReport(
         name=op.output,
         shape=op.weight.values.shape,
-        bits=_bits(op),
+        bits=op.weight_bits,
         storage="int8",
         headroom=(int(shifts.min()), int(shifts.max())),
         predicted_flip_rate=_predicted_flip_rate(op, learned, shifts) if profile == "tflm" else 0.0,
@@ -199,13 +198,6 @@ def _predicted_flip_rate(
     rates = np.where(exponent < 0, np.ldexp(1.0, exponent - 1), 0.0)
     used = np.any(op.weight.values != 0, axis=_other_axes(op))
     return float(np.mean(rates * used))
-
-
-def _bits(op: ops.LinearOp) -> int:
-    """Bits of the learned grid; one bit is the grid of -1 and 1, which leaves zero out."""
-    grid = op.weight.qparams
-    binary = (grid.qmin, grid.qmax) == (-1, 1) and bool(np.all(op.weight.values != 0))
-    return 1 if binary else max(1, math.ceil(math.log2(grid.levels)))
 
 
 def _other_axes(op: ops.LinearOp) -> tuple[int, ...]:

@@ -40,6 +40,7 @@ def lower_batch_normalization(layer: Any, operands: list[Value], context: Loweri
         channel_axis=3,
         scale=np.full(gain.size, 1.0 / _UNIT),
         bias=np.zeros(gain.size),
+        weight_bits=1,
     ).affine(gain, offset)
     if len(features) != 3:
         affine = PendingReshape((source,), inner=affine, target_shape=features)

@@ -70,6 +70,7 @@ class PendingLinear(Pending):
         channel_axis: the output-channel axis of `codes`.
         scale: real value of one code, float64 per channel.
         bias: float64 per channel.
+        weight_bits: bits of the learned grid.
         options: strides, padding, dilation.
     """
 
@@ -78,6 +79,7 @@ class PendingLinear(Pending):
     channel_axis: int = dataclasses.field(kw_only=True)
     scale: npt.NDArray[np.float64] = dataclasses.field(kw_only=True)
     bias: npt.NDArray[np.float64] = dataclasses.field(kw_only=True)
+    weight_bits: int = dataclasses.field(kw_only=True)
     options: Mapping[str, Any] = dataclasses.field(kw_only=True, default_factory=dict)
 
     def affine(
@@ -98,7 +100,15 @@ class PendingLinear(Pending):
             codes.astype(np.int8),
             QuantParams(scale.astype(np.float32), 0, -127, 127, self.channel_axis),
         )
-        return self.op(self.sources, name, weight, bias, self.activation, **self.options)
+        return self.op(
+            self.sources,
+            name,
+            weight,
+            bias,
+            self.activation,
+            weight_bits=self.weight_bits,
+            **self.options,
+        )
 
     def _with_constant_channels(
         self, source: QuantParams, output: QuantParams, name: str

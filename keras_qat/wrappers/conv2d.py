@@ -38,5 +38,5 @@ class QuantizeConv2D(QuantizeWrapper):
                 "padding": self.layer.padding,
                 "dilation": tuple(self.layer.dilation_rate),
             },
-            **self.scale_and_bias(),
+            **self.learned(),
         )

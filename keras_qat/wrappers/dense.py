@@ -25,5 +25,5 @@ class QuantizeDense(QuantizeWrapper):
             op=FullyConnected,
             codes=self.weight_codes().T,
             channel_axis=0,
-            **self.scale_and_bias(),
+            **self.learned(),
         )

@@ -44,5 +44,5 @@ class QuantizeDepthwiseConv2D(QuantizeWrapper):
                 "padding": self.layer.padding,
                 "dilation": tuple(self.layer.dilation_rate),
             },
-            **self.scale_and_bias(),
+            **self.learned(),
         )

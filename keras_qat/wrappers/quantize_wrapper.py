@@ -96,8 +96,8 @@ class QuantizeWrapper(keras.layers.Wrapper):
         codes = self.weight_quantizer.codes(self.channels_last_kernel())
         return np.asarray(ops.convert_to_numpy(codes))
 
-    def scale_and_bias(self) -> dict[str, npt.NDArray[np.float64]]:
-        """Real value of one code, and the bias, for each output channel."""
+    def learned(self) -> dict[str, Any]:
+        """Real value of one code, and the bias, for each output channel; and the bit width."""
         channels = self.channels_last_kernel().shape[-1]
         scale = ops.convert_to_numpy(self.weight_quantizer.scale).astype(np.float64)
         bias = self.deployed_bias()
@@ -105,6 +105,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         return {
             "scale": np.broadcast_to(scale, (channels,)),
             "bias": np.broadcast_to(bias, (channels,)),
+            "weight_bits": self.weight_quantizer.grid.bits,
         }
 
     def get_config(self) -> dict[str, Any]:

@@ -156,13 +156,19 @@ def small_network(seed: int = 0, weight_bits: int = 4) -> IntegerGraph:
             "relu",
             (2, 1),
             "same",
+            weight_bits=weight_bits,
         ),
         unsigned(4),
     )
     short = x
     x = builder.add(
         ops.DepthwiseConv2D(
-            (x,), "depthwise", weight((1, 3, 3, 5), 3), generator.normal(size=5), padding="same"
+            (x,),
+            "depthwise",
+            weight((1, 3, 3, 5), 3),
+            generator.normal(size=5),
+            padding="same",
+            weight_bits=weight_bits,
         ),
         signed,
     )
@@ -173,7 +179,14 @@ def small_network(seed: int = 0, weight_bits: int = 4) -> IntegerGraph:
     x = builder.add(ops.AveragePool2D((x,), "average_pool", (2, 2), (1, 1)), grid)
     mean = builder.add(ops.Mean((x,), "mean"), QuantParams(np.float32(0.004), zero_point=-128))
     x = builder.add(
-        ops.Conv2D((x,), "expand", weight((4, 1, 1, 5), 0), generator.normal(size=4)), signed
+        ops.Conv2D(
+            (x,),
+            "expand",
+            weight((4, 1, 1, 5), 0),
+            generator.normal(size=4),
+            weight_bits=weight_bits,
+        ),
+        signed,
     )
     high = QuantParams(signed.scale, 3, -10, 127)
     x = builder.add(ops.Maximum((x,), "clamp_low", -10), high)
@@ -182,7 +195,14 @@ def small_network(seed: int = 0, weight_bits: int = 4) -> IntegerGraph:
     flat = int(np.prod(builder.tensor(x).shape))
     x = builder.add(ops.Reshape((x,), "flat", (flat,)), grid)
     x = builder.add(
-        ops.FullyConnected((x,), "logits", weight((7, flat), 0), generator.normal(size=7)), signed
+        ops.FullyConnected(
+            (x,),
+            "logits",
+            weight((7, flat), 0),
+            generator.normal(size=7),
+            weight_bits=weight_bits,
+        ),
+        signed,
     )
     x = builder.add(ops.Softmax((x,), "probabilities"), ops.SOFTMAX_OUTPUT)
     return builder.build((x, mean))

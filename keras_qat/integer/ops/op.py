@@ -63,6 +63,7 @@ class LinearOp(IntegerOp):
         bias: the real-valued bias, float64, one per output channel. Its int32 form is born from
             it (`integer_bias`) at the scale that input and weights finally have.
         activation: clamp fused behind the op.
+        weight_bits: bits of the learned weight grid, whatever the integers are stored in.
         channel_axis: the axis of the weights that runs over output channels.
     """
 
@@ -71,6 +72,7 @@ class LinearOp(IntegerOp):
     weight: QuantizedArray
     bias: npt.NDArray[np.float64]
     activation: Activation = "linear"
+    weight_bits: int = dataclasses.field(default=8, kw_only=True)
 
     def integer_bias(self, input_scale: FloatArray) -> npt.NDArray[np.int32]:
         """`round(bias / (s_x * s_w))` per channel, ties to even, on the float32 product scale.
