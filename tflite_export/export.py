@@ -40,8 +40,8 @@ def export(
     io_dtype: str = "int8",
     samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
     verify: bool = True,
-    max_flip_rate: float = 0.01,
-    min_argmax_agreement: float = 0.99,
+    max_flip_rate: float | None = None,
+    min_argmax_agreement: float | None = None,
     verbose: bool = True,
 ) -> Report:
     """Writes `model` as a `.tflite` file and proves the file before it appears at `path`.
@@ -57,8 +57,11 @@ def export(
             default 32 random examples on the input grid, which say little about a trained
             model's accuracy: pass real data.
         verify: run the target's runtimes and require equality with the graph in every element.
-        max_flip_rate: largest share of layer elements that may differ from the trained model.
-        min_argmax_agreement: smallest share of examples with the same largest output.
+        max_flip_rate: largest share of layer elements that may differ from the trained model; by
+            default the target's own (0.01 for `"litert"`, 0.25 for `"tflm"`, which rounds twice).
+        min_argmax_agreement: smallest share of given samples with the same largest output; by
+            default the target's own (0.99 and 0.9). Random samples have no clear winner and are
+            not held to it.
         verbose: print the report.
 
     Returns:
@@ -102,7 +105,12 @@ def export(
     codes = {name: array.astype(np.int8) for name, array in codes.items()}
     verifications = verify_file(graph, data, chosen, codes) if verify else ()
     if comparison is not None:
-        _check_limits(comparison, max_flip_rate, min_argmax_agreement)
+        _check_limits(
+            comparison,
+            chosen.max_flip_rate if max_flip_rate is None else max_flip_rate,
+            chosen.min_argmax_agreement if min_argmax_agreement is None else min_argmax_agreement,
+            winners=samples is not None,
+        )
 
     replace_file(destination, data)
     report = Report(
@@ -216,7 +224,7 @@ def _span(array: npt.NDArray[Any]) -> str:
 
 
 def _check_limits(
-    comparison: ModelComparison, max_flip_rate: float, min_argmax_agreement: float
+    comparison: ModelComparison, max_flip_rate: float, min_argmax_agreement: float, winners: bool
 ) -> None:
     worst = max(comparison.tensors, key=lambda tensor: tensor.rate, default=None)
     where = f"; worst is {worst.name!r} with {worst.rate:.2%}" if worst else ""
@@ -227,10 +235,10 @@ def _check_limits(
             f"{where}. No file was written. Use more activation bits there, or pass a larger "
             "max_flip_rate if the task's accuracy on the integer graph is good enough."
         )
-    if comparison.argmax_agreement < min_argmax_agreement:
+    if winners and comparison.argmax_agreement < min_argmax_agreement:
         raise ExportError(
             f"min_argmax_agreement={min_argmax_agreement:g} is missed: "
             f"{comparison.argmax_agreement:.3g} of {comparison.samples} examples keep their "
             f"largest output under the rounding of {comparison.profile!r}{where}. No file was "
-            "written. Pass real samples (random ones have no clear winner), or lower the limit."
+            "written. Pass samples like those the model was trained on, or lower the limit."
         )

@@ -73,7 +73,6 @@ def test_double_rounding_shows_in_the_comparison(graph, tmp_path, images):
         target="tflm",
         samples=images,
         verbose=False,
-        min_argmax_agreement=0.9,
     )
     assert report.comparison.profile == "tflm"
     assert 0 < report.comparison.flip_rate < 0.01
@@ -107,6 +106,12 @@ def test_other_answers_leave_no_file(graph, tmp_path, images):
     with pytest.raises(ExportError, match=r"min_argmax_agreement=0\.99 is missed: 0\.?\d* of 8"):
         export(model, tmp_path / "net.tflite", samples=images[:8], max_flip_rate=1, verbose=False)
     assert os.listdir(tmp_path) == []
+
+
+def test_random_samples_have_no_winner_to_agree_on(graph, tmp_path):
+    model = TrainedModel(graph, rotate_outputs)
+    report = export(model, tmp_path / "net.tflite", max_flip_rate=1, verbose=False)
+    assert report.comparison.argmax_agreement < 0.99
 
 
 def test_wider_limits_let_the_same_model_pass(graph, tmp_path, images):
