@@ -8,11 +8,12 @@ from typing import Any
 
 import keras
 
+from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.rules import Output, rule_of
 
-Overrides = Mapping[str, QuantizationConfig | None]
+Overrides = Mapping[str, QuantizationConfig | str | dict[str, Any] | None]
 
 
 class BitWidths:
@@ -37,7 +38,10 @@ class BitWidths:
     ):
         self._model = model
         self._config = config
-        self._overrides = [(_compile(pattern), value) for pattern, value in overrides.items()]
+        self._overrides = [
+            (_compile(pattern), None if value is None else configs.get(value))
+            for pattern, value in overrides.items()
+        ]
         self._origins = origins
         self._consumers = consumers(model)
         self._ends = _ends(model)

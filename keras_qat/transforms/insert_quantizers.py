@@ -115,7 +115,7 @@ class _Inserter:
     ) -> TensorState:
         first = operands[0]
         name = node.operation.name
-        members = (*first.members, name) if first.stage else (name,)
+        members = (*first.members, name) if first.stage and rule.joins else (name,)
         linear = rule.yields is Stage.LINEAR
         signed = not rule.unsigned and (linear or any(state.signed for state in operands))
         if self._bit_widths.config_for([name])[0] is None:
