@@ -9,11 +9,11 @@ import keras
 import numpy as np
 
 from keras_qat.integer import GraphBuilder, IntegerGraph
-from keras_qat.keras_graph import GraphNode, input_name, nodes, replay
+from keras_qat.keras_graph import GraphNode, consumers, input_name, nodes, replay
 from keras_qat.lowering.context import GraphInput, LoweringContext, integer_operand
 from keras_qat.lowering.pending import LoweringError, Pending
 from keras_qat.quantizers import Quantizer, SoftmaxRounding
-from keras_qat.rules import rule_of
+from keras_qat.rules import Output, rule_of
 from keras_qat.wrappers import QuantizeWrapper
 
 
@@ -36,6 +36,7 @@ class _Lowering:
     def __init__(self, model: keras.Model):
         self.builder = GraphBuilder()
         self._names = tensor_names(model)
+        self._consumers = consumers(model)
 
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer = node.operation
@@ -53,8 +54,20 @@ class _Lowering:
                 f"Layer {layer.name!r} ({type(layer).__name__}) was left in float, so the model "
                 "has no integer form. Quantize it (drop its override of None) and train again."
             )
+        if rule.output is Output.ROUND_TO_INPUT and isinstance(operands[0], str):
+            self._check_rounded(node)
         shape = _shape(node.outputs[0], name)[1:]
         return rule.lower(layer, operands, LoweringContext(self.builder, name, shape))
+
+    def _check_rounded(self, node: GraphNode) -> None:
+        """The integer op rounds to its input's grid, so the model must have done the same."""
+        readers = self._consumers.get(id(node.outputs[0]), [])
+        if not any(reader and isinstance(reader.operation, Quantizer) for reader in readers):
+            raise LoweringError(
+                f"Layer {node.operation.name!r} ({type(node.operation).__name__}) has no quantizer "
+                "behind it, so the model has no integer form: it was left in float, or it follows "
+                "a Softmax."
+            )
 
     def _quantize(self, quantizer: Quantizer, value: Any, name: str) -> str:
         qparams = quantizer.qparams()
@@ -74,10 +87,14 @@ class _Lowering:
 def tensor_names(model: keras.Model) -> dict[int, str]:
     """Name of every symbolic tensor, by `id(tensor)`: that of the layer that yields it."""
     names = {id(tensor): input_name(tensor) for tensor in model.inputs}
+    taken = {layer.name for layer in model.layers}
     for node in nodes(model):
-        suffix = f"_{node.call_index}" if node.call_index else ""
+        name, count = node.operation.name, node.call_index
+        while node.call_index and (name := f"{node.operation.name}_{count}") in taken:
+            count += 1
+        taken.add(name)
         for tensor in node.outputs:
-            names[id(tensor)] = f"{node.operation.name}{suffix}"
+            names[id(tensor)] = name
     return names
 
 
