@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_qat.keras_graph import input_name
+from keras_qat.keras_graph import input_name, layer_name
 from keras_qat.quantizers.fake_quantize import Grid
 
 _CANDIDATES = np.linspace(0.02, 1.0, 99)
@@ -81,8 +81,9 @@ class CalibrationData:
         arrays = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
         if len(arrays) != len(self._names):
             raise ValueError(
-                f"The model has {len(self._names)} inputs. Received calibration data for "
-                f"{len(arrays)}."
+                f"The model has {len(self._names)} inputs: {self._names}. Received calibration "
+                f"data for {len(arrays)}. Pass inputs without labels, and stack samples into one "
+                "array for each input."
             )
         return arrays
 
@@ -97,9 +98,25 @@ class CalibrationData:
                     f"Calibration data for input {name!r} must have shape {shape}. "
                     f"Received: {array.shape}"
                 )
-            if not np.all(np.isfinite(array)):
-                raise ValueError(f"Calibration data for input {name!r} holds NaN or infinity.")
-        return [np.asarray(array, dtype=np.float32) for array in batch]
+        arrays = [_as_numbers(*pair) for pair in zip(batch, self._names, strict=True)]
+        if len({len(array) for array in arrays}) > 1:
+            raise ValueError(
+                f"The inputs {self._names} need as many samples each. Received: "
+                f"{[len(array) for array in arrays]} in a batch"
+            )
+        return arrays
+
+
+def _as_numbers(array: Any, name: str) -> Array:
+    try:
+        numbers = np.asarray(array, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Calibration data for input {name!r} must be numbers. Received: {array.dtype}"
+        ) from error
+    if not np.all(np.isfinite(numbers)):
+        raise ValueError(f"Calibration data for input {name!r} holds NaN or infinity.")
+    return numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,8 +147,9 @@ def activation_histograms(
             low, high = float(np.min(value)), float(np.max(value))
             if not (np.isfinite(low) and np.isfinite(high)):
                 raise ValueError(
-                    f"The model's own values are not finite at {tensors[index].name!r} for the "
-                    "calibration data. Check the weights and the data."
+                    f"The model's own values are not finite behind layer "
+                    f"{layer_name(tensors[index])!r} for the calibration data. Check the weights "
+                    "and the data."
                 )
             ranges[index] = min(ranges[index, 0], low), max(ranges[index, 1], high)
     counts = np.zeros((len(tensors), _BINS))

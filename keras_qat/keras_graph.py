@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,8 +31,15 @@ class GraphNode:
     _arguments: Any
 
     def fill_in(self, values: dict[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call's arguments with every symbolic tensor replaced by `values[id(tensor)]`."""
+        """The call's arguments with every symbolic tensor replaced by `values[id(tensor)]`.
+
+        The first argument comes by position, even where the model was built with
+        `layer(inputs=x)`: what stands in for the layer may call it otherwise.
+        """
         args, kwargs = self._arguments.fill_in(values)
+        first = next(iter(inspect.signature(self.operation.call).parameters))
+        if not args and first in kwargs:
+            args = (kwargs.pop(first),)
         return args, kwargs
 
 
@@ -77,10 +85,15 @@ def nodes(model: keras.Model) -> Iterator[GraphNode]:
             )
 
 
-def input_name(tensor: KerasTensor) -> str:
-    """Name of the input layer that yields this model input."""
+def layer_name(tensor: KerasTensor) -> str:
+    """Name of the layer that yields this tensor."""
     name: str = tensor._keras_history.operation.name
     return name
+
+
+def input_name(tensor: KerasTensor) -> str:
+    """Name of the input layer that yields this model input."""
+    return layer_name(tensor)
 
 
 def replay(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_qat import config as configs
@@ -16,7 +17,7 @@ from keras_qat.calibration import (
     range_scale,
 )
 from keras_qat.config import QuantizationConfig
-from keras_qat.keras_graph import nodes
+from keras_qat.keras_graph import functional, nodes
 from keras_qat.model import QuantizedModel
 from keras_qat.rules import UnsupportedLayerError, rule_of
 from keras_qat.transforms.bit_widths import BitWidths, Overrides
@@ -70,9 +71,9 @@ def quantize(
     """
     config = configs.get(config)
     _check_model(model)
+    _check_layers(model)
     data = CalibrationData(model, calibration_data)
     normalized = decompose_separable(split_activations(model))
-    _check_layers(normalized)
     bit_widths = BitWidths(normalized, config, overrides or {}, origins(model))
     quantized, sites = insert_quantizers(
         normalized, bit_widths, data.signed_inputs(), QuantizedModel
@@ -94,10 +95,11 @@ def _check_model(model: Any) -> None:
         raise ValueError(
             f"The model {model.name!r} is quantized already: quantize the float model."
         )
+    functional(model)
 
 
 def _check_layers(model: keras.Model) -> None:
-    """Raises one error that lists every layer without a rule."""
+    """Raises one error that lists every layer without a rule, before anything copies a layer."""
     problems = []
     for node in nodes(model):
         try:
@@ -119,6 +121,8 @@ def _calibrate_weights(model: keras.Model) -> None:
     for layer in model.layers:
         if isinstance(layer, QuantizeWrapper):
             kernel = ops.convert_to_numpy(layer.channels_last_kernel())
+            if not np.all(np.isfinite(kernel)):
+                raise ValueError(f"The weights of layer {layer.name!r} hold NaN or infinity.")
             quantizer = layer.weight_quantizer
             quantizer.set_scale(
                 least_error_weight_scale(kernel, quantizer.grid, quantizer.per_channel)

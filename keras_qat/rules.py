@@ -89,6 +89,7 @@ RULES: dict[type, Rule] = {
     layers.Conv2D: _weights(QuantizeConv2D),
     layers.DepthwiseConv2D: _weights(QuantizeDepthwiseConv2D),
     layers.Dense: _weights(QuantizeDense),
+    layers.SeparableConv2D: Rule(Output.QUANTIZE),  # decomposed before anything else
     layers.BatchNormalization: Rule(
         Output.QUANTIZE,
         lower_batch_normalization,
@@ -126,17 +127,25 @@ def rule_of(node: GraphNode) -> Rule:
     """
     layer, kind = node.operation, type(node.operation)
     if kind is layers.Activation:
-        rule = ACTIVATIONS.get(getattr(layer.activation, "__name__", ""))
+        rule = ACTIVATIONS.get(_activation_name(layer))
     elif kind is layers.ReLU:
         rule = _relu_rule(layer)
     elif kind is layers.AveragePooling2D and _covers_everything(layer, node):
         rule = _GLOBAL_AVERAGE
     else:
         rule = RULES.get(kind)
-    reason = "no rule for this layer" if rule is None else _why_not(node)
+    if not isinstance(layer, layers.Layer):
+        reason = "a raw operation has no rule; use a layer, such as keras.layers.Add for x + y"
+    else:
+        reason = "no rule for this layer" if rule is None else _why_not(node)
     if rule is None or reason:
         raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     return rule
+
+
+def _activation_name(layer: Any) -> str:
+    name: str = getattr(layer.activation, "__name__", type(layer.activation).__name__)
+    return name
 
 
 def _relu_rule(layer: Any) -> Rule | None:
@@ -153,6 +162,10 @@ def _why_not(node: GraphNode) -> str:
     """What makes a layer, of a type that has a rule, impossible here; empty if nothing does."""
     layer, shape = node.operation, node.inputs[0].shape
     last_axis = (-1, len(shape) - 1)
+    if type(layer) is not layers.Activation and hasattr(layer, "activation"):
+        activation = _activation_name(layer)
+        if activation not in ACTIVATIONS:
+            return f"no rule for its activation {activation!r}"
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "only data_format='channels_last' can be deployed"
     if getattr(layer, "groups", 1) != 1:
