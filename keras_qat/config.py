@@ -56,6 +56,10 @@ class QuantizationConfig(abc.ABC):
     def get_config(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> QuantizationConfig:
+        return cls(**config)
+
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 @dataclasses.dataclass(frozen=True, kw_only=True)
