@@ -40,6 +40,8 @@ class QuantizeWrapper(keras.layers.Wrapper):
         kwargs.setdefault("dtype", "float32")
         kwargs.setdefault("trainable", layer.trainable)
         super().__init__(layer, **kwargs)
+        if not self.trainable:
+            weight_quantizer.trainable = False  # a frozen layer's function stays
         self.weight_quantizer = weight_quantizer
         self.neighbours: Neighbours | None = None
 
