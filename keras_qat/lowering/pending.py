@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import GraphBuilder, QuantParams, ops
+from keras_qat.integer.ops.op import activation_range
 from keras_qat.integer.qparams import INT8_MIN
 
 _LARGEST_BIAS = 1 << 30
@@ -40,20 +41,22 @@ class Pending(abc.ABC):
     def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
         """Appends the op on the grid `qparams`, clamps included; returns the tensor's name."""
         placed = qparams.placed_in_int8()
-        starts_at_zero = placed.zero_point == placed.qmin
-        op = self if not starts_at_zero or self.activation != "linear" else self.activated("relu")
-        fused = op.fuses_activation and op.activation != "linear" and starts_at_zero
-        if fused or placed.qmin == INT8_MIN:
-            return builder.add(op.finalize(builder, name, placed), placed)
-        unclamped = dataclasses.replace(placed, qmin=INT8_MIN)
-        source = f"{name}/unclamped"
-        builder.add(op.finalize(builder, source, unclamped), unclamped)
+        if placed.qmin == INT8_MIN:
+            return self._add(builder, name, placed)
+        clamped = self.clamped_at_zero(builder) if placed.zero_point == placed.qmin else None
+        if clamped is not None:
+            return clamped._add(builder, name, placed)
+        source = self._add(builder, f"{name}/unclamped", dataclasses.replace(placed, qmin=INT8_MIN))
         return builder.add(ops.Maximum((source,), name, bound=placed.qmin), placed)
 
-    @property
-    def fuses_activation(self) -> bool:
-        """Whether the op has a fused activation at all."""
-        return True
+    def _add(self, builder: GraphBuilder, name: str, grid: QuantParams) -> str:
+        _, high = activation_range(self.activation, grid)
+        grid = dataclasses.replace(grid, qmax=high)
+        return builder.add(self.finalize(builder, name, grid), grid)
+
+    def clamped_at_zero(self, builder: GraphBuilder) -> Pending | None:
+        """The same op, ending at zero without an op more; `None` if it has no such form."""
+        return self if self.activation != "linear" else self.activated("relu")
 
     @abc.abstractmethod
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
@@ -160,9 +163,9 @@ class PendingAdd(Pending):
 class PendingMean(Pending):
     """The mean over height and width."""
 
-    @property
-    def fuses_activation(self) -> bool:
-        return False
+    def clamped_at_zero(self, builder: GraphBuilder) -> Pending | None:
+        source = builder.tensor(self.sources[0]).qparams
+        return self if source.qmin >= source.zero_point else None
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
         return ops.Mean(self.sources, name)

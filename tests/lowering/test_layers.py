@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_qat
+import tflite_export
 from tests.models import images, randomize
 from tests.seams import op_differences
 
@@ -176,3 +177,16 @@ def test_negative_batch_normalization_gain_flips_integers_and_rounds_none():
     learned = np.moveaxis(qmodel.get_layer("conv").weight_codes(), -1, 0)
     signs = np.array([1, -1, 1, -1]).reshape(4, 1, 1, 1)
     np.testing.assert_array_equal(op.weight.values, learned * signs)
+
+
+def test_a_relu6_below_the_top_of_the_grid_keeps_its_clamp(tmp_path):
+    x = 3.0 * images(16, (9, 9, 3))
+    layer_type, arguments = CASES["conv2d_relu6"]
+    qmodel = quantized(layer_type(**arguments), x, 8)
+    qmodel.quantizers[-1].set_scale(0.05)  # 6.0 is code 120 of 255
+    graph = qmodel.to_integer()
+    grid = graph.tensors[graph.outputs[0]].qparams
+    assert (grid.qmin, grid.qmax) == (-128, -8)
+    check(qmodel, x)
+    report = tflite_export.export(qmodel, tmp_path / "relu6.tflite", samples=x, verbose=False)
+    assert report.mismatches == 0
