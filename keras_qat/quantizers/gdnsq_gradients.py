@@ -1,0 +1,242 @@
+"""GDNSQ's fake-quantize functions: affine grids whose every parameter has a gradient.
+
+The grid has the step `s = 2**log_scale` and starts at the zero point `z`, a real number:
+`v = (clip(x, lower, upper) - z) / s`, `q = round(v)` (ties to even), `x_hat = s * q + z`.
+Each function states its whole gradient in closed form, for one `NoiseEstimator`. With the
+upstream gradient `g`, the noise `e = q - v` and the estimator's `phi` and `rho`, all share
+
+    passed = g * phi        lost = g - passed        slope = g * (e + s * rho) + lost * v
+
+`slope` is `d loss / d s` at a fixed range; the term of `rho` has an `s` too much, as published.
+Parameters broadcast against `x` from the last axis on: a shape `()` or `(1,)` is one number for
+the tensor, `(channels,)` one per channel of the last axis. Sums run over what shares one.
+
+Source: GDNSQ (arXiv 2508.14004), its published code.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from keras import ops
+
+from keras_qat.quantizers.custom_gradient import custom_gradient
+from keras_qat.quantizers.noise_estimators import (
+    Axes,
+    NoiseEstimator,
+    get_noise_estimator,
+)
+from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
+
+Tensor = Any
+
+NOISE_GRADIENTS = ("head", "none")
+_LN2 = math.log(2.0)
+
+
+def fake_quantize_affine(
+    x: Tensor,
+    log_scale: Tensor,
+    zero_point: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    estimator: str | NoiseEstimator = "ste",
+    noise_sign: Tensor | None = None,
+    noise_gradient: str = "head",
+    mean_axes: Axes | None = None,
+) -> Tensor:
+    """Fake-quantize on the grid `zero_point + s * {0, 1, ...}`, clipped to `[lower, upper]`.
+
+    Backward, with `inside = [lower <= x <= upper]`: `dx = passed * inside`,
+    `dlower = sum passed * [x < lower]`, `dupper = sum passed * [x > upper]`,
+    `dzero_point = sum lost`, `dlog_scale = ln(2) * s * sum slope`.
+
+    Args:
+        x: float tensor of any shape.
+        log_scale: base-2 logarithm of the step, `s`.
+        zero_point, lower, upper: in the units of `x`; gradients are those of each alone.
+        estimator: a name in `NOISE_ESTIMATORS`, or a `NoiseEstimator`.
+        noise_sign: +-1/2 for each element of `x`, or None to leave the random term out.
+        noise_gradient: "head" adds the estimator's `rho`, "none" leaves it out.
+        mean_axes: where "aewgs" averages; by default the axes along which `log_scale` is shared.
+
+    >>> x_hat = fake_quantize_affine([-1.0, 0.7, 9.0], -1.0, 0.0, 0.0, 1.5)
+    >>> [float(v) for v in x_hat]
+    [0.0, 0.5, 1.5]
+    """
+    backward = _noise_backward(estimator, noise_sign, noise_gradient)
+
+    @custom_gradient
+    def fake_quantize(
+        x: Tensor, log_scale: Tensor, zero_point: Tensor, lower: Tensor, upper: Tensor
+    ) -> Any:
+        scale = ops.exp2(log_scale)
+        position = (_clip(x, lower, upper) - zero_point) / scale
+        code = ops.round(position)
+
+        def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
+            axes = sharing_axes(x, log_scale) if mean_axes is None else mean_axes
+            passed, lost, slope = backward(upstream, position, code, scale, axes)
+            below, above = x < lower, x > upper
+            return (
+                ops.where(ops.logical_or(below, above), 0.0, passed),
+                _LN2 * scale * sum_over_sharing(slope, log_scale),
+                ops.zeros_like(zero_point) if lost is None else sum_over_sharing(lost, zero_point),
+                sum_over_sharing(ops.where(below, passed, 0.0), lower),
+                sum_over_sharing(ops.where(above, passed, 0.0), upper),
+            )
+
+        return code * scale + zero_point, gradient
+
+    return fake_quantize(x, log_scale, zero_point, lower, upper)
+
+
+def fake_quantize_weights(
+    weights: Tensor,
+    log_scale: Tensor,
+    estimator: str | NoiseEstimator = "ste",
+    noise_sign: Tensor | None = None,
+    noise_gradient: str = "head",
+    mean_axes: Axes | None = None,
+) -> Tensor:
+    """Fake-quantize on a grid that starts at the smallest weight; nothing is clipped.
+
+    Forward: `z = min(w)` over the weights that share a step, `w_hat = s * round((w - z) / s) + z`.
+    Backward: `dlog_scale = ln(2) * s * sum slope` and
+    `dw = passed + [w == z] / ties * sum lost`; the `ties` weights at the minimum share equally.
+
+    Args as in `fake_quantize_affine`; `log_scale` of shape `(channels,)` is per output channel
+    of a Keras kernel, `()` per tensor.
+
+    >>> [float(v) for v in fake_quantize_weights([-0.5, -0.1, 0.6], 0.0)]
+    [-0.5, -0.5, 0.5]
+    """
+    backward = _noise_backward(estimator, noise_sign, noise_gradient)
+
+    @custom_gradient
+    def fake_quantize(weights: Tensor, log_scale: Tensor) -> Any:
+        scale = ops.exp2(log_scale)
+        sharing = sharing_axes(weights, log_scale)
+        smallest = ops.min(weights, axis=sharing, keepdims=True)
+        position = (weights - smallest) / scale
+        code = ops.round(position)
+
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            axes = sharing if mean_axes is None else mean_axes
+            passed, lost, slope = backward(upstream, position, code, scale, axes)
+            if lost is not None:
+                at_minimum = ops.cast(weights == smallest, weights.dtype)
+                ties = ops.sum(at_minimum, axis=sharing, keepdims=True)
+                passed += at_minimum * (ops.sum(lost, axis=sharing, keepdims=True) / ties)
+            return passed, _LN2 * scale * sum_over_sharing(slope, log_scale)
+
+        return code * scale + smallest, gradient
+
+    return fake_quantize(weights, log_scale)
+
+
+def fake_quantize_activations(
+    x: Tensor,
+    offset: Tensor,
+    log_scale: Tensor,
+    log_range: Tensor,
+    signed: bool = True,
+    estimator: str | NoiseEstimator = "ste",
+    noise_sign: Tensor | None = None,
+    noise_gradient: str = "head",
+    mean_axes: Axes | None = None,
+) -> Tensor:
+    """Fake-quantize on a grid from `offset` to `offset + range - s`, with both ends learned.
+
+    Forward: `b = offset`, `Q = 2**log_range`, `upper = b + Q - s`,
+    `x_hat = s * round((clip(x, b, upper) - b) / s) + b`.
+    Backward, with `above = [x > upper]` and `inside = [b <= x <= upper]`:
+    `dx = passed * inside`, `doffset = sum(g - dx)`, `dlog_range = ln(2) * Q * sum passed * above`,
+    `dlog_scale = ln(2) * s * (sum slope - sum passed * above)`.
+
+    Args:
+        x: float tensor of any shape.
+        offset: the smallest value of the grid, in the units of `x`.
+        log_scale, log_range: base-2 logarithms; their difference is the bit width.
+        signed: False keeps the offset where it is: it gets no gradient.
+        estimator, noise_sign, noise_gradient, mean_axes: as in `fake_quantize_affine`.
+
+    >>> [float(v) for v in fake_quantize_activations([-9.0, 0.6, 9.0], 0.0, 0.0, 2.0)]
+    [0.0, 1.0, 3.0]
+    """
+    backward = _noise_backward(estimator, noise_sign, noise_gradient)
+
+    @custom_gradient
+    def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
+        scale, width = ops.exp2(log_scale), ops.exp2(log_range)
+        upper = offset + width - scale
+        position = (_clip(x, offset, upper) - offset) / scale
+        code = ops.round(position)
+
+        def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
+            axes = sharing_axes(x, log_scale) if mean_axes is None else mean_axes
+            passed, _, slope = backward(upstream, position, code, scale, axes)
+            above = ops.where(x > upper, passed, 0.0)
+            dx = ops.where(ops.logical_or(x < offset, x > upper), 0.0, passed)
+            return (
+                dx,
+                sum_over_sharing(upstream - dx, offset) if signed else ops.zeros_like(offset),
+                _LN2 * scale * sum_over_sharing(slope - above, log_scale),
+                _LN2 * width * sum_over_sharing(above, log_range),
+            )
+
+        return code * scale + offset, gradient
+
+    return fake_quantize(x, offset, log_scale, log_range)
+
+
+def weight_codes(weights: Tensor, log_scale: Tensor) -> Tensor:
+    """The codes of `fake_quantize_weights`, int32, 0 at the smallest weight.
+
+    >>> [int(v) for v in weight_codes([-0.5, -0.1, 0.6], 0.0)]
+    [0, 0, 1]
+    """
+    weights, log_scale = ops.convert_to_tensor(weights), ops.convert_to_tensor(log_scale)
+    smallest = ops.min(weights, axis=sharing_axes(weights, log_scale), keepdims=True)
+    return ops.cast(ops.round((weights - smallest) / ops.exp2(log_scale)), "int32")
+
+
+def activation_codes(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Tensor:
+    """The codes of `fake_quantize_activations`, int32, 0 at the offset.
+
+    >>> [int(v) for v in activation_codes([-9.0, 0.6, 9.0], 0.0, 0.0, 2.0)]
+    [0, 1, 3]
+    """
+    scale = ops.exp2(log_scale)
+    upper = offset + ops.exp2(log_range) - scale
+    return ops.cast(ops.round((_clip(x, offset, upper) - offset) / scale), "int32")
+
+
+def _clip(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return ops.minimum(ops.maximum(x, lower), upper)
+
+
+def _noise_backward(
+    estimator: str | NoiseEstimator, noise_sign: Tensor | None, noise_gradient: str
+) -> Any:
+    """`(g, v, q, s, mean_axes) -> (passed, lost, slope)`; `lost` is None where it is 0."""
+    estimator = get_noise_estimator(estimator)
+    if noise_gradient not in NOISE_GRADIENTS:
+        raise ValueError(
+            f"The noise_gradient must be one of {NOISE_GRADIENTS}. Received: {noise_gradient!r}"
+        )
+
+    def backward(
+        upstream: Tensor, position: Tensor, code: Tensor, scale: Tensor, mean_axes: Axes
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        noise = code - position
+        term = estimator.scale_term(noise, noise_sign) if noise_gradient == "head" else None
+        slope = upstream * (noise if term is None else noise + scale * term)
+        if estimator.input_factor is None:
+            return upstream, None, slope
+        passed = upstream * estimator.input_factor(upstream, noise, mean_axes)
+        lost = upstream - passed
+        return passed, lost, slope + lost * position
+
+    return backward
