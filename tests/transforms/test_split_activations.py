@@ -1,0 +1,66 @@
+"""Fused activations become layers; the function stays."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_qat.transforms.split_activations import split_activations
+from tests.models import images, randomize
+from tests.untouched import untouched
+
+layers = keras.layers
+
+WEIGHT_LAYERS = {
+    "conv2d": lambda activation: layers.Conv2D(4, 3, activation=activation, name="layer"),
+    "depthwise": lambda activation: layers.DepthwiseConv2D(3, activation=activation, name="layer"),
+    "separable": lambda activation: layers.SeparableConv2D(
+        4, 3, activation=activation, name="layer"
+    ),
+    "dense": lambda activation: layers.Dense(4, activation=activation, name="layer"),
+}
+
+
+def model_of(*stack):
+    inputs = keras.Input((6, 6, 3), name="image")
+    return randomize(keras.Sequential([inputs, *stack], name="net"))
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "softmax"])
+@pytest.mark.parametrize("kind", WEIGHT_LAYERS)
+def test_the_function_is_the_same_and_the_weight_layer_is_linear(kind, activation):
+    model, x = model_of(WEIGHT_LAYERS[kind](activation)), images(4, (6, 6, 3))
+    with untouched(model, x):
+        split = split_activations(model)
+        np.testing.assert_array_equal(split(x), model(x))
+    assert split.get_layer("layer").activation is keras.activations.linear
+    assert split.get_layer(f"layer_{activation}").activation is keras.activations.get(activation)
+
+
+def test_layers_without_a_fused_activation_are_copied_as_they_are():
+    stack = [layers.Conv2D(4, 3, name="conv"), layers.ReLU(6.0, name="relu6")]
+    model = model_of(*stack, layers.Activation("relu", name="relu"), layers.Flatten(name="flat"))
+    split = split_activations(model)
+    assert [layer.name for layer in split.layers][1:] == ["conv", "relu6", "relu", "flat"]
+    assert not set(map(id, split.layers)) & set(map(id, model.layers))
+    assert split.get_layer("relu6").max_value == 6.0
+
+
+def test_a_shared_layer_is_split_once():
+    inputs, dense = keras.Input((4,)), layers.Dense(4, activation="relu", name="dense")
+    model = randomize(keras.Model(inputs, dense(dense(inputs))))
+    x = images(4, (4,))
+    with untouched(model, x):
+        split = split_activations(model)
+        np.testing.assert_array_equal(split(x), model(x))
+    assert [layer.name for layer in split.layers][1:] == ["dense", "dense_relu"]
+
+
+def test_the_copies_keep_what_training_needs():
+    conv = layers.Conv2D(
+        4, 3, activation="relu", kernel_regularizer="l2", kernel_constraint="non_neg", name="conv"
+    )
+    conv.trainable = False
+    copy = split_activations(model_of(conv)).get_layer("conv")
+    assert isinstance(copy.kernel_regularizer, keras.regularizers.L2)
+    assert isinstance(copy.kernel_constraint, keras.constraints.NonNeg)
+    assert not copy.trainable
