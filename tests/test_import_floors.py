@@ -11,8 +11,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = [
     {"keras_qat.integer"},
-    {"keras_qat.keras_graph", "keras_qat.quantizers"},
-    {"keras_qat.config", "keras_qat.lowering", "keras_qat.wrappers"},
+    {
+        "keras_qat.keras_graph",
+        "keras_qat.optimizers",
+        "keras_qat.quantizers",
+        "keras_qat.schedules",
+    },
+    {"keras_qat.config", "keras_qat.objectives", "keras_qat.lowering", "keras_qat.wrappers"},
     {"keras_qat.rules"},
     {"keras_qat.calibration", "keras_qat.conversion", "keras_qat.linking", "keras_qat.transforms"},
     {"keras_qat.model"},

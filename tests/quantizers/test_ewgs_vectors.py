@@ -66,10 +66,10 @@ def test_ewgs_init(name, jit):
 
 
 def test_a_level_count_below_two_is_refused():
-    with pytest.raises(ValueError, match="level_count must be .* Received: 1"):
+    with pytest.raises(ValueError, match=r"level_count must be .* Received: 1"):
         interval_levels([0.0], 0.0, 1.0, 1)
 
 
 def test_one_value_has_no_deviation():
-    with pytest.raises(ValueError, match="two values or more. Received: 1"):
+    with pytest.raises(ValueError, match=r"two values or more. Received: 1"):
         initial_weight_interval([1.0])

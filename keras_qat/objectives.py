@@ -1,0 +1,235 @@
+"""Objectives of quantization-aware training: the bit-width penalty, and losses against a teacher.
+
+Source: GDNSQ (arXiv 2508.14004), its published code, where nothing else is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from keras import ops
+
+Tensor = Any
+
+MARGIN = 1e-3
+"""Widths aim that many bits below their target; also keeps shares and weights above 0."""
+
+
+class RunningMean(NamedTuple):
+    """The mean task loss of all calls so far; `count` starts at 1, so the first call weighs less.
+
+    With a sum in place of the mean the state would be `(value * count, count)`.
+    """
+
+    value: Tensor
+    count: Tensor
+
+    @classmethod
+    def start(cls) -> RunningMean:
+        """The state before the first call: a mean of 0."""
+        return cls(ops.zeros(()), ops.ones(()))
+
+    def updated(self, loss: Tensor) -> RunningMean:
+        """`value + (loss - value) / (count + 1)`; no gradient flows."""
+        count = ops.cast(self.count, "float32") + 1.0
+        return RunningMean(self.value + (ops.stop_gradient(loss) - self.value) / count, count)
+
+
+class Potential(NamedTuple):
+    """The loss to train on, the state for the next call, and the terms for monitoring."""
+
+    loss: Tensor
+    mean_loss: RunningMean
+    weight_penalty: Tensor
+    activation_penalty: Tensor
+    weight_share: Tensor
+    activation_share: Tensor
+
+
+def exterior_point_potential(
+    task_loss: Tensor,
+    weight_widths: Tensor,
+    activation_widths: Tensor,
+    weight_bits: Tensor,
+    activation_bits: Tensor,
+    temperature: Tensor,
+    mean_loss: RunningMean,
+    lossless: bool = False,
+) -> Potential:
+    """The task loss and a growing penalty on every bit width above its target.
+
+    Forward: `W = mean(max(0, weight_widths - (weight_bits - 1e-3)))`, `A` likewise; with `nw` and
+    `na` widths above target, `c = mean_loss.value`, `t = temperature` and the margin `m = 1e-3`:
+
+        penalty = c * ((nw + m) / (nw + na + m) * W + (na + m) / (nw + na + m) * A)
+        loss = t * penalty + task_loss              (lossless: penalty + t * task_loss)
+
+    Backward: only the widths above target and the task loss get a gradient, for a weight width
+    `t * c * share / weight_widths.size`. The counts, `c`, `t` and the targets get none.
+
+    Args:
+        task_loss: scalar.
+        weight_widths: real-valued widths in bits, one per channel of all layers, `(channels,)`.
+        activation_widths: one per activation quantizer, `(quantizers,)`. Either may be empty.
+        weight_bits, activation_bits: the targets.
+        temperature: grows during training, see `TemperatureAnnealing`.
+        mean_loss: what the last call returned, `RunningMean.start()` at first.
+        lossless: put the task loss first: it is what `temperature` multiplies.
+
+    >>> state = RunningMean(value=2.0, count=1.0)
+    >>> potential = exterior_point_potential(4.0, [3.0, 1.0], [1.5], 2, 2, 1.0, state)
+    >>> round(float(potential.loss), 3), float(potential.mean_loss.value)
+    (5.001, 3.0)
+    """
+    weights_over, weight_penalty = _excess(weight_widths, weight_bits)
+    activations_over, activation_penalty = _excess(activation_widths, activation_bits)
+    everything = weights_over + activations_over + MARGIN
+    weight_share = (weights_over + MARGIN) / everything
+    activation_share = (activations_over + MARGIN) / everything
+    penalty = weight_share * weight_penalty + activation_share * activation_penalty
+    penalty = ops.stop_gradient(mean_loss.value) * penalty
+    temperature = ops.stop_gradient(temperature)
+    loss = penalty + temperature * task_loss if lossless else temperature * penalty + task_loss
+    return Potential(
+        loss,
+        mean_loss.updated(task_loss),
+        weight_penalty,
+        activation_penalty,
+        weight_share,
+        activation_share,
+    )
+
+
+def _excess(widths: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
+    """How many widths are above target, and by how much on average."""
+    widths = ops.convert_to_tensor(widths)
+    if 0 in widths.shape:
+        return ops.zeros(()), ops.zeros(())
+    excess = ops.relu(widths - (ops.cast(bits, widths.dtype) - MARGIN))
+    return ops.sum(ops.cast(excess > 0, widths.dtype)), ops.mean(excess)
+
+
+def jeffreys_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """`J = mean_b sum_c (y - p) * (log y - log p)`: both Kullback-Leibler divergences, not halved.
+
+    `p` and `y` are the softmax of student and teacher. Finite for all finite logits, as it is
+    formed from log-probabilities. Backward, with `d = log p - log y`:
+    `dJ/dlogits = (p * (d - sum_c p * d) + p - y) / batch`.
+
+    Args (of every loss here):
+        student_logits, teacher_logits: `(batch, classes)`; the teacher gets no gradient.
+
+    Returns: a scalar, in nats.
+
+    >>> round(float(jeffreys_divergence([[0.0, 1.0]], [[1.0, 0.0]])), 4)
+    0.9242
+    """
+    log_p, log_y = _log_probabilities(student_logits, teacher_logits)
+    return _per_example((ops.exp(log_y) - ops.exp(log_p)) * (log_y - log_p))
+
+
+def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """`mean_b sum_c -y * log p`. Backward: `(p - y) / batch`.
+
+    >>> round(float(soft_cross_entropy([[0.0, 0.0]], [[3.0, 0.0]])), 4)
+    0.6931
+    """
+    log_p, log_y = _log_probabilities(student_logits, teacher_logits)
+    return _per_example(-ops.exp(log_y) * log_p)
+
+
+def symmetric_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """`mean_b sum_c -y * log p - p * log y`.
+
+    Backward, with `l = log y`: `(p - y - p * (l - sum_c p * l)) / batch`.
+
+    >>> round(float(symmetric_cross_entropy([[0.0, 0.0]], [[0.0, 0.0]])), 4)
+    1.3863
+    """
+    log_p, log_y = _log_probabilities(student_logits, teacher_logits)
+    return _per_example(-ops.exp(log_y) * log_p - ops.exp(log_p) * log_y)
+
+
+def kullback_leibler_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """`KL(y||p) = mean_b sum_c y * (log y - log p)`. Backward: `(p - y) / batch`.
+
+    The published code also divides by the number of classes; this is the divergence itself.
+
+    >>> float(kullback_leibler_divergence([[1.0, 2.0]], [[1.0, 2.0]]))
+    0.0
+    """
+    log_p, log_y = _log_probabilities(student_logits, teacher_logits)
+    return _per_example(ops.exp(log_y) * (log_y - log_p))
+
+
+def hellinger_distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """`mean_b mean_c (sqrt(p) - sqrt(y))**2`: the squared distance, as published up to a factor.
+
+    Twice the squared Hellinger distance, divided by the number of classes. Backward, with
+    `u = (p - sqrt(p * y)) / classes`: `(u - p * sum_c u) / batch`.
+
+    >>> round(float(hellinger_distance([[99.0, 0.0]], [[0.0, 99.0]])), 4)
+    1.0
+    """
+    log_p, log_y = _log_probabilities(student_logits, teacher_logits)
+    return ops.mean(ops.square(ops.exp(0.5 * log_p) - ops.exp(0.5 * log_y)))
+
+
+def jensen_shannon_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """`mean_b (KL(p||m) + KL(y||m)) / 2` with `m = (p + y) / 2`; at most `log 2`.
+
+    The published loss of that name mixes log-probabilities, which makes it the Jeffreys
+    divergence over twice the number of classes; this is the divergence itself. Backward, with
+    `u = log p - log m`: `p * (u - sum_c p * u) / (2 * batch)`.
+
+    >>> round(float(jensen_shannon_divergence([[99.0, 0.0]], [[0.0, 99.0]])), 4)
+    0.6931
+    """
+    log_p, log_y = _log_probabilities(student_logits, teacher_logits)
+    log_m = ops.logaddexp(log_p, log_y) - ops.log(2.0)
+    from_p = ops.exp(log_p) * (log_p - log_m)
+    return _per_example(0.5 * (from_p + ops.exp(log_y) * (log_y - log_m)))
+
+
+DISTILLATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "jeffreys": jeffreys_divergence,
+    "soft_cross_entropy": soft_cross_entropy,
+    "symmetric_cross_entropy": symmetric_cross_entropy,
+    "kl": kullback_leibler_divergence,
+    "hellinger": hellinger_distance,
+    "jensen_shannon": jensen_shannon_divergence,
+}
+"""Every loss against a teacher by name; GDNSQ's own is "jeffreys"."""
+
+
+def get_distillation_loss(
+    identifier: str | Callable[[Tensor, Tensor], Tensor],
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of that name; a function is returned as it is.
+
+    >>> get_distillation_loss("kl").__name__
+    'kullback_leibler_divergence'
+    """
+    if callable(identifier):
+        return identifier
+    if isinstance(identifier, str) and identifier in DISTILLATION_LOSSES:
+        return DISTILLATION_LOSSES[identifier]
+    raise ValueError(
+        f"The distillation loss must be a function or one of {sorted(DISTILLATION_LOSSES)}. "
+        f"Received: {identifier!r}"
+    )
+
+
+def _log_probabilities(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    student, teacher = ops.convert_to_tensor(student_logits), ops.convert_to_tensor(teacher_logits)
+    if len(student.shape) != 2 or len(teacher.shape) != 2:
+        raise ValueError(
+            "Logits must have the shape (batch, classes). "
+            f"Received: {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    return ops.log_softmax(student), ops.stop_gradient(ops.log_softmax(teacher))
+
+
+def _per_example(values: Tensor) -> Tensor:
+    return ops.mean(ops.sum(values, axis=-1))
