@@ -3,8 +3,9 @@
     python examples/cifar10_resnet8.py --model=resnet8_cifar10.keras --data_dir=tensorflow_datasets
 
 For each bit width it quantizes weights and activations with LSQ, trains a few epochs, exports, and
-evaluates the file on the whole test set, once. One JSON file per run goes to --output_dir; runs
-whose file exists are skipped, so an interrupted series goes on where it stopped.
+evaluates the file on the whole test set, once. Each run leaves its trained .keras, its .tflite and
+a JSON file in --output_dir; what is there already is not done again, so an interrupted series goes
+on where it stopped.
 """
 
 import json
@@ -104,11 +105,15 @@ def train(bits: int, seed: int, data: dict) -> keras_qat.QuantizedModel:
 
 def run(bits: int, seed: int, data: dict, folder: pathlib.Path) -> dict:
     """One run: quantize, train, export, evaluate on the test set."""
-    keras.utils.set_random_seed(seed)
-    qmodel = train(bits, seed, data)
     path = folder / f"resnet8_w{bits}a{bits}_seed{seed}.tflite"
+    trained = path.with_suffix(".keras")
+    if trained.exists():
+        qmodel = keras_qat.load_model(trained)
+    else:
+        keras.utils.set_random_seed(seed)
+        qmodel = train(bits, seed, data)
+        qmodel.save(trained)
     validation_images = data["validation"][0][:256].astype(np.float32)
-    qmodel.save(path.with_suffix(".keras"))
     report = tflite_export.export(qmodel, path, samples=validation_images)
     report.save_json(path.with_suffix(".report.json"))
 

@@ -9,7 +9,7 @@ import keras
 
 from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.quantizers import Quantizer
-from keras_qat.rules import Output, rule_of
+from keras_qat.rules import Output, Stage, rule_of
 from keras_qat.wrappers import QuantizeWrapper
 from keras_qat.wrappers.neighbours import Neighbours
 
@@ -18,16 +18,18 @@ def link_neighbours(model: keras.Model) -> None:
     """Finds the neighbours of every wrapper that is called once and sits between two grids.
 
     A layer that is called several times has a bias grid for each call: its bias stays real, and
-    lowering rounds it.
+    lowering rounds it. A quantizer that clamps again behind an activation rounds from its grid.
     """
     producers = {id(tensor): node for node in nodes(model) for tensor in node.outputs}
     readers = consumers(model)
-    calls = Counter(id(node.operation) for node in nodes(model))
+    calls = Counter(id(node.operation) for node in nodes(model) if not _averages(node, producers))
     for node in nodes(model):
         wrapper = node.operation
         if isinstance(wrapper, QuantizeWrapper):
-            once = calls[id(wrapper)] == 1
-            wrapper.neighbours = _neighbours(node, producers, readers) if once else None
+            found = _neighbours(node, producers, readers) if calls[id(wrapper)] == 1 else None
+            wrapper.neighbours = found
+            if found is not None and calls[id(found.output_quantizer)] == 1:
+                found.output_quantizer.accumulator = found
 
 
 def _neighbours(
@@ -36,17 +38,40 @@ def _neighbours(
     readers: dict[int, list[GraphNode | None]],
 ) -> Neighbours | None:
     source = _grid_before(node.inputs[0], producers)
-    batch_normalization = None
+    batch_normalization, ceiling = None, None
     follower = _only_reader(node.outputs[0], readers)
     if follower is not None and type(follower.operation) is keras.layers.BatchNormalization:
         batch_normalization = follower.operation
         follower = _only_reader(follower.outputs[0], readers)
-    while follower is not None and not isinstance(follower.operation, Quantizer):
-        fuses = isinstance(follower.operation, keras.layers.ReLU | keras.layers.Activation)
-        follower = _only_reader(follower.outputs[0], readers) if fuses else None
-    if source is None or follower is None:
+    if follower is not None and Stage.LINEAR in _joins(follower):
+        ceiling = 6.0 if rule_of(follower).output is Output.ROUND_TO_INPUT else None
+        follower = _only_reader(follower.outputs[0], readers)
+    if source is None or follower is None or not isinstance(follower.operation, Quantizer):
         return None
-    return Neighbours(source, batch_normalization, follower.operation)
+    return Neighbours(
+        input_quantizer=source,
+        weight_quantizer=node.operation.weight_quantizer,
+        batch_normalization=batch_normalization,
+        output_quantizer=follower.operation,
+        ceiling=ceiling,
+    )
+
+
+def _joins(node: GraphNode) -> frozenset[Stage]:
+    """The stages of an input that a layer of the float model fuses with."""
+    ours = isinstance(node.operation, Quantizer | QuantizeWrapper)
+    return frozenset() if ours else rule_of(node).joins
+
+
+def _averages(node: GraphNode, producers: dict[int, GraphNode]) -> bool:
+    """Whether the node rounds an average to its own grid again."""
+    source = producers.get(id(node.inputs[0]))
+    return (
+        isinstance(node.operation, Quantizer)
+        and source is not None
+        and type(source.operation) is keras.layers.AveragePooling2D
+        and rule_of(source).output is Output.ROUND_TO_INPUT
+    )
 
 
 def _grid_before(tensor: Any, producers: dict[int, GraphNode]) -> Quantizer | None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from keras import ops as keras_ops
 
 from keras_qat.integer import ops
 from keras_qat.lowering.context import LoweringContext, Value, integer_operand
 from keras_qat.lowering.pending import Pending, PendingLinear, PendingReshape
+from keras_qat.quantizers.custom_gradient import as_tensor
 
 _UNIT = 64
-_FloatPair = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 def lower_batch_normalization(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
@@ -24,7 +23,9 @@ def lower_batch_normalization(layer: Any, operands: list[Value], context: Loweri
     Elsewhere it is a 1x1 depthwise convolution whose weights are all -64 or +64: the step of its
     bias is then 1/64 of that of its input.
     """
-    gain, offset = _gain_and_offset(layer)
+    gain, offset = (
+        keras_ops.convert_to_numpy(values).astype(np.float64) for values in inference_affine(layer)
+    )
     (x,) = operands
     if isinstance(x, PendingLinear):
         return x.affine(gain, offset)
@@ -47,16 +48,12 @@ def lower_batch_normalization(layer: Any, operands: list[Value], context: Loweri
     return affine
 
 
-def _gain_and_offset(layer: Any) -> _FloatPair:
-    """The affine map that the layer applies in inference, float64 per channel."""
-    mean, variance = (
-        keras_ops.convert_to_numpy(v).astype(np.float64)
-        for v in (layer.moving_mean, layer.moving_variance)
-    )
-    gain = 1.0 / np.sqrt(variance + layer.epsilon)
+def inference_affine(layer: Any) -> tuple[Any, Any]:
+    """`(gain, offset)` of the affine map that the layer is in inference: float32 per channel."""
+    gain = 1.0 / keras_ops.sqrt(as_tensor(layer.moving_variance) + layer.epsilon)
     if layer.scale:
-        gain = gain * keras_ops.convert_to_numpy(layer.gamma)
-    offset = -mean * gain
+        gain = gain * as_tensor(layer.gamma)
+    offset = -as_tensor(layer.moving_mean) * gain
     if layer.center:
-        offset = offset + keras_ops.convert_to_numpy(layer.beta)
+        offset = offset + as_tensor(layer.beta)
     return gain, offset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.estimators import Rounding
 from keras_qat.quantizers.fake_quantize import (
     Grid,
     round_pooled_to_codes,
@@ -18,6 +19,13 @@ from keras_qat.quantizers.fake_quantize import (
 )
 
 Tensor = Any
+
+
+class Accumulator(Protocol):
+    """The int32 accumulator behind a float tensor, as the integer kernel will round it."""
+
+    def rounding(self) -> Rounding:
+        """Rounds `ratio = x / scale` to codes, from the accumulator that `x` stands for."""
 
 
 class Quantizer(keras.layers.Layer):
@@ -35,6 +43,8 @@ class Quantizer(keras.layers.Layer):
     Call arguments:
         x: float tensor of any shape.
         pooled: `x` is an average of values on this grid; round as AVERAGE_POOL_2D does.
+        training: whether the call is one of training. In inference, behind a weight layer whose
+            neighbours are known (`accumulator`), rounding starts from the integer accumulator.
     """
 
     def __init__(self, grid: Grid | dict[str, int], per_channel: bool = False, **kwargs: Any):
@@ -43,6 +53,7 @@ class Quantizer(keras.layers.Layer):
         self.grid = Grid(**grid) if isinstance(grid, dict) else grid
         self.per_channel = per_channel
         self.supports_masking = True
+        self.accumulator: Accumulator | None = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         shape = (input_shape[-1],) if self.per_channel else ()
@@ -63,8 +74,8 @@ class Quantizer(keras.layers.Layer):
         """Starts over from a calibrated scale."""
         self.calibrated_scale.assign(scale)
 
-    def call(self, x: Tensor, pooled: bool = False) -> Tensor:
-        return self.fake_quantize(x, round_pooled_to_codes if pooled else round_to_codes)
+    def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
+        return self.fake_quantize(x, self._rounding(pooled, training))
 
     def fake_quantize(self, x: Tensor, rounding: Any) -> Tensor:
         """`scale * rounding(x / scale)` with the gradient of this quantizer."""
@@ -73,10 +84,17 @@ class Quantizer(keras.layers.Layer):
         )
 
     def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
-        """The integer code of every element of `x`, int32."""
-        rounding = round_pooled_to_codes if pooled else round_to_codes
+        """The integer code of every element of `x` in inference, int32."""
+        rounding = self._rounding(pooled, training=False)
         ratio = ops.cast(x, "float32") / self.scale
         return ops.cast(rounding(ratio, self.grid), "int32")
+
+    def _rounding(self, pooled: bool, training: bool) -> Rounding:
+        if pooled:
+            return round_pooled_to_codes
+        if training or self.accumulator is None:
+            return round_to_codes
+        return self.accumulator.rounding()
 
     def qparams(self) -> QuantParams:
         """The grid with the scale learned so far."""

@@ -9,9 +9,10 @@ from typing import Any
 from keras import ops
 
 from keras_qat.integer.qparams import INT8_MAX
+from keras_qat.lowering.batch_normalization import inference_affine
 from keras_qat.quantizers import Quantizer
-from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.estimators import Rounding
+from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
 
 Tensor = Any
 _SMALLEST = 1e-30
@@ -25,15 +26,19 @@ class Neighbours:
 
     Attributes:
         input_quantizer: puts the layer's input on its grid.
+        weight_quantizer: the layer's own.
         batch_normalization: the BatchNormalization directly behind the layer, if there is one.
         output_quantizer: puts the result on its grid.
+        ceiling: where an activation between cuts values off, if it does.
     """
 
     input_quantizer: Quantizer
+    weight_quantizer: Quantizer
     batch_normalization: Any | None
     output_quantizer: Quantizer
+    ceiling: float | None = None
 
-    def round_bias(self, bias: Tensor, weight_scale: Tensor, weight_grid: Grid) -> Tensor:
+    def round_bias(self, bias: Tensor) -> Tensor:
         """The layer's bias, moved so that the folded bias is a whole number of int32 steps.
 
         With `gain` and `offset` of the BatchNormalization in inference and the unit
@@ -42,25 +47,46 @@ class Neighbours:
         (`headroom`) where the accumulator's unit is below half an output step, else 0.
         """
         gain, offset = self._gain_and_offset()
-        unit = self.input_quantizer.scale * weight_scale * ops.abs(gain)
+        unit = self._unit(gain)
+        gain = ops.where(unit > 0, gain, 1.0)
+        safe = ops.where(unit > 0, unit, 1.0)
+        rounded = ops.round((gain * bias + offset) / safe) * safe
+        return ops.where(unit > 0, (rounded - offset) / gain, bias)
+
+    def rounding(self) -> Rounding:
+        """Rounds to codes from the accumulator: `round(multiplier * round(ratio / multiplier))`.
+
+        A float result is a whole number of accumulator units, but for its float32 error. Taking
+        that number and multiplying once, in float32, is what XNNPACK does: ties between two codes
+        then fall to the same side. `multiplier = s_x * s_w * |gain| / 2**k / s_y`.
+        """
+        gain, _ = self._gain_and_offset()
+        multiplier = self._unit(gain) / self.output_quantizer.scale
+        alive = multiplier > 0
+        safe = ops.where(alive, multiplier, 1.0)
+        ceiling = None if self.ceiling is None else self.ceiling / self.output_quantizer.scale
+
+        def round_from_accumulator(ratio: Tensor, grid: Grid) -> Tensor:
+            known = alive
+            if ceiling is not None:  # a value that was cut off is no whole number of units
+                known = ops.logical_and(alive, ratio < ceiling)
+            exact = ops.round(ratio / safe) * safe
+            return round_to_codes(ops.where(known, exact, ratio), grid)
+
+        return round_from_accumulator
+
+    def _unit(self, gain: Tensor) -> Tensor:
+        """Real value of 1 in the accumulator of each channel; 0 for a channel without signal."""
+        weight_scale = self.weight_quantizer.scale * ops.abs(gain)
+        unit = self.input_quantizer.scale * weight_scale
         fine = unit < 0.5 * self.output_quantizer.scale
-        unit = ops.where(fine, unit * 2.0 ** -headroom(weight_grid), unit)
-        alive = ops.abs(gain) * weight_scale > _SMALLEST
-        unit, gain = ops.where(alive, unit, 1.0), ops.where(alive, gain, 1.0)
-        rounded = ops.round((gain * bias + offset) / unit) * unit
-        return ops.where(alive, (rounded - offset) / gain, bias)
+        unit = ops.where(fine, unit * 2.0 ** -headroom(self.weight_quantizer.grid), unit)
+        return ops.where(weight_scale > _SMALLEST, unit, 0.0)
 
     def _gain_and_offset(self) -> tuple[Tensor, Tensor]:
-        layer = self.batch_normalization
-        if layer is None:
+        if self.batch_normalization is None:
             return ops.ones(()), ops.zeros(())
-        gain = ops.rsqrt(as_tensor(layer.moving_variance) + layer.epsilon)
-        if layer.scale:
-            gain = gain * as_tensor(layer.gamma)
-        offset = -as_tensor(layer.moving_mean) * gain
-        if layer.center:
-            offset = offset + as_tensor(layer.beta)
-        return gain, offset
+        return inference_affine(self.batch_normalization)
 
 
 def headroom(grid: Grid) -> int:

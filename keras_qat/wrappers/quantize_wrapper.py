@@ -73,10 +73,10 @@ class QuantizeWrapper(keras.layers.Wrapper):
         """
         if self.neighbours is None:
             return self.bias()
-        bias = self.bias() if self.layer.use_bias else 0.0
-        channels = self.channels_last_kernel().shape[-1:]
-        scale = ops.broadcast_to(self.weight_quantizer.scale, channels)
-        return self.neighbours.round_bias(bias, scale, self.weight_quantizer.grid)
+        bias = self.bias()
+        if bias is None:
+            bias = ops.zeros(self.channels_last_kernel().shape[-1:])
+        return self.neighbours.round_bias(bias)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         return self.layer.compute_output_shape(input_shape)
