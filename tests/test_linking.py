@@ -1,0 +1,207 @@
+"""Neighbours of weight layers, and the law that the inference bias lies on the file's grid."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_qat
+from keras_qat import integer
+from keras_qat.integer import ops
+from tests.models import images, randomize, residual_network
+from tests.seams import op_differences
+
+layers = keras.layers
+
+
+def chain(bn, relu, kind):
+    inputs = keras.Input((8, 8, 3), name="image")
+    first = {
+        "conv": lambda: layers.Conv2D(5, 3, name="layer"),
+        "depthwise": lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, name="layer"),
+        "no_bias": lambda: layers.Conv2D(5, 3, use_bias=False, name="layer"),
+    }
+    x = first[kind]()(inputs)
+    x = layers.BatchNormalization(name="bn")(x) if bn else x
+    x = layers.ReLU(name="relu")(x) if relu else x
+    return randomize(keras.Model(inputs, x))
+
+
+def quantized(model, bits=4, **config):
+    config = {"first_and_last_bits": bits, "weight_bits": bits, "activation_bits": bits, **config}
+    x = images(32, model.inputs[0].shape[1:])
+    return keras_qat.quantize(model, keras_qat.LSQConfig(**config), calibration_data=x)
+
+
+def linear_ops(qmodel):
+    graph = integer.add_headroom(qmodel.to_integer())
+    return graph, [op for op in graph.ops if isinstance(op, ops.LinearOp)]
+
+
+def assert_bias_on_the_grid(qmodel):
+    """The real bias is a whole number of the file's steps.
+
+    Keras holds it in float32, and with a BatchNormalization as `(rounded - offset) / gain`: the
+    error is a few float32 roundings of the largest number on the way.
+    """
+    graph, linear = linear_ops(qmodel)
+    assert linear
+    for op in linear:
+        steps = op.bias / op.bias_scale(graph.tensors[op.inputs[0]].qparams.scale).astype(float)
+        reach = np.maximum(np.abs(steps), np.abs(steps).max())
+        tolerance = 8 * np.finfo(np.float32).eps * reach
+        assert tolerance.max() < 0.1, "a tolerance near 1/2 would prove nothing"
+        assert np.all(np.abs(steps - np.rint(steps)) <= tolerance), op.output
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "no_bias"])
+@pytest.mark.parametrize("relu", [True, False], ids=["relu", "linear"])
+@pytest.mark.parametrize("bn", [True, False], ids=["bn", "plain"])
+def test_the_inference_bias_is_on_the_int32_grid_of_the_file(bn, relu, kind, bits):
+    qmodel = quantized(chain(bn, relu, kind), bits)
+    assert qmodel.get_layer("layer").neighbours is not None
+    assert_bias_on_the_grid(qmodel)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_law_holds_through_a_whole_network(bits):
+    assert_bias_on_the_grid(quantized(residual_network(), bits))
+
+
+def test_the_law_holds_after_training():
+    qmodel = quantized(residual_network())
+    qmodel.compile("adam", "sparse_categorical_crossentropy")
+    qmodel.fit(images(64), np.arange(64) % 5, batch_size=16, epochs=2, verbose=0)
+    assert_bias_on_the_grid(qmodel)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_whole_network_flips_almost_nothing(bits):
+    """Each op on Keras' own integers, with XNNPACK's rounding.
+
+    What is left is Keras' float32 sums against exact ones, which decides only values within about
+    1e-6 steps of a tie: of 270,000 elements, less than one on average.
+    """
+    x = images(64, seed=1)
+    qmodel = quantized(residual_network(), bits)
+    graph = integer.add_headroom(qmodel.to_integer())
+    codes = qmodel.layer_codes(x)
+    found = {d.name: d for d in op_differences(graph, codes)}
+    flips = sum(d.flip_rate * codes[name].size for name, d in found.items())
+    assert len(found) == 8
+    assert sum(codes[name].size for name in found) > 260_000
+    assert flips <= 3, found
+    assert max(d.largest for d in found.values()) <= 1
+
+
+def test_without_the_grid_the_bias_would_be_off_it():
+    """The law is not true by itself."""
+    qmodel = quantized(chain(True, True, "conv"))
+    qmodel.get_layer("layer").neighbours = None
+    with pytest.raises(AssertionError):
+        assert_bias_on_the_grid(qmodel)
+
+
+def test_training_uses_the_real_bias():
+    qmodel = quantized(chain(False, False, "conv"))
+    wrapper, x = qmodel.get_layer("layer"), images(4, (8, 8, 3))
+    trained, deployed = wrapper(x, training=True), wrapper(x, training=False)
+    assert np.any(np.asarray(trained) != np.asarray(deployed))
+    wrapper.neighbours = None
+    np.testing.assert_array_equal(wrapper(x, training=False), trained)
+
+
+def test_the_move_is_at_most_half_a_step():
+    qmodel = quantized(chain(False, False, "conv"))
+    wrapper = qmodel.get_layer("layer")
+    graph, (op,) = linear_ops(qmodel)
+    step = op.bias_scale(graph.tensors["image"].qparams.scale)
+    moved = np.abs(np.asarray(wrapper.deployed_bias()) - wrapper.layer.bias.numpy())
+    # Half of Keras' step, which the file halves further where a channel's codes are small.
+    half = 0.5 * np.asarray(wrapper.weight_quantizer.scale) * graph.tensors["image"].qparams.scale
+    assert np.all(moved <= half)
+    assert np.any(moved > 0)
+    assert np.all(step <= 2 * half)
+
+
+def neighbours_of(qmodel, name):
+    found = qmodel.get_layer(name).neighbours
+    bn = found.batch_normalization
+    return (
+        found.input_quantizer.name,
+        None if bn is None else bn.name,
+        found.output_quantizer.name,
+    )
+
+
+def test_neighbours_are_found_through_layers_that_keep_the_grid():
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Dropout(0.1)(layers.MaxPooling2D(2)(layers.ZeroPadding2D(1)(inputs)))
+    x = layers.Conv2D(4, 1, name="conv")(layers.AveragePooling2D(2)(x))
+    x = layers.Activation("relu", name="relu")(layers.BatchNormalization(name="bn")(x))
+    qmodel = quantized(keras.Model(inputs, layers.Dense(2, name="dense")(layers.Flatten()(x))))
+    assert neighbours_of(qmodel, "conv") == ("image_quantizer", "bn", "relu_quantizer")
+    assert neighbours_of(qmodel, "dense") == ("relu_quantizer", None, "dense_quantizer")
+
+
+def test_a_normalization_that_another_layer_stands_before_is_no_neighbour():
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.ReLU(name="relu")(layers.Conv2D(4, 3, name="conv")(inputs))
+    qmodel = quantized(keras.Model(inputs, layers.BatchNormalization(name="bn")(x)))
+    assert neighbours_of(qmodel, "conv") == ("image_quantizer", None, "relu_quantizer")
+
+
+def test_a_convolution_behind_a_softmax_reads_its_grid():
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Softmax(name="softmax")(layers.Conv2D(4, 1, name="first")(inputs))
+    qmodel = quantized(keras.Model(inputs, layers.Conv2D(2, 1, name="second")(x)))
+    assert neighbours_of(qmodel, "second")[0] == "softmax_quantizer"
+    assert_bias_on_the_grid(qmodel)
+
+
+def test_a_layer_called_twice_has_no_neighbours_but_converts():
+    inputs, conv = keras.Input((8, 8, 3), name="image"), layers.Conv2D(3, 1, name="conv")
+    outputs = layers.Conv2D(2, 1, name="conv_1")(conv(conv(inputs)))
+    qmodel = quantized(randomize(keras.Model(inputs, outputs)))
+    assert qmodel.get_layer("conv").neighbours is None
+    assert qmodel.get_layer("conv_1").neighbours is not None
+    x = images(16, (8, 8, 3))
+    graph, codes = qmodel.to_integer(), qmodel.layer_codes(x)
+    names = [op.output for op in graph.ops if op.output in codes]
+    assert names == ["conv", "conv_2", "conv_1"]  # the second call keeps off the other's name
+    assert all(d.largest <= 1 for d in op_differences(graph, codes))
+
+
+@pytest.mark.parametrize("float_layer", ["image", "bn", "second"])
+def test_a_layer_beside_float_tensors_keeps_its_real_bias(float_layer):
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    x = layers.BatchNormalization(name="bn")(x)
+    model = randomize(keras.Model(inputs, layers.Conv2D(2, 1, name="second")(x)))
+    qmodel = keras_qat.quantize(
+        model, overrides={float_layer: None}, calibration_data=images(8, (8, 8, 3))
+    )
+    linked = {
+        layer.name: layer.neighbours is not None
+        for layer in qmodel.layers
+        if hasattr(layer, "neighbours")
+    }
+    assert (
+        linked
+        == {
+            "image": {"first": False, "second": True},
+            "bn": {"first": False, "second": False},
+            "second": {"first": True},
+        }[float_layer]
+    )
+
+
+def test_a_dead_channel_does_no_harm():
+    """A gain of exactly zero leaves nothing to divide by."""
+    model = chain(True, True, "conv")
+    model.get_layer("bn").gamma.assign([1.0, 0.0, 1e-38, -1.0, 0.5])
+    qmodel = quantized(model)
+    x = images(8, (8, 8, 3))
+    assert np.all(np.isfinite(qmodel.predict(x, verbose=0)))
+    assert np.all(np.isfinite(np.asarray(qmodel.get_layer("layer").deployed_bias())))
+    assert all(d.largest <= 1 for d in op_differences(qmodel.to_integer(), qmodel.layer_codes(x)))
