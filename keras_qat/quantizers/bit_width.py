@@ -12,6 +12,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.sharing import sharing_axes
 
 Tensor = Any
@@ -31,7 +32,7 @@ def weight_log_range(weights: Tensor, log_scale: Tensor) -> Tensor:
     weights, log_scale = ops.convert_to_tensor(weights), ops.convert_to_tensor(log_scale)
     axes = sharing_axes(weights, log_scale)
     extent = ops.max(weights, axis=axes) - ops.min(weights, axis=axes)
-    return ops.log2(ops.reshape(extent, log_scale.shape) + ops.exp2(log_scale))
+    return ops.log2(ops.reshape(extent, log_scale.shape) + power_of_two(log_scale))
 
 
 def weight_bit_width(weights: Tensor, log_scale: Tensor) -> Tensor:

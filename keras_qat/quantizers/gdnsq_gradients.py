@@ -27,6 +27,7 @@ from keras_qat.quantizers.noise_estimators import (
     NoiseEstimator,
     get_noise_estimator,
 )
+from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 
 Tensor = Any
@@ -71,7 +72,7 @@ def fake_quantize_affine(
     def fake_quantize(
         x: Tensor, log_scale: Tensor, zero_point: Tensor, lower: Tensor, upper: Tensor
     ) -> Any:
-        scale = ops.exp2(log_scale)
+        scale = power_of_two(log_scale)
         position = (_clip(x, lower, upper) - zero_point) / scale
         code = ops.round(position)
 
@@ -116,7 +117,7 @@ def fake_quantize_weights(
 
     @custom_gradient
     def fake_quantize(weights: Tensor, log_scale: Tensor) -> Any:
-        scale = ops.exp2(log_scale)
+        scale = power_of_two(log_scale)
         sharing = sharing_axes(weights, log_scale)
         smallest = ops.min(weights, axis=sharing, keepdims=True)
         position = (weights - smallest) / scale
@@ -169,7 +170,7 @@ def fake_quantize_activations(
 
     @custom_gradient
     def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
-        scale, width = ops.exp2(log_scale), ops.exp2(log_range)
+        scale, width = power_of_two(log_scale), power_of_two(log_range)
         upper = offset + width - scale
         position = (_clip(x, offset, upper) - offset) / scale
         code = ops.round(position)
@@ -199,7 +200,7 @@ def weight_codes(weights: Tensor, log_scale: Tensor) -> Tensor:
     """
     weights, log_scale = ops.convert_to_tensor(weights), ops.convert_to_tensor(log_scale)
     smallest = ops.min(weights, axis=sharing_axes(weights, log_scale), keepdims=True)
-    return ops.cast(ops.round((weights - smallest) / ops.exp2(log_scale)), "int32")
+    return ops.cast(ops.round((weights - smallest) / power_of_two(log_scale)), "int32")
 
 
 def activation_codes(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Tensor:
@@ -208,8 +209,8 @@ def activation_codes(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Te
     >>> [int(v) for v in activation_codes([-9.0, 0.6, 9.0], 0.0, 0.0, 2.0)]
     [0, 1, 3]
     """
-    scale = ops.exp2(log_scale)
-    upper = offset + ops.exp2(log_range) - scale
+    scale = power_of_two(log_scale)
+    upper = offset + power_of_two(log_range) - scale
     return ops.cast(ops.round((_clip(x, offset, upper) - offset) / scale), "int32")
 
 

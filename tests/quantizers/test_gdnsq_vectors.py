@@ -26,6 +26,7 @@ from keras_qat.quantizers.gdnsq_gradients import (
     fake_quantize_weights,
     weight_codes,
 )
+from keras_qat.quantizers.power_of_two import power_of_two
 from tests.golden_vectors import (
     VECTORS,
     Case,
@@ -209,7 +210,7 @@ def test_a_through_the_affine_quantizer_and_autodiff(method, jit):
     sign = image(case["rand_sign"])
 
     def spelled_out(x, offset, log_scale, log_range):
-        upper = offset + ops.exp2(log_range) - ops.exp2(log_scale)
+        upper = offset + power_of_two(log_range) - power_of_two(log_scale)
         return fake_quantize_affine(
             x, log_scale, offset, offset, upper, method, sign, mean_axes=(0,)
         )
