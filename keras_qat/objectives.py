@@ -17,9 +17,10 @@ MARGIN = 1e-3
 
 
 class RunningMean(NamedTuple):
-    """The mean task loss of all calls so far; `count` starts at 1, so the first call weighs less.
+    """The sum of the task losses of all calls so far over `count`, one more than those calls.
 
-    With a sum in place of the mean the state would be `(value * count, count)`.
+    The first call thus sees 0, and no penalty, as published. Kept as a mean, not as a sum: float32
+    would lose the losses of a long run in it.
     """
 
     value: Tensor

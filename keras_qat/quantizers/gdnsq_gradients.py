@@ -11,6 +11,10 @@ upstream gradient `g`, the noise `e = q - v` and the estimator's `phi` and `rho`
 Parameters broadcast against `x` from the last axis on: a shape `()` or `(1,)` is one number for
 the tensor, `(channels,)` one per channel of the last axis. Sums run over what shares one.
 
+These grids are the published ones, to train and compare with. Their zero point is no whole number
+of steps, and compilers may fuse `s * q + z`, which moves the last bit: nothing here is exact in
+integers.
+
 Source: GDNSQ (arXiv 2508.14004), its published code.
 """
 
