@@ -1,0 +1,82 @@
+"""From a float model to a proven file, for the corners of the configuration."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_qat
+import tflite_export
+from keras_qat import integer
+from tests.models import images, residual_network
+from tests.seams import op_differences
+
+X = images(64)
+LABELS = np.arange(64) % 5
+CONFIGS = {
+    "w8a8": keras_qat.LSQConfig(),
+    "w4a4": keras_qat.LSQConfig(weight_bits=4, activation_bits=4),
+    "w3a5_per_tensor": keras_qat.LSQConfig(weight_bits=3, activation_bits=5, per_channel=False),
+    "w2a2": keras_qat.LSQConfig(weight_bits=2, activation_bits=2),
+    "w1a1_everywhere": keras_qat.LSQConfig(
+        weight_bits=1,
+        activation_bits=1,
+        first_and_last_bits=1,
+        input_bits=1,
+        add_bits=1,
+    ),
+    "ste_w4a4": keras_qat.STEConfig(weight_bits=4, activation_bits=4),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def qmodel(request):
+    """Quantized and trained for two short epochs."""
+    keras.utils.set_random_seed(0)
+    model = keras_qat.quantize(residual_network(), CONFIGS[request.param], calibration_data=X)
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    model.fit(X, LABELS, batch_size=16, epochs=2, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("target", ["litert", "tflm"])
+def test_the_file_computes_the_learned_integers(qmodel, target, tmp_path):
+    # Random labels leave no clear winners: the share of kept winners is not this test's subject.
+    report = tflite_export.export(
+        qmodel,
+        tmp_path / "model.tflite",
+        target=target,
+        samples=X,
+        min_argmax_agreement=0.0,
+        max_flip_rate=1.0,
+        verbose=False,
+    )
+    assert report.mismatches == 0
+    assert report.compared_elements > 100_000
+
+
+def test_each_op_is_what_keras_trained(qmodel):
+    graph = integer.add_headroom(qmodel.to_integer())
+    found = op_differences(graph, qmodel.layer_codes(X))
+    assert len(found) == 8
+    assert all(difference.largest <= 1 for difference in found), found
+
+
+def test_the_file_gives_the_models_own_outputs(qmodel, tmp_path):
+    path = tmp_path / "model.tflite"
+    tflite_export.export(qmodel, path, samples=X, min_argmax_agreement=0.0, verbose=False)
+    outputs = tflite_export.predict(path, X)
+    expected = qmodel.predict(X, verbose=0)
+    # A single flip inside may move a probability by some steps of 1/256; most have none.
+    assert np.mean(outputs == expected) >= 0.99
+
+
+def test_the_integer_graph_is_all_that_the_exporter_needs(qmodel, tmp_path):
+    """Saved, loaded where there is no Keras, exported: the same bytes."""
+    graph = qmodel.to_integer()
+    integer.save_graph(graph, tmp_path / "graph.npz")
+    paths = [tmp_path / "direct.tflite", tmp_path / "loaded.tflite"]
+    for source, path in zip(
+        (graph, integer.load_graph(tmp_path / "graph.npz")), paths, strict=True
+    ):
+        tflite_export.export(source, path, verify=False, verbose=False)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
