@@ -290,6 +290,23 @@ def test_what_a_known_layer_cannot_do_is_said(make, reason):
         keras_qat.quantize(model, calibration_data=x)
 
 
+def test_names_that_quantize_would_give_may_be_taken():
+    model = after_input(
+        layers.SeparableConv2D(2, 3, activation="relu", name="a"),
+        layers.Conv2D(2, 1, name="a_depthwise"),
+        layers.ReLU(name="a_relu"),
+        layers.Conv2D(2, 1, name="image_quantizer"),
+    )
+    x, _ = data(8)
+    config = keras_qat.LSQConfig(weight_bits=4)
+    qmodel = keras_qat.quantize(model, config, overrides={"a": "ste"}, calibration_data=x)
+    names = [layer.name for layer in qmodel.layers]
+    assert {"a_depthwise_1", "a_relu_1", "image_quantizer_1"} <= set(names)
+    quantizers = [layer.weight_quantizer for layer in map(qmodel.get_layer, ("a", "a_depthwise_1"))]
+    assert {type(quantizer) for quantizer in quantizers} == {keras_qat.STEQuantizer}
+    assert qmodel.to_integer().outputs == ("image_quantizer",)
+
+
 def test_a_graph_built_with_keyword_arguments():
     inputs = keras.Input((8, 8, 1), name="image")
     x = layers.Conv2D(2, 3, name="conv")(inputs=inputs)

@@ -6,20 +6,21 @@ from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import GraphNode, nodes, rebuild
-from keras_qat.transforms.layer_copies import LayerCopies
+from keras_qat.keras_graph import GraphNode, rebuild
+from keras_qat.transforms.layer_copies import LayerCopies, unused_name
 
 
 def decompose_separable(model: keras.Model) -> keras.Model:
     """The same function; the layer `"sep"` becomes `"sep_depthwise"` and `"sep"`."""
     copies = LayerCopies()
+    names = {origin: name for name, origin in origins(model).items()}
     pairs: dict[int, tuple[Any, Any, Any]] = {}
 
     def call(node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer = node.operation
         if type(layer) is keras.layers.SeparableConv2D:
             if id(layer) not in pairs:
-                pairs[id(layer)] = (layer, _depthwise(layer), _pointwise(layer))
+                pairs[id(layer)] = (layer, _depthwise(layer, names[layer.name]), _pointwise(layer))
             _, depthwise, pointwise = pairs[id(layer)]
             return pointwise(depthwise(*args, **kwargs))
         copied = copies.of(layer) if isinstance(layer, keras.layers.Layer) else layer
@@ -36,14 +37,15 @@ def decompose_separable(model: keras.Model) -> keras.Model:
 
 def origins(model: keras.Model) -> dict[str, str]:
     """Which layer of `model` each layer that the pass adds comes from, by name."""
+    taken = {layer.name for layer in model.layers}
     return {
-        f"{node.operation.name}_depthwise": node.operation.name
-        for node in nodes(model)
-        if type(node.operation) is keras.layers.SeparableConv2D
+        unused_name(f"{layer.name}_depthwise", taken): layer.name
+        for layer in model.layers
+        if type(layer) is keras.layers.SeparableConv2D
     }
 
 
-def _depthwise(layer: Any) -> keras.layers.DepthwiseConv2D:
+def _depthwise(layer: Any, name: str) -> keras.layers.DepthwiseConv2D:
     return keras.layers.DepthwiseConv2D(
         layer.kernel_size,
         strides=layer.strides,
@@ -55,7 +57,7 @@ def _depthwise(layer: Any) -> keras.layers.DepthwiseConv2D:
         depthwise_initializer=layer.depthwise_initializer,
         depthwise_regularizer=layer.depthwise_regularizer,
         depthwise_constraint=layer.depthwise_constraint,
-        name=f"{layer.name}_depthwise",
+        name=name,
         dtype=layer.dtype_policy,
         trainable=layer.trainable,
     )

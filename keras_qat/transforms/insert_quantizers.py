@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from keras_qat.keras_graph import GraphNode, consumers, input_name, rebuild
 from keras_qat.quantizers import Quantizer, SoftmaxRounding
 from keras_qat.rules import Output, Rule, Stage, rule_of
 from keras_qat.transforms.bit_widths import BitWidths
-from keras_qat.transforms.layer_copies import LayerCopies, copy_of
+from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +74,7 @@ class _Inserter:
         self._consumers = consumers(model)
         self._float_inputs = {input_name(tensor): tensor for tensor in model.inputs}
         self._states: dict[int, TensorState] = {}
-        self._names: Counter[str] = Counter()
+        self._taken = {layer.name for layer in model.layers}
 
     def on_input(self, tensor: Any) -> Any:
         """A fresh input, on the grid that an application will feed."""
@@ -160,6 +159,4 @@ class _Inserter:
         return rule.wrapper(copy_of(layer), config.weight_quantizer(bits))
 
     def _unique(self, name: str) -> str:
-        self._names[name] += 1
-        count = self._names[name]
-        return f"{name}_quantizer" if count == 1 else f"{name}_quantizer_{count - 1}"
+        return unused_name(f"{name}_quantizer", self._taken)

@@ -32,6 +32,21 @@ class LayerCopies:
                 holder.set_weights(layer.get_weights())
 
 
+def unused_name(name: str, taken: set[str]) -> str:
+    """The name, or `name_1`, `name_2`, ... where it is taken; taken itself from then on.
+
+    >>> taken = {"conv_relu"}
+    >>> unused_name("conv_relu", taken), unused_name("conv_relu", taken)
+    ('conv_relu_1', 'conv_relu_2')
+    """
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate
+
+
 def copy_of(layer: Any, **changes: Any) -> Any:
     """A new layer of the same configuration, but for `changes`; unbuilt, without weights."""
     return type(layer).from_config({**layer.get_config(), **changes})

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_qat.keras_graph import GraphNode, rebuild
-from keras_qat.transforms.layer_copies import LayerCopies, copy_of
+from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
 
 SPLIT_TYPES = (
     keras.layers.Conv2D,
@@ -24,6 +24,7 @@ def split_activations(model: keras.Model) -> keras.Model:
     `Activation("softmax", name="dense_softmax")`.
     """
     copies, activations = LayerCopies(), LayerCopies()
+    taken = {layer.name for layer in model.layers}
 
     def call(node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer = node.operation
@@ -32,7 +33,7 @@ def split_activations(model: keras.Model) -> keras.Model:
         if type(layer) not in SPLIT_TYPES or layer.activation is keras.activations.linear:
             return copies.of(layer)(*args, **kwargs)
         outputs = copies.of(layer, _linear)(*args, **kwargs)
-        return activations.of(layer, _activation)(outputs)
+        return activations.of(layer, lambda layer: _activation(layer, taken))(outputs)
 
     result = rebuild(model, call)
     copies.copy_weights()
@@ -43,6 +44,7 @@ def _linear(layer: Any) -> Any:
     return copy_of(layer, activation="linear")
 
 
-def _activation(layer: Any) -> Any:
+def _activation(layer: Any, taken: set[str]) -> Any:
     suffix = getattr(layer.activation, "__name__", "activation")
-    return keras.layers.Activation(layer.activation, name=f"{layer.name}_{suffix}")
+    name = unused_name(f"{layer.name}_{suffix}", taken)
+    return keras.layers.Activation(layer.activation, name=name)
