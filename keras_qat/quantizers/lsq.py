@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.estimators import learned_step_size
 from keras_qat.quantizers.fake_quantize import Grid
 from keras_qat.quantizers.quantizer import Quantizer
@@ -69,11 +70,11 @@ class LSQQuantizer(Quantizer):
 
     @property
     def scale(self) -> Any:
-        return ops.multiply(self.calibrated_scale, self.scale_ratio)
+        return as_tensor(self.calibrated_scale) * as_tensor(self.scale_ratio)
 
     def set_scale(self, scale: Any) -> None:
         super().set_scale(scale)
-        self.scale_ratio.assign(ops.ones_like(self.scale_ratio))
+        self.scale_ratio.assign(ops.ones(self.scale_ratio.shape))
 
     def fake_quantize(self, x: Any, rounding: Any) -> Any:
         return learned_step_size(x, self.scale, self.grid, self.gradient_scale, rounding)
