@@ -61,6 +61,11 @@ class CalibrationData:
             for start in range(0, len(arrays[0]), _BATCH_SIZE):
                 yield [array[start : start + _BATCH_SIZE] for array in arrays]
         elif isinstance(data, Iterable):
+            if _is_endless(data):
+                raise ValueError(
+                    "The calibration dataset repeats without end. Take a few batches of it: "
+                    "calibration_data=dataset.take(8)"
+                )
             for batch in data:
                 inputs = batch[0] if isinstance(batch, tuple) else batch
                 yield [np.asarray(array) for array in self._in_order(inputs)]
@@ -117,6 +122,11 @@ def _as_numbers(array: Any, name: str) -> Array:
     if not np.all(np.isfinite(numbers)):
         raise ValueError(f"Calibration data for input {name!r} holds NaN or infinity.")
     return numbers
+
+
+def _is_endless(data: Any) -> bool:
+    """Whether this is an endless `tf.data.Dataset`: TensorFlow writes that cardinality as -1."""
+    return hasattr(data, "cardinality") and int(data.cardinality()) == -1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

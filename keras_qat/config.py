@@ -39,7 +39,9 @@ class QuantizationConfig(abc.ABC):
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if field.name.endswith("_bits"):
-                check_bits(getattr(self, field.name), field.name)
+                bits = getattr(self, field.name)
+                check_bits(bits, field.name)
+                object.__setattr__(self, field.name, int(bits))  # NumPy's integers are no JSON
 
     @abc.abstractmethod
     def weight_quantizer(self, bits: int) -> Quantizer:

@@ -258,3 +258,11 @@ def test_values_that_are_not_finite_inside_the_network_name_the_layer():
 def test_weights_that_are_not_finite_are_refused(value):
     with pytest.raises(ValueError, match="The weights hold NaN or infinity"):
         least_error_weight_scale(np.array([[1.0, value]]), Grid.for_weights(4), True)
+
+
+def test_an_endless_dataset_is_refused():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    dataset = tf.data.Dataset.from_tensor_slices(np.ones((8, 2), np.float32)).batch(4)
+    assert len(list(CalibrationData(model, dataset))) == 2
+    with pytest.raises(ValueError, match=r"repeats without end.*take"):
+        CalibrationData(model, dataset.repeat())

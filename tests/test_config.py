@@ -21,6 +21,11 @@ def test_a_width_that_is_not_a_whole_number_from_1_to_8_is_refused(field, bits):
     assert f"Received: {bits!r}" in str(error.value)
 
 
+def test_numpy_integers_are_whole_numbers_too():
+    config = keras_qat.LSQConfig(weight_bits=np.int64(4))
+    assert type(config.weight_bits) is int
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_every_width_from_1_to_8_has_that_many_bits(bits):
     config = keras_qat.LSQConfig(weight_bits=bits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any
 
 from keras import ops
@@ -70,7 +71,8 @@ class Grid:
 
 def check_bits(bits: Any, what: str) -> None:
     """Raises a `ValueError` unless `bits` is a whole number from 1 to 8."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MAX_BITS:
+    whole = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
+    if not whole or not 1 <= bits <= MAX_BITS:
         raise ValueError(f"The {what} must be a whole number from 1 to 8. Received: {bits!r}")
 
 

@@ -76,6 +76,7 @@ def _pointwise(layer: Any) -> keras.layers.Conv2D:
         bias_regularizer=layer.bias_regularizer,
         bias_constraint=layer.bias_constraint,
         activation=layer.activation,
+        activity_regularizer=layer.activity_regularizer,
         name=layer.name,
         dtype=layer.dtype_policy,
         trainable=layer.trainable,

@@ -39,6 +39,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", "float32")
         kwargs.setdefault("trainable", layer.trainable)
+        kwargs.setdefault("activity_regularizer", layer.activity_regularizer)
         super().__init__(layer, **kwargs)
         if not self.trainable:
             weight_quantizer.trainable = False  # a frozen layer's function stays

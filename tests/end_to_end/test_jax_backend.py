@@ -66,6 +66,7 @@ def test_gradients_equal_those_on_tensorflow():
     assert on_jax["steps"].keys() == on_tensorflow["steps"].keys()
     for path, expected in on_tensorflow["steps"].items():
         expected = np.asarray(expected)
-        # Sums of float32 in another order.
-        tolerance = 2e-4 * max(np.abs(expected).max(), 1e-3)
+        # Sums of float32 in another order; a bias before a BatchNormalization has a gradient of
+        # zero, of which its terms' rounding errors are left.
+        tolerance = 2e-4 * max(np.abs(expected).max(), 1e-2)
         np.testing.assert_allclose(on_jax["steps"][path], expected, rtol=0, atol=tolerance)

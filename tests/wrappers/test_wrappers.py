@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_qat
 from keras_qat.integer import ops
 from keras_qat.quantizers import Grid, LSQQuantizer, Quantizer, STEQuantizer
 from keras_qat.wrappers import (
@@ -181,3 +182,13 @@ def test_the_base_says_what_a_wrapper_must_implement():
         wrapper.forward(None, None)
     with pytest.raises(NotImplementedError, match=r"QuantizeWrapper must implement lower"):
         wrapper.lower("x")
+
+
+def test_an_activity_regularizer_still_counts():
+    inputs = keras.Input((6, 6, 2))
+    outputs = keras.layers.Conv2D(3, 3, activity_regularizer="l2", name="conv")(inputs)
+    model = keras.Model(inputs, outputs)
+    x = np.random.default_rng(0).normal(size=(4, 6, 6, 2)).astype(np.float32)
+    qmodel = keras_qat.quantize(model, "lsq", calibration_data=x)
+    qmodel(x)
+    assert float(qmodel.losses[0]) > 0.0
