@@ -19,7 +19,7 @@ from keras_qat.calibration import (
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import functional, nodes
 from keras_qat.model import QuantizedModel
-from keras_qat.rules import UnsupportedLayerError, rule_of
+from keras_qat.rules import UnsupportedLayerError, rule_of, supported_layers
 from keras_qat.transforms.bit_widths import BitWidths, Overrides
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
 from keras_qat.transforms.insert_quantizers import QuantizerSite, insert_quantizers
@@ -48,7 +48,7 @@ def quantize(
         config: a `QuantizationConfig`, or the name `"lsq"` or `"ste"`; 8-bit LSQ by default.
         overrides: regular expression for a whole layer name -> config for the weights and the
             output of these layers, or `None` to leave them in float (such a model trains, but
-            does not export). A `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and
+            does not export); of several patterns that match, the first counts. A `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and
             `"sep"`; the pattern `"sep"` covers both.
         calibration_data: input samples, a few hundred: an array, a dict or list of arrays for
             several inputs, or an iterable of batches such as a `tf.data.Dataset`.
@@ -111,9 +111,7 @@ def _check_layers(model: keras.Model) -> None:
         raise UnsupportedLayerError(
             f"The model {model.name!r} has layers that cannot be quantized:{listing}\n"
             "Ways out: replace the layer by supported ones, or split the model and quantize the "
-            "part without it. Supported: Conv2D, DepthwiseConv2D, SeparableConv2D, Dense, "
-            "BatchNormalization, ReLU, ReLU6, Softmax, Add, pooling, Flatten, Reshape, "
-            "ZeroPadding2D, Dropout."
+            f"part without it. These have a rule: {', '.join(supported_layers())}."
         )
 
 

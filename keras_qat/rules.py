@@ -115,6 +115,16 @@ ACTIVATIONS: dict[str, Rule] = {
 }
 
 
+def supported_layers() -> list[str]:
+    """Names of the layers and activations that have a rule, for people.
+
+    >>> supported_layers()[:3]
+    ['Activation(linear)', 'Activation(relu)', 'Activation(relu6)']
+    """
+    types = [kind.__name__ for kind in (*RULES, layers.ReLU, layers.SeparableConv2D)]
+    return sorted([*types, *(f"Activation({name})" for name in ACTIVATIONS)])
+
+
 class UnsupportedLayerError(NotImplementedError):
     """A model with layers that have no rule; the message names them all and the ways out."""
 
