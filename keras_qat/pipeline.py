@@ -48,8 +48,9 @@ def quantize(
         config: a `QuantizationConfig`, or the name `"lsq"` or `"ste"`; 8-bit LSQ by default.
         overrides: regular expression for a whole layer name -> config for the weights and the
             output of these layers, or `None` to leave them in float (such a model trains, but
-            does not export); of several patterns that match, the first counts. A `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and
-            `"sep"`; the pattern `"sep"` covers both.
+            does not export). Of several patterns that match, the first counts. A
+            `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and `"sep"`; the pattern
+            `"sep"` covers both.
         calibration_data: input samples, a few hundred: an array, a dict or list of arrays for
             several inputs, or an iterable of batches such as a `tf.data.Dataset`.
 
