@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_qat.config import LSQConfig, QuantizationConfig, STEConfig
-    from keras_qat.model import QuantizedModel, load_model
+    from keras_qat.model import QuantizedModel
     from keras_qat.pipeline import quantize
     from keras_qat.plotting import plot_grids
     from keras_qat.quantizers import LSQQuantizer, Quantizer, STEQuantizer
+    from keras_qat.saving import load_model
 
 _HOME = {
     "LSQConfig": "keras_qat.config",
@@ -25,7 +26,7 @@ _HOME = {
     "Quantizer": "keras_qat.quantizers",
     "STEConfig": "keras_qat.config",
     "STEQuantizer": "keras_qat.quantizers",
-    "load_model": "keras_qat.model",
+    "load_model": "keras_qat.saving",
     "plot_grids": "keras_qat.plotting",
     "quantize": "keras_qat.pipeline",
 }
@@ -56,4 +57,4 @@ def __dir__() -> list[str]:
 
 if "keras" in sys.modules:
     # With Keras at hand, register every class now: keras.models.load_model then finds them.
-    importlib.import_module("keras_qat.pipeline")
+    importlib.import_module("keras_qat.saving")

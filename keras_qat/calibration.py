@@ -1,8 +1,7 @@
-"""Starting scales from data: the range for inputs, the least squared error for all else."""
+"""Calibration data, and how often the tensors of a model take which value for it."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.keras_graph import input_name, layer_name
-from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.initial_scale import (
+    Histogram,
+    least_error_scale,
+    least_error_weight_scale,
+    range_scale,
+)
 
-_CANDIDATES = np.linspace(0.02, 1.0, 99)
+__all__ = [
+    "CalibrationData",
+    "Histogram",
+    "activation_histograms",
+    "least_error_scale",
+    "least_error_weight_scale",
+    "range_scale",
+]
+
 _BINS = 2048
 _BATCH_SIZE = 64
 
@@ -129,16 +141,6 @@ def _is_endless(data: Any) -> bool:
     return hasattr(data, "cardinality") and int(data.cardinality()) == -1
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Histogram:
-    """How often a tensor took which value: bin centers and counts, and the exact range."""
-
-    centers: Array
-    counts: Array
-    low: float
-    high: float
-
-
 def activation_histograms(
     model: keras.Model, tensors: Sequence[Any], data: CalibrationData
 ) -> list[Histogram]:
@@ -177,59 +179,3 @@ def _probe(probe: keras.Model, data: CalibrationData) -> Iterator[list[Array]]:
     for batch in data:
         outputs = probe.predict_on_batch(batch)
         yield outputs if isinstance(outputs, list) else [outputs]
-
-
-def range_scale(histogram: Histogram, grid: Grid) -> np.float32:
-    """The smallest scale with which nothing is clipped.
-
-    >>> float(range_scale(Histogram(None, None, 0.0, 255.0), Grid(0, 255)))
-    1.0
-    """
-    return np.float32(_full_range(np.array([histogram.low, histogram.high]), grid))
-
-
-def least_error_scale(histogram: Histogram, grid: Grid) -> np.float32:
-    """The scale with the least mean squared error over the histogram.
-
-    Searched over 99 fractions, 2 % to 100 %, of the scale that clips nothing.
-    """
-    full = _full_range(np.array([histogram.low, histogram.high]), grid)
-    scales = full * _CANDIDATES
-    centers = histogram.centers[:, None]
-    errors = (_nearest(centers / scales, grid) * scales - centers) ** 2
-    return np.float32(scales[np.argmin(histogram.counts @ errors)])
-
-
-def least_error_weight_scale(kernel: Array, grid: Grid, per_channel: bool) -> Array:
-    """As `least_error_scale`, exactly over the weights: one scale for each channel of the last
-    axis, or one in all.
-
-    Raises:
-        ValueError: weights that are NaN or infinite.
-
-    >>> least_error_weight_scale(np.array([[0.5], [-0.5]]), Grid(-1, 1, step=2), True).tolist()
-    [0.5]
-    """
-    if not np.all(np.isfinite(kernel)):
-        raise ValueError("The weights hold NaN or infinity.")
-    columns = kernel.reshape(-1, kernel.shape[-1]) if per_channel else kernel.reshape(-1, 1)
-    full = np.array([_full_range(column, grid) for column in columns.T])
-    best, least = full, np.full(full.shape, np.inf)
-    for scale in (full * fraction for fraction in _CANDIDATES):
-        error = ((_nearest(columns / scale, grid) * scale - columns) ** 2).sum(axis=0)
-        best, least = np.where(error < least, scale, best), np.minimum(error, least)
-    return best.astype(np.float32) if per_channel else np.float32(best[0])
-
-
-def _full_range(values: Array, grid: Grid) -> float:
-    """The smallest scale whose grid reaches all values; 1 where all of them are zero."""
-    high = max(float(np.max(values)), 0.0)
-    low = min(float(np.min(values)), 0.0)
-    reach = [high / grid.qmax] if grid.qmax > 0 else []
-    reach += [low / grid.qmin] if grid.qmin < 0 else []
-    return max(reach, default=0.0) or 1.0
-
-
-def _nearest(ratio: Array, grid: Grid) -> Array:
-    position = (np.clip(ratio, grid.qmin, grid.qmax) - grid.qmin) / grid.step
-    return np.rint(position) * grid.step + grid.qmin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from typing import Any
 
@@ -68,8 +67,3 @@ class QuantizedModel(keras.Model):
             _PROBES[self] = keras.Model(self.inputs, outputs)
         values = _PROBES[self].predict(x, batch_size=batch_size, verbose=0)
         return {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
-
-
-def load_model(path: str | os.PathLike[str], **kwargs: Any) -> keras.Model:
-    """`keras.models.load_model` with every class of this package registered."""
-    return keras.models.load_model(path, **kwargs)

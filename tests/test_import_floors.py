@@ -21,7 +21,7 @@ FLOORS = [
     {"keras_qat.rules"},
     {"keras_qat.calibration", "keras_qat.conversion", "keras_qat.linking", "keras_qat.transforms"},
     {"keras_qat.model"},
-    {"keras_qat.pipeline", "keras_qat.plotting"},
+    {"keras_qat.pipeline", "keras_qat.plotting", "keras_qat.saving"},
 ]
 PLACES = ("keras_qat", "tflite_export", "tests", "examples")
 WEIGHTY = {"keras", "tensorflow", "jax", "torch"}

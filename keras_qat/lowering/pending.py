@@ -17,14 +17,11 @@ import numpy.typing as npt
 from keras_qat.integer import GraphBuilder, QuantParams, ops
 from keras_qat.integer.ops.op import activation_range
 from keras_qat.integer.qparams import INT8_MIN
+from keras_qat.quantizers.lowering_error import LoweringError
 
 _LARGEST_BIAS = 1 << 30
 _WORTHLESS = 2.0**-12
 _CONSTANT_CHANNEL_MULTIPLIER = 2.0**-10
-
-
-class LoweringError(ValueError):
-    """A trained model that has no exact integer form; the message says where and why."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,5 +1,8 @@
 """RAdam: section `radam` of the golden vectors, and what every Keras optimizer keeps."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -110,3 +113,16 @@ def test_decay_rates_out_of_range_are_refused():
         RAdam(beta_1=1)
     with pytest.raises(ValueError, match=r"Received: beta_2=0.5"):
         RAdam(beta_2=0.5)
+
+
+def test_a_model_compiled_with_it_loads_in_a_fresh_process(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(RAdam(0.01), "mse")
+    model.save(tmp_path / "model.keras")
+    code = (
+        "import sys, keras, keras_qat; "
+        "print(type(keras.models.load_model(sys.argv[1]).optimizer).__name__)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.keras")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.split()[-1] == "RAdam"

@@ -1,0 +1,72 @@
+"""Learned steps that are the same number everywhere: eager, compiled, on every backend.
+
+A power of two of a float exponent differs in its last bit from backend to backend, and with it
+the code of a value at a tie. So the exponent moves in 1/256: `2**(n / 256)` is an entry of a table
+of 256 constants, times a whole power of two. Neighbouring steps are 0.27 % apart.
+
+The table is our own; GDNSQ (arXiv 2508.14004) computes the power.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_qat.quantizers.custom_gradient import custom_gradient
+
+Tensor = Any
+
+STEPS_PER_OCTAVE = 256
+_LARGEST_EXPONENT = 60
+_FRACTIONS = (2.0 ** (np.arange(STEPS_PER_OCTAVE) / STEPS_PER_OCTAVE)).astype(np.float32)
+_POWERS = np.ldexp(np.float32(1), np.arange(-_LARGEST_EXPONENT, _LARGEST_EXPONENT + 1))
+
+
+def table_index(log_value: Tensor) -> Tensor:
+    """`n = round(256 * log_value)`, int32, within `+-60 * 256`.
+
+    >>> int(table_index(-1.5))
+    -384
+    """
+    end = float(_LARGEST_EXPONENT * STEPS_PER_OCTAVE)
+    index = ops.round(ops.convert_to_tensor(log_value, "float32") * STEPS_PER_OCTAVE)
+    return ops.cast(ops.clip(index, -end, end), "int32")
+
+
+def table_value(index: Tensor) -> Tensor:
+    """`2**(index / 256)` as the table has it: float32, exact for whole exponents; no gradient.
+
+    The difference of two indices is an index too, for the ratio of their values.
+
+    >>> [float(v) for v in table_value([-256, 0, 384])]
+    [0.5, 1.0, 2.8284270763397217]
+    """
+    octave = ops.floor_divide(index, STEPS_PER_OCTAVE)
+    fraction = ops.subtract(index, octave * STEPS_PER_OCTAVE)
+    limit = _LARGEST_EXPONENT
+    power = ops.take(_POWERS, ops.clip(octave, -limit, limit) + limit)
+    return ops.take(_FRACTIONS, fraction) * power
+
+
+def learned_step(log_scale: Tensor) -> Tensor:
+    """The step of a trained logarithm: `table_value(table_index(log_scale))`; no gradient.
+
+    >>> float(learned_step(-0.999))
+    0.5
+    """
+    return table_value(table_index(log_scale))
+
+
+@custom_gradient
+def snapped_log(log_value: Tensor) -> Any:
+    """`round(256 * log_value) / 256`: the logarithm whose power of two is in the table.
+
+    Backward: `dlog_value = g`, straight through.
+
+    >>> float(snapped_log(-0.999))
+    -1.0
+    """
+    snapped = ops.cast(table_index(log_value), "float32") / STEPS_PER_OCTAVE
+    return snapped, lambda upstream: (upstream,)
