@@ -10,7 +10,8 @@ import keras
 from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.quantizers import Quantizer
 from keras_qat.rules import Output, Stage, rule_of
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import QuantizeAdd, QuantizeWrapper
+from keras_qat.wrappers.add import AddNeighbours
 from keras_qat.wrappers.neighbours import Neighbours
 
 
@@ -19,6 +20,7 @@ def link_neighbours(model: keras.Model) -> None:
 
     A layer that is called several times has a bias grid for each call: its bias stays real, and
     lowering rounds it. A quantizer that clamps again behind an activation rounds from its grid.
+    Where one of the grids has no integers (`Quantizer.deployable`), there is no int32 bias either.
     """
     producers = {id(tensor): node for node in nodes(model) for tensor in node.outputs}
     readers = consumers(model)
@@ -30,6 +32,9 @@ def link_neighbours(model: keras.Model) -> None:
             wrapper.neighbours = found
             if found is not None and calls[id(found.output_quantizer)] == 1:
                 found.output_quantizer.accumulator = found
+        elif isinstance(wrapper, QuantizeAdd):
+            found = _add_neighbours(node, producers, readers) if calls[id(wrapper)] == 1 else None
+            wrapper.neighbours = found
 
 
 def _neighbours(
@@ -48,6 +53,9 @@ def _neighbours(
         follower = _only_reader(follower.outputs[0], readers)
     if source is None or follower is None or not isinstance(follower.operation, Quantizer):
         return None
+    quantizers = (source, node.operation.weight_quantizer, follower.operation)
+    if not all(quantizer.deployable for quantizer in quantizers):
+        return None
     return Neighbours(
         input_quantizer=source,
         weight_quantizer=node.operation.weight_quantizer,
@@ -55,6 +63,21 @@ def _neighbours(
         output_quantizer=follower.operation,
         ceiling=ceiling,
     )
+
+
+def _add_neighbours(
+    node: GraphNode,
+    producers: dict[int, GraphNode],
+    readers: dict[int, list[GraphNode | None]],
+) -> AddNeighbours | None:
+    left, right = (_grid_before(tensor, producers) for tensor in node.inputs)
+    follower = _only_reader(node.outputs[0], readers)
+    if follower is not None and Stage.SUM in _joins(follower):
+        follower = _only_reader(follower.outputs[0], readers)
+    if left is None or right is None or follower is None:
+        return None
+    output = follower.operation
+    return AddNeighbours(left, right, output) if isinstance(output, Quantizer) else None
 
 
 def _joins(node: GraphNode) -> frozenset[Stage]:

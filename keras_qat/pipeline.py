@@ -9,13 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat import config as configs
-from keras_qat.calibration import (
-    CalibrationData,
-    activation_histograms,
-    least_error_scale,
-    least_error_weight_scale,
-    range_scale,
-)
+from keras_qat.calibration import CalibrationData, activation_histograms
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import functional, nodes
 from keras_qat.model import QuantizedModel
@@ -122,10 +116,7 @@ def _calibrate_weights(model: keras.Model) -> None:
             kernel = ops.convert_to_numpy(layer.channels_last_kernel())
             if not np.all(np.isfinite(kernel)):
                 raise ValueError(f"The weights of layer {layer.name!r} hold NaN or infinity.")
-            quantizer = layer.weight_quantizer
-            quantizer.set_scale(
-                least_error_weight_scale(kernel, quantizer.grid, quantizer.per_channel)
-            )
+            layer.weight_quantizer.calibrate_weights(kernel)
 
 
 def _calibrate_activations(
@@ -133,5 +124,4 @@ def _calibrate_activations(
 ) -> None:
     histograms = activation_histograms(float_model, [site.float_tensor for site in sites], data)
     for site, histogram in zip(sites, histograms, strict=True):
-        start = range_scale if site.is_input else least_error_scale
-        site.quantizer.set_scale(start(histogram, site.quantizer.grid))
+        site.quantizer.calibrate(histogram, keep_range=site.is_input)

@@ -21,6 +21,7 @@ from keras_qat.lowering.pooling import (
 )
 from keras_qat.lowering.shape import lower_identity, lower_reshape, lower_zero_padding
 from keras_qat.wrappers import (
+    QuantizeAdd,
     QuantizeConv2D,
     QuantizeDense,
     QuantizeDepthwiseConv2D,
@@ -63,6 +64,7 @@ class Rule:
         joins: stages of an input that it fuses with, with no quantizer in between.
         minimum_bits: its output deserves at least so many bits.
         unsigned: its output is never negative.
+        copy_as: the layer type that stands for it in a quantized model, if not its own.
     """
 
     output: Output
@@ -72,6 +74,7 @@ class Rule:
     joins: frozenset[Stage] = frozenset()
     minimum_bits: int = 1
     unsigned: bool = False
+    copy_as: type | None = None
 
 
 def _weights(wrapper: type[QuantizeWrapper]) -> Rule:
@@ -83,6 +86,7 @@ _RELU = Rule(Output.SAME_AS_INPUT, lower_relu, joins=_ACTIVATION_JOINS, unsigned
 _RELU6 = Rule(Output.ROUND_TO_INPUT, lower_relu6, joins=_ACTIVATION_JOINS, unsigned=True)
 _SOFTMAX = Rule(Output.FIXED, lower_softmax, unsigned=True)
 _IDENTITY = Rule(Output.SAME_AS_INPUT, lower_identity)
+_ADD = Rule(Output.QUANTIZE, lower_add, yields=Stage.SUM, copy_as=QuantizeAdd)
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
 
 RULES: dict[type, Rule] = {
@@ -96,7 +100,8 @@ RULES: dict[type, Rule] = {
         yields=Stage.LINEAR,
         joins=frozenset({Stage.LINEAR}),
     ),
-    layers.Add: Rule(Output.QUANTIZE, lower_add, yields=Stage.SUM),
+    layers.Add: _ADD,
+    QuantizeAdd: _ADD,
     layers.MaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_max_pooling),
     layers.AveragePooling2D: Rule(Output.ROUND_TO_INPUT, lower_average_pooling),
     layers.GlobalAveragePooling2D: _GLOBAL_AVERAGE,
@@ -121,7 +126,8 @@ def supported_layers() -> list[str]:
     >>> supported_layers()[:3]
     ['Activation(linear)', 'Activation(relu)', 'Activation(relu6)']
     """
-    types = [kind.__name__ for kind in (*RULES, layers.ReLU, layers.SeparableConv2D)]
+    kinds = (*RULES, layers.ReLU, layers.SeparableConv2D)
+    types = [kind.__name__ for kind in kinds if kind is not QuantizeAdd]
     return sorted([*types, *(f"Activation({name})" for name in ACTIVATIONS)])
 
 

@@ -70,7 +70,7 @@ def fake_quantize_affine(
     >>> [float(v) for v in x_hat]
     [0.0, 0.5, 1.5]
     """
-    backward = _noise_backward(estimator, noise_sign, noise_gradient)
+    backward = noise_backward(estimator, noise_sign, noise_gradient)
 
     @custom_gradient
     def fake_quantize(
@@ -117,7 +117,7 @@ def fake_quantize_weights(
     >>> [float(v) for v in fake_quantize_weights([-0.5, -0.1, 0.6], 0.0)]
     [-0.5, -0.5, 0.5]
     """
-    backward = _noise_backward(estimator, noise_sign, noise_gradient)
+    backward = noise_backward(estimator, noise_sign, noise_gradient)
 
     @custom_gradient
     def fake_quantize(weights: Tensor, log_scale: Tensor) -> Any:
@@ -170,7 +170,7 @@ def fake_quantize_activations(
     >>> [float(v) for v in fake_quantize_activations([-9.0, 0.6, 9.0], 0.0, 0.0, 2.0)]
     [0.0, 1.0, 3.0]
     """
-    backward = _noise_backward(estimator, noise_sign, noise_gradient)
+    backward = noise_backward(estimator, noise_sign, noise_gradient)
 
     @custom_gradient
     def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
@@ -222,10 +222,14 @@ def _clip(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return ops.minimum(ops.maximum(x, lower), upper)
 
 
-def _noise_backward(
+def noise_backward(
     estimator: str | NoiseEstimator, noise_sign: Tensor | None, noise_gradient: str
 ) -> Any:
-    """`(g, v, q, s, mean_axes) -> (passed, lost, slope)`; `lost` is None where it is 0."""
+    """The backward pass that all grids share.
+
+    Returns: `(g, v, q, s, mean_axes) -> (passed, lost, slope)`, see the module; `lost` is None
+        where it is 0.
+    """
     estimator = get_noise_estimator(estimator)
     if noise_gradient not in NOISE_GRADIENTS:
         raise ValueError(

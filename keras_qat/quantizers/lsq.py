@@ -8,30 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_qat.quantizers.constraints import AtLeast
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.estimators import learned_step_size
 from keras_qat.quantizers.fake_quantize import Grid
 from keras_qat.quantizers.quantizer import Quantizer
 
 _SMALLEST_RATIO = 2.0**-10
-
-
-@keras.saving.register_keras_serializable(package="keras_qat")
-class AtLeast(keras.constraints.Constraint):
-    """Keeps a variable at or above `minimum`.
-
-    >>> [float(v) for v in AtLeast(0.5)(keras.ops.array([0.1, 0.7]))]
-    [0.5, 0.699999988079071]
-    """
-
-    def __init__(self, minimum: float):
-        self.minimum = minimum
-
-    def __call__(self, w: Any) -> Any:
-        return ops.maximum(w, self.minimum)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"minimum": self.minimum}
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from keras_qat.integer.qparams import QuantParams
@@ -16,6 +17,12 @@ from keras_qat.quantizers.fake_quantize import (
     Grid,
     round_pooled_to_codes,
     round_to_codes,
+)
+from keras_qat.quantizers.initial_scale import (
+    Histogram,
+    least_error_scale,
+    least_error_weight_scale,
+    range_scale,
 )
 
 Tensor = Any
@@ -50,7 +57,7 @@ class Quantizer(keras.layers.Layer):
     def __init__(self, grid: Grid | dict[str, int], per_channel: bool = False, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        self.grid = Grid(**grid) if isinstance(grid, dict) else grid
+        self._grid = Grid(**grid) if isinstance(grid, dict) else grid
         self.per_channel = per_channel
         self.supports_masking = True
         self.accumulator: Accumulator | None = None
@@ -66,13 +73,42 @@ class Quantizer(keras.layers.Layer):
         )
 
     @property
+    def grid(self) -> Grid:
+        """The codes; where they are learned, as they are now."""
+        return self._grid
+
+    @property
+    def bits(self) -> int:
+        """The bits of the codes; where they are learned, those aimed at."""
+        return self.grid.bits
+
+    @property
+    def deployable(self) -> bool:
+        """Whether every value of this quantizer is a whole number of `scale`."""
+        return True
+
+    @property
     def scale(self) -> Tensor:
-        """The step between codes, positive; shape `()` or `(channels,)`."""
+        """The real value of code 1, positive; shape `()` or `(channels,)`."""
         return as_tensor(self.calibrated_scale)
 
     def set_scale(self, scale: Any) -> None:
         """Starts over from a calibrated scale."""
         self.calibrated_scale.assign(scale)
+
+    def calibrate(self, histogram: Histogram, keep_range: bool = False) -> None:
+        """Starts over from the values of a tensor: with the least squared error.
+
+        Args:
+            histogram: how often the tensor takes which value.
+            keep_range: clip nothing, as for a model's input.
+        """
+        start = range_scale if keep_range else least_error_scale
+        self.set_scale(start(histogram, self.grid))
+
+    def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
+        """Starts over from a kernel, channels last: with the least squared error."""
+        self.set_scale(least_error_weight_scale(kernel, self.grid, self.per_channel))
 
     def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
         return self.fake_quantize(x, self._rounding(pooled, training))
@@ -87,7 +123,19 @@ class Quantizer(keras.layers.Layer):
         """The integer code of every element of `x` in inference, int32."""
         rounding = self._rounding(pooled, training=False)
         ratio = ops.cast(x, "float32") / self.scale
-        return ops.cast(rounding(ratio, self.grid), "int32")
+        return ops.cast(rounding(ratio, self.forward_grid()), "int32")
+
+    def deployed_codes(self, kernel: Tensor, name: str) -> npt.NDArray[np.int32]:
+        """The codes of a kernel that a file can hold; `name` is that of its layer.
+
+        Raises:
+            LoweringError: it cannot hold what was learned so far.
+        """
+        return np.asarray(ops.convert_to_numpy(self.codes(kernel)))
+
+    def forward_grid(self) -> Grid:
+        """The codes inside the forward pass: where they are learned, the ends are tensors."""
+        return self.grid
 
     def _rounding(self, pooled: bool, training: bool) -> Rounding:
         if pooled:
@@ -107,6 +155,6 @@ class Quantizer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "grid": dataclasses.asdict(self.grid),
+            "grid": dataclasses.asdict(self._grid),
             "per_channel": self.per_channel,
         }

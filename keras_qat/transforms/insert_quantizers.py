@@ -153,6 +153,8 @@ class _Inserter:
     def _copy(self, layer: Any, rule: Rule) -> Any:
         """The layer's copy, in its wrapper if it is a weight layer to be quantized."""
         config, _ = self._bit_widths.config_for([layer.name])
+        if rule.copy_as is not None:
+            return rule.copy_as.from_config(layer.get_config())
         if rule.wrapper is None or config is None:
             return copy_of(layer)
         bits = self._bit_widths.weight_bits(layer)

@@ -95,9 +95,12 @@ class QuantizeWrapper(keras.layers.Wrapper):
         raise NotImplementedError(f"{type(self).__name__} must implement lower(source)")
 
     def weight_codes(self) -> npt.NDArray[np.int32]:
-        """The learned integers, with the output channels on the last axis."""
-        codes = self.weight_quantizer.codes(self.channels_last_kernel())
-        return np.asarray(ops.convert_to_numpy(codes))
+        """The learned integers, with the output channels on the last axis.
+
+        Raises:
+            LoweringError: no file can hold what was learned so far.
+        """
+        return self.weight_quantizer.deployed_codes(self.channels_last_kernel(), self.name)
 
     def learned(self) -> dict[str, Any]:
         """Real value of one code, and the bias, for each output channel; and the bit width."""
@@ -108,7 +111,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         return {
             "scale": np.broadcast_to(scale, (channels,)),
             "bias": np.broadcast_to(bias, (channels,)),
-            "weight_bits": self.weight_quantizer.grid.bits,
+            "weight_bits": self.weight_quantizer.bits,
         }
 
     def get_config(self) -> dict[str, Any]:

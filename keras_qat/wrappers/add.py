@@ -1,0 +1,71 @@
+"""Add that sums integers in inference."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_qat.quantizers import Quantizer
+
+Tensor = Any
+_MULTIPLIER_BITS = 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AddNeighbours:
+    """The quantizers of both terms and of the sum; found in the graph, never saved."""
+
+    left: Quantizer
+    right: Quantizer
+    output: Quantizer
+
+    def integer_sum(self, left: Tensor, right: Tensor) -> Tensor:
+        """The sum as XNNPACK computes it: a whole number of output steps, times the step.
+
+        `round((m_l * q_l + m_r * q_r) / 2**n)`, ties up, in int32, with the multipliers
+        `m = round(2**n * s / s_y)`; `n` gives the larger of them 21 bits.
+        """
+        output_scale = self.output.scale
+        left_ratio, right_ratio = self.left.scale / output_scale, self.right.scale / output_scale
+        shift = _MULTIPLIER_BITS - _floor_log2(ops.maximum(left_ratio, right_ratio))
+        raised = ops.power(2.0, shift)
+        total = _codes(left, self.left) * ops.cast(ops.round(left_ratio * raised), "int32")
+        total = total + _codes(right, self.right) * ops.cast(
+            ops.round(right_ratio * raised), "int32"
+        )
+        bits = ops.cast(ops.clip(shift, 1, 30), "int32")
+        half = ops.left_shift(ops.ones_like(bits), bits - 1)
+        steps = ops.right_shift(total + half, ops.broadcast_to(bits, ops.shape(total)))
+        return ops.cast(steps, "float32") * output_scale
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class QuantizeAdd(keras.layers.Add):
+    """`y = a + b`; in inference, between known quantizers, the integer sum of the runtimes."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.neighbours: AddNeighbours | None = None
+
+    def call(self, inputs: list[Tensor], training: bool = False) -> Tensor:
+        if training or self.neighbours is None:
+            return super().call(inputs)
+        return ops.cast(self.neighbours.integer_sum(*inputs), self.compute_dtype)
+
+    def compute_output_spec(self, inputs: list[Tensor], training: bool = False) -> Any:
+        return super().compute_output_spec(inputs)
+
+
+def _codes(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """The integers of values that are on a quantizer's grid."""
+    return ops.cast(ops.round(ops.cast(x, "float32") / quantizer.scale), "int32")
+
+
+def _floor_log2(x: Tensor) -> Tensor:
+    """`floor(log2(x))`, exact at powers of two, where a float logarithm may miss by one."""
+    exponent = ops.floor(ops.log2(x))
+    exponent = exponent + ops.cast(ops.power(2.0, exponent + 1.0) <= x, "float32")
+    return exponent - ops.cast(ops.power(2.0, exponent) > x, "float32")
