@@ -96,6 +96,7 @@ def test_a_saved_model_loads_bit_equal_with_its_neighbours(trained, saved, load)
         == [
             "stem",
             "conv",
+            "add",
             "separable_depthwise",
             "separable",
             "head",
