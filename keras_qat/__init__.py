@@ -11,14 +11,23 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_qat.config import LSQConfig, QuantizationConfig, STEConfig
+    from keras_qat.config import GDNSQConfig, LSQConfig, QuantizationConfig, STEConfig
     from keras_qat.model import QuantizedModel
     from keras_qat.pipeline import quantize
     from keras_qat.plotting import plot_grids
-    from keras_qat.quantizers import LSQQuantizer, Quantizer, STEQuantizer
+    from keras_qat.quantizers import (
+        GDNSQActivationQuantizer,
+        GDNSQWeightQuantizer,
+        LSQQuantizer,
+        Quantizer,
+        STEQuantizer,
+    )
     from keras_qat.saving import load_model
 
 _HOME = {
+    "GDNSQActivationQuantizer": "keras_qat.quantizers",
+    "GDNSQConfig": "keras_qat.config",
+    "GDNSQWeightQuantizer": "keras_qat.quantizers",
     "LSQConfig": "keras_qat.config",
     "LSQQuantizer": "keras_qat.quantizers",
     "QuantizationConfig": "keras_qat.config",
@@ -32,6 +41,9 @@ _HOME = {
 }
 
 __all__ = [
+    "GDNSQActivationQuantizer",
+    "GDNSQConfig",
+    "GDNSQWeightQuantizer",
     "LSQConfig",
     "LSQQuantizer",
     "QuantizationConfig",

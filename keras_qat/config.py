@@ -8,8 +8,16 @@ from typing import Any
 
 import keras
 
-from keras_qat.quantizers import Grid, LSQQuantizer, Quantizer, STEQuantizer
+from keras_qat.quantizers import (
+    GDNSQActivationQuantizer,
+    GDNSQWeightQuantizer,
+    Grid,
+    LSQQuantizer,
+    Quantizer,
+    STEQuantizer,
+)
 from keras_qat.quantizers.fake_quantize import check_bits
+from keras_qat.quantizers.gdnsq import check_gdnsq_options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +45,7 @@ class QuantizationConfig(abc.ABC):
     add_bits: int = 8
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(QuantizationConfig):
             if field.name.endswith("_bits"):
                 bits = getattr(self, field.name)
                 check_bits(bits, field.name)
@@ -99,7 +107,63 @@ class LSQConfig(QuantizationConfig):
         return LSQQuantizer(Grid.for_activations(bits, signed), name=name)
 
 
-CONFIGS: dict[str, type[QuantizationConfig]] = {"lsq": LSQConfig, "ste": STEConfig}
+@keras.saving.register_keras_serializable(package="keras_qat")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GDNSQConfig(QuantizationConfig):
+    """Bit widths learned with the weights (GDNSQ, arXiv 2508.14004).
+
+    All widths are targets: calibration starts at `start_bits`, and training with a penalty on the
+    widths brings them down. A model that meets its targets deploys.
+
+    Args:
+        estimator: of the gradient through the rounding of weights: "ste", "ewgs", "aewgs" or
+            "lsq"; activations use "ste", as published.
+        noise_gradient: "head" for the published random term in the gradient of steps, or "none".
+        offset: "snapped", or "free" for the published grids, which do not deploy.
+        start_bits: the bits to start at, 8 to 16.
+
+    Raises:
+        ValueError: also for an option that has no such value.
+
+    >>> GDNSQConfig(weight_bits=2, activation_bits=2).start_bits
+    10
+    """
+
+    estimator: str = "ste"
+    noise_gradient: str = "head"
+    offset: str = "snapped"
+    start_bits: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_gdnsq_options(self.estimator, self.noise_gradient, self.offset, self.start_bits)
+        object.__setattr__(self, "start_bits", int(self.start_bits))
+
+    def weight_quantizer(self, bits: int) -> Quantizer:
+        return GDNSQWeightQuantizer(
+            bits,
+            per_channel=self.per_channel,
+            estimator=self.estimator,
+            name="weight_quantizer",
+            **self._options(),
+        )
+
+    def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
+        return GDNSQActivationQuantizer(bits, signed, name=name, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "noise_gradient": self.noise_gradient,
+            "offset": self.offset,
+            "start_bits": self.start_bits,
+        }
+
+
+CONFIGS: dict[str, type[QuantizationConfig]] = {
+    "gdnsq": GDNSQConfig,
+    "lsq": LSQConfig,
+    "ste": STEConfig,
+}
 
 
 def get(identifier: QuantizationConfig | str | dict[str, Any] | None) -> QuantizationConfig:

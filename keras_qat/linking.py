@@ -77,7 +77,10 @@ def _add_neighbours(
     if left is None or right is None or follower is None:
         return None
     output = follower.operation
-    return AddNeighbours(left, right, output) if isinstance(output, Quantizer) else None
+    if not isinstance(output, Quantizer):
+        return None
+    deployable = left.deployable and right.deployable and output.deployable
+    return AddNeighbours(left, right, output) if deployable else None
 
 
 def _joins(node: GraphNode) -> frozenset[Stage]:

@@ -39,7 +39,8 @@ def quantize(
 
     Args:
         model: Functional or Sequential float model.
-        config: a `QuantizationConfig`, or the name `"lsq"` or `"ste"`; 8-bit LSQ by default.
+        config: a `QuantizationConfig`, or the name `"gdnsq"`, `"lsq"` or `"ste"`; 8-bit LSQ by
+            default.
         overrides: regular expression for a whole layer name -> config for the weights and the
             output of these layers, or `None` to leave them in float (such a model trains, but
             does not export). Of several patterns that match, the first counts. A

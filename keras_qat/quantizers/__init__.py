@@ -1,14 +1,20 @@
 """Quantizers: an integer grid, its scale, and a gradient."""
 
 from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.gdnsq_activations import GDNSQActivationQuantizer
+from keras_qat.quantizers.gdnsq_weights import GDNSQWeightQuantizer
+from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.lsq import LSQQuantizer, lsq_initial_scale
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.quantizers.softmax_rounding import SoftmaxRounding
 from keras_qat.quantizers.ste import STEQuantizer
 
 __all__ = [
+    "GDNSQActivationQuantizer",
+    "GDNSQWeightQuantizer",
     "Grid",
     "LSQQuantizer",
+    "LoweringError",
     "Quantizer",
     "STEQuantizer",
     "SoftmaxRounding",

@@ -12,6 +12,7 @@ from keras_qat.quantizers import Quantizer
 
 Tensor = Any
 _MULTIPLIER_BITS = 20
+_LARGEST_CODE = 255.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +27,8 @@ class AddNeighbours:
         """The sum as XNNPACK computes it: a whole number of output steps, times the step.
 
         `round((m_l * q_l + m_r * q_r) / 2**n)`, ties up, in int32, with the multipliers
-        `m = round(2**n * s / s_y)`; `n` gives the larger of them 21 bits.
+        `m = round(2**n * s / s_y)`; `n` gives the larger of them 21 bits. Learned grids that are
+        still wider than int8 would overflow int32: their sum is that of the floats.
         """
         output_scale = self.output.scale
         left_ratio, right_ratio = self.left.scale / output_scale, self.right.scale / output_scale
@@ -39,7 +41,13 @@ class AddNeighbours:
         bits = ops.cast(ops.clip(shift, 1, 30), "int32")
         half = ops.left_shift(ops.ones_like(bits), bits - 1)
         steps = ops.right_shift(total + half, ops.broadcast_to(bits, ops.shape(total)))
-        return ops.cast(steps, "float32") * output_scale
+        integer_sum = ops.cast(steps, "float32") * output_scale
+        return ops.where(self._fits_int32(), integer_sum, ops.add(left, right))
+
+    def _fits_int32(self) -> Tensor:
+        grids = (self.left.forward_grid(), self.right.forward_grid())
+        ends = [end for grid in grids for end in (-grid.qmin, grid.qmax)]
+        return ops.all(ops.stack([ops.cast(end, "float32") for end in ends]) <= _LARGEST_CODE)
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")

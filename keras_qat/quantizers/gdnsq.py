@@ -1,0 +1,195 @@
+"""What the two quantizers of GDNSQ share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.estimators import Rounding
+from keras_qat.quantizers.fake_quantize import Grid, check_bits
+from keras_qat.quantizers.gdnsq_gradients import NOISE_GRADIENTS
+from keras_qat.quantizers.lowering_error import LoweringError
+from keras_qat.quantizers.noise_estimators import get_noise_estimator, random_noise_sign
+from keras_qat.quantizers.power_of_two import power_of_two
+from keras_qat.quantizers.quantizer import Quantizer
+from keras_qat.quantizers.step_table import learned_step, snapped_log
+
+Tensor = Any
+
+OFFSETS = ("snapped", "free")
+_START_BITS = range(8, 17)
+
+
+def check_gdnsq_options(estimator: str, noise_gradient: str, offset: str, start_bits: int) -> None:
+    """Raises a `ValueError` that names the option that has no such value.
+
+    >>> check_gdnsq_options("ste", "head", "snapped", 10)
+    """
+    get_noise_estimator(estimator)
+    for name, value, choices in (
+        ("noise_gradient", noise_gradient, NOISE_GRADIENTS),
+        ("offset", offset, OFFSETS),
+    ):
+        if value not in choices:
+            raise ValueError(f"The {name} must be one of {choices}. Received: {value!r}")
+    if isinstance(start_bits, bool) or start_bits not in _START_BITS:
+        raise ValueError(
+            f"The start_bits must be a whole number from 8 to 16. Received: {start_bits!r}"
+        )
+
+
+class GDNSQQuantizer(Quantizer):
+    """Base of GDNSQ's quantizers: the step is trained, and with it the number of levels.
+
+    A penalty on `bit_width` (`keras_qat.objectives`) moves the steps until `target_bits` are met.
+
+    Args:
+        target_bits: the bits aimed at, 1 to 8.
+        estimator: of the gradient through rounding: "ste", "ewgs", "aewgs" or "lsq".
+        noise_gradient: "head" adds the published random term to the gradient of the step, with
+            signs drawn in every call of training; "none" leaves it out and draws nothing.
+        offset: "snapped" for a grid that integers state exactly, "free" for the published one,
+            which has no integers and is not deployable.
+        start_bits: the bits that calibration starts at, 8 to 16.
+        seed: of the random signs.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        target_bits: int,
+        estimator: str = "ste",
+        noise_gradient: str = "head",
+        offset: str = "snapped",
+        start_bits: int = 10,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(grid, **kwargs)
+        check_gdnsq_options(estimator, noise_gradient, offset, start_bits)
+        self.target_bits = int(target_bits)
+        self.estimator = estimator
+        self.noise_gradient = noise_gradient
+        self.offset_kind = offset
+        self.start_bits = int(start_bits)
+        self.seed = seed
+        self._draws = noise_gradient == "head" and estimator != "lsq"
+        if self._draws:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self.log_scale = self.add_weight(
+            name="log_scale",
+            shape=(input_shape[-1],) if self.per_channel else (),
+            initializer="zeros",
+            autocast=False,
+        )
+        if self.deployable:
+            self.level_limit = self.add_weight(
+                name="level_limit",
+                shape=(),
+                initializer=keras.initializers.Constant(2.0**self.start_bits),
+                trainable=False,
+                autocast=False,
+            )
+
+    @property
+    def bits(self) -> int:
+        return self.target_bits
+
+    @property
+    def deployable(self) -> bool:
+        return self.offset_kind == "snapped"
+
+    @property
+    def step(self) -> Tensor:
+        """The learned step `s`, shape `()` or `(channels,)`; no gradient if it is snapped."""
+        return (learned_step if self.deployable else power_of_two)(as_tensor(self.log_scale))
+
+    def limit_levels(self) -> None:
+        """Holds every grid at the levels of `target_bits` from now on, however its step moves.
+
+        For a model that meets its target: its file stays legal. A free grid has no such limit.
+        """
+        if self.deployable:
+            self.level_limit.assign(2.0**self.target_bits)
+
+    def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
+        sign = self.draw_noise_sign(x) if training and self._draws else None
+        return self._fake_quantize(x, self._rounding(pooled, training), sign)
+
+    def draw_noise_sign(self, x: Tensor) -> Tensor:
+        """Fresh signs of +-1/2 for the elements of `x`."""
+        return random_noise_sign(ops.shape(x), self.seed_generator)
+
+    def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
+        """The integer code of every element of `x` in inference, int32.
+
+        Raises:
+            LoweringError: the offset is free.
+        """
+        self._check_snapped()
+        return super().codes(x, pooled)
+
+    def _fake_quantize(self, x: Tensor, rounding: Rounding, noise_sign: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _gradient_options(self, noise_sign: Tensor | None) -> dict[str, Any]:
+        return {
+            "estimator": self.estimator,
+            "noise_sign": noise_sign,
+            "noise_gradient": self.noise_gradient,
+        }
+
+    def _log(self, variable: keras.Variable) -> Tensor:
+        """The trained logarithm as bit widths count it: that of the step in the table."""
+        return snapped_log(variable) if self.deployable else as_tensor(variable)
+
+    def _check_snapped(self, name: str | None = None) -> None:
+        if not self.deployable:
+            raise LoweringError(
+                f"The grid of {name or self.name!r} has a free offset, which is no whole number of "
+                'steps: it has no integers. Train with offset="snapped", the default.'
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["grid"]
+        return {
+            **config,
+            "target_bits": self.target_bits,
+            "estimator": self.estimator,
+            "noise_gradient": self.noise_gradient,
+            "offset": self.offset_kind,
+            "start_bits": self.start_bits,
+            "seed": self.seed,
+        }
+
+
+def checked_bits(bits: Any, what: str) -> int:
+    """The bits as a plain integer; a `ValueError` unless they are a whole number from 1 to 8."""
+    check_bits(bits, what)
+    return int(bits)
+
+
+def table_log(scale: Any) -> np.ndarray:
+    """`log2(scale)`, rounded to the logarithm of an entry of the table.
+
+    >>> float(table_log(0.5001))
+    -1.0
+    """
+    return np.float32(np.rint(256.0 * np.log2(np.asarray(scale, np.float64))) / 256.0)
+
+
+def described_levels(levels: float) -> str:
+    """A number of levels, and the bits it takes, for people.
+
+    >>> described_levels(300.0)
+    '300 levels (8.2 bits)'
+    """
+    return f"{int(levels)} levels ({math.log2(levels):.1f} bits)"

@@ -1,0 +1,178 @@
+"""`GDNSQActivationQuantizer`: step, range and offset of a tensor are learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qat.integer.qparams import QuantParams
+from keras_qat.quantizers.bit_width import activation_bit_width, levels
+from keras_qat.quantizers.constraints import AtMost
+from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.estimators import Rounding
+from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.gdnsq import (
+    GDNSQQuantizer,
+    checked_bits,
+    described_levels,
+    table_log,
+)
+from keras_qat.quantizers.gdnsq_calibration import calibrated_activation_parameters
+from keras_qat.quantizers.gdnsq_gradients import fake_quantize_activations
+from keras_qat.quantizers.initial_scale import Histogram
+from keras_qat.quantizers.lowering_error import LoweringError
+from keras_qat.quantizers.snapped_grids import (
+    NO_LIMIT,
+    fake_quantize_snapped_activations,
+    snapped_activation_grid,
+)
+
+Tensor = Any
+
+_INT8_LEVELS = 256
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class GDNSQActivationQuantizer(GDNSQQuantizer):
+    """Activations on a grid with a trained step, a trained range and, if signed, a trained end.
+
+    Forward, with the step `s`, `Q = 2**log_range` and whole numbers `lowest`, `steps` next to
+    `offset / s` and `Q / s - 1`: `code = round(clip(x / s, lowest, lowest + steps))`,
+    `x_hat = s * code` (`keras_qat.quantizers.snapped_grids`). Backward, with the position `v`
+    from the lowest code, `e` the noise, `phi`, `rho` of the estimator, and `above`, `inside` the
+    elements beyond and within the grid: `dx = g * phi * inside`, `doffset = sum(g - dx)` (0 if
+    not signed), `dlog_range = ln(2) * Q * sum g * phi * above`,
+    `dlog_scale = ln(2) * s * sum g * (e + s * rho + (1 - phi) * v - phi * above)`.
+
+    With `offset="free"` the grid starts at the offset, as published
+    (`keras_qat.quantizers.gdnsq_gradients`), and cannot be deployed.
+
+    Source: GDNSQ (arXiv 2508.14004). The snapped offset and the table of steps are our own.
+
+    Args:
+        target_bits: the bits aimed at, 1 to 8.
+        signed: whether values may be negative; else the offset stays at 0.
+        estimator, noise_gradient, offset, start_bits, seed: see `GDNSQQuantizer`.
+
+    >>> quantizer = GDNSQActivationQuantizer(target_bits=2, signed=False)
+    >>> quantizer.build((None, 4))
+    >>> quantizer.set_scale(0.5)
+    >>> [float(v) for v in quantizer(keras.ops.array([-1.0, 0.4, 1.2, 9.0]))]
+    [0.0, 0.5, 1.0, 1.5]
+    """
+
+    def __init__(self, target_bits: int = 8, signed: bool = True, **kwargs: Any):
+        bits = checked_bits(target_bits, "target bits of activations")
+        super().__init__(Grid.for_activations(bits, signed), bits, **kwargs)
+        self.signed = bool(signed)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        self.log_range = self.add_weight(
+            name="log_range",
+            shape=(),
+            initializer=keras.initializers.Constant(self.start_bits),
+            autocast=False,
+        )
+        self.offset = self.add_weight(
+            name="offset",
+            shape=(),
+            initializer=keras.initializers.Constant(self._lowest_of(self.start_bits)),
+            trainable=self.signed,
+            constraint=AtMost(0.0) if self.deployable else None,
+            autocast=False,
+        )
+
+    @property
+    def scale(self) -> Tensor:
+        """The step between codes; a scalar."""
+        return self.step
+
+    @property
+    def grid(self) -> Grid:
+        """The codes learned so far; before the layer is built, and if free, the target's."""
+        if not self.built or not self.deployable:
+            return self._grid
+        ends = self.forward_grid()
+        return Grid(int(ends.qmin), int(ends.qmax))
+
+    def forward_grid(self) -> Grid:
+        return self._step_and_grid(as_tensor(self.level_limit))[1]
+
+    def set_scale(self, scale: Any) -> None:
+        """Starts over from the grid of the target with that step."""
+        log_scale = table_log(scale)
+        self.log_scale.assign(log_scale)
+        self.log_range.assign(log_scale + self.target_bits)
+        self.offset.assign(2.0**log_scale * self._lowest_of(self.target_bits))
+
+    def calibrate(self, histogram: Histogram, keep_range: bool = False) -> None:
+        """Starts over with `start_bits` over the whole range; a constant tensor is frozen."""
+        low, high = np.float32(histogram.low), np.float32(histogram.high)
+        if self.deployable:
+            low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        if not self.signed:
+            low = np.float32(0.0)
+        start = calibrated_activation_parameters(low, high, self.start_bits)
+        self.log_scale.assign(start.log_scale)
+        self.log_range.assign(start.log_range)
+        self.offset.assign(start.offset)
+        self.trainable = bool(start.varies)
+
+    def bit_width(self) -> Tensor:
+        """The real-valued width in bits, `log_range - log_scale`: a scalar.
+
+        Backward: 1 for `log_range`, -1 for `log_scale`.
+        """
+        return activation_bit_width(self._log(self.log_scale), self._log(self.log_range))
+
+    def levels(self) -> Tensor:
+        """How many levels the learned grid has, as a float scalar."""
+        if not self.deployable:
+            return levels(2.0 ** self.bit_width() - 1.0)
+        _, grid = self._step_and_grid(NO_LIMIT)
+        return grid.qmax - grid.qmin + 1.0
+
+    def meets_target(self) -> Tensor:
+        """Whether codes of `target_bits` number all levels."""
+        return self.levels() <= 2.0**self.target_bits
+
+    def qparams(self) -> QuantParams:
+        """The grid learned so far.
+
+        Raises:
+            LoweringError: it has more than 256 levels, or the offset is free.
+        """
+        self._check_snapped()
+        found = self.grid.qmax - self.grid.qmin + 1
+        if found > _INT8_LEVELS:
+            raise LoweringError(
+                f"{self.name!r} has learned {described_levels(found)}; int8 holds {_INT8_LEVELS}. "
+                f"Its target is {self.target_bits} bits: train on, with the bit-width penalty, "
+                "until it is met."
+            )
+        return super().qparams()
+
+    def _fake_quantize(self, x: Tensor, rounding: Rounding, noise_sign: Tensor | None) -> Tensor:
+        parameters = (self.offset, self.log_scale, self.log_range, self.signed)
+        options = self._gradient_options(noise_sign)
+        if not self.deployable:
+            return fake_quantize_activations(x, *parameters, **options)
+        limit = as_tensor(self.level_limit)
+        return fake_quantize_snapped_activations(
+            x, *parameters, limit, rounding=rounding, **options
+        )
+
+    def _step_and_grid(self, level_limit: Tensor) -> tuple[Tensor, Grid]:
+        variables = (self.offset, self.log_scale, self.log_range)
+        return snapped_activation_grid(*map(as_tensor, variables), level_limit)
+
+    def _lowest_of(self, bits: int) -> float:
+        return -(2.0 ** (bits - 1)) if self.signed else 0.0
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["per_channel"]
+        return {**config, "signed": self.signed}

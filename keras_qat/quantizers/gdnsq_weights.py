@@ -1,0 +1,148 @@
+"""`GDNSQWeightQuantizer`: a learned number of levels for each channel of a kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from keras_qat.integer.headroom import WEIGHT_MAX
+from keras_qat.quantizers.bit_width import levels, weight_bit_width
+from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.estimators import Rounding
+from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.gdnsq import (
+    GDNSQQuantizer,
+    checked_bits,
+    described_levels,
+    table_log,
+)
+from keras_qat.quantizers.gdnsq_calibration import calibrated_weight_log_scale
+from keras_qat.quantizers.gdnsq_gradients import fake_quantize_weights
+from keras_qat.quantizers.lowering_error import LoweringError
+from keras_qat.quantizers.power_of_two import power_of_two
+from keras_qat.quantizers.snapped_grids import (
+    WeightGrid,
+    fake_quantize_snapped_weights,
+    snapped_weight_grid,
+    weight_range,
+)
+
+Tensor = Any
+
+_WIDEST_IN_HALF_STEPS = 6
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class GDNSQWeightQuantizer(GDNSQQuantizer):
+    """Weights on a grid whose step is trained as a base-2 logarithm; its levels follow.
+
+    Forward, with `s` the step and `unit = s / 2` (`s` for targets of 7 and 8 bits):
+    `w_hat = unit * code`, the codes of a channel being `lowest + {0, 2, 4, ...}` about the middle
+    of its range (`keras_qat.quantizers.snapped_grids`). Backward, with `v` the position on the
+    grid in steps, `q` its code, `e = q - v`, and `phi`, `rho` of the estimator:
+    `dw = g * phi + [w == low] / ties * sum g * (1 - phi)` and
+    `dlog_scale = ln(2) * s * sum g * (e + s * rho + (1 - phi) * v)`.
+
+    With `offset="free"` the grid starts at the smallest weight, as published
+    (`keras_qat.quantizers.gdnsq_gradients`), and cannot be deployed.
+
+    Source: GDNSQ (arXiv 2508.14004). The snapped offset, half steps and the table of steps are our
+    own.
+
+    Args:
+        target_bits: the bits aimed at, 1 to 8.
+        per_channel: a step for each channel of the last axis, instead of one for the kernel.
+        estimator, noise_gradient, offset, start_bits, seed: see `GDNSQQuantizer`.
+
+    >>> quantizer = GDNSQWeightQuantizer(target_bits=1)
+    >>> [float(w) for w in quantizer(keras.ops.array([-0.6, -0.1, 0.5]))]
+    [-0.5, -0.5, 0.5]
+    """
+
+    def __init__(self, target_bits: int = 8, per_channel: bool = False, **kwargs: Any):
+        bits = checked_bits(target_bits, "target bits of weights")
+        self.half_steps = bits <= _WIDEST_IN_HALF_STEPS
+        reach = 2 * (2**bits - 1) if self.half_steps else (2**bits - 1) // 2
+        super().__init__(Grid(-reach, reach), bits, per_channel=per_channel, **kwargs)
+
+    @property
+    def scale(self) -> Tensor:
+        """The real value of code 1: half a step, or a whole one; `()` or `(channels,)`."""
+        return self.step * 0.5 if self.half_steps else self.step
+
+    def set_scale(self, scale: Any) -> None:
+        self.log_scale.assign(table_log(scale) + (1.0 if self.half_steps else 0.0))
+
+    def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
+        """Starts over with `start_bits`: that many levels from the lowest to the highest weight."""
+        kernel = ops.convert_to_tensor(kernel, "float32")
+        if self.deployable:
+            kernel = ops.concatenate([*self._range(kernel)], axis=0)
+        shape = tuple(self.log_scale.shape)
+        self.log_scale.assign(calibrated_weight_log_scale(kernel, self.start_bits, shape))
+
+    def bit_width(self, kernel: Tensor) -> Tensor:
+        """The real-valued width in bits, `log2(R / s + 1)`, in the shape of the step.
+
+        `R = max(w, 0) - min(w, 0)`; `2 * max|w|` with whole steps, `max(w) - min(w)` if free.
+        Backward: `d / d log_scale = -R / (R + s)`, `d / d R = 1 / (ln(2) * (R + s))`.
+        """
+        log_scale = self._log(self.log_scale)
+        if not self.deployable:
+            return weight_bit_width(kernel, log_scale)
+        low, high = self._range(kernel)
+        extent = ops.reshape(high - low, log_scale.shape)
+        return ops.log2(extent + power_of_two(log_scale)) - log_scale
+
+    def levels(self, kernel: Tensor) -> Tensor:
+        """How many levels the codes of a kernel may take, in the shape of the step."""
+        if not self.deployable:
+            return levels(2.0 ** self.bit_width(kernel) - 1.0)
+        steps = self.weight_grid(kernel).unlimited_steps
+        return ops.reshape(steps, self.log_scale.shape) + 1.0
+
+    def meets_target(self, kernel: Tensor) -> Tensor:
+        """Whether codes of `target_bits` number the levels of every channel."""
+        return ops.all(self.levels(kernel) <= 2.0**self.target_bits)
+
+    def weight_grid(self, kernel: Tensor) -> WeightGrid:
+        """The snapped grid of a kernel."""
+        return snapped_weight_grid(
+            ops.convert_to_tensor(kernel, "float32"),
+            as_tensor(self.log_scale),
+            self.half_steps,
+            as_tensor(self.level_limit),
+        )
+
+    def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
+        self._check_snapped()
+        kernel = ops.convert_to_tensor(x, "float32")
+        return ops.cast(self.weight_grid(kernel).codes(kernel), "int32")
+
+    def deployed_codes(self, kernel: Tensor, name: str) -> npt.NDArray[np.int32]:
+        self._check_snapped(name)
+        codes = np.asarray(ops.convert_to_numpy(self.codes(kernel)))
+        largest = int(np.max(np.abs(codes)))
+        if largest > WEIGHT_MAX:
+            found = float(np.max(ops.convert_to_numpy(self.levels(kernel))))
+            raise LoweringError(
+                f"The weights of layer {name!r} have learned {described_levels(found)} in their "
+                f"widest channel, with codes up to {largest}; int8 holds {WEIGHT_MAX}. Their "
+                f"target is {self.target_bits} bits: train on, with the bit-width penalty, until "
+                "it is met."
+            )
+        return codes
+
+    def _fake_quantize(self, x: Tensor, rounding: Rounding, noise_sign: Tensor | None) -> Tensor:
+        options = self._gradient_options(noise_sign)
+        if not self.deployable:
+            return fake_quantize_weights(x, self.log_scale, **options)
+        limit = as_tensor(self.level_limit)
+        return fake_quantize_snapped_weights(x, self.log_scale, self.half_steps, limit, **options)
+
+    def _range(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        return weight_range(kernel, as_tensor(self.log_scale), self.half_steps)
