@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keras_qat import callbacks
     from keras_qat.config import GDNSQConfig, LSQConfig, QuantizationConfig, STEConfig
     from keras_qat.model import QuantizedModel
     from keras_qat.pipeline import quantize
@@ -51,6 +52,7 @@ __all__ = [
     "Quantizer",
     "STEConfig",
     "STEQuantizer",
+    "callbacks",
     "load_model",
     "plot_grids",
     "quantize",
@@ -58,13 +60,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "callbacks":
+        return importlib.import_module("keras_qat.callbacks")
     if name not in _HOME:
         raise AttributeError(f"module 'keras_qat' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})
 
 
 if "keras" in sys.modules:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_qat.conversion import placed_codes, quantized_tensors, to_integer
+from keras_qat.distillation import Distillation
 from keras_qat.integer import IntegerGraph
 from keras_qat.keras_graph import nodes
+from keras_qat.learned_widths import LearnedWidth, learned_widths
 from keras_qat.linking import link_neighbours
+from keras_qat.penalty import BitWidthPenalty
 from keras_qat.quantizers import Quantizer
 from keras_qat.wrappers import QuantizeWrapper
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """Compiled once for each model; kept out of the models, which would save them."""
+
+ORIGINALS: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
+"""The float model that each model was made from, as far as this process knows."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -30,6 +39,9 @@ class QuantizedModel(keras.Model):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         link_neighbours(self)
+        self._distillation: Distillation | None = None
+        self._evaluates = False
+        self.bit_width_penalty = BitWidthPenalty() if learned_widths(self) else None
 
     @property
     def quantizers(self) -> list[Quantizer]:
@@ -41,6 +53,100 @@ class QuantizedModel(keras.Model):
             if isinstance(quantizer, Quantizer):
                 found[id(quantizer)] = quantizer
         return list(found.values())
+
+    @property
+    def learned_widths(self) -> list[LearnedWidth]:
+        """Every bit width that training moves; empty if the config fixes them."""
+        return learned_widths(self)
+
+    def meets_targets(self) -> bool:
+        """Whether every learned bit width has arrived at its target: the model deploys."""
+        return all(width.meets_target() for width in self.learned_widths)
+
+    def distill_from(
+        self,
+        teacher: keras.Model | None = None,
+        loss: str | Callable[[Any, Any], Any] = "jeffreys",
+        label_weight: float = 0.0,
+        from_logits: bool | None = None,
+    ) -> None:
+        """Trains on the outputs of a float model from now on, in place of the labels.
+
+        The training loss becomes `loss + label_weight * compiled loss`, regularizers added; the
+        compiled metrics and evaluation stay as they are. Call it before `fit`. The teacher is
+        neither saved nor trained: after `load_model`, name it again.
+
+        Args:
+            teacher: its inputs and outputs are like this model's; by default the float model that
+                `quantize` was given.
+            loss: `(student_logits, teacher_logits) -> scalar`, or one of "jeffreys",
+                "soft_cross_entropy", "symmetric_cross_entropy", "kl", "hellinger",
+                "jensen_shannon" (`keras_qat.objectives`).
+            label_weight: how much of the compiled loss on the labels is added.
+            from_logits: whether outputs are logits; by default the teacher's graph tells.
+
+        Raises:
+            ValueError: a loss without that name, a negative weight, no teacher although the
+                model was loaded from a file, or one that does not tell what its outputs are.
+        """
+        teacher = ORIGINALS.get(self) if teacher is None else teacher
+        if teacher is None:
+            raise ValueError(
+                f"{self.name!r} does not know the float model it was made from, as it was loaded "
+                "or cloned. Pass the teacher: qmodel.distill_from(float_model)."
+            )
+        self._distillation = Distillation(teacher, loss, label_weight, from_logits)
+        self.train_function = None  # an earlier fit may have compiled the step without it
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        if not training:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = self._task_loss(x, y, y_pred, sample_weight)
+        if self.bit_width_penalty is None:
+            return loss
+        return self.bit_width_penalty.add_to(loss, self.learned_widths)
+
+    def _task_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        distillation = self._distillation
+        if distillation is None:
+            return super().compute_loss(x, y, y_pred, sample_weight)
+        regularization = sum((ops.sum(loss) for loss in self.losses), ops.zeros(()))
+        loss = distillation(x, y_pred) + regularization
+        if distillation.label_weight == 0.0:
+            return loss
+        labelled = super().compute_loss(x, y, y_pred, sample_weight) - regularization
+        return loss + distillation.label_weight * labelled
+
+    @property
+    def metrics(self) -> list[Any]:
+        """Those of every Keras model, and in training the terms of the bit-width penalty."""
+        penalty = self.bit_width_penalty
+        hidden = None if penalty is None or not self._evaluates else penalty.log
+        return [metric for metric in super().metrics if metric is not hidden]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        with self._evaluation():
+            return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        with self._evaluation():
+            return super().test_on_batch(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """The penalty belongs to training: evaluation returns what any Keras model would."""
+        self._evaluates = True
+        try:
+            yield
+        finally:
+            self._evaluates = False
 
     def to_integer(self) -> IntegerGraph:
         """The learned integer network.

@@ -56,7 +56,7 @@ def exterior_point_potential(
     activation_bits: Tensor,
     temperature: Tensor,
     mean_loss: RunningMean,
-    lossless: bool = False,
+    lossless: bool | Tensor = False,
 ) -> Potential:
     """The task loss and a growing penalty on every bit width above its target.
 
@@ -91,7 +91,7 @@ def exterior_point_potential(
     penalty = weight_share * weight_penalty + activation_share * activation_penalty
     penalty = ops.stop_gradient(mean_loss.value) * penalty
     temperature = ops.stop_gradient(temperature)
-    loss = penalty + temperature * task_loss if lossless else temperature * penalty + task_loss
+    loss = ops.where(lossless, penalty + temperature * task_loss, temperature * penalty + task_loss)
     return Potential(
         loss,
         mean_loss.updated(task_loss),

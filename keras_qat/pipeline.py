@@ -12,7 +12,7 @@ from keras_qat import config as configs
 from keras_qat.calibration import CalibrationData, activation_histograms
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import functional, nodes
-from keras_qat.model import QuantizedModel
+from keras_qat.model import ORIGINALS, QuantizedModel
 from keras_qat.rules import UnsupportedLayerError, rule_of, supported_layers
 from keras_qat.transforms.bit_widths import BitWidths, Overrides
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
@@ -76,6 +76,7 @@ def quantize(
     )
     _calibrate_weights(quantized)
     _calibrate_activations(normalized, sites, data)
+    ORIGINALS[quantized] = model
     return quantized
 
 

@@ -19,9 +19,16 @@ FLOORS = [
     },
     {"keras_qat.config", "keras_qat.objectives", "keras_qat.lowering", "keras_qat.wrappers"},
     {"keras_qat.rules"},
-    {"keras_qat.calibration", "keras_qat.conversion", "keras_qat.linking", "keras_qat.transforms"},
-    {"keras_qat.model"},
-    {"keras_qat.pipeline", "keras_qat.plotting", "keras_qat.saving"},
+    {
+        "keras_qat.calibration",
+        "keras_qat.conversion",
+        "keras_qat.distillation",
+        "keras_qat.learned_widths",
+        "keras_qat.linking",
+        "keras_qat.transforms",
+    },
+    {"keras_qat.model", "keras_qat.penalty"},
+    {"keras_qat.callbacks", "keras_qat.pipeline", "keras_qat.plotting", "keras_qat.saving"},
 ]
 PLACES = ("keras_qat", "tflite_export", "tests", "examples")
 WEIGHTY = {"keras", "tensorflow", "jax", "torch"}

@@ -17,6 +17,7 @@ from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.noise_estimators import get_noise_estimator, random_noise_sign
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.quantizer import Quantizer
+from keras_qat.quantizers.snapped_grids import NO_LIMIT
 from keras_qat.quantizers.step_table import learned_step, snapped_log
 
 Tensor = Any
@@ -83,7 +84,10 @@ class GDNSQQuantizer(Quantizer):
             self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        self.log_scale = self.add_weight(
+        self.rate = self.add_weight(
+            name="rate", shape=(), initializer="ones", trainable=False, autocast=False
+        )
+        self._log_scale = self.add_weight(
             name="log_scale",
             shape=(input_shape[-1],) if self.per_channel else (),
             initializer="zeros",
@@ -93,10 +97,14 @@ class GDNSQQuantizer(Quantizer):
             self.level_limit = self.add_weight(
                 name="level_limit",
                 shape=(),
-                initializer=keras.initializers.Constant(2.0**self.start_bits),
+                initializer=keras.initializers.Constant(NO_LIMIT),
                 trainable=False,
                 autocast=False,
             )
+
+    @property
+    def learns_width(self) -> bool:
+        return True
 
     @property
     def bits(self) -> int:
@@ -107,9 +115,32 @@ class GDNSQQuantizer(Quantizer):
         return self.offset_kind == "snapped"
 
     @property
+    def log_scale(self) -> Tensor:
+        """Base-2 logarithm of the step, `rate` times its variable; `()` or `(channels,)`."""
+        return self._logarithm(self._log_scale)
+
+    @property
     def step(self) -> Tensor:
         """The learned step `s`, shape `()` or `(channels,)`; no gradient if it is snapped."""
-        return (learned_step if self.deployable else power_of_two)(as_tensor(self.log_scale))
+        return (learned_step if self.deployable else power_of_two)(self.log_scale)
+
+    def set_rate(self, rate: float) -> None:
+        """Makes the logarithms move `rate` times as far for the same update of an optimizer.
+
+        The variables hold the logarithms over `rate`. The grid stays as it is, to the last bit.
+
+        Args:
+            rate: a power of two, which divides without rounding.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if math.frexp(rate)[0] != 0.5:
+            raise ValueError(f"The rate must be a positive power of two. Received: {rate!r}")
+        values = [ops.convert_to_numpy(self._logarithm(each)) for each in self._logarithms]
+        self.rate.assign(rate)
+        for variable, value in zip(self._logarithms, values, strict=True):
+            variable.assign(value / np.float32(rate))
 
     def limit_levels(self) -> None:
         """Holds every grid at the levels of `target_bits` from now on, however its step moves.
@@ -118,6 +149,12 @@ class GDNSQQuantizer(Quantizer):
         """
         if self.deployable:
             self.level_limit.assign(2.0**self.target_bits)
+
+    def _limited(self) -> Tensor:
+        """Whether `limit_levels` was called."""
+        if not self.deployable:
+            return ops.zeros((), "bool")
+        return as_tensor(self.level_limit) <= 2.0**self.target_bits
 
     def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
         sign = self.draw_noise_sign(x) if training and self._draws else None
@@ -146,9 +183,20 @@ class GDNSQQuantizer(Quantizer):
             "noise_gradient": self.noise_gradient,
         }
 
-    def _log(self, variable: keras.Variable) -> Tensor:
+    @property
+    def _logarithms(self) -> list[keras.Variable]:
+        """The variables that hold a logarithm over `rate`."""
+        return [self._log_scale]
+
+    def _logarithm(self, variable: keras.Variable) -> Tensor:
+        return as_tensor(variable) * as_tensor(self.rate)
+
+    def _set_logarithm(self, variable: keras.Variable, value: Any) -> None:
+        variable.assign(value / as_tensor(self.rate))
+
+    def _log(self, logarithm: Tensor) -> Tensor:
         """The trained logarithm as bit widths count it: that of the step in the table."""
-        return snapped_log(variable) if self.deployable else as_tensor(variable)
+        return snapped_log(logarithm) if self.deployable else logarithm
 
     def _check_snapped(self, name: str | None = None) -> None:
         if not self.deployable:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.bit_width import activation_bit_width, levels
@@ -70,7 +71,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
-        self.log_range = self.add_weight(
+        self._log_range = self.add_weight(
             name="log_range",
             shape=(),
             initializer=keras.initializers.Constant(self.start_bits),
@@ -84,6 +85,11 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
             constraint=AtMost(0.0) if self.deployable else None,
             autocast=False,
         )
+
+    @property
+    def log_range(self) -> Tensor:
+        """Base-2 logarithm of `Q`, `rate` times its variable; a scalar."""
+        return self._logarithm(self._log_range)
 
     @property
     def scale(self) -> Tensor:
@@ -104,8 +110,8 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
     def set_scale(self, scale: Any) -> None:
         """Starts over from the grid of the target with that step."""
         log_scale = table_log(scale)
-        self.log_scale.assign(log_scale)
-        self.log_range.assign(log_scale + self.target_bits)
+        self._set_logarithm(self._log_scale, log_scale)
+        self._set_logarithm(self._log_range, log_scale + self.target_bits)
         self.offset.assign(2.0**log_scale * self._lowest_of(self.target_bits))
 
     def calibrate(self, histogram: Histogram, keep_range: bool = False) -> None:
@@ -116,8 +122,8 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         if not self.signed:
             low = np.float32(0.0)
         start = calibrated_activation_parameters(low, high, self.start_bits)
-        self.log_scale.assign(start.log_scale)
-        self.log_range.assign(start.log_range)
+        self._set_logarithm(self._log_scale, start.log_scale)
+        self._set_logarithm(self._log_range, start.log_range)
         self.offset.assign(start.offset)
         self.trainable = bool(start.varies)
 
@@ -136,8 +142,13 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         return grid.qmax - grid.qmin + 1.0
 
     def meets_target(self) -> Tensor:
-        """Whether codes of `target_bits` number all levels."""
-        return self.levels() <= 2.0**self.target_bits
+        """Whether codes of `target_bits` number all levels, limit included."""
+        return ops.logical_or(self.levels() <= 2.0**self.target_bits, self._limited())
+
+    def narrow(self) -> None:
+        """Widens the step, if there are too many levels, until the target is just met."""
+        if not bool(self.meets_target()):
+            self._set_logarithm(self._log_scale, self._log(self.log_range) - self.target_bits)
 
     def qparams(self) -> QuantParams:
         """The grid learned so far.
@@ -166,8 +177,12 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         )
 
     def _step_and_grid(self, level_limit: Tensor) -> tuple[Tensor, Grid]:
-        variables = (self.offset, self.log_scale, self.log_range)
-        return snapped_activation_grid(*map(as_tensor, variables), level_limit)
+        offset = as_tensor(self.offset)
+        return snapped_activation_grid(offset, self.log_scale, self.log_range, level_limit)
+
+    @property
+    def _logarithms(self) -> list[keras.Variable]:
+        return [self._log_scale, self._log_range]
 
     def _lowest_of(self, bits: int) -> float:
         return -(2.0 ** (bits - 1)) if self.signed else 0.0

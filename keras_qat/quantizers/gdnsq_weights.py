@@ -20,10 +20,14 @@ from keras_qat.quantizers.gdnsq import (
     described_levels,
     table_log,
 )
-from keras_qat.quantizers.gdnsq_calibration import calibrated_weight_log_scale
+from keras_qat.quantizers.gdnsq_calibration import (
+    SMALLEST_LOG_SCALE,
+    calibrated_weight_log_scale,
+)
 from keras_qat.quantizers.gdnsq_gradients import fake_quantize_weights
 from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.power_of_two import power_of_two
+from keras_qat.quantizers.sharing import sharing_axes
 from keras_qat.quantizers.snapped_grids import (
     WeightGrid,
     fake_quantize_snapped_weights,
@@ -75,7 +79,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         return self.step * 0.5 if self.half_steps else self.step
 
     def set_scale(self, scale: Any) -> None:
-        self.log_scale.assign(table_log(scale) + (1.0 if self.half_steps else 0.0))
+        self._set_logarithm(self._log_scale, table_log(scale) + (1.0 if self.half_steps else 0.0))
 
     def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
         """Starts over with `start_bits`: that many levels from the lowest to the highest weight."""
@@ -83,7 +87,8 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         if self.deployable:
             kernel = ops.concatenate([*self._range(kernel)], axis=0)
         shape = tuple(self.log_scale.shape)
-        self.log_scale.assign(calibrated_weight_log_scale(kernel, self.start_bits, shape))
+        start = calibrated_weight_log_scale(kernel, self.start_bits, shape)
+        self._set_logarithm(self._log_scale, start)
 
     def bit_width(self, kernel: Tensor) -> Tensor:
         """The real-valued width in bits, `log2(R / s + 1)`, in the shape of the step.
@@ -106,14 +111,26 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         return ops.reshape(steps, self.log_scale.shape) + 1.0
 
     def meets_target(self, kernel: Tensor) -> Tensor:
-        """Whether codes of `target_bits` number the levels of every channel."""
-        return ops.all(self.levels(kernel) <= 2.0**self.target_bits)
+        """Whether codes of `target_bits` number the levels of every channel, limit included."""
+        within = ops.all(self.levels(kernel) <= 2.0**self.target_bits)
+        return ops.logical_or(within, self._limited())
+
+    def narrow(self, kernel: Tensor) -> None:
+        """Widens the step of every channel with too many levels until its target is just met."""
+        kernel = ops.convert_to_tensor(kernel, "float32")
+        grid_range = self._range(kernel) if self.deployable else _extremes(kernel, self.log_scale)
+        extent = ops.reshape(grid_range[1] - grid_range[0], self.log_scale.shape)
+        fitting = ops.convert_to_numpy(extent) / np.float64(2**self.target_bits - 1)
+        fitting = np.ceil(256.0 * np.log2(np.maximum(fitting, 2.0**SMALLEST_LOG_SCALE))) / 256.0
+        wide = ops.convert_to_numpy(self.levels(kernel)) > 2**self.target_bits
+        log_scale = np.where(wide, fitting, ops.convert_to_numpy(self.log_scale))
+        self._set_logarithm(self._log_scale, np.float32(log_scale))
 
     def weight_grid(self, kernel: Tensor) -> WeightGrid:
         """The snapped grid of a kernel."""
         return snapped_weight_grid(
             ops.convert_to_tensor(kernel, "float32"),
-            as_tensor(self.log_scale),
+            self.log_scale,
             self.half_steps,
             as_tensor(self.level_limit),
         )
@@ -145,4 +162,10 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         return fake_quantize_snapped_weights(x, self.log_scale, self.half_steps, limit, **options)
 
     def _range(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        return weight_range(kernel, as_tensor(self.log_scale), self.half_steps)
+        return weight_range(kernel, self.log_scale, self.half_steps)
+
+
+def _extremes(kernel: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest weight of every channel that has a step of its own."""
+    axes = sharing_axes(kernel, log_scale)
+    return ops.min(kernel, axis=axes), ops.max(kernel, axis=axes)

@@ -88,6 +88,11 @@ class Quantizer(keras.layers.Layer):
         return True
 
     @property
+    def learns_width(self) -> bool:
+        """Whether training moves the bit width, which a penalty drives to `bits`."""
+        return False
+
+    @property
     def scale(self) -> Tensor:
         """The real value of code 1, positive; shape `()` or `(channels,)`."""
         return as_tensor(self.calibrated_scale)

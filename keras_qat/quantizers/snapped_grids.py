@@ -14,7 +14,8 @@ With `low = min(w, 0)` and `high = max(w, 0)` over the weights that share a step
 
 The grid is centred on the range. It has exactly the levels that the bit width counts, no weight is
 farther than `s / 2` from its code, a symmetric channel gets symmetric codes, and as zero is in the
-range `abs(code) <= 2 * steps`: at 6 bits 126, which int8 holds.
+range `abs(code) <= 2 * steps`: at 6 bits 126, which int8 holds. Where `level_limit` cuts levels
+off, the middle `lowest + steps` stays within `+-steps`, and with it this bound.
 
 **Weights, whole steps** (7 and 8 bits, where half steps do not fit in int8). The unit is `s`, the
 range is `-max|w|` to `max|w|`, and `code = round(w / s)`.
@@ -101,9 +102,8 @@ def snapped_weight_grid(
     if half_steps:
         unlimited = ops.where(high > low, ops.maximum(unlimited, 1.0), 0.0)
         steps = ops.minimum(unlimited, level_limit - 1.0)
-        return WeightGrid(
-            scale * 0.5, ops.round((low + high) / scale) - steps, steps, unlimited, stride=2
-        )
+        middle = ops.clip(ops.round((low + high) / scale), -steps, steps)
+        return WeightGrid(scale * 0.5, middle - steps, steps, unlimited, stride=2)
     reach = ops.floor(ops.minimum(unlimited, level_limit - 1.0) / 2.0)
     return WeightGrid(scale, -reach, 2.0 * reach, 2.0 * ops.floor(unlimited / 2.0), stride=1)
 
@@ -122,7 +122,8 @@ def fake_quantize_snapped_weights(
     Forward: `w_hat = unit * code`, see the module. Backward, with `v = (w / unit - lowest) /
     stride`, its code and `passed`, `lost`, `slope` as in `gdnsq_gradients`:
     `dlog_scale = ln(2) * s * sum slope`, `dw = passed + [w == low] / ties * sum lost`; with whole
-    steps `v = w / s`, and nothing goes to an end of the range.
+    steps `v = w / s`, and nothing goes to an end of the range. A weight that the level limit cuts
+    off is a constant of its code: `dw = 0`, and `g * code / stride` is its part of the slope.
 
     Args:
         weights: float tensor.
@@ -147,6 +148,10 @@ def fake_quantize_snapped_weights(
             position = (weights / grid.unit - start) / grid.stride
             code = (codes - start) / grid.stride
             passed, lost, slope = backward(upstream, position, code, scale, sharing)
+            beyond = ops.abs(grid.position(weights) - 0.5 * grid.steps) > 0.5 * grid.steps + 0.5
+            passed = ops.where(beyond, 0.0, passed)
+            slope = ops.where(beyond, upstream * (codes / grid.stride), slope)
+            lost = None if lost is None else ops.where(beyond, 0.0, lost)
             if lost is not None and half_steps:
                 low, _ = weight_range(weights, log_scale, half_steps)
                 at_low = ops.cast(weights == low, weights.dtype)
@@ -193,7 +198,9 @@ def fake_quantize_snapped_activations(
     Forward: `x_hat = s * code`, see the module. Backward, with the ends `b = s * lowest` and
     `t = s * (lowest + steps)` of the grid, `above = [x > t]` and `inside = [b <= x <= t]`:
     `dx = passed * inside`, `doffset = sum(g - dx)`, `dlog_range = ln(2) * Q * sum passed * above`
-    with `Q = 2**log_range`, `dlog_scale = ln(2) * s * (sum slope - sum passed * above)`.
+    with `Q = 2**log_range`, `dlog_scale = ln(2) * s * (sum slope - sum passed * above)`. Where
+    the level limit holds, the upper end is a number of steps: `dlog_range = 0` and
+    `dlog_scale = ln(2) * s * (sum slope + steps * sum passed * above)`.
 
     Args:
         x: float tensor of any shape.
@@ -222,13 +229,15 @@ def fake_quantize_snapped_activations(
             )
             below, above = ratio < grid.qmin, ratio > grid.qmax
             dx = ops.where(ops.logical_or(below, above), 0.0, passed)
-            cut = ops.where(above, passed, 0.0)
+            cut = ops.sum(ops.where(above, passed, 0.0))
             width = table_value(table_index(log_range))
+            held = width / scale > level_limit + 0.5
+            end = ops.where(held, grid.qmax - grid.qmin, -1.0)
             return (
                 dx,
                 sum_over_sharing(upstream - dx, offset) if signed else ops.zeros_like(offset),
-                _LN2 * scale * sum_over_sharing(slope - cut, log_scale),
-                _LN2 * width * sum_over_sharing(cut, log_range),
+                _LN2 * scale * (sum_over_sharing(slope, log_scale) + end * cut),
+                _LN2 * width * ops.where(held, 0.0, cut),
             )
 
         return code * scale, gradient

@@ -1,0 +1,5 @@
+"""Callbacks for `fit`: schedules of quantization-aware training, and what to watch."""
+
+from keras_qat.callbacks.gdnsq_schedule import GDNSQSchedule
+
+__all__ = ["GDNSQSchedule"]

@@ -1,0 +1,291 @@
+"""`GDNSQSchedule`: brings the learned bit widths of a model to their targets inside `fit`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat.callbacks.gdnsq_plan import Plan, planned_run, published_plan
+from keras_qat.learned_widths import LearnedWidth
+from keras_qat.model import QuantizedModel
+from keras_qat.penalty import BitWidthPenalty
+from keras_qat.schedules import AnnealingState, TemperatureAnnealing
+
+RECIPES = ("planned", "published")
+_CHECKS_IN_A_RUN = 100
+
+
+class GDNSQSchedule(keras.callbacks.Callback):
+    """Warm-up, a growing penalty on bit widths, and annealing once all targets are met.
+
+    With `n` batches done, `c` of which found every target met (`TemperatureAnnealing`): during
+    warm-up the learning rate rises to the optimizer's own and there is no penalty; then the
+    temperature of the penalty grows with every batch, and the learning rate falls by a factor for
+    each batch of `c`. Convergence is judged from the parameters, about 100 times in a run.
+
+    * `"planned"` (default) knows how many batches `fit` will do. It makes the learned steps and
+      ranges move faster than the weights, by a power of two, and the temperature grow as much
+      faster, so that targets are met by `arrive_by` of the run; in the rest accuracy recovers
+      while the learning rate falls to 1 %. A width that is late is set to its target at
+      `arrive_by`, and a line says so.
+    * `"published"` has the constants of the published code. It needs at least
+      `(start_bits - bits) / learning_rate` batches; 1.1 to 2.1 times that was seen.
+
+    An optimizer with a `LearningRateSchedule` keeps it: only the penalty is scheduled then. A rate
+    that another callback sets between epochs is taken up.
+
+    All state lies in variables of the model: with `keras.callbacks.BackupAndRestore` a killed run
+    goes on where it was. Targets once met stay met: grids keep at most that many levels.
+
+    At the end of an epoch, each metric of the validation (of training, if there is none) is logged
+    as `<metric>_feasible` too, such as `val_accuracy_feasible`: the metric if all targets are met;
+    else minus the bits by which the worst width misses its target, or infinity for a loss. So
+    `ModelCheckpoint(path, "val_accuracy_feasible", mode="max", save_best_only=True)` ends with a
+    model that meets its targets. Put this callback before those that read its logs.
+
+    Source: GDNSQ (arXiv 2508.14004), its published code; the plan is our own.
+
+    Args:
+        recipe: `"planned"` or `"published"`.
+        arrive_by: when targets are met, as a share of the run; of the planned recipe.
+        lossless: let the temperature weigh the task loss in place of the penalty: widths fall as
+            far as the task bears it, and targets may not be met.
+        verbose: 1 prints a line when targets are met, 0 nothing.
+
+    Raises:
+        ValueError: when `fit` starts: a model without learned widths, a run of unknown length, or
+            one that is too short; the message names the number of batches that it needs.
+
+    >>> GDNSQSchedule(arrive_by=0.5).recipe
+    'planned'
+    """
+
+    def __init__(
+        self,
+        recipe: str = "planned",
+        arrive_by: float = 0.6,
+        lossless: bool = False,
+        verbose: int = 1,
+    ):
+        super().__init__()
+        if recipe not in RECIPES:
+            raise ValueError(f"The recipe must be one of {RECIPES}. Received: {recipe!r}")
+        if not 0.0 < arrive_by < 1.0:
+            raise ValueError(f"arrive_by must be between 0 and 1. Received: {arrive_by!r}")
+        self.recipe = recipe
+        self.arrive_by = arrive_by
+        self.lossless = lossless
+        self.verbose = verbose
+        self._run: _Run | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._run = None
+        if not isinstance(self.model, QuantizedModel) or self.model.bit_width_penalty is None:
+            raise ValueError(
+                "GDNSQSchedule needs a model that learns its bit widths, as "
+                "keras_qat.quantize(model, keras_qat.GDNSQConfig(...)) returns. Received: "
+                f"{type(self.model).__name__} {self.model.name!r}"
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._run is None:  # only now has BackupAndRestore put back the state of a killed run
+            self._run = self._begin(epoch)
+        self._run.epoch_begins = True
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._started = batch
+        self._run.set_rates()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        for _ in range(self._started, batch + 1):
+            self._run.advance()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if logs is not None:
+            logs.update(feasible_metrics(logs, self.model.learned_widths))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._run is not None:
+            self._run.end()
+
+    def _begin(self, epoch: int) -> _Run:
+        steps, epochs = self.params.get("steps"), self.params["epochs"]
+        if not steps:
+            raise ValueError(
+                "GDNSQSchedule plans the whole run, and this dataset does not tell its length: "
+                "pass steps_per_epoch to fit."
+            )
+        state = _State(self.model.bit_width_penalty)
+        if not state.continues(steps * epochs, steps, epoch):
+            rates = _learning_rates(self.model.optimizer, steps * (epochs - epoch))
+            state.start(self._plan(rates))
+        state.penalty.lossless.assign(float(self.lossless))
+        return _Run(self.model, state, forces=not self.lossless, verbose=self.verbose)
+
+    def _plan(self, learning_rates: np.ndarray) -> Plan:
+        distance = max(0.0, max(map(_miss, self.model.learned_widths), default=0.0))
+        if self.recipe == "published":
+            return published_plan(learning_rates, distance)
+        plan = planned_run(learning_rates, distance, self.arrive_by)
+        for width in self.model.learned_widths:
+            width.quantizer.set_rate(plan.rate)
+        return plan
+
+
+def feasible_metrics(logs: dict[str, Any], widths: list[LearnedWidth]) -> dict[str, float]:
+    """`<metric>_feasible` for every metric of the validation, else of training.
+
+    >>> feasible_metrics({"loss": 0.5, "val_loss": 0.7, "val_accuracy": 0.9}, [])
+    {'val_loss_feasible': 0.7, 'val_accuracy_feasible': 0.9}
+    """
+    validation = {name: value for name, value in logs.items() if name.startswith("val_")}
+    feasible = all(width.meets_target() for width in widths)
+    excess = 0.0 if feasible else max(map(_miss, widths))
+    return {
+        f"{name}_feasible": value if feasible else np.inf if name.endswith("loss") else -excess
+        for name, value in (validation or logs).items()
+    }
+
+
+class _State:
+    """The variables of a run, as numbers."""
+
+    def __init__(self, penalty: BitWidthPenalty):
+        self.penalty = penalty
+        self.plan = Plan(*map(float, ops.convert_to_numpy(penalty.plan)))
+        batches, converged_batches, converged, finished = map(
+            int, ops.convert_to_numpy(penalty.progress)
+        )
+        self.annealing = AnnealingState(batches, converged_batches)
+        self.converged = bool(converged)
+        self.finished = bool(finished)
+
+    def continues(self, batches: int, batches_per_epoch: int, epoch: int) -> bool:
+        """Whether the variables are those of a killed run, which this one takes up."""
+        unfinished = self.plan.batches == batches and not self.finished
+        return unfinished and self.annealing.batches // batches_per_epoch == epoch
+
+    def start(self, plan: Plan) -> None:
+        """Starts over; a resumed run must read the same numbers, so they are read back."""
+        self.penalty.plan.assign(np.float32(plan))
+        self.plan = Plan(*map(float, ops.convert_to_numpy(self.penalty.plan)))
+        self.annealing, self.converged, self.finished = AnnealingState(), False, False
+        self.save()
+
+    def save(self) -> None:
+        counts = (self.annealing.batches, self.annealing.converged_batches)
+        self.penalty.progress.assign(np.float32([*counts, self.converged, self.finished]))
+
+
+class _Run:
+    """One `fit`: what happens before and after each batch."""
+
+    def __init__(self, model: QuantizedModel, state: _State, forces: bool, verbose: int):
+        self._model = model
+        self._state = state
+        self._schedule: TemperatureAnnealing = state.plan.annealing()
+        self._forces = forces
+        self._verbose = verbose
+        self._check_every = max(1, int(state.plan.batches) // _CHECKS_IN_A_RUN)
+        self._settable = _has_settable_rate(model.optimizer)
+        self._factor = 1.0
+        self._last_set: float | None = None
+        self.epoch_begins = True
+
+    def set_rates(self) -> None:
+        """Learning rate and temperature of the batch that follows."""
+        _synchronize(self._model)
+        state = self._state.annealing
+        self._state.penalty.temperature.assign(self._schedule.temperature_at(state))
+        if not self._settable:
+            return
+        if self.epoch_begins and self._last_set is not None:
+            self._take_over_learning_rate()
+        self.epoch_begins = False
+        self._last_set = np.float32(self._factor * self._schedule.learning_rate_at(state))
+        self._model.optimizer.learning_rate = self._last_set
+
+    def advance(self) -> None:
+        """One batch is done."""
+        state = self._state
+        state.annealing = self._schedule.advance(state.annealing, state.converged)
+        if state.annealing.batches % self._check_every == 0:
+            _synchronize(self._model)
+            self._check()
+        state.save()
+
+    def end(self) -> None:
+        """The last batch is done."""
+        self._check()
+        self._state.finished = True
+        self._state.save()
+        if not self._state.converged and self._forces:
+            self._say(f"{self._missed()} after the last batch")
+
+    def _check(self) -> None:
+        state, deadline = self._state, self._state.plan.deadline
+        missed = self._missing()
+        if missed and deadline and self._forces and state.annealing.batches >= deadline:
+            self._say(f"{self._missed()} in time; they are set to them now")
+            for width in missed:
+                width.narrow()
+            missed = self._missing()
+        if not missed and not state.converged:
+            self._say(f"all {len(self._model.learned_widths)} targets are met")
+            for width in self._model.learned_widths:
+                width.quantizer.limit_levels()
+        state.converged = not missed
+
+    def _missing(self) -> list[LearnedWidth]:
+        return [width for width in self._model.learned_widths if not width.meets_target()]
+
+    def _missed(self) -> str:
+        names = [width.name for width in self._missing()]
+        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        return f"{len(names)} widths have not met their targets ({listed})"
+
+    def _say(self, what: str) -> None:
+        if self._verbose:
+            done, batches = self._state.annealing.batches, int(self._state.plan.batches)
+            print(f"\nGDNSQSchedule: batch {done} of {batches}: {what}.")
+
+    def _take_over_learning_rate(self) -> None:
+        """What another callback set since the last batch becomes the rate from here on."""
+        found = float(ops.convert_to_numpy(self._model.optimizer.learning_rate))
+        if found != self._last_set and self._last_set:
+            self._factor *= found / float(self._last_set)
+
+
+def _miss(width: LearnedWidth) -> float:
+    """Bits by which the widest channel is above its target."""
+    return float(np.max(ops.convert_to_numpy(width.widths()))) - width.target
+
+
+def _synchronize(model: keras.Model) -> None:
+    """On JAX, `fit` keeps the variables elsewhere between batches: brings them back."""
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()
+
+
+def _has_settable_rate(optimizer: Any) -> bool:
+    """Whether the learning rate is a plain number, not a schedule of the user's."""
+    return isinstance(_inner(optimizer)._learning_rate, keras.Variable)
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer inside a `LossScaleOptimizer`."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _learning_rates(optimizer: Any, batches: int) -> np.ndarray:
+    """The learning rate of each of the batches that follow."""
+    rate = _inner(optimizer)._learning_rate
+    if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return np.full(batches, float(ops.convert_to_numpy(optimizer.learning_rate)))
+    first = int(optimizer.iterations)
+    steps = np.linspace(first, first + batches - 1, min(batches, 200)).astype(np.int64)
+    sampled = [float(ops.convert_to_numpy(rate(int(step)))) for step in steps]
+    return np.interp(np.arange(first, first + batches), steps, sampled)

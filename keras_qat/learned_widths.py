@@ -1,0 +1,62 @@
+"""The learned bit widths of a model: where they are, and whether they meet their targets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_qat.keras_graph import nodes
+from keras_qat.quantizers import Quantizer
+from keras_qat.wrappers import QuantizeWrapper
+
+Tensor = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearnedWidth:
+    """One quantizer that learns its width, with the layer of its kernel if it has one.
+
+    Attributes:
+        name: of the weight layer, or of the activation's quantizer.
+        quantizer: what learns.
+        layer: the wrapper whose kernel it quantizes; `None` for an activation.
+    """
+
+    name: str
+    quantizer: Any
+    layer: QuantizeWrapper | None = None
+
+    @property
+    def target(self) -> int:
+        """The bits aimed at."""
+        return int(self.quantizer.bits)
+
+    def widths(self) -> Tensor:
+        """The real-valued widths in bits, differentiable: `(channels,)`, `(1,)` if it is one."""
+        return ops.reshape(self.quantizer.bit_width(*self._kernel()), (-1,))
+
+    def meets_target(self) -> bool:
+        """Whether codes of the target number all levels. Reads variables: not for inside a step."""
+        return bool(self.quantizer.meets_target(*self._kernel()))
+
+    def narrow(self) -> None:
+        """Widens the steps until the target is met."""
+        self.quantizer.narrow(*self._kernel())
+
+    def _kernel(self) -> tuple[Tensor, ...]:
+        return () if self.layer is None else (self.layer.channels_last_kernel(),)
+
+
+def learned_widths(model: keras.Model) -> list[LearnedWidth]:
+    """Every width that training moves, in the order of the graph; frozen ones are left out."""
+    found: dict[int, LearnedWidth] = {}
+    for node in nodes(model):
+        layer = node.operation
+        wrapper = layer if isinstance(layer, QuantizeWrapper) else None
+        quantizer = layer if wrapper is None else wrapper.weight_quantizer
+        if isinstance(quantizer, Quantizer) and quantizer.learns_width:
+            found[id(quantizer)] = LearnedWidth(layer.name, quantizer, wrapper)
+    return [width for width in found.values() if width.quantizer.trainable]
