@@ -81,6 +81,11 @@ class GDNSQSchedule(keras.callbacks.Callback):
         self.verbose = verbose
         self._run: _Run | None = None
 
+    @property
+    def targets_met_at(self) -> int | None:
+        """After how many batches all targets were met for good; `None` if they are not."""
+        return None if self._run is None else self._run.targets_met_at
+
     def on_train_begin(self, logs: Any = None) -> None:
         self._run = None
         if not isinstance(self.model, QuantizedModel) or self.model.bit_width_penalty is None:
@@ -194,6 +199,11 @@ class _Run:
         self._factor = 1.0
         self._last_set: float | None = None
         self.epoch_begins = True
+
+    @property
+    def targets_met_at(self) -> int | None:
+        state = self._state.annealing
+        return state.batches - state.converged_batches if self._state.converged else None
 
     def set_rates(self) -> None:
         """Learning rate and temperature of the batch that follows."""

@@ -82,11 +82,11 @@ def fake_quantize_affine(
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             axes = sharing_axes(x, log_scale) if mean_axes is None else mean_axes
-            passed, lost, slope = backward(upstream, position, code, scale, axes)
+            passed, lost, slope = backward(upstream, position, code, log_scale, scale, axes)
             below, above = x < lower, x > upper
             return (
                 ops.where(ops.logical_or(below, above), 0.0, passed),
-                _LN2 * scale * sum_over_sharing(slope, log_scale),
+                _LN2 * scale * slope,
                 ops.zeros_like(zero_point) if lost is None else sum_over_sharing(lost, zero_point),
                 sum_over_sharing(ops.where(below, passed, 0.0), lower),
                 sum_over_sharing(ops.where(above, passed, 0.0), upper),
@@ -129,12 +129,12 @@ def fake_quantize_weights(
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             axes = sharing if mean_axes is None else mean_axes
-            passed, lost, slope = backward(upstream, position, code, scale, axes)
+            passed, lost, slope = backward(upstream, position, code, log_scale, scale, axes)
             if lost is not None:
                 at_minimum = ops.cast(weights == smallest, weights.dtype)
                 ties = ops.sum(at_minimum, axis=sharing, keepdims=True)
                 passed += at_minimum * (ops.sum(lost, axis=sharing, keepdims=True) / ties)
-            return passed, _LN2 * scale * sum_over_sharing(slope, log_scale)
+            return passed, _LN2 * scale * slope
 
         return code * scale + smallest, gradient
 
@@ -181,13 +181,13 @@ def fake_quantize_activations(
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             axes = sharing_axes(x, log_scale) if mean_axes is None else mean_axes
-            passed, _, slope = backward(upstream, position, code, scale, axes)
+            passed, _, slope = backward(upstream, position, code, log_scale, scale, axes)
             above = ops.where(x > upper, passed, 0.0)
             dx = ops.where(ops.logical_or(x < offset, x > upper), 0.0, passed)
             return (
                 dx,
                 sum_over_sharing(upstream - dx, offset) if signed else ops.zeros_like(offset),
-                _LN2 * scale * sum_over_sharing(slope - above, log_scale),
+                _LN2 * scale * (slope - sum_over_sharing(above, log_scale)),
                 _LN2 * width * sum_over_sharing(above, log_range),
             )
 
@@ -227,8 +227,9 @@ def noise_backward(
 ) -> Any:
     """The backward pass that all grids share.
 
-    Returns: `(g, v, q, s, mean_axes) -> (passed, lost, slope)`, see the module; `lost` is None
-        where it is 0.
+    Returns: `(g, v, q, log_s, s, mean_axes, origin) -> (passed, lost, sum slope)`, see the module;
+        `lost` is None where it is 0. Positions may be counted from anywhere: `v - origin` is what
+        `slope` has. The sum is one for each step.
     """
     estimator = get_noise_estimator(estimator)
     if noise_gradient not in NOISE_GRADIENTS:
@@ -237,15 +238,24 @@ def noise_backward(
         )
 
     def backward(
-        upstream: Tensor, position: Tensor, code: Tensor, scale: Tensor, mean_axes: Axes
+        upstream: Tensor,
+        position: Tensor,
+        code: Tensor,
+        log_scale: Tensor,
+        scale: Tensor,
+        mean_axes: Axes,
+        origin: Tensor = 0.0,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         noise = code - position
+        slope = sum_over_sharing(upstream * noise, log_scale)
         term = estimator.scale_term(noise, noise_sign) if noise_gradient == "head" else None
-        slope = upstream * (noise if term is None else noise + scale * term)
+        if term is not None:
+            slope += scale * sum_over_sharing(upstream * term, log_scale)
         if estimator.input_factor is None:
             return upstream, None, slope
         passed = upstream * estimator.input_factor(upstream, noise, mean_axes)
         lost = upstream - passed
-        return passed, lost, slope + lost * position
+        slope += sum_over_sharing(lost * (position - origin), log_scale)
+        return passed, lost, slope
 
     return backward

@@ -141,23 +141,28 @@ def fake_quantize_snapped_weights(
     def fake_quantize(weights: Tensor, log_scale: Tensor) -> Any:
         grid = snapped_weight_grid(weights, log_scale, half_steps, level_limit)
         codes = grid.codes(weights)
+        scale = learned_step(log_scale)
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
-            scale, sharing = grid.unit * grid.stride, sharing_axes(weights, log_scale)
-            start = grid.lowest if half_steps else 0.0
-            position = (weights / grid.unit - start) / grid.stride
-            code = (codes - start) / grid.stride
-            passed, lost, slope = backward(upstream, position, code, scale, sharing)
+            sharing = sharing_axes(weights, log_scale)
             beyond = ops.abs(grid.position(weights) - 0.5 * grid.steps) > 0.5 * grid.steps + 0.5
-            passed = ops.where(beyond, 0.0, passed)
-            slope = ops.where(beyond, upstream * (codes / grid.stride), slope)
-            lost = None if lost is None else ops.where(beyond, 0.0, lost)
+            cut = ops.where(beyond, upstream, 0.0)
+            position, code = (values / grid.stride for values in (weights / grid.unit, codes))
+            passed, lost, slope = backward(
+                upstream - cut,
+                position,
+                code,
+                log_scale,
+                scale,
+                sharing,
+                origin=grid.lowest / grid.stride if half_steps else 0.0,
+            )
             if lost is not None and half_steps:
                 low, _ = weight_range(weights, log_scale, half_steps)
                 at_low = ops.cast(weights == low, weights.dtype)
                 ties = ops.maximum(ops.sum(at_low, axis=sharing, keepdims=True), 1.0)
                 passed += at_low * (ops.sum(lost, axis=sharing, keepdims=True) / ties)
-            return passed, _LN2 * scale * sum_over_sharing(slope, log_scale)
+            return passed, _LN2 * scale * (slope + sum_over_sharing(cut * code, log_scale))
 
         return codes * grid.unit, gradient
 
@@ -223,20 +228,20 @@ def fake_quantize_snapped_activations(
         code = rounding(ratio, grid)
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
-            position = ops.clip(ratio, grid.qmin, grid.qmax) - grid.qmin
+            position = ops.clip(ratio, grid.qmin, grid.qmax)
             passed, _, slope = backward(
-                upstream, position, code - grid.qmin, scale, sharing_axes(x, log_scale)
+                upstream, position, code, log_scale, scale, sharing_axes(x, log_scale), grid.qmin
             )
-            below, above = ratio < grid.qmin, ratio > grid.qmax
-            dx = ops.where(ops.logical_or(below, above), 0.0, passed)
-            cut = ops.sum(ops.where(above, passed, 0.0))
+            # Masks as factors: a choice by where() takes three times as long.
+            dx = passed * ops.cast(position == ratio, x.dtype)
+            cut = ops.sum(passed * ops.cast(ratio > grid.qmax, x.dtype))
             width = table_value(table_index(log_range))
             held = width / scale > level_limit + 0.5
             end = ops.where(held, grid.qmax - grid.qmin, -1.0)
             return (
                 dx,
-                sum_over_sharing(upstream - dx, offset) if signed else ops.zeros_like(offset),
-                _LN2 * scale * (sum_over_sharing(slope, log_scale) + end * cut),
+                ops.sum(upstream) - ops.sum(dx) if signed else ops.zeros_like(offset),
+                _LN2 * scale * (slope + end * cut),
                 _LN2 * width * ops.where(held, 0.0, cut),
             )
 
