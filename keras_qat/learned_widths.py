@@ -42,9 +42,9 @@ class LearnedWidth:
         """Whether codes of the target number all levels. Reads variables: not for inside a step."""
         return bool(self.quantizer.meets_target(*self._kernel()))
 
-    def narrow(self) -> None:
-        """Widens the steps until the target is met."""
-        self.quantizer.narrow(*self._kernel())
+    def narrow(self, bits: float | None = None) -> None:
+        """Widens the steps that have more levels than that many bits; by default the target's."""
+        self.quantizer.narrow(*self._kernel(), bits=bits)
 
     def _kernel(self) -> tuple[Tensor, ...]:
         return () if self.layer is None else (self.layer.channels_last_kernel(),)

@@ -34,7 +34,7 @@ class Plan(NamedTuple):
         anneal: factor on the learning rate per batch with all targets met.
         growth: of the temperature per batch.
         rate: how much faster than other variables the learned logarithms move; a power of two.
-        deadline: batches after which late widths are set to their targets; 0 for never.
+        deadline: batches after which all widths are at their targets; 0 for never.
     """
 
     batches: float
@@ -53,6 +53,29 @@ class Plan(NamedTuple):
             anneal=self.anneal,
             rate=self.growth / self.learning_rate,
         )
+
+    def late(self, batches: int) -> float:
+        """How far from its start to its target a width may be after that many batches, 1 to 0.
+
+        It falls evenly from the end of the warm-up to the deadline; without a deadline it stays 1.
+
+        >>> plan = planned_run(np.full(1000, 1e-3), distance=8.0, arrive_by=0.6)
+        >>> plan.late(0), plan.late(310), plan.late(600)
+        (1.0, 0.5, 0.0)
+        """
+        if not self.deadline:
+            return 1.0
+        done = (batches - self.warmup) / max(self.deadline - self.warmup, 1.0)
+        return min(max(1.0 - done, 0.0), 1.0)
+
+    def annealed_over(self, batches: int) -> Plan:
+        """The same with a learning rate that falls to 1 % in that many batches.
+
+        >>> plan = planned_run(np.full(2800, 1e-3), distance=8.0, arrive_by=0.6)
+        >>> round(plan.annealed_over(100).anneal ** 100, 6)
+        0.01
+        """
+        return self._replace(anneal=_LAST_RATE ** (1.0 / max(batches, 1)))
 
 
 def published_plan(learning_rates: npt.NDArray[np.floating], distance: float) -> Plan:
@@ -89,7 +112,7 @@ def planned_run(
 
     With the batches `a = arrive_by * batches - warmup` and their mean learning rate `lr`:
     `rate = 2**ceil(log2(1.4 * distance / (lr * a)))`, at least 1, and `growth = 2 * rate * lr`.
-    After arrival the learning rate falls to 1 % by the end.
+    From arrival on the learning rate falls to 1 % by the end.
 
     Args:
         learning_rates: of every batch.
@@ -114,11 +137,11 @@ def planned_run(
         batches=batches,
         learning_rate=learning_rate,
         warmup=warmup,
-        anneal=_LAST_RATE ** (1.0 / (batches - deadline)),
+        anneal=1.0,
         growth=PUBLISHED_GROWTH * rate * learning_rate,
         rate=rate,
         deadline=deadline,
-    )
+    ).annealed_over(batches - deadline)
 
 
 def _check_length(batches: int, needed: int, distance: float, way_out: str) -> None:

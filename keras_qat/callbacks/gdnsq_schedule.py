@@ -29,16 +29,17 @@ class GDNSQSchedule(keras.callbacks.Callback):
     * `"planned"` (default) knows how many batches `fit` will do. It makes the learned steps and
       ranges move faster than the weights, by a power of two, and the temperature grow as much
       faster, so that targets are met by `arrive_by` of the run; in the rest accuracy recovers
-      while the learning rate falls to 1 %. A width that is late is set to its target at
-      `arrive_by`, and a line says so.
+      while the learning rate falls to 1 %. A width that is later than an even pace from
+      `start_bits` to its target is moved along, so that all arrive with any optimizer.
     * `"published"` has the constants of the published code. It needs at least
       `(start_bits - bits) / learning_rate` batches; 1.1 to 2.1 times that was seen.
 
     An optimizer with a `LearningRateSchedule` keeps it: only the penalty is scheduled then. A rate
     that another callback sets between epochs is taken up.
 
-    All state lies in variables of the model: with `keras.callbacks.BackupAndRestore` a killed run
-    goes on where it was. Targets once met stay met: grids keep at most that many levels.
+    Targets once met stay met: grids keep at most that many levels, and the penalty ends (with
+    `offset="free"` it stays). All state lies in variables of the model: with
+    `keras.callbacks.BackupAndRestore` a killed run goes on where it was.
 
     At the end of an epoch, each metric of the validation (of training, if there is none) is logged
     as `<metric>_feasible` too, such as `val_accuracy_feasible`: the metric if all targets are met;
@@ -174,11 +175,20 @@ class _State:
         return unfinished and self.annealing.batches // batches_per_epoch == epoch
 
     def start(self, plan: Plan) -> None:
-        """Starts over; a resumed run must read the same numbers, so they are read back."""
-        self.penalty.plan.assign(np.float32(plan))
-        self.plan = Plan(*map(float, ops.convert_to_numpy(self.penalty.plan)))
+        """Starts over."""
+        self._keep(plan)
         self.annealing, self.converged, self.finished = AnnealingState(), False, False
         self.save()
+
+    def anneal_to_the_end(self) -> None:
+        """The learning rate falls over all batches that are left, early as targets may be met."""
+        left = int(self.plan.batches) - self.annealing.batches
+        self._keep(self.plan.annealed_over(self.annealing.converged_batches + left))
+
+    def _keep(self, plan: Plan) -> None:
+        """Keeps a plan in its variable; a resumed run must read the same numbers: reads it back."""
+        self.penalty.plan.assign(np.float32(plan))
+        self.plan = Plan(*map(float, ops.convert_to_numpy(self.penalty.plan)))
 
     def save(self) -> None:
         counts = (self.annealing.batches, self.annealing.converged_batches)
@@ -196,6 +206,7 @@ class _Run:
         self._verbose = verbose
         self._check_every = max(1, int(state.plan.batches) // _CHECKS_IN_A_RUN)
         self._settable = _has_settable_rate(model.optimizer)
+        self._holds = all(width.quantizer.deployable for width in model.learned_widths)
         self._factor = 1.0
         self._last_set: float | None = None
         self.epoch_begins = True
@@ -209,7 +220,10 @@ class _Run:
         """Learning rate and temperature of the batch that follows."""
         _synchronize(self._model)
         state = self._state.annealing
-        self._state.penalty.temperature.assign(self._schedule.temperature_at(state))
+        held = self._state.converged and self._forces and self._holds
+        self._state.penalty.temperature.assign(
+            0.0 if held else self._schedule.temperature_at(state)
+        )
         if not self._settable:
             return
         if self.epoch_begins and self._last_set is not None:
@@ -236,18 +250,24 @@ class _Run:
             self._say(f"{self._missed()} after the last batch")
 
     def _check(self) -> None:
-        state, deadline = self._state, self._state.plan.deadline
+        state = self._state
+        if self._forces:
+            self._narrow_late_widths()
         missed = self._missing()
-        if missed and deadline and self._forces and state.annealing.batches >= deadline:
-            self._say(f"{self._missed()} in time; they are set to them now")
-            for width in missed:
-                width.narrow()
-            missed = self._missing()
         if not missed and not state.converged:
             self._say(f"all {len(self._model.learned_widths)} targets are met")
             for width in self._model.learned_widths:
                 width.quantizer.limit_levels()
+            if state.plan.deadline:
+                state.anneal_to_the_end()
+                self._schedule = state.plan.annealing()
         state.converged = not missed
+
+    def _narrow_late_widths(self) -> None:
+        late = self._state.plan.late(self._state.annealing.batches)
+        for width in self._missing() if late < 1.0 else ():
+            distance = width.quantizer.start_bits - width.target
+            width.narrow(width.target + late * distance)
 
     def _missing(self) -> list[LearnedWidth]:
         return [width for width in self._model.learned_widths if not width.meets_target()]

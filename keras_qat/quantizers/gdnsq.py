@@ -24,6 +24,7 @@ Tensor = Any
 
 OFFSETS = ("snapped", "free")
 _START_BITS = range(8, 17)
+HOW_TO_MEET = "train on with keras_qat.callbacks.GDNSQSchedule until it is met."
 
 
 def check_gdnsq_options(estimator: str, noise_gradient: str, offset: str, start_bits: int) -> None:
@@ -156,6 +157,14 @@ class GDNSQQuantizer(Quantizer):
             return ops.zeros((), "bool")
         return as_tensor(self.level_limit) <= 2.0**self.target_bits
 
+    def _bits_within_limit(self, width: Tensor) -> Tensor:
+        if not self.deployable:
+            return width
+        return ops.minimum(width, ops.log2(as_tensor(self.level_limit)))
+
+    def _at_least_target(self, bits: float | None) -> float:
+        return float(self.target_bits if bits is None else max(bits, self.target_bits))
+
     def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
         sign = self.draw_noise_sign(x) if training and self._draws else None
         return self._fake_quantize(x, self._rounding(pooled, training), sign)
@@ -232,6 +241,15 @@ def table_log(scale: Any) -> np.ndarray:
     -1.0
     """
     return np.float32(np.rint(256.0 * np.log2(np.asarray(scale, np.float64))) / 256.0)
+
+
+def most_levels(bits: float) -> float:
+    """The levels that count as that many bits: up to half a level more than `2**bits`.
+
+    >>> most_levels(2.0)
+    4.5
+    """
+    return 2.0**bits + 0.5
 
 
 def described_levels(levels: float) -> str:

@@ -15,9 +15,11 @@ from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.estimators import Rounding
 from keras_qat.quantizers.fake_quantize import Grid
 from keras_qat.quantizers.gdnsq import (
+    HOW_TO_MEET,
     GDNSQQuantizer,
     checked_bits,
     described_levels,
+    most_levels,
     table_log,
 )
 from keras_qat.quantizers.gdnsq_calibration import calibrated_activation_parameters
@@ -128,11 +130,13 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         self.trainable = bool(start.varies)
 
     def bit_width(self) -> Tensor:
-        """The real-valued width in bits, `log_range - log_scale`: a scalar.
+        """The real-valued width in bits, `log_range - log_scale`, at most the limit's: a scalar.
 
-        Backward: 1 for `log_range`, -1 for `log_scale`.
+        Backward: 1 for `log_range`, -1 for `log_scale`; 0 for both where the limit holds.
         """
-        return activation_bit_width(self._log(self.log_scale), self._log(self.log_range))
+        return self._bits_within_limit(
+            activation_bit_width(self._log(self.log_scale), self._log(self.log_range))
+        )
 
     def levels(self) -> Tensor:
         """How many levels the learned grid has, as a float scalar."""
@@ -145,10 +149,15 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         """Whether codes of `target_bits` number all levels, limit included."""
         return ops.logical_or(self.levels() <= 2.0**self.target_bits, self._limited())
 
-    def narrow(self) -> None:
-        """Widens the step, if there are too many levels, until the target is just met."""
-        if not bool(self.meets_target()):
-            self._set_logarithm(self._log_scale, self._log(self.log_range) - self.target_bits)
+    def narrow(self, bits: float | None = None) -> None:
+        """Widens the step, if there are too many levels, until they take that many bits.
+
+        Args:
+            bits: `target_bits` by default, and never below.
+        """
+        bits = self._at_least_target(bits)
+        if float(self.levels()) > most_levels(bits):
+            self._set_logarithm(self._log_scale, self._log(self.log_range) - bits)
 
     def qparams(self) -> QuantParams:
         """The grid learned so far.
@@ -161,8 +170,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         if found > _INT8_LEVELS:
             raise LoweringError(
                 f"{self.name!r} has learned {described_levels(found)}; int8 holds {_INT8_LEVELS}. "
-                f"Its target is {self.target_bits} bits: train on, with the bit-width penalty, "
-                "until it is met."
+                f"Its target is {self.target_bits} bits: {HOW_TO_MEET}"
             )
         return super().qparams()
 

@@ -15,9 +15,11 @@ from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.estimators import Rounding
 from keras_qat.quantizers.fake_quantize import Grid
 from keras_qat.quantizers.gdnsq import (
+    HOW_TO_MEET,
     GDNSQQuantizer,
     checked_bits,
     described_levels,
+    most_levels,
     table_log,
 )
 from keras_qat.quantizers.gdnsq_calibration import (
@@ -91,7 +93,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         self._set_logarithm(self._log_scale, start)
 
     def bit_width(self, kernel: Tensor) -> Tensor:
-        """The real-valued width in bits, `log2(R / s + 1)`, in the shape of the step.
+        """The real-valued widths in bits, `log2(R / s + 1)`, at most the limit's.
 
         `R = max(w, 0) - min(w, 0)`; `2 * max|w|` with whole steps, `max(w) - min(w)` if free.
         Backward: `d / d log_scale = -R / (R + s)`, `d / d R = 1 / (ln(2) * (R + s))`.
@@ -101,7 +103,8 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             return weight_bit_width(kernel, log_scale)
         low, high = self._range(kernel)
         extent = ops.reshape(high - low, log_scale.shape)
-        return ops.log2(extent + power_of_two(log_scale)) - log_scale
+        width = ops.log2(extent + power_of_two(log_scale)) - log_scale
+        return self._bits_within_limit(width)
 
     def levels(self, kernel: Tensor) -> Tensor:
         """How many levels the codes of a kernel may take, in the shape of the step."""
@@ -115,16 +118,23 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         within = ops.all(self.levels(kernel) <= 2.0**self.target_bits)
         return ops.logical_or(within, self._limited())
 
-    def narrow(self, kernel: Tensor) -> None:
-        """Widens the step of every channel with too many levels until its target is just met."""
+    def narrow(self, kernel: Tensor, bits: float | None = None) -> None:
+        """Widens the step of every channel with too many levels until they take that many bits.
+
+        Args:
+            kernel: the weights.
+            bits: `target_bits` by default, and never below.
+        """
+        bits = self._at_least_target(bits)
         kernel = ops.convert_to_tensor(kernel, "float32")
         grid_range = self._range(kernel) if self.deployable else _extremes(kernel, self.log_scale)
         extent = ops.reshape(grid_range[1] - grid_range[0], self.log_scale.shape)
-        fitting = ops.convert_to_numpy(extent) / np.float64(2**self.target_bits - 1)
+        fitting = ops.convert_to_numpy(extent) / np.float64(2.0**bits - 1.0)
         fitting = np.ceil(256.0 * np.log2(np.maximum(fitting, 2.0**SMALLEST_LOG_SCALE))) / 256.0
-        wide = ops.convert_to_numpy(self.levels(kernel)) > 2**self.target_bits
-        log_scale = np.where(wide, fitting, ops.convert_to_numpy(self.log_scale))
-        self._set_logarithm(self._log_scale, np.float32(log_scale))
+        wide = ops.convert_to_numpy(self.levels(kernel)) > most_levels(bits)
+        if np.any(wide):
+            log_scale = np.where(wide, fitting, ops.convert_to_numpy(self.log_scale))
+            self._set_logarithm(self._log_scale, np.float32(log_scale))
 
     def weight_grid(self, kernel: Tensor) -> WeightGrid:
         """The snapped grid of a kernel."""
@@ -149,8 +159,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             raise LoweringError(
                 f"The weights of layer {name!r} have learned {described_levels(found)} in their "
                 f"widest channel, with codes up to {largest}; int8 holds {WEIGHT_MAX}. Their "
-                f"target is {self.target_bits} bits: train on, with the bit-width penalty, until "
-                "it is met."
+                f"target is {self.target_bits} bits: {HOW_TO_MEET}"
             )
         return codes
 
