@@ -90,7 +90,7 @@ def weight_range(weights: Tensor, log_scale: Tensor, half_steps: bool) -> tuple[
 def snapped_weight_grid(
     weights: Tensor, log_scale: Tensor, half_steps: bool, level_limit: Tensor = NO_LIMIT
 ) -> WeightGrid:
-    """The grid of weights; a channel that is not all zeros has two levels or more.
+    """The grid of weights; in half steps, one that is not all zeros has two levels or more.
 
     >>> grid = snapped_weight_grid([-0.5, 0.4, 0.5], 0.0, half_steps=True)
     >>> [float(v) for v in grid.codes([-0.5, 0.4, 0.5])], float(grid.unit)
@@ -98,14 +98,15 @@ def snapped_weight_grid(
     """
     scale = learned_step(log_scale)
     low, high = weight_range(weights, log_scale, half_steps)
-    unlimited = ops.round((high - low) / scale)
     if half_steps:
+        unlimited = ops.round((high - low) / scale)
         unlimited = ops.where(high > low, ops.maximum(unlimited, 1.0), 0.0)
         steps = ops.minimum(unlimited, level_limit - 1.0)
         middle = ops.clip(ops.round((low + high) / scale), -steps, steps)
         return WeightGrid(scale * 0.5, middle - steps, steps, unlimited, stride=2)
-    reach = ops.floor(ops.minimum(unlimited, level_limit - 1.0) / 2.0)
-    return WeightGrid(scale, -reach, 2.0 * reach, 2.0 * ops.floor(unlimited / 2.0), stride=1)
+    unlimited = ops.round(high / scale)
+    reach = ops.minimum(unlimited, ops.floor((level_limit - 1.0) / 2.0))
+    return WeightGrid(scale, -reach, 2.0 * reach, 2.0 * unlimited, stride=1)
 
 
 def fake_quantize_snapped_weights(
@@ -123,7 +124,8 @@ def fake_quantize_snapped_weights(
     stride`, its code and `passed`, `lost`, `slope` as in `gdnsq_gradients`:
     `dlog_scale = ln(2) * s * sum slope`, `dw = passed + [w == low] / ties * sum lost`; with whole
     steps `v = w / s`, and nothing goes to an end of the range. A weight that the level limit cuts
-    off is a constant of its code: `dw = 0`, and `g * code / stride` is its part of the slope.
+    off is a constant of its code: `dw = 0`, `g * code / stride` is its part of the slope, and to
+    the estimator and to the sum of `lost` it is a weight without noise and without gradient.
 
     Args:
         weights: float tensor.
@@ -147,7 +149,8 @@ def fake_quantize_snapped_weights(
             sharing = sharing_axes(weights, log_scale)
             beyond = ops.abs(grid.position(weights) - 0.5 * grid.steps) > 0.5 * grid.steps + 0.5
             cut = ops.where(beyond, upstream, 0.0)
-            position, code = (values / grid.stride for values in (weights / grid.unit, codes))
+            code = codes / grid.stride
+            position = ops.where(beyond, code, weights / grid.unit / grid.stride)
             passed, lost, slope = backward(
                 upstream - cut,
                 position,
@@ -159,7 +162,8 @@ def fake_quantize_snapped_weights(
             )
             if lost is not None and half_steps:
                 low, _ = weight_range(weights, log_scale, half_steps)
-                at_low = ops.cast(weights == low, weights.dtype)
+                at_low = ops.logical_and(weights == low, ops.logical_not(beyond))
+                at_low = ops.cast(at_low, weights.dtype)
                 ties = ops.maximum(ops.sum(at_low, axis=sharing, keepdims=True), 1.0)
                 passed += at_low * (ops.sum(lost, axis=sharing, keepdims=True) / ties)
             return passed, _LN2 * scale * (slope + sum_over_sharing(cut * code, log_scale))
