@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.estimators import Rounding
 from keras_qat.quantizers.fake_quantize import Grid, check_bits
@@ -181,6 +182,15 @@ class GDNSQQuantizer(Quantizer):
         """
         self._check_snapped()
         return super().codes(x, pooled)
+
+    def qparams(self) -> QuantParams:
+        """The grid learned so far.
+
+        Raises:
+            LoweringError: the offset is free.
+        """
+        self._check_snapped()
+        return super().qparams()
 
     def _fake_quantize(self, x: Tensor, rounding: Rounding, noise_sign: Tensor | None) -> Tensor:
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -90,7 +91,8 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             kernel = ops.concatenate([*self._range(kernel)], axis=0)
         shape = tuple(self.log_scale.shape)
         start = calibrated_weight_log_scale(kernel, self.start_bits, shape)
-        self._set_logarithm(self._log_scale, start)
+        one_less = np.log2((2.0**self.start_bits - 1.0) / self._steps(self.start_bits))
+        self._set_logarithm(self._log_scale, start + np.float32(one_less))
 
     def bit_width(self, kernel: Tensor) -> Tensor:
         """The real-valued widths in bits, `log2(R / s + 1)`, at most the limit's.
@@ -129,12 +131,16 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         kernel = ops.convert_to_tensor(kernel, "float32")
         grid_range = self._range(kernel) if self.deployable else _extremes(kernel, self.log_scale)
         extent = ops.reshape(grid_range[1] - grid_range[0], self.log_scale.shape)
-        fitting = ops.convert_to_numpy(extent) / np.float64(2.0**bits - 1.0)
+        fitting = ops.convert_to_numpy(extent) / np.float64(self._steps(bits))
         fitting = np.ceil(256.0 * np.log2(np.maximum(fitting, 2.0**SMALLEST_LOG_SCALE))) / 256.0
         wide = ops.convert_to_numpy(self.levels(kernel)) > most_levels(bits)
         if np.any(wide):
             log_scale = np.where(wide, fitting, ops.convert_to_numpy(self.log_scale))
             self._set_logarithm(self._log_scale, np.float32(log_scale))
+
+    def _steps(self, bits: float) -> float:
+        """Steps that fit in that many bits: one less in whole steps, as many up as down."""
+        return 2.0**bits - (2.0 if self.deployable and not self.half_steps else 1.0)
 
     def weight_grid(self, kernel: Tensor) -> WeightGrid:
         """The snapped grid of a kernel."""
@@ -149,6 +155,17 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         self._check_snapped()
         kernel = ops.convert_to_tensor(x, "float32")
         return ops.cast(self.weight_grid(kernel).codes(kernel), "int32")
+
+    def largest_code(self, kernel: Tensor) -> Tensor:
+        """As in `Quantizer`; more in a channel that has more levels than the target's."""
+        grid = self.weight_grid(kernel)
+        highest = grid.lowest + grid.stride * grid.steps
+        learned = ops.reshape(ops.maximum(-grid.lowest, highest), self.log_scale.shape)
+        return ops.maximum(learned, float(super().largest_code(kernel)))
+
+    def learned_bits(self, kernel: Tensor) -> int:
+        most = ops.minimum(ops.max(self.levels(kernel)), as_tensor(self.level_limit))
+        return max(1, math.ceil(math.log2(float(most))))
 
     def deployed_codes(self, kernel: Tensor, name: str) -> npt.NDArray[np.int32]:
         self._check_snapped(name)

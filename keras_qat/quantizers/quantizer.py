@@ -130,6 +130,14 @@ class Quantizer(keras.layers.Layer):
         ratio = ops.cast(x, "float32") / self.scale
         return ops.cast(rounding(ratio, self.forward_grid()), "int32")
 
+    def largest_code(self, kernel: Tensor) -> Any:
+        """What no code of a kernel exceeds: one number, or one for each channel."""
+        return max(-self.grid.qmin, self.grid.qmax)
+
+    def learned_bits(self, kernel: Tensor) -> int:
+        """The bits that number the codes of a kernel as it is now."""
+        return self.bits
+
     def deployed_codes(self, kernel: Tensor, name: str) -> npt.NDArray[np.int32]:
         """The codes of a kernel that a file can hold; `name` is that of its layer.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_qat.integer.qparams import INT8_MAX
@@ -38,16 +38,20 @@ class Neighbours:
     output_quantizer: Quantizer
     ceiling: float | None = None
 
-    def round_bias(self, bias: Tensor) -> Tensor:
+    def round_bias(self, bias: Tensor, kernel: Tensor) -> Tensor:
         """The layer's bias, moved so that the folded bias is a whole number of int32 steps.
 
         With `gain` and `offset` of the BatchNormalization in inference and the unit
         `u = s_x * s_w * |gain| / 2**k` of the accumulator, the folded bias `gain * bias + offset`
         becomes `u * round((gain * bias + offset) / u)`. `k` is the headroom of the stored weights
         (`headroom`) where the accumulator's unit is below half an output step, else 0.
+
+        Args:
+            bias: one number for each output channel.
+            kernel: the layer's, output channels last; where levels are learned, they follow it.
         """
         gain, offset = self._gain_and_offset()
-        unit = self._unit(gain)
+        unit = self._unit(gain, self.weight_quantizer.largest_code(kernel))
         gain = ops.where(unit > 0, gain, 1.0)
         safe = ops.where(unit > 0, unit, 1.0)
         rounded = ops.round((gain * bias + offset) / safe) * safe
@@ -58,10 +62,13 @@ class Neighbours:
 
         A float result is a whole number of accumulator units, but for its float32 error. Taking
         that number and multiplying once, in float32, is what XNNPACK does: ties between two codes
-        then fall to the same side. `multiplier = s_x * s_w * |gain| / 2**k / s_y`.
+        then fall to the same side. `multiplier = s_x * s_w * |gain| / 2**k / s_y`; with `k` of a
+        grid that is met, at least that of the bias: a finer unit does no harm.
         """
         gain, _ = self._gain_and_offset()
-        multiplier = self._unit(gain) / self.output_quantizer.scale
+        grid = self.weight_quantizer.grid
+        unit = self._unit(gain, max(-grid.qmin, grid.qmax))
+        multiplier = unit / self.output_quantizer.scale
         alive = multiplier > 0
         safe = ops.where(alive, multiplier, 1.0)
         ceiling = None if self.ceiling is None else self.ceiling / self.output_quantizer.scale
@@ -75,12 +82,12 @@ class Neighbours:
 
         return round_from_accumulator
 
-    def _unit(self, gain: Tensor) -> Tensor:
+    def _unit(self, gain: Tensor, largest_code: Any) -> Tensor:
         """Real value of 1 in the accumulator of each channel; 0 for a channel without signal."""
         weight_scale = self.weight_quantizer.scale * ops.abs(gain)
         unit = self.input_quantizer.scale * weight_scale
         fine = unit < 0.5 * self.output_quantizer.scale
-        unit = ops.where(fine, unit * 2.0 ** -headroom(self.weight_quantizer.grid), unit)
+        unit = ops.where(fine, unit / ops.power(2.0, headroom(largest_code)), unit)
         return ops.where(weight_scale > _SMALLEST, unit, 0.0)
 
     def _gain_and_offset(self) -> tuple[Tensor, Tensor]:
@@ -89,10 +96,12 @@ class Neighbours:
         return inference_affine(self.batch_normalization)
 
 
-def headroom(grid: Grid) -> int:
-    """How often every code of a weight grid can be doubled and still fit in int8.
+def headroom(largest_code: Any) -> Tensor:
+    """How often codes up to that size can be doubled and still fit in int8, as floats.
 
-    >>> [headroom(Grid.for_weights(bits)) for bits in (1, 2, 4, 8)]
-    [6, 5, 3, 0]
+    >>> [float(k) for k in headroom([1, 2, 8, 127, 300])]
+    [6.0, 5.0, 3.0, 0.0, 0.0]
     """
-    return int(math.log2(INT8_MAX / max(-grid.qmin, grid.qmax)))
+    codes = ops.expand_dims(ops.cast(largest_code, "float32"), -1)
+    doubled = codes * np.float32(2.0 ** np.arange(1, INT8_MAX.bit_length()))
+    return ops.sum(ops.cast(doubled <= INT8_MAX, "float32"), axis=-1)

@@ -74,10 +74,10 @@ class QuantizeWrapper(keras.layers.Wrapper):
         """
         if self.neighbours is None:
             return self.bias()
-        bias = self.bias()
+        bias, kernel = self.bias(), self.channels_last_kernel()
         if bias is None:
-            bias = ops.zeros(self.channels_last_kernel().shape[-1:])
-        return self.neighbours.round_bias(bias)
+            bias = ops.zeros(kernel.shape[-1:])
+        return self.neighbours.round_bias(bias, kernel)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         return self.layer.compute_output_shape(input_shape)
@@ -104,14 +104,15 @@ class QuantizeWrapper(keras.layers.Wrapper):
 
     def learned(self) -> dict[str, Any]:
         """Real value of one code, and the bias, for each output channel; and the bit width."""
-        channels = self.channels_last_kernel().shape[-1]
+        kernel = self.channels_last_kernel()
+        channels = kernel.shape[-1]
         scale = ops.convert_to_numpy(self.weight_quantizer.scale).astype(np.float64)
         bias = self.deployed_bias()
         bias = 0.0 if bias is None else ops.convert_to_numpy(bias).astype(np.float64)
         return {
             "scale": np.broadcast_to(scale, (channels,)),
             "bias": np.broadcast_to(bias, (channels,)),
-            "weight_bits": self.weight_quantizer.bits,
+            "weight_bits": self.weight_quantizer.learned_bits(kernel),
         }
 
     def get_config(self) -> dict[str, Any]:
