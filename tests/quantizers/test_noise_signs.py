@@ -1,0 +1,109 @@
+"""Random signs of GDNSQ's gradients: fair, independent, fresh, and of any shape."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_qat.quantizers import GDNSQActivationQuantizer, GDNSQWeightQuantizer
+from keras_qat.quantizers.noise_estimators import random_noise_sign
+from keras_qat.wrappers import QuantizeDense
+from tests.golden_vectors import compiled
+
+# A word of random bits gives 16 signs: one channel, few, a whole word, one more, and more words.
+every_channel_count = pytest.mark.parametrize("channels", [1, 3, 16, 17, 40])
+DRAWS = 4000
+DEVIATIONS = 5.0  # one in two million fair draws is farther out; the seeds are fixed
+
+
+def draw(channels, seed=0, count=DRAWS):
+    signs = np.asarray(random_noise_sign((count // 20, 20, channels), seed=seed))
+    assert signs.shape == (count // 20, 20, channels)
+    assert signs.dtype == np.float32
+    assert set(np.unique(signs)) == {-0.5, 0.5}
+    return 2.0 * signs
+
+
+def assert_zero_mean(products):
+    """Products of fair and independent signs are fair signs too."""
+    assert abs(products.mean()) < DEVIATIONS / np.sqrt(products.size)
+
+
+@every_channel_count
+def test_every_channel_is_fair(channels):
+    signs = draw(channels).reshape(-1, channels)
+    assert_zero_mean(signs)
+    for channel in signs.T:
+        assert_zero_mean(channel)
+
+
+@every_channel_count
+def test_neighbours_are_independent(channels):
+    signs = draw(channels)
+    for axis, size in enumerate(signs.shape):
+        for distance in {1, 2, 16} & set(range(1, size)):
+            first = np.take(signs, range(size - distance), axis)
+            assert_zero_mean(first * np.take(signs, range(distance, size), axis))
+
+
+def test_any_two_signs_of_a_word_are_independent():
+    """And of two words: no bit repeats another, nor its opposite."""
+    signs = draw(32).reshape(-1, 32)
+    correlation = signs.T @ signs / len(signs)
+    np.testing.assert_array_equal(np.diag(correlation), 1.0)
+    assert np.abs(correlation - np.eye(32)).max() < DEVIATIONS / np.sqrt(DRAWS)
+
+
+@every_channel_count
+def test_a_seed_repeats_itself_and_a_generator_does_not(channels):
+    np.testing.assert_array_equal(draw(channels, seed=3), draw(channels, seed=3))
+    generators = [keras.random.SeedGenerator(3) for _ in range(2)]
+    first, other = ([draw(channels, seed=g) for _ in range(2)] for g in generators)
+    np.testing.assert_array_equal(first, other)
+    assert_zero_mean(first[0] * first[1])
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 0, 5), (1, 1, 1, 1)])
+def test_signs_have_the_shape_asked_for(shape):
+    assert tuple(random_noise_sign(shape, seed=0).shape) == shape
+
+
+@pytest.mark.parametrize("channels", [1, 17])
+def test_a_batch_of_unknown_size_is_drawn_inside_a_compiled_function(channels):
+    quantizer = GDNSQActivationQuantizer(4, seed=5)
+    quantizer.build((None, 6, channels))
+    signature = [tf.TensorSpec((None, 6, channels), tf.float32)]
+    function = tf.function(quantizer.draw_noise_sign, input_signature=signature)
+    drawn = [np.asarray(function(tf.zeros((size, 6, channels)))) for size in (2, 400, 400)]
+    assert [signs.shape for signs in drawn] == [(size, 6, channels) for size in (2, 400, 400)]
+    assert_zero_mean(2.0 * drawn[1])
+    assert_zero_mean(4.0 * drawn[1] * drawn[2])
+    eager = random_noise_sign((40, 6, channels), seed=9)
+    np.testing.assert_array_equal(
+        compiled(lambda: random_noise_sign((40, 6, channels), seed=9))(), eager
+    )
+
+
+def test_a_wrapped_layer_draws_for_its_kernel_in_training_only():
+    quantizer = GDNSQWeightQuantizer(2, per_channel=True, seed=0)
+    wrapper = QuantizeDense(keras.layers.Dense(3), quantizer)
+    x = np.ones((2, 5), np.float32)
+    wrapper(x)
+    start = np.array(quantizer.seed_generator.state)
+    wrapper(x, training=False)
+    np.testing.assert_array_equal(quantizer.seed_generator.state, start)
+    outputs = [np.asarray(wrapper(x, training=True))]
+    once = np.array(quantizer.seed_generator.state)
+    outputs.append(np.asarray(wrapper(x, training=True)))
+    assert np.any(once != start)
+    assert np.any(np.asarray(quantizer.seed_generator.state) != once)
+    np.testing.assert_array_equal(*outputs)  # signs are in gradients only
+
+
+def test_every_layer_of_a_model_draws_signs_of_its_own():
+    quantizers = [GDNSQActivationQuantizer(4) for _ in range(2)]
+    for quantizer in quantizers:
+        quantizer.build((None, 16))
+    x = np.zeros((400, 16), np.float32)
+    first, second = (np.asarray(quantizer.draw_noise_sign(x)) for quantizer in quantizers)
+    assert_zero_mean(4.0 * first * second)
