@@ -83,11 +83,12 @@ class QuantizedModel(keras.Model):
                 "soft_cross_entropy", "symmetric_cross_entropy", "kl", "hellinger",
                 "jensen_shannon" (`keras_qat.objectives`).
             label_weight: how much of the compiled loss on the labels is added.
-            from_logits: whether outputs are logits; by default the teacher's graph tells.
+            from_logits: whether the teacher yields logits; by default its graph tells.
 
         Raises:
             ValueError: a loss without that name, a negative weight, no teacher although the
-                model was loaded from a file, or one that does not tell what its outputs are.
+                model was loaded from a file, one with other shapes, or one that does not tell
+                what its outputs are.
         """
         teacher = ORIGINALS.get(self) if teacher is None else teacher
         if teacher is None:
@@ -95,7 +96,7 @@ class QuantizedModel(keras.Model):
                 f"{self.name!r} does not know the float model it was made from, as it was loaded "
                 "or cloned. Pass the teacher: qmodel.distill_from(float_model)."
             )
-        self._distillation = Distillation(teacher, loss, label_weight, from_logits)
+        self._distillation = Distillation(self, teacher, loss, label_weight, from_logits)
         self.train_function = None  # an earlier fit may have compiled the step without it
 
     def compute_loss(

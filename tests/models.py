@@ -43,3 +43,19 @@ def residual_network() -> keras.Model:
 def images(count: int = 64, shape: tuple[int, ...] = (12, 12, 3), seed: int = 0) -> np.ndarray:
     """Standard normal pixels: signed inputs."""
     return np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
+
+
+def dense_network() -> keras.Model:
+    """Three dense layers with a hidden width that trains in moments: 6 numbers in, 3 classes."""
+    inputs = keras.Input((6,), name="numbers")
+    x = layers.Dense(8, activation="relu", name="first")(inputs)
+    x = layers.Dense(8, activation="relu", name="hidden")(x)
+    outputs = layers.Dense(3, activation="softmax", name="last")(x)
+    return randomize(keras.Model(inputs, outputs, name="dense"))
+
+
+def points(count: int = 256, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs of `dense_network` and labels that a linear model can tell."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 6)).astype(np.float32)
+    return x, np.argmax(x @ rng.normal(size=(6, 3)), axis=-1)

@@ -128,8 +128,11 @@ def planned_run(
     batches = len(learning_rates)
     warmup = min(PUBLISHED_WARMUP, int(_WARMUP_SHARE * batches))
     deadline = math.ceil(arrive_by * batches)
-    needed = math.ceil((warmup + SLACK * distance / FASTEST) / arrive_by)
-    _check_length(batches, needed, distance, "or start at fewer bits")
+    way = SLACK * distance / FASTEST
+    needed = (way + PUBLISHED_WARMUP) / arrive_by
+    if arrive_by > _WARMUP_SHARE:  # shorter runs warm up for a shorter time
+        needed = min(needed, way / (arrive_by - _WARMUP_SHARE))
+    _check_length(batches, math.ceil(needed), distance, "or start at fewer bits")
     learning_rate = float(np.mean(learning_rates[warmup:deadline]))
     wanted = SLACK * distance / (learning_rate * (deadline - warmup))
     rate = 2.0 ** max(0, math.ceil(math.log2(max(wanted, 1e-9))))

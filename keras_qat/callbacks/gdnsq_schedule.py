@@ -28,9 +28,10 @@ class GDNSQSchedule(keras.callbacks.Callback):
 
     * `"planned"` (default) knows how many batches `fit` will do. It makes the learned steps and
       ranges move faster than the weights, by a power of two, and the temperature grow as much
-      faster, so that targets are met by `arrive_by` of the run; in the rest accuracy recovers
-      while the learning rate falls to 1 %. A width that is later than an even pace from
-      `start_bits` to its target is moved along, so that all arrive with any optimizer.
+      faster, so that targets are met by `arrive_by` of the run. In the rest accuracy recovers:
+      steps move as slowly as weights, and the learning rate falls to 1 %. A width that is later
+      than an even pace from `start_bits` to its target is moved along: all arrive, with any
+      optimizer.
     * `"published"` has the constants of the published code. It needs at least
       `(start_bits - bits) / learning_rate` batches; 1.1 to 2.1 times that was seen.
 
@@ -259,6 +260,8 @@ class _Run:
             for width in self._model.learned_widths:
                 width.quantizer.limit_levels()
             if state.plan.deadline:
+                for width in self._model.learned_widths:
+                    width.quantizer.set_rate(1.0)
                 state.anneal_to_the_end()
                 self._schedule = state.plan.annealing()
         state.converged = not missed
