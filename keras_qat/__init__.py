@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from keras_qat.config import GDNSQConfig, LSQConfig, QuantizationConfig, STEConfig
     from keras_qat.model import QuantizedModel
     from keras_qat.pipeline import quantize
-    from keras_qat.plotting import plot_grids
+    from keras_qat.plotting import plot_capacity, plot_grids
     from keras_qat.quantizers import (
         GDNSQActivationQuantizer,
         GDNSQWeightQuantizer,
@@ -37,6 +37,7 @@ _HOME = {
     "STEConfig": "keras_qat.config",
     "STEQuantizer": "keras_qat.quantizers",
     "load_model": "keras_qat.saving",
+    "plot_capacity": "keras_qat.plotting",
     "plot_grids": "keras_qat.plotting",
     "quantize": "keras_qat.pipeline",
 }
@@ -54,6 +55,7 @@ __all__ = [
     "STEQuantizer",
     "callbacks",
     "load_model",
+    "plot_capacity",
     "plot_grids",
     "quantize",
 ]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pathlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_qat.callbacks import CapacityMonitor
+from keras_qat.callbacks.channel_capacity import bottlenecks
 from keras_qat.conversion import quantized_tensors
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
@@ -17,6 +23,8 @@ _COLUMNS = 4
 _BINS = 160
 _FEW_CODES = 32
 _VALUES = 200_000
+_COLORS = {"weights": "tab:blue", "activations": "tab:orange"}
+_MARKED = "tab:red"
 
 
 def plot_grids(model: QuantizedModel, samples: Any) -> Any:
@@ -36,13 +44,10 @@ def plot_grids(model: QuantizedModel, samples: Any) -> Any:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plot_grids needs matplotlib: pip install matplotlib") from error
+    new_figure = _figure_class("plot_grids")
     panels = [*_weight_panels(model), *_activation_panels(model, samples)]
     rows = -(-len(panels) // _COLUMNS)
-    figure = Figure(figsize=(3.2 * _COLUMNS, 2.1 * rows), layout="constrained")
+    figure = new_figure(figsize=(3.2 * _COLUMNS, 2.1 * rows), layout="constrained")
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
     for axis, (title, color, steps, quantizer) in zip(axes, panels, strict=False):
         _draw(axis, title, color, steps, quantizer)
@@ -54,6 +59,175 @@ def plot_grids(model: QuantizedModel, samples: Any) -> Any:
         fontsize=10,
     )
     return figure
+
+
+def plot_capacity(
+    history: CapacityMonitor | Mapping[str, Any] | str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Draws what a `CapacityMonitor` recorded, one row for each tensor in the order of the graph.
+
+    From left to right: by how many bits the widest channel is above its target, epoch by epoch,
+    then its bits in the last epoch and the target (where no width is learned, the capacity takes
+    this place); in the last epoch the capacity in bits per value, with a tick at the target bits;
+    that of the activations in bits per example; the share of saturated values. Red are the three
+    tensors with the smallest capacity per value, and the activation with the smallest one per
+    example.
+
+    Args:
+        history: a monitor, its `history`, or the path of its JSON file.
+        path: where to write the picture, by its ending as PNG, PDF or SVG.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: no history of a `CapacityMonitor`, or one without epochs.
+        FileNotFoundError: no such JSON file.
+    """
+    new_figure = _figure_class("plot_capacity")
+    history = _checked_history(history)
+    tensors = list(history["tensors"].values())
+    rows = np.arange(len(tensors))
+    figure = new_figure(figsize=(13.0, 1.9 + 0.24 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, 4, sharey=True, width_ratios=(4.4, 2.8, 1.7, 1.7))
+    _draw_epochs(figure, axes[0], history)
+    _draw_capacities(axes[1], history)
+    _draw_examples(axes[2], history)
+    saturated = 100.0 * _last(tensors, "saturation")
+    axes[3].barh(rows, saturated, color=_row_colors(history, ()))
+    axes[3].set_title("saturated values, %", fontsize=9)
+    _write_column(axes[3], [f"{share:.1f}" for share in saturated])
+    axes[0].set_yticks(rows, list(history["tensors"]))
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    for label, tensor in zip(axes[0].get_yticklabels(), tensors, strict=True):
+        label.set_color(_COLORS[tensor["kind"]])
+    for axis in axes:
+        axis.tick_params(labelsize=8)
+        axis.tick_params(axis="y", length=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[1:]:
+        axis.grid(axis="y", color="0.9", linewidth=0.6)
+        axis.set_axisbelow(True)
+    figure.suptitle(
+        f"Quantizers as noisy channels, after epoch {history['epochs'][-1]}: weights (blue), "
+        "activations (orange), bottlenecks (red)",
+        fontsize=10,
+    )
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _figure_class(caller: str) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f"{caller} needs matplotlib: pip install matplotlib") from error
+    return Figure
+
+
+def _checked_history(history: Any) -> Mapping[str, Any]:
+    if isinstance(history, CapacityMonitor):
+        history = history.history
+    elif isinstance(history, str | os.PathLike):
+        history = _read_history(pathlib.Path(history))
+    if not isinstance(history, Mapping) or not {"epochs", "tensors"} <= set(history):
+        raise ValueError(
+            "plot_capacity draws a CapacityMonitor, its history or the path of its JSON file. "
+            f"Received: {type(history).__name__}"
+        )
+    if not history["epochs"]:
+        raise ValueError("The capacity history has no epoch yet: fit with the monitor first.")
+    return history
+
+
+def _read_history(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file of a CapacityMonitor: {error}") from error
+
+
+def _draw_epochs(figure: Any, axis: Any, history: Mapping[str, Any]) -> None:
+    """Bits above their targets over the epochs; where none is learned, the capacity."""
+    from matplotlib.colors import PowerNorm
+
+    tensors, epochs = list(history["tensors"].values()), history["epochs"]
+    learned = np.array([tensor["learned"] for tensor in tensors])
+    targets = np.array([tensor["target_bits"] for tensor in tensors])
+    key = "max_bits" if learned.any() else "bits_per_value"
+    values = np.array([tensor[key] for tensor in tensors], dtype=np.float64)
+    if learned.any():
+        values = np.maximum(values - targets[:, np.newaxis], 0.0)
+        values[~learned] = np.nan
+    largest = np.max(values, initial=1.0, where=~np.isnan(values))
+    image = axis.imshow(
+        values,
+        aspect="auto",
+        extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(tensors) - 0.5, -0.5),
+        cmap="Purples",
+        norm=PowerNorm(0.5, 0.0, largest),  # a small miss shows
+        interpolation="nearest",
+    )
+    bar = figure.colorbar(image, ax=axis, location="bottom", fraction=0.04, pad=0.02, aspect=40)
+    bar.ax.tick_params(labelsize=8)
+    what = "bits of the widest channel above its target" if learned.any() else "bits per value"
+    bar.set_label(what, fontsize=8)
+    axis.set_title("bits above the target" if learned.any() else "capacity", fontsize=9)
+    axis.set_facecolor("0.9")
+    axis.set_xlabel("epoch", fontsize=8)
+    axis.locator_params(axis="x", integer=True, min_n_ticks=1)
+    bits = zip(_last(tensors, "max_bits"), targets, strict=True)
+    _write_column(axis, [f"{found:.1f} / {target}" for found, target in bits], "bits / target")
+
+
+def _draw_capacities(axis: Any, history: Mapping[str, Any]) -> None:
+    tensors = list(history["tensors"].values())
+    capacities = _last(tensors, "bits_per_value")
+    rows = np.arange(len(tensors))
+    red = _red(history, "bits_per_value", 3)
+    axis.barh(rows, capacities, color=_row_colors(history, red))
+    axis.plot([tensor["target_bits"] for tensor in tensors], rows, "|", color="0.2", ms=9)
+    axis.set_title("capacity in bits per value; | target bits", fontsize=9)
+    _write_column(axis, [f"{capacity:.2f}" for capacity in capacities], red=red)
+
+
+def _draw_examples(axis: Any, history: Mapping[str, Any]) -> None:
+    """Bits per example as points: on a logarithmic axis a bar has no length to read."""
+    bits = _last(list(history["tensors"].values()), "bits_per_example")
+    red = _red(history, "bits_per_example", 1)
+    shown = np.where(bits > 0.0, bits, np.nan)
+    axis.scatter(shown, np.arange(len(bits)), color=_row_colors(history, red), s=22)
+    axis.set_xscale("log")
+    axis.set_title("bits per example", fontsize=9)
+    _write_column(axis, ["" if np.isnan(value) else f"{value:,.0f}" for value in bits], red=red)
+
+
+def _write_column(axis: Any, texts: list[str], header: str = "", red: Collection[int] = ()) -> None:
+    """Small texts to the right of an axis, one for each row, and one above them."""
+    at = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 7}
+    axis.text(1.01, -0.8, header, **at)
+    for row, text in enumerate(texts):
+        axis.text(1.01, row, text, color=_MARKED if row in red else "black", **at)
+
+
+def _row_colors(history: Mapping[str, Any], red: Collection[int]) -> list[str]:
+    kinds = [tensor["kind"] for tensor in history["tensors"].values()]
+    return [_MARKED if row in red else _COLORS[kind] for row, kind in enumerate(kinds)]
+
+
+def _red(history: Mapping[str, Any], by: str, n: int) -> set[int]:
+    """The rows of the bottlenecks."""
+    names = list(history["tensors"])
+    return {names.index(name) for name in bottlenecks(history, n, by)}
+
+
+def _last(tensors: list[Any], key: str) -> npt.NDArray[np.float64]:
+    """The last epoch's numbers; NaN where there is none."""
+    values = [tensor[key][-1] if key in tensor else None for tensor in tensors]
+    return np.array(values, dtype=np.float64)
 
 
 def _weight_panels(model: QuantizedModel) -> list[tuple[str, str, npt.NDArray[Any], Quantizer]]:

@@ -1,14 +1,16 @@
-"""Pictures of the learned grids; no display is needed."""
+"""Pictures of the learned grids and of capacities; no display is needed."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 
 import keras_qat
+from keras_qat.callbacks import CapacityMonitor
 from tests.models import images, residual_network
 
-pytest.importorskip("matplotlib", reason="plot_grids draws with matplotlib")
+pytest.importorskip("matplotlib", reason="pictures need matplotlib")
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,136 @@ def test_without_matplotlib_it_says_what_to_install(qmodel, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         keras_qat.plot_grids(qmodel, images(4))
+
+
+def capacity_tensor(kind, target, bits, capacity, learned=True):
+    tensor = {"kind": kind, "target_bits": target, "learned": learned, "values": 10}
+    tensor |= {"mean_bits": bits, "max_bits": bits, "bits_per_value": capacity}
+    if kind == "activations":
+        tensor["bits_per_example"] = [value and 10 * value for value in capacity]
+    return tensor | {"saturation": [0.25, 0.125]}
+
+
+@pytest.fixture
+def history():
+    """Two epochs of a network made up: one fixed width, one weight that diverged."""
+    tensors = {
+        "image/activations": capacity_tensor("activations", 8, [8.0, 8.0], [8.0, 7.5], False),
+        "conv/weights": capacity_tensor("weights", 2, [9.0, 2.5], [8.0, 1.75]),
+        "relu/activations": capacity_tensor("activations", 2, [8.0, 1.5], [7.0, 1.5]),
+        "head/weights": capacity_tensor("weights", 4, [9.0, None], [7.0, None]),
+        "head/activations": capacity_tensor("activations", 4, [9.0, 4.0], [7.0, 3.0]),
+    }
+    return {"epochs": [0, 1], "tensors": tensors}
+
+
+def red_rows(artists):
+    return [row for row, color in enumerate(artists) if tuple(color[:3]) == to_rgb("tab:red")]
+
+
+def to_rgb(color):
+    from matplotlib import colors
+
+    return colors.to_rgb(color)
+
+
+def test_capacity_has_a_row_for_each_tensor_in_its_color(history):
+    bits, *_ = keras_qat.plot_capacity(history).axes
+    labels = bits.get_yticklabels()
+    assert [label.get_text() for label in labels] == list(history["tensors"])
+    colors = [to_rgb(label.get_color()) for label in labels]
+    blue, orange = to_rgb("tab:blue"), to_rgb("tab:orange")
+    assert colors == [orange, blue, orange, blue, orange]
+    low, high = bits.get_ylim()
+    assert low > high  # the first layer is on top
+
+
+def test_capacity_shows_bits_on_their_way_to_the_target(history):
+    bits, *_ = keras_qat.plot_capacity(history).axes
+    values = np.ma.filled(bits.images[0].get_array(), np.nan)
+    nan = np.nan  # the fixed width, and the one that diverged
+    expected = [[nan, nan], [7.0, 0.5], [6.0, 0.0], [5.0, nan], [5.0, 0.0]]
+    np.testing.assert_array_equal(values, expected)
+    assert bits.images[0].get_clim() == (0.0, 7.0)
+    texts = [text.get_text() for text in bits.texts]
+    assert texts == ["bits / target", "8.0 / 8", "2.5 / 2", "1.5 / 2", "nan / 4", "4.0 / 4"]
+
+
+def test_fixed_widths_leave_the_place_to_the_capacity(history):
+    for tensor in history["tensors"].values():
+        tensor["learned"] = False
+    bits, *_ = keras_qat.plot_capacity(history).axes
+    values = np.ma.filled(bits.images[0].get_array(), np.nan)
+    np.testing.assert_array_equal(values[1], [8.0, 1.75])
+
+
+def test_capacity_bars_are_the_last_epoch_and_bottlenecks_are_red(history):
+    _, capacity, examples, saturation, *_ = keras_qat.plot_capacity(history).axes
+    widths = [bar.get_width() for bar in capacity.patches]
+    np.testing.assert_array_equal(widths, [7.5, 1.75, 1.5, np.nan, 3.0])
+    np.testing.assert_array_equal(capacity.lines[0].get_xdata(), [8, 2, 2, 4, 4])
+    assert red_rows(bar.get_facecolor() for bar in capacity.patches) == [1, 2, 3]
+    points = examples.collections[0]
+    found = np.ma.filled(points.get_offsets()[:, 0], np.nan)
+    np.testing.assert_array_equal(found, [75.0, np.nan, 15.0, np.nan, 30.0])
+    assert red_rows(points.get_facecolors()) == [2]
+    assert [bar.get_width() for bar in saturation.patches] == [12.5] * 5
+
+
+def test_a_dead_tensor_is_named_though_no_point_shows_it(history):
+    history["tensors"]["relu/activations"] |= {"bits_per_value": [7.0, 0.0]}
+    history["tensors"]["relu/activations"] |= {"bits_per_example": [70.0, 0.0]}
+    examples = keras_qat.plot_capacity(history).axes[2]
+    texts = [text for text in examples.texts if text.get_text()]
+    assert [text.get_text() for text in texts] == ["75", "0", "30"]
+    assert [text.get_color() for text in texts] == ["black", "tab:red", "black"]
+    assert np.isnan(np.ma.filled(examples.collections[0].get_offsets()[2, 0], np.nan))
+
+
+@pytest.mark.parametrize("number", [2.0, None])
+def test_one_epoch_with_targets_met_or_nothing_known_draws(history, number):
+    weights = history["tensors"]["conv/weights"]
+    weights |= {"max_bits": [number], "bits_per_value": [number], "saturation": [0.0]}
+    figure = keras_qat.plot_capacity({"epochs": [3], "tensors": {"conv/weights": weights}})
+    figure.canvas.draw()
+    assert figure.axes[0].images[0].get_clim() == (0.0, 1.0)  # met is white, not dark
+
+
+def test_capacity_comes_from_a_monitor_its_history_or_its_file(history, tmp_path):
+    monitor = CapacityMonitor(images(4))
+    monitor.history = history
+    monitor.save_json(tmp_path / "capacity.json")
+    sources = [monitor, history, str(tmp_path / "capacity.json"), tmp_path / "capacity.json"]
+    for number, source in enumerate(sources):
+        keras_qat.plot_capacity(source, tmp_path / f"{number}.svg")
+    pictures = [(tmp_path / f"{number}.svg").stat().st_size for number in range(4)]
+    assert min(pictures) > 10_000
+    assert max(pictures) - min(pictures) < 100  # but for dates, the same picture
+
+
+@pytest.mark.parametrize("wrong", [3, {"epochs": [0]}, [1, 2]])
+def test_what_is_no_capacity_history_is_refused(wrong, tmp_path):
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps(wrong))
+    for source in (wrong, path):
+        with pytest.raises(ValueError, match=r"draws a CapacityMonitor.*Received"):
+            keras_qat.plot_capacity(source)
+
+
+def test_a_file_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "wrong.json").write_text("epochs")
+    with pytest.raises(ValueError, match=r"wrong\.json is no JSON file"):
+        keras_qat.plot_capacity(tmp_path / "wrong.json")
+    with pytest.raises(FileNotFoundError):
+        keras_qat.plot_capacity(tmp_path / "none.json")
+
+
+def test_capacity_wants_an_epoch():
+    with pytest.raises(ValueError, match="no epoch yet"):
+        keras_qat.plot_capacity(CapacityMonitor(images(4)))
+
+
+def test_capacity_without_matplotlib_says_what_to_install(history, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="plot_capacity needs matplotlib: pip install"):
+        keras_qat.plot_capacity(history)

@@ -1,5 +1,6 @@
 """Callbacks for `fit`: schedules of quantization-aware training, and what to watch."""
 
+from keras_qat.callbacks.capacity_monitor import CapacityMonitor
 from keras_qat.callbacks.gdnsq_schedule import GDNSQSchedule
 
-__all__ = ["GDNSQSchedule"]
+__all__ = ["CapacityMonitor", "GDNSQSchedule"]

@@ -1,0 +1,268 @@
+"""`CapacityMonitor`: what every quantizer of a model lets through, epoch by epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qat.calibration import CalibrationData
+from keras_qat.callbacks.channel_capacity import Measurement, bottlenecks, channel_of
+from keras_qat.conversion import tensor_names
+from keras_qat.integer.io import replace_file
+from keras_qat.keras_graph import nodes
+from keras_qat.model import QuantizedModel
+from keras_qat.quantizers import Quantizer, SoftmaxRounding
+from keras_qat.wrappers import QuantizeWrapper
+
+WEIGHTS, ACTIVATIONS = "weights", "activations"
+
+
+class CapacityMonitor(keras.callbacks.Callback):
+    """Records the bits, the range, the saturation and the capacity of every quantizer.
+
+    GDNSQ sees a network as a chain of noisy channels. At the end of every epoch this callback
+    runs `data` through the model in inference mode, looks at the float values that enter each
+    quantizer, and appends to `history`, which is plain JSON:
+
+    ```
+    {"epochs": [0, 1, ...],
+     "tensors": {"conv/weights": {"kind": "weights", "target_bits": 4, ...}, ...}}
+    ```
+
+    A tensor is `<layer>/weights`, or `<tensor>/activations` with the name that the integer graph
+    has for it; they come in the order of the graph. Each holds:
+
+    * `kind`: "weights" or "activations"; `target_bits`; `learned`: whether training moves the
+      width; `values`: how many there are, of activations in one example.
+    * `mean_bits`, `max_bits`: the real-valued width over channels; of a fixed grid its bits. As
+      the penalty counts it: a target is met a little above it, where levels round down to it.
+    * `step`, `low`, `high`: distance of two levels and ends of the grid in real units, mean over
+      channels. The step is the scale of the noise.
+    * `saturation`: share of the float values beyond `low` and `high`. Of GDNSQ's weights, whose
+      grids follow their range: share farther than half a step beyond, that is, cut off.
+    * `bits_per_value`: the effective capacity
+      `C = min(1/2 * log2(1 + 12 * sigma**2 / step**2), log2(levels))`, mean over channels, with
+      `sigma**2` the variance of the values after clamping. It is Shannon's capacity of a Gaussian
+      channel with Bennett's rounding noise of variance `step**2 / 12`; applying it to GDNSQ's
+      chain is our own reading. `channel_capacity` names sources and limits.
+    * `bits_per_example`, activations only: `C * values`.
+
+    A number that is not finite, as in a run that diverged, is `None`. The grid of a softmax is
+    left out: it is the runtimes' own and rounds in inference only.
+
+    Fits that go on from one another extend the history; an epoch that is run again replaces its
+    record and those behind it; another model starts over. The model is not changed, and nothing
+    is saved with it. The probe of its values is compiled once.
+
+    Args:
+        data: input samples as for `quantize`'s `calibration_data`; a few dozen are enough.
+        log_dir: also writes every number as a TensorBoard scalar `<number>/<tensor>` there.
+        batch_size: samples that the probe looks at together.
+
+    Raises:
+        ValueError: no data, a `batch_size` below 1, or a `log_dir` without the TensorFlow backend;
+            when `fit` starts: data that do not fit the model, or a model without quantizers.
+
+    >>> monitor = CapacityMonitor(np.zeros((2, 4)))
+    >>> monitor.history
+    {'epochs': [], 'tensors': {}}
+    """
+
+    def __init__(
+        self, data: Any, log_dir: str | os.PathLike[str] | None = None, batch_size: int = 64
+    ):
+        super().__init__()
+        if data is None:
+            raise ValueError(
+                "CapacityMonitor needs a few input samples, for example "
+                "CapacityMonitor(x_train[:64]). Received: None"
+            )
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                f"The batch_size must be a whole number from 1 on. Received: {batch_size!r}"
+            )
+        if log_dir is not None and keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "CapacityMonitor writes to a log_dir with TensorFlow, and Keras runs on "
+                f"{keras.backend.backend()!r}. Leave log_dir out: history, save_json and "
+                "keras_qat.plot_capacity work on every backend."
+            )
+        self.history: dict[str, Any] = {"epochs": [], "tensors": {}}
+        self._data = data
+        self._log_dir = log_dir
+        self._batch_size = batch_size
+        self._probe: _Probe | None = None
+        self._writer: Any = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if not isinstance(self.model, QuantizedModel):
+            raise ValueError(
+                "CapacityMonitor needs a model that keras_qat.quantize returned. Received: "
+                f"{type(self.model).__name__} {self.model.name!r}"
+            )
+        if self._probe is None or self._probe.model is not self.model:
+            self._probe = _Probe(self.model, self._data, self._batch_size)
+            self._forget_from(0)
+            self.history["tensors"].clear()
+        if self._log_dir is not None:
+            import tensorflow as tf
+
+            self._writer = tf.summary.create_file_writer(os.fspath(self._log_dir))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._forget_from(epoch)
+        self.history["epochs"].append(epoch)
+        for name, record in self._probe.records():
+            tensor = self.history["tensors"].setdefault(name, {})
+            for key, value in record.items():
+                if isinstance(value, float):
+                    tensor.setdefault(key, []).append(value if math.isfinite(value) else None)
+                else:
+                    tensor[key] = value
+        if self._writer is not None:
+            self._write_scalars(epoch)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def bottlenecks(self, n: int = 3, by: str = "bits_per_value") -> list[str]:
+        """The tensors with the smallest capacity in the last epoch, smallest first.
+
+        `by="bits_per_value"` ranks weights and activations together. Rounding noise is the share
+        `2**(-2 * C)` of what leaves a quantizer, and where a layer multiplies weights with inputs,
+        the shares of both add up. So the first one disturbs its layer most: more bits, or a range
+        that fits, help there first.
+
+        `by="bits_per_example"` ranks activations as links of the chain: all that follows a tensor
+        knows no more of an example than that many bits. It finds the narrow waist of a network
+        with a single path; around it, shortcuts carry more. At the end of a classifier, where few
+        values suffice, it is small by nature.
+
+        Args:
+            n: how many, at most.
+            by: "bits_per_value" or "bits_per_example".
+
+        Raises:
+            ValueError: no such ranking, an `n` below 1, or no epoch recorded yet.
+        """
+        return bottlenecks(self.history, n, by)
+
+    def save_json(self, path: str | os.PathLike[str]) -> None:
+        """Writes the history as JSON: the whole file, or the one that was there stays."""
+        replace_file(path, json.dumps(self.history, allow_nan=False).encode())
+
+    def _forget_from(self, epoch: int) -> None:
+        """Drops the records of that epoch and of all that follow."""
+        kept = sum(recorded < epoch for recorded in self.history["epochs"])
+        del self.history["epochs"][kept:]
+        for tensor in self.history["tensors"].values():
+            for values in tensor.values():
+                if isinstance(values, list):
+                    del values[kept:]
+
+    def _write_scalars(self, epoch: int) -> None:
+        """As `tf.summary.scalar` does, which wants TensorBoard installed where the model trains."""
+        import tensorflow as tf
+
+        scalar = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
+        scalar.plugin_data.plugin_name = "scalars"
+        with self._writer.as_default():
+            for name, tensor in self.history["tensors"].items():
+                for key, values in tensor.items():
+                    if isinstance(values, list) and values[-1] is not None:
+                        value = tf.constant(values[-1], tf.float32)
+                        tf.summary.write(f"{key}/{name}", value, step=epoch, metadata=scalar)
+        self._writer.flush()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Site:
+    """One quantizer at one place, with the layer of its kernel or the tensor that enters it."""
+
+    quantizer: Quantizer
+    layer: QuantizeWrapper | None = None
+    source: Any = None
+
+
+class _Probe:
+    """Looks at the values that enter the quantizers of a model."""
+
+    def __init__(self, model: QuantizedModel, data: Any, batch_size: int):
+        self.model = model
+        self._sites = _sites(model)
+        if not self._sites:
+            raise ValueError(
+                f"{model.name!r} has no quantizers to monitor: all of its layers are in float."
+            )
+        try:
+            batches = list(CalibrationData(model, data))
+        except ValueError as error:
+            raise ValueError(f"CapacityMonitor cannot run its data: {error}") from error
+        self._inputs = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+        self._samples = len(self._inputs[0])
+        self._batch_size = min(batch_size, self._samples)
+        sources = {name: site.source for name, site in self._sites.items() if site.layer is None}
+        self._values = keras.Model(model.inputs, sources) if sources else None
+
+    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The name of every tensor and what is found now."""
+        if hasattr(self.model, "jax_state_sync"):  # on JAX, `fit` keeps the variables elsewhere
+            self.model.jax_state_sync()
+        measurements = {name: _measurement(site) for name, site in self._sites.items()}
+        for values in self._batches():
+            for name, value in values.items():
+                measurements[name].add(value)
+        for name, site in self._sites.items():
+            found = measurements[name]
+            record: dict[str, Any] = {
+                "kind": ACTIVATIONS if site.layer is None else WEIGHTS,
+                "target_bits": int(site.quantizer.bits),
+                "learned": site.quantizer.learns_width and bool(site.quantizer.trainable),
+                "values": found.values // (self._samples if site.layer is None else 1),
+                **found.record(),
+            }
+            if site.layer is None:
+                record["bits_per_example"] = record["bits_per_value"] * record["values"]
+            yield name, record
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        """What enters the activations' quantizers, in batches of one size: one compilation."""
+        if self._values is None:
+            return
+        for start in range(0, self._samples, self._batch_size):
+            filled = np.arange(start, start + self._batch_size) % self._samples
+            count = min(self._batch_size, self._samples - start)
+            values = self._values.predict_on_batch([array[filled] for array in self._inputs])
+            yield {name: value[:count] for name, value in values.items()}
+
+
+def _sites(model: QuantizedModel) -> dict[str, _Site]:
+    """Every quantizer by the name of its tensor, in the order of the graph."""
+    names = tensor_names(model)
+    found: dict[str, _Site] = {}
+    for node in nodes(model):
+        layer = node.operation
+        if isinstance(layer, QuantizeWrapper):
+            found[f"{layer.name}/{WEIGHTS}"] = _Site(layer.weight_quantizer, layer=layer)
+        elif isinstance(layer, Quantizer) and not isinstance(layer, SoftmaxRounding):
+            (source,) = node.inputs
+            found[f"{names[id(source)]}/{ACTIVATIONS}"] = _Site(layer, source=source)
+    return found
+
+
+def _measurement(site: _Site) -> Measurement:
+    if site.layer is None:
+        return Measurement(channel_of(site.quantizer))
+    kernel = site.layer.channels_last_kernel()
+    measurement = Measurement(channel_of(site.quantizer, kernel))
+    measurement.add(keras.ops.convert_to_numpy(kernel))
+    return measurement

@@ -1,0 +1,215 @@
+"""A quantizer as a noisy channel: its grid, what it saturates, how many bits get through."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from keras_qat.quantizers import GDNSQActivationQuantizer, GDNSQWeightQuantizer, Quantizer
+from keras_qat.quantizers.sharing import sharing_axes
+
+Array = npt.NDArray[np.floating[Any]]
+History = Mapping[str, Any]
+
+RANKINGS = ("bits_per_value", "bits_per_example")
+
+_FLOAT_ERROR = 2.0**-10
+"""In steps: a value this close to the clamp range does not count as saturated."""
+
+
+def channel_capacity(variance: Any, step: Any, levels: Any) -> Array:
+    """Effective capacity of a quantizer in bits per value.
+
+    `C = min(1/2 * log2(1 + 12 * variance / step**2), log2(levels))`
+
+    Rounding to steps of `s` is modelled as uniform noise of variance `s**2 / 12`, independent of
+    the signal (Bennett 1948, "Spectra of quantized signals"); the first term is the capacity of a
+    channel that adds Gaussian noise of that power to a signal of that variance (Shannon 1948, "A
+    mathematical theory of communication"). No code tells more than the second term. Reading the
+    channels of GDNSQ (arXiv 2508.14004) this way is our own.
+
+    It compares quantizers; it does not count what a network knows. Bennett's model wants fine
+    steps and is rough at 1 and 2 bits; the first term is what a Gaussian signal could carry, not
+    what this one does; values of one tensor depend on each other; and what clamping cuts off is
+    no noise here, so look at the saturation as well.
+
+    Args:
+        variance: of the values, in their units squared.
+        step: between two levels, in the units of the values.
+        levels: how many there are.
+
+    Returns:
+        float64, in the shape that the arguments broadcast to; NaN where the variance is NaN.
+
+    Raises:
+        ValueError: a negative variance, a step that is not positive, or less than one level.
+
+    >>> [round(float(bits), 3) for bits in channel_capacity([0.0, 1.0, 1e6], step=2.0, levels=16)]
+    [0.0, 1.0, 4.0]
+    """
+    variance, step, levels = (np.asarray(each, np.float64) for each in (variance, step, levels))
+    if np.any(variance < 0.0) or np.any(step <= 0.0) or np.any(levels < 1.0):
+        raise ValueError(
+            "A capacity needs a variance of 0 or more, a positive step and at least one level. "
+            f"Received: variance={variance}, step={step}, levels={levels}"
+        )
+    return np.minimum(0.5 * np.log2(1.0 + 12.0 * variance / step**2), np.log2(levels))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Channel:
+    """The grid that a quantizer has now; arrays of shape `()` or `(channels,)`.
+
+    Attributes:
+        bits: real-valued width; of a fixed grid its bits.
+        step: between two levels, in real units.
+        low: real value of the lowest code.
+        high: real value of the highest code.
+        levels: how many codes there are.
+        slack: how far beyond `low` and `high` a value is still rounded, not cut off.
+    """
+
+    bits: Array
+    step: Array
+    low: Array
+    high: Array
+    levels: Array
+    slack: Array
+
+
+@functools.singledispatch
+def channel_of(quantizer: Quantizer, kernel: Any = None) -> Channel:
+    """The channel that a quantizer is at the moment; `kernel` is what it quantizes, if weights.
+
+    Of a grid with fixed or learned ends, `low` and `high` are its clamp range. The grids of
+    `GDNSQWeightQuantizer` follow the range of their weights instead of clamping it: there a
+    weight is cut off only if it is farther than half a step from the outermost code, as where
+    `limit_levels` took levels away.
+
+    >>> from keras_qat.quantizers import Grid, STEQuantizer
+    >>> quantizer = STEQuantizer(Grid.for_weights(2))
+    >>> quantizer.build((4,))
+    >>> channel = channel_of(quantizer)
+    >>> float(channel.low), float(channel.high), int(channel.levels)
+    (-2.0, 1.0, 4)
+    """
+    grid, scale = quantizer.grid, _numpy(quantizer.scale)
+    return _channel(
+        bits=float(quantizer.bits),
+        step=scale * np.float32(grid.step),
+        low=scale * np.float32(grid.qmin),
+        high=scale * np.float32(grid.qmax),
+        levels=(grid.qmax - grid.qmin) // grid.step + 1,
+    )
+
+
+@channel_of.register
+def _(quantizer: GDNSQActivationQuantizer, kernel: Any = None) -> Channel:
+    bits, step = _numpy(quantizer.bit_width()), _numpy(quantizer.step)
+    if quantizer.deployable:
+        ends = quantizer.forward_grid()
+        lowest, highest = _numpy(ends.qmin), _numpy(ends.qmax)
+        return _channel(bits, step, lowest * step, highest * step, highest - lowest + 1.0)
+    low = _numpy(quantizer.offset)
+    high = low + np.exp2(_numpy(quantizer.log_range)) - step
+    return _channel(bits, step, low, high, _numpy(quantizer.levels()))
+
+
+@channel_of.register
+def _(quantizer: GDNSQWeightQuantizer, kernel: Any = None) -> Channel:
+    if kernel is None:
+        raise ValueError(f"The grid of {quantizer.name!r} depends on its weights: pass the kernel.")
+    bits, step = _numpy(quantizer.bit_width(kernel)), _numpy(quantizer.step)
+    if quantizer.deployable:
+        grid = quantizer.weight_grid(kernel)
+        unit, lowest, steps = (
+            np.reshape(_numpy(each), step.shape) for each in (grid.unit, grid.lowest, grid.steps)
+        )
+        low, high = lowest * unit, (lowest + grid.stride * steps) * unit
+        return _channel(bits, step, low, high, steps + 1.0, slack=0.5)
+    levels = _numpy(quantizer.levels(kernel))
+    low = np.reshape(np.min(_numpy(kernel), axis=sharing_axes(kernel, step)), step.shape)
+    return _channel(bits, step, low, low + (levels - 1.0) * step, levels, slack=0.5)
+
+
+class Measurement:
+    """Statistics of the float values at the input of a channel, batch by batch."""
+
+    def __init__(self, channel: Channel):
+        self.channel = channel
+        self.values = 0
+        self._beyond = 0
+        self._sum: Any = 0.0
+        self._squares: Any = 0.0
+
+    def add(self, values: Any) -> None:
+        """Takes more values; of a channel with several steps the last axis counts them."""
+        channel = self.channel
+        values = np.asarray(values, np.float32)
+        low, high = channel.low - channel.slack, channel.high + channel.slack
+        near = _FLOAT_ERROR * channel.step
+        axes = tuple(range(values.ndim - channel.step.ndim))
+        with np.errstate(invalid="ignore", over="ignore"):  # a diverged run: its record says so
+            self._beyond += int(np.sum((values < low - near) | (values > high + near)))
+            passed = np.clip(values, low, high)
+            self._sum = self._sum + np.sum(passed, axis=axes, dtype=np.float64)
+            self._squares = self._squares + np.sum(np.square(passed, dtype=np.float64), axis=axes)
+        self.values += values.size
+
+    def record(self) -> dict[str, float]:
+        """What was found, as plain numbers: see `CapacityMonitor`."""
+        channel = self.channel
+        count = self.values / max(1, channel.step.size)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = self._sum / count
+            variance = np.maximum(self._squares / count - np.square(mean), 0.0)
+            capacity = channel_capacity(variance, channel.step, channel.levels)
+        return {
+            "mean_bits": float(np.mean(channel.bits)),
+            "max_bits": float(np.max(channel.bits)),
+            "step": float(np.mean(channel.step)),
+            "low": float(np.mean(channel.low)),
+            "high": float(np.mean(channel.high)),
+            "saturation": self._beyond / self.values,
+            "bits_per_value": float(np.mean(capacity)),
+        }
+
+
+def bottlenecks(history: History, n: int = 3, by: str = "bits_per_value") -> list[str]:
+    """The tensors with the smallest capacity in the last epoch of a history, smallest first.
+
+    Args:
+        history: of a `CapacityMonitor`, which says what the rankings mean.
+        n: how many, at most.
+        by: "bits_per_value" or "bits_per_example".
+
+    Raises:
+        ValueError: no such ranking, an `n` below 1, or a history without epochs.
+
+    >>> tensors = {"a/weights": {"bits_per_value": [4.0]}, "b/weights": {"bits_per_value": [1.0]}}
+    >>> bottlenecks({"epochs": [0], "tensors": tensors}, n=1)
+    ['b/weights']
+    """
+    if by not in RANKINGS:
+        raise ValueError(f"Bottlenecks are ranked by one of {RANKINGS}. Received: {by!r}")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"The number of bottlenecks must be 1 or more. Received: {n!r}")
+    if not history["epochs"]:
+        raise ValueError("The capacity history has no epoch yet: fit with the monitor first.")
+    last = {name: tensor[by][-1] for name, tensor in history["tensors"].items() if by in tensor}
+    return sorted(last, key=lambda name: -1.0 if last[name] is None else last[name])[:n]
+
+
+def _channel(bits: Any, step: Any, low: Any, high: Any, levels: Any, slack: float = 0.0) -> Channel:
+    values = (bits, step, low, high, levels, np.asarray(step) * slack)
+    return Channel(*(np.asarray(value, np.float64) for value in values))
+
+
+def _numpy(tensor: Any) -> Any:
+    return np.asarray(ops.convert_to_numpy(tensor))
