@@ -45,6 +45,18 @@ def images(count: int = 64, shape: tuple[int, ...] = (12, 12, 3), seed: int = 0)
     return np.random.default_rng(seed).normal(size=(count, *shape)).astype(np.float32)
 
 
+def depthwise_network() -> keras.Model:
+    """A convolution, a depthwise one and a dense head for 8x8 images: trains in moments."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(8, 3, name="conv")(inputs)
+    x = layers.BatchNormalization(name="conv_bn")(x)
+    x = layers.ReLU(name="conv_relu")(x)
+    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = layers.BatchNormalization(name="depthwise_bn")(x)
+    outputs = layers.Dense(5, name="head")(layers.Flatten(name="flatten")(x))
+    return randomize(keras.Model(inputs, outputs, name="depthwise"))
+
+
 def dense_network() -> keras.Model:
     """Three dense layers with a hidden width that trains in moments: 6 numbers in, 3 classes."""
     inputs = keras.Input((6,), name="numbers")

@@ -2,7 +2,6 @@
 
 import math
 
-import keras
 import numpy as np
 import pytest
 
@@ -11,28 +10,18 @@ from keras_qat import integer
 from keras_qat.integer import ops
 from keras_qat.wrappers import QuantizeWrapper
 from keras_qat.wrappers.neighbours import headroom
-from tests.models import images, randomize
+from tests.models import depthwise_network, images
 from tests.seams import op_differences
 from tests.test_linking import assert_bias_on_the_grid
 
 X = images(16, (8, 8, 3))
 
 
-def small_network():
-    inputs = keras.Input((8, 8, 3), name="image")
-    x = keras.layers.Conv2D(8, 3, name="conv")(inputs)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    x = keras.layers.DepthwiseConv2D(3)(x)
-    x = keras.layers.BatchNormalization()(x)
-    outputs = keras.layers.Dense(5, name="head")(keras.layers.Flatten()(x))
-    return randomize(keras.Model(inputs, outputs))
-
-
 def narrowed(target, weight_bits, **config):
     """Weights aim at `target` bits and have learned `weight_bits` so far."""
     bits = {"weight_bits": target, "first_and_last_bits": target, "activation_bits": 4}
     config = keras_qat.GDNSQConfig(**bits, **config)
-    qmodel = keras_qat.quantize(small_network(), config, calibration_data=X)
+    qmodel = keras_qat.quantize(depthwise_network(), config, calibration_data=X)
     for width in qmodel.learned_widths:
         width.narrow(None if width.layer is None else weight_bits)
     return qmodel
