@@ -1,5 +1,6 @@
 """The same code on the JAX backend: gradients equal TensorFlow's, integers equal the model's."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -7,48 +8,123 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
-SCRIPT = """
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None, reason="needs JAX, as requirements for development do"
+)
+
+GRADIENTS = """
+import functools, json
+import keras, numpy as np
+import keras_qat
+from keras_qat import integer
+from keras_qat.quantizers.snapped_grids import fake_quantize_snapped_activations
+from keras_qat.quantizers.snapped_grids import fake_quantize_snapped_weights
+from tests.golden_vectors import value_and_gradients
+from tests.models import depthwise_network, images, residual_network
+from tests.quantizers.snapped_formulas import kernel, normal
+
+found = {"backend": keras.backend.backend()}
+
+
+def one_step(name, model, config):
+    "What one step of gradient descent with rate 1 changes: the gradients."
+    x, rng = images(64, model.inputs[0].shape[1:]), np.random.default_rng(0)
+    for layer in model.layers:
+        if hasattr(layer, "rate"):
+            layer.rate = 0.0  # of a Dropout: backends draw different numbers
+        if hasattr(layer, "use_bias"):
+            shapes = [weight.shape for weight in layer.get_weights()]
+            layer.set_weights([rng.normal(0.0, 0.3, shape) for shape in shapes])
+    qmodel = keras_qat.quantize(model, config, calibration_data=x)
+    for width in qmodel.learned_widths:
+        width.narrow()
+        width.quantizer.limit_levels()
+    for quantizer in qmodel.quantizers:
+        if hasattr(quantizer, "scale_ratio"):  # off the clamp edges, where the last bit decides
+            quantizer.scale_ratio.assign(np.full(quantizer.scale_ratio.shape, 1.01, np.float32))
+        for variable in quantizer.trainable_variables if qmodel.learned_widths else ():
+            variable.assign(variable - 0.123)
+    before = [v.numpy() for v in qmodel.trainable_variables]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=name == "gdnsq")
+    jit = keras.backend.backend() == "jax"  # which takes longer to compile one op after another
+    qmodel.compile(keras.optimizers.SGD(1.0), loss, jit_compile=jit)
+    qmodel.fit(x, np.arange(64) % 5, batch_size=64, epochs=1, shuffle=False, verbose=0)
+    steps = {
+        v.path: (old - v.numpy()).ravel().tolist()
+        for v, old in zip(qmodel.trainable_variables, before)
+    }
+    codes = qmodel.layer_codes(x)
+    graph = integer.add_headroom(qmodel.to_integer())
+    values = integer.run(graph, codes["image"], "xnnpack", keep_all=True)
+    flips = sum(int((codes[name] != values[name]).sum()) for name in codes)
+    found[name] = {"steps": steps, "flips": flips}
+
+
+def of_functions(estimator):
+    "Gradients for fixed signs: grids below a limit, and grids that it cuts off."
+    options = {"estimator": estimator, "noise_sign": np.sign(normal(2, 3, 3, 2, 4)) / 2}
+    cases = {
+        "half": (fake_quantize_snapped_weights, {}, ([-1.3, -0.2, -2.1, 3.0],)),
+        "whole": (fake_quantize_snapped_weights, {"half_steps": False}, ([-1.3, -0.2, -2, 3.0],)),
+        "activations": (fake_quantize_snapped_activations, {}, (-1.1, -2.5, 1.3)),
+    }
+    for name, (function, own, parameters) in cases.items():
+        for limit in (4.0, 1e6):
+            quantize = functools.partial(function, level_limit=limit, **own, **options)
+            inputs = [kernel(0), *map(np.float32, parameters)]
+            output, gradients = value_and_gradients(quantize, inputs, normal(1, 3, 3, 2, 4))
+            numbers = {str(i): np.ravel(a).tolist() for i, a in enumerate([output, *gradients])}
+            found[f"{name} {estimator} {limit}"] = {"steps": numbers}
+
+
+bits = {"weight_bits": 3, "activation_bits": 3}
+one_step("lsq", residual_network(), keras_qat.LSQConfig(**bits))
+config = keras_qat.GDNSQConfig(**bits, noise_gradient="none", estimator="aewgs")
+one_step("gdnsq", depthwise_network(), config)
+for estimator in ("aewgs", "lsq"):
+    of_functions(estimator)
+print(json.dumps(found))
+"""
+
+FIT = """
 import json
 import keras, numpy as np
 import keras_qat
 from keras_qat import integer
-from keras_qat.keras_graph import nodes
-from tests.models import images, residual_network
+from keras_qat.callbacks import GDNSQSchedule
+from tests.models import dense_network, points
 
-x, y = images(64), np.arange(64) % 5
-config = keras_qat.LSQConfig(weight_bits=3, activation_bits=3)
-model = residual_network()
-model.get_layer("dropout").rate = 0.0  # backends draw different numbers
-rng = np.random.default_rng(0)
-for layer in model.layers:
-    if hasattr(layer, "use_bias"):
-        shapes = [weight.shape for weight in layer.get_weights()]
-        layer.set_weights([rng.normal(0.0, 0.3, shape) for shape in shapes])
-qmodel = keras_qat.quantize(model, config, calibration_data=x)
-for quantizer in qmodel.quantizers:
-    if hasattr(quantizer, "scale_ratio"):  # off the clamp edges, where the last bit decides
-        quantizer.scale_ratio.assign(np.full(quantizer.scale_ratio.shape, 1.01, np.float32))
-before = [v.numpy() for v in qmodel.trainable_variables]
-qmodel.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy", jit_compile=False)
-qmodel.fit(x, y, batch_size=64, epochs=1, shuffle=False, verbose=0)
-steps = {
-    v.path: (old - v.numpy()).ravel().tolist()
-    for v, old in zip(qmodel.trainable_variables, before)
-}
+keras.utils.set_random_seed(0)
+x, y = points(256)
+bits = {"weight_bits": 2, "activation_bits": 2, "first_and_last_bits": 2, "start_bits": 8}
+qmodel = keras_qat.quantize(dense_network(), keras_qat.GDNSQConfig(**bits), calibration_data=x)
+loss = "sparse_categorical_crossentropy"
+qmodel.compile(keras.optimizers.Adam(5e-3), loss, metrics=["accuracy"])
+schedule = GDNSQSchedule(verbose=0)
+history = qmodel.fit(x, y, batch_size=16, epochs=16, verbose=0, callbacks=[schedule]).history
 codes = qmodel.layer_codes(x)
 graph = integer.add_headroom(qmodel.to_integer())
-values = integer.run(graph, codes["image"], "xnnpack", keep_all=True)
-flips = sum(int((codes[name] != values[name]).sum()) for name in codes)
-print(json.dumps({"backend": keras.backend.backend(), "steps": steps, "flips": flips}))
+values = integer.run(graph, codes["numbers"], "xnnpack", keep_all=True)
+print(json.dumps({
+    "backend": keras.backend.backend(),
+    "met_at": schedule.targets_met_at,
+    "meets": qmodel.meets_targets(),
+    "batches": float(np.asarray(qmodel.bit_width_penalty.progress)[0]),
+    "logged_bits": float(history["max_weight_bits"][-1]),
+    "accuracy": float(history["accuracy"][-1]),
+    "levels": [w.quantizer.qparams().levels for w in qmodel.learned_widths if w.layer is None],
+    "flips": sum(int((codes[name] != values[name]).sum()) for name in codes),
+}))
 """
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def one_step(backend):
-    """What one step of gradient descent with rate 1 changes: the gradients."""
+def run(script, backend):
+    """What a script prints last, in its own process on that backend."""
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        [sys.executable, "-W", "ignore", "-c", script],
         capture_output=True,
         text=True,
         check=False,
@@ -56,17 +132,33 @@ def one_step(backend):
         env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found.pop("backend") == backend
+    return found
 
 
 def test_gradients_equal_those_on_tensorflow():
-    on_jax, on_tensorflow = one_step("jax"), one_step("tensorflow")
-    assert (on_jax["backend"], on_tensorflow["backend"]) == ("jax", "tensorflow")
-    assert on_jax["flips"] == on_tensorflow["flips"] == 0
-    assert on_jax["steps"].keys() == on_tensorflow["steps"].keys()
-    for path, expected in on_tensorflow["steps"].items():
-        expected = np.asarray(expected)
-        # Sums of float32 in another order; a bias before a BatchNormalization has a gradient of
-        # zero, of which its terms' rounding errors are left.
-        tolerance = 2e-4 * max(np.abs(expected).max(), 1e-2)
-        np.testing.assert_allclose(on_jax["steps"][path], expected, rtol=0, atol=tolerance)
+    on_jax, on_tensorflow = run(GRADIENTS, "jax"), run(GRADIENTS, "tensorflow")
+    assert on_jax.keys() == on_tensorflow.keys()
+    for case, expected in on_tensorflow.items():
+        found = on_jax[case]
+        assert found.get("flips", 0) == expected.get("flips", 0) == 0
+        assert found["steps"].keys() == expected["steps"].keys()
+        for path, step in expected["steps"].items():
+            # Sums of float32 in another order; a bias before a BatchNormalization has a gradient
+            # of zero, of which its terms' rounding errors are left.
+            tolerance = 2e-4 * max(np.abs(step).max(), 3e-2)
+            np.testing.assert_allclose(
+                found["steps"][path], step, rtol=0, atol=tolerance, err_msg=f"{case}: {path}"
+            )
+
+
+def test_learned_widths_meet_their_targets_inside_fit():
+    found = run(FIT, "jax")
+    assert found["meets"]
+    assert 0 < found["met_at"] <= 0.6 * 256  # where GDNSQSchedule plans the arrival
+    assert found["batches"] == 256  # the state in the variables, which a killed run takes up
+    assert found["logged_bits"] == 2
+    assert max(found["levels"]) == 4
+    assert found["accuracy"] > 0.5  # of three classes; 1/3 would be chance
+    assert found["flips"] == 0
