@@ -46,6 +46,12 @@ class LearnedWidth:
         """Widens the steps that have more levels than that many bits; by default the target's."""
         self.quantizer.narrow(*self._kernel(), bits=bits)
 
+    def hold(self) -> None:
+        """Gives grids the levels of the target for good, and lets steps move as weights do."""
+        self.quantizer.fit_target(*self._kernel())
+        self.quantizer.limit_levels()
+        self.quantizer.set_rate(1.0)
+
     def _kernel(self) -> tuple[Tensor, ...]:
         return () if self.layer is None else (self.layer.channels_last_kernel(),)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -99,6 +101,17 @@ class QuantizedModel(keras.Model):
         self._distillation = Distillation(self, teacher, loss, label_weight, from_logits)
         self.train_function = None  # an earlier fit may have compiled the step without it
 
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        if not _schedules_widths(arguments.get("callbacks")) and not self.meets_targets():
+            warnings.warn(
+                f"{self.name!r} learns its bit widths, and nothing in this fit brings them to "
+                "their targets: it will not deploy. Pass "
+                "callbacks=[keras_qat.callbacks.GDNSQSchedule()].",
+                stacklevel=2,
+            )
+        return super().fit(*args, **kwargs)
+
     def compute_loss(
         self,
         x: Any = None,
@@ -174,3 +187,11 @@ class QuantizedModel(keras.Model):
             _PROBES[self] = keras.Model(self.inputs, outputs)
         values = _PROBES[self].predict(x, batch_size=batch_size, verbose=0)
         return {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
+
+
+def _schedules_widths(callbacks: Any) -> bool:
+    callbacks = getattr(callbacks, "callbacks", callbacks)  # of a CallbackList
+    return any(
+        getattr(callback, "schedules_bit_widths", False)
+        for callback in keras.tree.flatten(callbacks)
+    )

@@ -106,7 +106,10 @@ def published_plan(learning_rates: npt.NDArray[np.floating], distance: float) ->
 
 
 def planned_run(
-    learning_rates: npt.NDArray[np.floating], distance: float, arrive_by: float
+    learning_rates: npt.NDArray[np.floating],
+    distance: float,
+    arrive_by: float,
+    adaptive: bool = True,
 ) -> Plan:
     """A run that arrives in time: the published dynamics, compressed by a power of two.
 
@@ -118,6 +121,8 @@ def planned_run(
         learning_rates: of every batch.
         distance: bits between the widest start and its target.
         arrive_by: share of the run.
+        adaptive: whether the optimizer's steps are as long as its learning rate, whatever the
+            gradient, like Adam's; else the rate stays 1, and late widths are moved along.
 
     Raises:
         ValueError: the run is too short to get there at 0.064 bits per batch.
@@ -135,7 +140,7 @@ def planned_run(
     _check_length(batches, math.ceil(needed), distance, "or start at fewer bits")
     learning_rate = float(np.mean(learning_rates[warmup:deadline]))
     wanted = SLACK * distance / (learning_rate * (deadline - warmup))
-    rate = 2.0 ** max(0, math.ceil(math.log2(max(wanted, 1e-9))))
+    rate = 2.0 ** max(0, math.ceil(math.log2(max(wanted, 1e-9)))) if adaptive else 1.0
     return Plan(
         batches=batches,
         learning_rate=learning_rate,

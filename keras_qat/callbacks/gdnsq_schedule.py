@@ -15,7 +15,7 @@ from keras_qat.penalty import BitWidthPenalty
 from keras_qat.schedules import AnnealingState, TemperatureAnnealing
 
 RECIPES = ("planned", "published")
-_CHECKS_IN_A_RUN = 100
+_CHECKS_IN_A_RUN = 50
 
 
 class GDNSQSchedule(keras.callbacks.Callback):
@@ -24,22 +24,22 @@ class GDNSQSchedule(keras.callbacks.Callback):
     With `n` batches done, `c` of which found every target met (`TemperatureAnnealing`): during
     warm-up the learning rate rises to the optimizer's own and there is no penalty; then the
     temperature of the penalty grows with every batch, and the learning rate falls by a factor for
-    each batch of `c`. Convergence is judged from the parameters, about 100 times in a run.
+    each batch of `c`. Convergence is judged from the parameters, about 50 times in a run.
 
     * `"planned"` (default) knows how many batches `fit` will do. It makes the learned steps and
       ranges move faster than the weights, by a power of two, and the temperature grow as much
-      faster, so that targets are met by `arrive_by` of the run. In the rest accuracy recovers:
-      steps move as slowly as weights, and the learning rate falls to 1 %. A width that is later
-      than an even pace from `start_bits` to its target is moved along: all arrive, with any
-      optimizer.
+      faster, so that targets are met by `arrive_by` of the run. A width that arrives is held: its
+      grid keeps the levels of the target, and its step moves as slowly as weights. One that is
+      later than an even pace from `start_bits` to its target is moved along: all arrive, with any
+      optimizer. Then accuracy recovers while the learning rate falls to 1 %.
     * `"published"` has the constants of the published code. It needs at least
       `(start_bits - bits) / learning_rate` batches; 1.1 to 2.1 times that was seen.
 
     An optimizer with a `LearningRateSchedule` keeps it: only the penalty is scheduled then. A rate
     that another callback sets between epochs is taken up.
 
-    Targets once met stay met: grids keep at most that many levels, and the penalty ends (with
-    `offset="free"` it stays). All state lies in variables of the model: with
+    When all targets are met, they stay met: grids keep at most that many levels, and the penalty
+    ends (with `offset="free"` it stays). All state lies in variables of the model: with
     `keras.callbacks.BackupAndRestore` a killed run goes on where it was.
 
     At the end of an epoch, each metric of the validation (of training, if there is none) is logged
@@ -64,6 +64,8 @@ class GDNSQSchedule(keras.callbacks.Callback):
     >>> GDNSQSchedule(arrive_by=0.5).recipe
     'planned'
     """
+
+    schedules_bit_widths = True
 
     def __init__(
         self,
@@ -136,7 +138,8 @@ class GDNSQSchedule(keras.callbacks.Callback):
         distance = max(0.0, max(map(_miss, self.model.learned_widths), default=0.0))
         if self.recipe == "published":
             return published_plan(learning_rates, distance)
-        plan = planned_run(learning_rates, distance, self.arrive_by)
+        adaptive = not isinstance(_inner(self.model.optimizer), keras.optimizers.SGD)
+        plan = planned_run(learning_rates, distance, self.arrive_by, adaptive)
         for width in self.model.learned_widths:
             width.quantizer.set_rate(plan.rate)
         return plan
@@ -204,6 +207,7 @@ class _Run:
         self._state = state
         self._schedule: TemperatureAnnealing = state.plan.annealing()
         self._forces = forces
+        self._planned = forces and state.plan.deadline > 0
         self._verbose = verbose
         self._check_every = max(1, int(state.plan.batches) // _CHECKS_IN_A_RUN)
         self._settable = _has_settable_rate(model.optimizer)
@@ -252,33 +256,46 @@ class _Run:
 
     def _check(self) -> None:
         state = self._state
-        if self._forces:
-            self._narrow_late_widths()
-        missed = self._missing()
+        missed = self._bring_along() if self._planned else self._missing()
         if not missed and not state.converged:
-            self._say(f"all {len(self._model.learned_widths)} targets are met")
-            for width in self._model.learned_widths:
-                width.quantizer.limit_levels()
-            if state.plan.deadline:
-                for width in self._model.learned_widths:
-                    width.quantizer.set_rate(1.0)
-                state.anneal_to_the_end()
-                self._schedule = state.plan.annealing()
+            self._arrive()
         state.converged = not missed
 
-    def _narrow_late_widths(self) -> None:
-        late = self._state.plan.late(self._state.annealing.batches)
-        for width in self._missing() if late < 1.0 else ():
-            distance = width.quantizer.start_bits - width.target
-            width.narrow(width.target + late * distance)
+    def _bring_along(self) -> list[LearnedWidth]:
+        """Holds the widths that arrived, moves those along that are late; the ones still missing.
+
+        At its high rate a width that arrived would move on, past its target.
+        """
+        late, missed = self._state.plan.late(self._state.annealing.batches), []
+        for width in self._model.learned_widths:
+            if width.quantizer.holds:
+                continue
+            if late < 1.0 and not width.meets_target():
+                distance = width.quantizer.start_bits - width.target
+                width.narrow(width.target + late * distance)
+            if not width.meets_target():
+                missed.append(width)
+            elif width.quantizer.deployable:
+                width.hold()
+        return missed
+
+    def _arrive(self) -> None:
+        widths = self._model.learned_widths
+        self._say(f"all {len(widths)} targets are met")
+        for width in widths:
+            width.quantizer.limit_levels()
+            width.quantizer.set_rate(1.0)
+        if self._planned:
+            self._state.anneal_to_the_end()
+            self._schedule = self._state.plan.annealing()
 
     def _missing(self) -> list[LearnedWidth]:
         return [width for width in self._model.learned_widths if not width.meets_target()]
 
     def _missed(self) -> str:
-        names = [width.name for width in self._missing()]
-        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        return f"{len(names)} widths have not met their targets ({listed})"
+        missed = self._missing()
+        names = ", ".join(width.name for width in missed[:3]) + (", ..." if missed[3:] else "")
+        return f"{len(missed)} widths have not met their targets ({names})"
 
     def _say(self, what: str) -> None:
         if self._verbose:

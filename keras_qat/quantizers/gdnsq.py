@@ -25,6 +25,7 @@ Tensor = Any
 
 OFFSETS = ("snapped", "free")
 _START_BITS = range(8, 17)
+_SEED_STATE = "seed_state"
 HOW_TO_MEET = "train on with keras_qat.callbacks.GDNSQSchedule until it is met."
 
 
@@ -104,6 +105,18 @@ class GDNSQQuantizer(Quantizer):
                 autocast=False,
             )
 
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        if self._draws:  # Keras keeps no seed state: a resumed run would draw other signs
+            store[_SEED_STATE] = self.seed_generator.state
+
+    def load_own_variables(self, store: Any) -> None:
+        values = {key: store[key] for key in list(store.keys())}
+        state = values.pop(_SEED_STATE, None)
+        if self._draws and state is not None:
+            self.seed_generator.state.assign(state)
+        super().load_own_variables(values)
+
     @property
     def learns_width(self) -> bool:
         return True
@@ -152,8 +165,12 @@ class GDNSQQuantizer(Quantizer):
         if self.deployable:
             self.level_limit.assign(2.0**self.target_bits)
 
+    @property
+    def holds(self) -> bool:
+        """Whether `limit_levels` was called. Reads a variable: not for inside a step."""
+        return bool(self._limited())
+
     def _limited(self) -> Tensor:
-        """Whether `limit_levels` was called."""
         if not self.deployable:
             return ops.zeros((), "bool")
         return as_tensor(self.level_limit) <= 2.0**self.target_bits

@@ -159,6 +159,10 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         if float(self.levels()) > most_levels(bits):
             self._set_logarithm(self._log_scale, self._log(self.log_range) - bits)
 
+    def fit_target(self) -> None:
+        """Sets the step so that the learned range has all levels of `target_bits`."""
+        self._set_logarithm(self._log_scale, self._log(self.log_range) - self.target_bits)
+
     def qparams(self) -> QuantParams:
         """The grid learned so far.
 

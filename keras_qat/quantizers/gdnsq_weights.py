@@ -128,15 +128,23 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             bits: `target_bits` by default, and never below.
         """
         bits = self._at_least_target(bits)
-        kernel = ops.convert_to_tensor(kernel, "float32")
-        grid_range = self._range(kernel) if self.deployable else _extremes(kernel, self.log_scale)
-        extent = ops.reshape(grid_range[1] - grid_range[0], self.log_scale.shape)
-        fitting = ops.convert_to_numpy(extent) / np.float64(self._steps(bits))
-        fitting = np.ceil(256.0 * np.log2(np.maximum(fitting, 2.0**SMALLEST_LOG_SCALE))) / 256.0
         wide = ops.convert_to_numpy(self.levels(kernel)) > most_levels(bits)
         if np.any(wide):
-            log_scale = np.where(wide, fitting, ops.convert_to_numpy(self.log_scale))
-            self._set_logarithm(self._log_scale, np.float32(log_scale))
+            log_scale = ops.convert_to_numpy(self.log_scale)
+            fitting = np.where(wide, self._log_scale_of(kernel, bits), log_scale)
+            self._set_logarithm(self._log_scale, fitting)
+
+    def fit_target(self, kernel: Tensor) -> None:
+        """Sets every step so that the range of its weights has all levels of `target_bits`."""
+        self._set_logarithm(self._log_scale, self._log_scale_of(kernel, self.target_bits))
+
+    def _log_scale_of(self, kernel: Tensor, bits: float) -> npt.NDArray[np.float32]:
+        """The finest steps in the table that make a kernel's widths at most that many bits."""
+        kernel = ops.convert_to_tensor(kernel, "float32")
+        low, high = self._range(kernel) if self.deployable else _extremes(kernel, self.log_scale)
+        extent = ops.convert_to_numpy(ops.reshape(high - low, self.log_scale.shape))
+        step = np.maximum(extent / np.float64(self._steps(bits)), 2.0**SMALLEST_LOG_SCALE)
+        return np.float32(np.ceil(256.0 * np.log2(step)) / 256.0)
 
     def _steps(self, bits: float) -> float:
         """Steps that fit in that many bits: one less in whole steps, as many up as down."""
