@@ -201,6 +201,21 @@ def test_narrowing_activations_just_meets_the_target(bits, offset):
     assert_same(state(quantizer), again)
 
 
+@pytest.mark.parametrize("start", [-9.0, 0.7], ids=["from_above", "from_below"])
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@both
+def test_fitting_the_target_gives_every_grid_all_its_levels(kind, bits, start):
+    quantizer, _, arguments = either(kind, bits)
+    quantizer._log_scale.assign(np.full(quantizer.log_scale.shape, start))
+    quantizer.fit_target(*arguments)
+    most = 2**bits - (kind == "weights" and bits >= 7)
+    np.testing.assert_array_equal(quantizer.levels(*arguments), most)
+    assert quantizer.meets_target(*arguments)
+    assert not quantizer.holds
+    quantizer.limit_levels()
+    assert quantizer.holds
+
+
 @pytest.mark.parametrize("bits", [1, 4, 7, 8])
 def test_a_target_is_met_up_to_half_a_level_more(bits):
     """In whole steps half a level up is half a level down too."""
@@ -264,18 +279,21 @@ def test_a_rate_that_would_round_is_refused(kind, rate):
     assert_same(state(quantizer), before)
 
 
-def test_rate_and_limit_are_saved_with_the_model(tmp_path):
+def test_rate_limit_and_seed_are_saved_with_the_model(tmp_path):
     inputs = keras.Input((CHANNELS,))
     quantizer = activations(3)
     model = keras.Model(inputs, quantizer(inputs))
     quantizer.set_rate(4.0)
     quantizer.narrow()
     quantizer.limit_levels()
+    quantizer.draw_noise_sign(np.zeros((2, CHANNELS), np.float32))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras").layers[-1]
     assert_same(state(loaded), state(quantizer))
     assert float(loaded.rate) == 4.0
     assert float(loaded.level_limit) == 8.0
+    x = np.zeros((50, CHANNELS), np.float32)
+    np.testing.assert_array_equal(loaded.draw_noise_sign(x), quantizer.draw_noise_sign(x))
 
 
 # Calibration.
