@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_qat.keras_graph import nodes
@@ -37,6 +38,11 @@ class LearnedWidth:
     def widths(self) -> Tensor:
         """The real-valued widths in bits, differentiable: `(channels,)`, `(1,)` if it is one."""
         return ops.reshape(self.quantizer.bit_width(*self._kernel()), (-1,))
+
+    def constraints(self) -> Tensor:
+        """The bits above which the penalty acts, for each width: none for a grid that is held."""
+        bits = ops.where(self.quantizer.limited(), np.inf, float(self.target))
+        return ops.broadcast_to(bits, self.widths().shape)
 
     def meets_target(self) -> bool:
         """Whether codes of the target number all levels. Reads variables: not for inside a step."""

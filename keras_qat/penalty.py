@@ -122,14 +122,12 @@ class _Widths:
     """Widths of several quantizers in one vector, and their targets in another."""
 
     def __init__(self, widths: Sequence[LearnedWidth]):
-        parts = [width.widths() for width in widths]
-        targets = [
-            ops.full(part.shape, float(width.target))
-            for part, width in zip(parts, widths, strict=True)
-        ]
-        self.bits = ops.concatenate(parts) if parts else ops.zeros((0,))
-        self.targets = ops.concatenate(targets) if parts else ops.zeros((0,))
-        self._empty = not parts
+        self._empty = not widths
+        self.bits = self._joined([width.widths() for width in widths])
+        self.targets = self._joined([width.constraints() for width in widths])
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        return ops.zeros((0,)) if self._empty else ops.concatenate(parts)
 
     def mean(self) -> Tensor:
         return ops.zeros(()) if self._empty else ops.mean(self.bits)

@@ -75,6 +75,21 @@ def test_the_potential_is_that_of_all_channels_and_activations_together(qmodel):
     assert float(penalty.mean_loss_count) == 6.0
 
 
+def test_held_widths_leave_the_whole_push_to_the_others(qmodel):
+    """The shares of weights and activations count the widths above their targets."""
+    penalty = qmodel.bit_width_penalty
+    penalty.temperature.assign(1.0)
+    penalty.mean_loss.assign(1.0)
+    *others, last = sorted(qmodel.learned_widths, key=lambda width: width.layer is None)
+    for width in others:
+        width.hold()
+    excess = float(last.widths()[0]) - last.target
+    expected = task_loss(qmodel) + (excess + 1e-3) / 3  # of 3 activations
+    assert batch_loss(qmodel) == pytest.approx(expected, rel=1e-4)
+    last.hold()
+    assert batch_loss(qmodel) == pytest.approx(task_loss(qmodel))
+
+
 def test_overrides_set_the_target_of_a_layer():
     wide = new_model({"hidden": keras_qat.GDNSQConfig(weight_bits=5, activation_bits=6)})
     targets = {(w.name, w.layer is None): w.target for w in wide.learned_widths}

@@ -168,9 +168,10 @@ class GDNSQQuantizer(Quantizer):
     @property
     def holds(self) -> bool:
         """Whether `limit_levels` was called. Reads a variable: not for inside a step."""
-        return bool(self._limited())
+        return bool(self.limited())
 
-    def _limited(self) -> Tensor:
+    def limited(self) -> Tensor:
+        """`holds` as a tensor."""
         if not self.deployable:
             return ops.zeros((), "bool")
         return as_tensor(self.level_limit) <= 2.0**self.target_bits

@@ -147,7 +147,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
 
     def meets_target(self) -> Tensor:
         """Whether codes of `target_bits` number all levels, limit included."""
-        return ops.logical_or(self.levels() <= 2.0**self.target_bits, self._limited())
+        return ops.logical_or(self.levels() <= 2.0**self.target_bits, self.limited())
 
     def narrow(self, bits: float | None = None) -> None:
         """Widens the step, if there are too many levels, until they take that many bits.
@@ -157,11 +157,21 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         """
         bits = self._at_least_target(bits)
         if float(self.levels()) > most_levels(bits):
-            self._set_logarithm(self._log_scale, self._log(self.log_range) - bits)
+            self._divide_into(bits)
 
     def fit_target(self) -> None:
-        """Sets the step so that the learned range has all levels of `target_bits`."""
-        self._set_logarithm(self._log_scale, self._log(self.log_range) - self.target_bits)
+        """Sets the step so that all levels of `target_bits` cover the learned range."""
+        self._divide_into(self.target_bits)
+
+    def _divide_into(self, bits: float) -> None:
+        """Puts levels of that many bits between the ends of the grid, which stay."""
+        log_scale, log_range = (
+            np.float64(self._log(log)) for log in (self.log_scale, self.log_range)
+        )
+        extent = np.maximum(2.0**log_range - 2.0**log_scale, 2.0**log_scale)
+        log_scale = table_log(extent / (2.0**bits - 1.0))
+        self._set_logarithm(self._log_scale, log_scale)
+        self._set_logarithm(self._log_range, log_scale + np.float32(np.rint(bits * 256) / 256))
 
     def qparams(self) -> QuantParams:
         """The grid learned so far.

@@ -118,7 +118,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
     def meets_target(self, kernel: Tensor) -> Tensor:
         """Whether codes of `target_bits` number the levels of every channel, limit included."""
         within = ops.all(self.levels(kernel) <= 2.0**self.target_bits)
-        return ops.logical_or(within, self._limited())
+        return ops.logical_or(within, self.limited())
 
     def narrow(self, kernel: Tensor, bits: float | None = None) -> None:
         """Widens the step of every channel with too many levels until they take that many bits.
