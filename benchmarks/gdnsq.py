@@ -26,6 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import resnet8
+import study_report
 import tensorflow as tf
 from absl import app, flags, logging
 
@@ -41,6 +42,7 @@ LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's full learning 
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "gdnsq_output", "Where results go.")
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, each with one thread.", 1)
 TEST = flags.DEFINE_bool("test", True, "Evaluate on the test set; off while constants are sought.")
+REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing: table and picture.")
 ONLY = flags.DEFINE_string("only", None, "Do this one run, here; what --jobs starts.")
 
 
@@ -137,7 +139,7 @@ def train(run: Run) -> tuple[keras_qat.QuantizedModel, dict]:
     schedule = callbacks[0]
     logs = {name: values[-1] for name, values in fitted.history.items()}
     if isinstance(schedule, GDNSQSchedule):
-        logs["targets_met_at"] = schedule.targets_met_at
+        logs["targets_met_at"] = schedule.targets_met_at or 0
     return qmodel, logs
 
 
@@ -173,6 +175,7 @@ def execute(run: Run) -> None:
         "epochs": EPOCHS.value,
         "learning_rate": LEARNING_RATE.value,
         "batch_size": resnet8.BATCH_SIZE.value,
+        "batches": EPOCHS.value * len(resnet8.training_batches(run.seed)),
         "seconds": round(time.time() - start),
         "logs": {name: float(value) for name, value in logs.items()},
     }
@@ -193,19 +196,37 @@ def start(run: Run) -> str:
     return f"{run.name}: " + ("done" if code == 0 else f"failed with exit code {code}, see {log}")
 
 
+def report(folder: pathlib.Path) -> None:
+    """Prints the table of what is finished, and draws it next to the folder."""
+    cells = study_report.load_runs(folder)
+    if not cells:
+        print(f"No finished runs in {folder} yet.")
+        return
+    print(study_report.table(cells, list(VARIANTS)), end="")
+    test_images, labels = resnet8.images("test")
+    outputs = resnet8.float_model().predict(test_images, batch_size=500, verbose=0)
+    picture = folder.with_suffix(".png")
+    study_report.plot(cells, list(VARIANTS), resnet8.accuracy(outputs, labels), picture)
+    print(f"Picture: {picture}")
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
-    pathlib.Path(OUTPUT_DIR.value).mkdir(parents=True, exist_ok=True)
+    folder = pathlib.Path(OUTPUT_DIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
     if ONLY.value:
         variant, bits, seed = ONLY.value.split(",")
         execute(Run(variant, int(bits), int(seed)))
         return
     missing = [run for run in all_runs() if not run.result.exists()]
+    if REPORT_ONLY.value:
+        missing = []
     with concurrent.futures.ThreadPoolExecutor(JOBS.value) as pool:
         for line in pool.map(start, missing):
             print(line, flush=True)
+    report(folder)
 
 
 if __name__ == "__main__":
