@@ -160,18 +160,16 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
             self._divide_into(bits)
 
     def fit_target(self) -> None:
-        """Sets the step so that all levels of `target_bits` cover the learned range."""
+        """Sets the step so that the learned range has all levels of `target_bits`."""
         self._divide_into(self.target_bits)
 
     def _divide_into(self, bits: float) -> None:
-        """Puts levels of that many bits between the ends of the grid, which stay."""
-        log_scale, log_range = (
-            np.float64(self._log(log)) for log in (self.log_scale, self.log_range)
-        )
-        extent = np.maximum(2.0**log_range - 2.0**log_scale, 2.0**log_scale)
-        log_scale = table_log(extent / (2.0**bits - 1.0))
-        self._set_logarithm(self._log_scale, log_scale)
-        self._set_logarithm(self._log_range, log_scale + np.float32(np.rint(bits * 256) / 256))
+        """Divides the range into levels of that many bits.
+
+        The upper end falls to `Q - s`, by half the range at 1 bit. That is wanted: with few levels
+        a grid up to the largest value would round nearly all others to zero.
+        """
+        self._set_logarithm(self._log_scale, self._log(self.log_range) - bits)
 
     def qparams(self) -> QuantParams:
         """The grid learned so far.
