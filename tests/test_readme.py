@@ -23,15 +23,17 @@ def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
     names = {
         "model": model,
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        "x": np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype(np.float32),
-        "y": np.arange(64) % 3,
+        "x": np.random.default_rng(0).normal(size=(640, 8, 8, 1)).astype(np.float32),
+        "y": np.arange(640) % 3,
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(block, names)
     assert (tmp_path / "model.tflite").exists()
     assert names["report"].mismatches == 0
+    assert (tmp_path / "best.keras").exists()
+    assert (tmp_path / "capacity.png").exists()
     assert "0 of" in capsys.readouterr().out
 
 
