@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.callbacks import CapacityMonitor
-from keras_qat.callbacks.channel_capacity import bottlenecks
+from keras_qat.callbacks.channel_capacity import Measurement, bottlenecks, channel_of
 from keras_qat.conversion import quantized_tensors
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
@@ -31,8 +32,9 @@ def plot_grids(model: QuantizedModel, samples: Any) -> Any:
     """Draws the weights and the activations of every layer on their learned grids.
 
     One panel for each tensor: the gray curve is the distribution of the float values in units of
-    the learned step, the colored bars show how much of it each integer code holds. Values beyond
-    the outermost codes saturate.
+    a code, the colored bars show how much of it each integer code holds. A grid without integers,
+    as of `offset="free"`, counts its levels from the lowest. The title names the bits of the widest
+    channel; saturated is what the grid cuts off, as a `CapacityMonitor` counts it.
 
     Args:
         model: a trained `QuantizedModel`.
@@ -49,12 +51,12 @@ def plot_grids(model: QuantizedModel, samples: Any) -> Any:
     rows = -(-len(panels) // _COLUMNS)
     figure = new_figure(figsize=(3.2 * _COLUMNS, 2.1 * rows), layout="constrained")
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    for axis, (title, color, steps, quantizer) in zip(axes, panels, strict=False):
-        _draw(axis, title, color, steps, quantizer)
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw(axis, panel)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     figure.suptitle(
-        f"{model.name}: float values in learned steps (gray) and the share of each code: "
+        f"{model.name}: float values (gray) and the share of each code: "
         "weights (blue), activations (orange)",
         fontsize=10,
     )
@@ -230,56 +232,98 @@ def _last(tensors: list[Any], key: str) -> npt.NDArray[np.float64]:
     return np.array(values, dtype=np.float64)
 
 
-def _weight_panels(model: QuantizedModel) -> list[tuple[str, str, npt.NDArray[Any], Quantizer]]:
-    panels = []
-    for layer in model.layers:
-        if isinstance(layer, QuantizeWrapper):
-            quantizer = layer.weight_quantizer
-            steps = layer.channels_last_kernel() / quantizer.scale
-            panels.append(
-                (f"{layer.name}, weights", "tab:blue", ops.convert_to_numpy(steps), quantizer)
-            )
-    return panels
+@dataclasses.dataclass(frozen=True)
+class _Panel:
+    """One tensor on its grid, everything in units of a code.
+
+    Attributes:
+        title: of which tensor.
+        color: of the bars.
+        bits: of the widest channel.
+        values: the float values, flat.
+        codes: the code that each value gets.
+        ends: lowest and highest code of all channels.
+        gap: between two codes of a channel.
+        saturation: share of the values that the grid cuts off.
+    """
+
+    title: str
+    color: str
+    bits: float
+    values: npt.NDArray[Any]
+    codes: npt.NDArray[Any]
+    ends: tuple[float, float]
+    gap: float
+    saturation: float
 
 
-def _activation_panels(
-    model: QuantizedModel, samples: Any
-) -> list[tuple[str, str, npt.NDArray[Any], Quantizer]]:
-    """What enters every quantizer, in its steps."""
+def _panel(kind: str, title: str, quantizer: Quantizer, values: Any, kernel: Any = None) -> _Panel:
+    """Where the values of one tensor lie; a grid without integers counts from its lowest level."""
+    channel = channel_of(quantizer, kernel)
+    measurement = Measurement(channel)
+    measurement.add(values)
+    unit, zero = channel.step, channel.low
+    if quantizer.deployable:
+        unit, zero = ops.convert_to_numpy(quantizer.scale), 0.0
+    lowest, gap = np.rint((channel.low - zero) / unit), np.rint(channel.step / unit)
+    values = np.asarray((values - zero) / unit)
+    steps = np.rint(np.clip((values - lowest) / gap, 0.0, channel.levels - 1.0))
+    return _Panel(
+        title,
+        _COLORS[kind],
+        float(np.max(channel.bits)),
+        np.ravel(values),
+        np.ravel(lowest + gap * steps),
+        (float(np.min(lowest)), float(np.max(lowest + gap * (channel.levels - 1.0)))),
+        float(np.max(gap)),
+        measurement.record()["saturation"],
+    )
+
+
+def _weight_panels(model: QuantizedModel) -> list[_Panel]:
+    return [
+        _panel("weights", f"{layer.name}, weights", layer.weight_quantizer, kernel, kernel)
+        for layer in model.layers
+        if isinstance(layer, QuantizeWrapper)
+        for kernel in [ops.convert_to_numpy(layer.channels_last_kernel())]
+    ]
+
+
+def _activation_panels(model: QuantizedModel, samples: Any) -> list[_Panel]:
+    """What enters every quantizer."""
     from keras import Model
 
     sites = quantized_tensors(model)
     probe = Model(model.inputs, {name: site.source for name, site in sites.items()})
-    values = probe.predict(samples, verbose=0)
+    tensors = probe.predict(samples, verbose=0)
     panels = []
     for name, site in sites.items():
-        steps = np.ravel(values[name]) / ops.convert_to_numpy(site.quantizer.scale)
-        stride = max(1, steps.size // _VALUES)
-        panels.append((name, "tab:orange", steps[::stride], site.quantizer))
+        values = np.ravel(tensors[name])
+        stride = max(1, values.size // _VALUES)
+        panels.append(_panel("activations", name, site.quantizer, values[::stride]))
     return panels
 
 
-def _draw(axis: Any, title: str, color: str, steps: npt.NDArray[Any], quantizer: Quantizer) -> None:
-    grid = quantizer.grid
-    codes = np.arange(grid.qmin, grid.qmax + 1, grid.step)
-    nearest = grid.qmin + grid.step * np.rint(
-        (np.clip(steps, grid.qmin, grid.qmax) - grid.qmin) / grid.step
-    )
-    share = np.array([np.mean(nearest == code) for code in codes])
+def _draw(axis: Any, panel: _Panel) -> None:
+    lowest, highest = panel.ends
+    codes, counts = np.unique(panel.codes, return_counts=True)
+    share = counts / panel.codes.size
     if len(codes) > _FEW_CODES:
-        around = np.append(codes, codes[-1] + grid.step) - 0.5 * grid.step
-        axis.stairs(share, around, fill=True, color=color, alpha=0.85)
+        edges = np.arange(lowest, highest + 2.0 * panel.gap, panel.gap) - 0.5 * panel.gap
+        stairs, _ = np.histogram(panel.codes, bins=edges)
+        axis.stairs(stairs / panel.codes.size, edges, fill=True, color=panel.color, alpha=0.85)
     else:
-        axis.bar(codes, share, width=0.8 * grid.step, color=color, alpha=0.85)
-    margin = max(1.0, 0.25 * (grid.qmax - grid.qmin))
-    low, high = max(np.min(steps), grid.qmin - margin), min(np.max(steps), grid.qmax + margin)
-    bins = int(np.clip(np.sqrt(steps.size), 10, _BINS))
+        width = 0.8 * np.min(np.diff(codes), initial=panel.gap)
+        axis.bar(codes, share, width=width, color=panel.color, alpha=0.85)
+    margin = max(1.0, 0.25 * (highest - lowest))
+    low = max(np.min(panel.values), lowest - margin)
+    high = min(np.max(panel.values), highest + margin)
+    bins = int(np.clip(np.sqrt(panel.values.size), 10, _BINS))
     edges = np.linspace(low, max(high, low + 1e-6), bins + 1)
-    density, _ = np.histogram(steps, bins=edges, density=True)
-    axis.stairs(density * grid.step, edges, color="0.25", alpha=0.7, linewidth=0.8)
-    saturated = np.mean((steps < grid.qmin - 0.5) | (steps > grid.qmax + 0.5))
-    axis.set_title(f"{title}, {grid.bits} bit", fontsize=8)
-    axis.set_xlim(grid.qmin - margin, grid.qmax + margin)
-    axis.set_xlabel(f"{100 * saturated:.1f} % saturated", fontsize=7)
+    density, _ = np.histogram(panel.values, bins=edges, density=True)
+    axis.stairs(density * panel.gap, edges, color="0.25", alpha=0.7, linewidth=0.8)
+    axis.set_title(f"{panel.title}, {panel.bits:.3g} bit", fontsize=8)
+    axis.set_xlim(lowest - margin, highest + margin)
+    axis.set_xlabel(f"{100 * panel.saturation:.1f} % saturated", fontsize=7)
     axis.set_ylim(0, min(1.0, 1.25 * max(share.max(), 1e-3)))
     axis.tick_params(labelsize=6)

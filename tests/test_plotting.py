@@ -51,6 +51,32 @@ def test_the_bars_are_the_shares_of_the_codes(qmodel, figure):
         assert share == np.mean(codes == round(code))
 
 
+def test_learned_grids_are_drawn_as_they_are_now():
+    config = keras_qat.GDNSQConfig(weight_bits=2, activation_bits=4)
+    learned = keras_qat.quantize(residual_network(), config, calibration_data=images(16))
+    for width in learned.learned_widths:
+        width.narrow()
+    figure = keras_qat.plot_grids(learned, images(8))
+    axis = next(a for a in drawn(figure) if a.get_title().startswith("conv, weights"))
+    codes = learned.get_layer("conv").weight_codes()
+    bars = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in axis.patches[:4]}
+    assert bars == {code: np.mean(codes == code) for code in np.unique(codes)}
+    titles = [axis.get_title() for axis in drawn(figure)]
+    assert "separable_relu6, 4 bit" in titles
+    assert "stem, weights, 7.99 bit" in titles
+
+
+def test_a_grid_without_integers_counts_from_its_lowest_level():
+    config = keras_qat.GDNSQConfig(weight_bits=1, activation_bits=4, offset="free")
+    free = keras_qat.quantize(residual_network(), config, calibration_data=images(16))
+    for width in free.learned_widths:
+        width.narrow()
+    figure = keras_qat.plot_grids(free, images(8))
+    axis = next(a for a in drawn(figure) if a.get_title().startswith("conv, weights"))
+    centers = [round(bar.get_x() + bar.get_width() / 2, 3) for bar in axis.patches[:2]]
+    assert centers == [0.0, 1.0]
+
+
 def test_the_picture_can_be_written_without_a_display(figure, tmp_path):
     figure.savefig(tmp_path / "grids.png", dpi=40)
     assert (tmp_path / "grids.png").stat().st_size > 10_000
