@@ -41,7 +41,7 @@ class LearnedWidth:
 
     def constraints(self) -> Tensor:
         """The bits above which the penalty acts, for each width: none for a grid that is held."""
-        bits = ops.where(self.quantizer.limited(), np.inf, float(self.target))
+        bits = ops.where(self.quantizer.held(), np.inf, float(self.target))
         return ops.broadcast_to(bits, self.widths().shape)
 
     def meets_target(self) -> bool:
@@ -53,10 +53,13 @@ class LearnedWidth:
         self.quantizer.narrow(*self._kernel(), bits=bits)
 
     def hold(self) -> None:
-        """Gives grids the levels of the target for good, and lets steps move as weights do."""
-        self.quantizer.fit_target(*self._kernel())
-        self.quantizer.limit_levels()
+        """Keeps the levels of the target for good, and lets steps move as fast as weights."""
+        self.quantizer.hold(*self._kernel())
         self.quantizer.set_rate(1.0)
+
+    def fit_target(self) -> None:
+        """Divides the range of now into all levels of the target."""
+        self.quantizer.fit_target(*self._kernel())
 
     def _kernel(self) -> tuple[Tensor, ...]:
         return () if self.layer is None else (self.layer.channels_last_kernel(),)

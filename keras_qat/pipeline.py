@@ -55,7 +55,8 @@ def quantize(
     Raises:
         UnsupportedLayerError: layers without a rule; the message lists all of them.
         ValueError: a model without a layer graph, calibration data that does not fit or is not
-            finite, an override that matches nothing, a bit width outside 1 to 8.
+            finite, an override that matches nothing, overrides that leave all in float, a bit width
+            outside 1 to 8.
 
     Example:
 
@@ -74,6 +75,11 @@ def quantize(
     quantized, sites = insert_quantizers(
         normalized, bit_widths, data.signed_inputs(), QuantizedModel
     )
+    if not sites:
+        raise ValueError(
+            f"Nothing of the model {model.name!r} would be quantized: overrides of None leave all "
+            f"layers in float. Received: overrides={dict(overrides or {})!r}"
+        )
     _calibrate_weights(quantized)
     _calibrate_activations(normalized, sites, data)
     ORIGINALS[quantized] = model

@@ -133,7 +133,7 @@ def test_a_fit_that_would_not_arrive_is_warned_of(qmodel):
         qmodel.fit(X, Y, verbose=0)
     for width in qmodel.learned_widths:
         width.narrow()
-        width.quantizer.limit_levels()
+        width.hold()
     qmodel.fit(X, Y, verbose=0)  # warnings are errors here: none comes
 
 

@@ -133,6 +133,13 @@ def test_calibration_data_that_does_not_fit_is_refused(wrong, message):
         keras_qat.quantize(small_network(), calibration_data=wrong)
 
 
+def test_a_model_left_in_float_altogether_is_refused():
+    with pytest.raises(
+        ValueError, match=r"Nothing of the model .* would be quantized.*'\.\*': None"
+    ):
+        keras_qat.quantize(small_network(), overrides={".*": None}, calibration_data=data(8)[0])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_name_their_layer(value):
     model = small_network()

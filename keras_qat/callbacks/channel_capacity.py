@@ -89,8 +89,8 @@ def channel_of(quantizer: Quantizer, kernel: Any = None) -> Channel:
 
     Of a grid with fixed or learned ends, `low` and `high` are its clamp range. The grids of
     `GDNSQWeightQuantizer` follow the range of their weights instead of clamping it: there a
-    weight is cut off only if it is farther than half a step from the outermost code, as where
-    `limit_levels` took levels away.
+    weight is cut off only if it is farther than half a step from the outermost code, as on
+    a grid that is held.
 
     >>> from keras_qat.quantizers import Grid, STEQuantizer
     >>> quantizer = STEQuantizer(Grid.for_weights(2))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from keras_qat.schedules import TemperatureAnnealing
+from keras_qat.schedules import AnnealingState, Cosine, TemperatureAnnealing
 
 PUBLISHED_WARMUP = 50
 PUBLISHED_ANNEAL = 0.9985
@@ -20,7 +20,6 @@ SLACK = 1.4
 FASTEST = 0.064
 """Bits that a width may move in one batch: 16 entries of the table of steps."""
 
-_LAST_RATE = 0.01
 _WARMUP_SHARE = 0.02
 
 
@@ -31,7 +30,8 @@ class Plan(NamedTuple):
         batches: that the run has.
         learning_rate: the full one; its mean until arrival if the optimizer has its own schedule.
         warmup: batches before the penalty starts.
-        anneal: factor on the learning rate per batch with all targets met.
+        recovery: batches over which the learning rate falls to 0 once all targets are met; 0 for
+            the published factor per batch.
         growth: of the temperature per batch.
         rate: how much faster than other variables the learned logarithms move; a power of two.
         deadline: batches after which all widths are at their targets; 0 for never.
@@ -40,19 +40,31 @@ class Plan(NamedTuple):
     batches: float
     learning_rate: float
     warmup: float
-    anneal: float
+    recovery: float
     growth: float
     rate: float
     deadline: float
 
     def annealing(self) -> TemperatureAnnealing:
-        """The schedule with these constants."""
+        """The published schedule with these constants."""
         return TemperatureAnnealing(
             self.learning_rate,
             warmup=int(self.warmup),
-            anneal=self.anneal,
+            anneal=1.0 if self.recovery else PUBLISHED_ANNEAL,
             rate=self.growth / self.learning_rate,
         )
+
+    def learning_rate_at(self, state: AnnealingState) -> float:
+        """The learning rate for the batch that follows.
+
+        >>> plan = planned_run(np.full(1000, 1e-3), distance=8.0, arrive_by=0.6)
+        >>> [plan.learning_rate_at(AnnealingState(600 + c, c)) for c in (0, 200, 400)]
+        [0.001, 0.0005, 0.0]
+        """
+        rate = self.annealing().learning_rate_at(state)
+        if not self.recovery:
+            return rate
+        return rate * Cosine(1.0, 0.0, self.recovery)(state.converged_batches)
 
     def late(self, batches: int) -> float:
         """How far from its start to its target a width may be after that many batches, 1 to 0.
@@ -68,14 +80,9 @@ class Plan(NamedTuple):
         done = (batches - self.warmup) / max(self.deadline - self.warmup, 1.0)
         return min(max(1.0 - done, 0.0), 1.0)
 
-    def annealed_over(self, batches: int) -> Plan:
-        """The same with a learning rate that falls to 1 % in that many batches.
-
-        >>> plan = planned_run(np.full(2800, 1e-3), distance=8.0, arrive_by=0.6)
-        >>> round(plan.annealed_over(100).anneal ** 100, 6)
-        0.01
-        """
-        return self._replace(anneal=_LAST_RATE ** (1.0 / max(batches, 1)))
+    def recovering_for(self, batches: int) -> Plan:
+        """The same with another number of batches from arrival to the end."""
+        return self._replace(recovery=float(max(batches, 1)))
 
 
 def published_plan(learning_rates: npt.NDArray[np.floating], distance: float) -> Plan:
@@ -98,7 +105,7 @@ def published_plan(learning_rates: npt.NDArray[np.floating], distance: float) ->
         batches=len(learning_rates),
         learning_rate=learning_rate,
         warmup=PUBLISHED_WARMUP,
-        anneal=PUBLISHED_ANNEAL,
+        recovery=0.0,
         growth=PUBLISHED_GROWTH * learning_rate,
         rate=1.0,
         deadline=0.0,
@@ -115,7 +122,7 @@ def planned_run(
 
     With the batches `a = arrive_by * batches - warmup` and their mean learning rate `lr`:
     `rate = 2**ceil(log2(1.4 * distance / (lr * a)))`, at least 1, and `growth = 2 * rate * lr`.
-    From arrival on the learning rate falls to 1 % by the end.
+    From arrival to the end the learning rate falls to 0 along half a cosine.
 
     Args:
         learning_rates: of every batch.
@@ -145,11 +152,11 @@ def planned_run(
         batches=batches,
         learning_rate=learning_rate,
         warmup=warmup,
-        anneal=1.0,
+        recovery=batches - deadline,
         growth=PUBLISHED_GROWTH * rate * learning_rate,
         rate=rate,
         deadline=deadline,
-    ).annealed_over(batches - deadline)
+    )
 
 
 def _check_length(batches: int, needed: int, distance: float, way_out: str) -> None:

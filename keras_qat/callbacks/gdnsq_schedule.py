@@ -12,7 +12,7 @@ from keras_qat.callbacks.gdnsq_plan import Plan, planned_run, published_plan
 from keras_qat.learned_widths import LearnedWidth
 from keras_qat.model import QuantizedModel
 from keras_qat.penalty import BitWidthPenalty
-from keras_qat.schedules import AnnealingState, TemperatureAnnealing
+from keras_qat.schedules import AnnealingState
 
 RECIPES = ("planned", "published")
 _CHECKS_IN_A_RUN = 50
@@ -23,23 +23,23 @@ class GDNSQSchedule(keras.callbacks.Callback):
 
     With `n` batches done, `c` of which found every target met (`TemperatureAnnealing`): during
     warm-up the learning rate rises to the optimizer's own and there is no penalty; then the
-    temperature of the penalty grows with every batch, and the learning rate falls by a factor for
-    each batch of `c`. Convergence is judged from the parameters, about 50 times in a run.
+    temperature of the penalty grows with every batch, and the learning rate falls with `c`.
+    Convergence is judged from the parameters, about 50 times in a run.
 
     * `"planned"` (default) knows how many batches `fit` will do. It makes the learned steps and
       ranges move faster than the weights, by a power of two, and the temperature grow as much
       faster, so that targets are met by `arrive_by` of the run. A width that arrives is held: its
-      grid keeps the levels of the target, and its step moves as slowly as weights. One that is
+      grid keeps the codes it has, and its step moves as slowly as weights. One that is
       later than an even pace from `start_bits` to its target is moved along: all arrive, with any
-      optimizer. Then accuracy recovers while the learning rate falls to 1 %.
+      optimizer. Then accuracy recovers while the learning rate falls to 0 along half a cosine.
     * `"published"` has the constants of the published code. It needs at least
       `(start_bits - bits) / learning_rate` batches; 1.1 to 2.1 times that was seen.
 
     An optimizer with a `LearningRateSchedule` keeps it: only the penalty is scheduled then. A rate
     that another callback sets between epochs is taken up.
 
-    When all targets are met, they stay met: grids keep at most that many levels, and the penalty
-    ends (with `offset="free"` it stays). All state lies in variables of the model: with
+    When all targets are met, they stay met: every grid keeps its codes, and the penalty ends (with
+    `offset="free"` it stays). All state lies in variables of the model: with
     `keras.callbacks.BackupAndRestore` a killed run goes on where it was.
 
     At the end of an epoch, each metric of the validation (of training, if there is none) is logged
@@ -184,10 +184,10 @@ class _State:
         self.annealing, self.converged, self.finished = AnnealingState(), False, False
         self.save()
 
-    def anneal_to_the_end(self) -> None:
+    def recover_to_the_end(self) -> None:
         """The learning rate falls over all batches that are left, early as targets may be met."""
         left = int(self.plan.batches) - self.annealing.batches
-        self._keep(self.plan.annealed_over(self.annealing.converged_batches + left))
+        self._keep(self.plan.recovering_for(self.annealing.converged_batches + left))
 
     def _keep(self, plan: Plan) -> None:
         """Keeps a plan in its variable; a resumed run must read the same numbers: reads it back."""
@@ -205,7 +205,7 @@ class _Run:
     def __init__(self, model: QuantizedModel, state: _State, forces: bool, verbose: int):
         self._model = model
         self._state = state
-        self._schedule: TemperatureAnnealing = state.plan.annealing()
+        self._schedule = state.plan.annealing()
         self._forces = forces
         self._planned = forces and state.plan.deadline > 0
         self._verbose = verbose
@@ -234,7 +234,7 @@ class _Run:
         if self.epoch_begins and self._last_set is not None:
             self._take_over_learning_rate()
         self.epoch_begins = False
-        self._last_set = np.float32(self._factor * self._schedule.learning_rate_at(state))
+        self._last_set = np.float32(self._factor * self._state.plan.learning_rate_at(state))
         self._model.optimizer.learning_rate = self._last_set
 
     def advance(self) -> None:
@@ -276,6 +276,7 @@ class _Run:
             if not width.meets_target():
                 missed.append(width)
             elif width.quantizer.deployable:
+                width.fit_target()
                 width.hold()
         return missed
 
@@ -283,11 +284,9 @@ class _Run:
         widths = self._model.learned_widths
         self._say(f"all {len(widths)} targets are met")
         for width in widths:
-            width.quantizer.limit_levels()
-            width.quantizer.set_rate(1.0)
+            width.hold()
         if self._planned:
-            self._state.anneal_to_the_end()
-            self._schedule = self._state.plan.annealing()
+            self._state.recover_to_the_end()
 
     def _missing(self) -> list[LearnedWidth]:
         return [width for width in self._model.learned_widths if not width.meets_target()]

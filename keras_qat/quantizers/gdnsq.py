@@ -18,7 +18,7 @@ from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.noise_estimators import get_noise_estimator, random_noise_sign
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.quantizer import Quantizer
-from keras_qat.quantizers.snapped_grids import NO_LIMIT
+from keras_qat.quantizers.snapped_grids import NOT_HELD
 from keras_qat.quantizers.step_table import learned_step, snapped_log
 
 Tensor = Any
@@ -97,10 +97,10 @@ class GDNSQQuantizer(Quantizer):
             autocast=False,
         )
         if self.deployable:
-            self.level_limit = self.add_weight(
-                name="level_limit",
+            self.held_levels = self.add_weight(
+                name="held_levels",
                 shape=(),
-                initializer=keras.initializers.Constant(NO_LIMIT),
+                initializer=keras.initializers.Constant(NOT_HELD),
                 trainable=False,
                 autocast=False,
             )
@@ -157,29 +157,21 @@ class GDNSQQuantizer(Quantizer):
         for variable, value in zip(self._logarithms, values, strict=True):
             variable.assign(value / np.float32(rate))
 
-    def limit_levels(self) -> None:
-        """Holds every grid at the levels of `target_bits` from now on, however its step moves.
-
-        For a model that meets its target: its file stays legal. A free grid has no such limit.
-        """
-        if self.deployable:
-            self.level_limit.assign(2.0**self.target_bits)
-
     @property
     def holds(self) -> bool:
-        """Whether `limit_levels` was called. Reads a variable: not for inside a step."""
-        return bool(self.limited())
+        """Whether `hold` was called. Reads a variable: not for inside a step."""
+        return bool(self.held())
 
-    def limited(self) -> Tensor:
+    def held(self) -> Tensor:
         """`holds` as a tensor."""
-        if not self.deployable:
-            return ops.zeros((), "bool")
-        return as_tensor(self.level_limit) <= 2.0**self.target_bits
+        return as_tensor(self.held_levels) > 0.0 if self.deployable else ops.zeros((), "bool")
 
-    def _bits_within_limit(self, width: Tensor) -> Tensor:
-        if not self.deployable:
-            return width
-        return ops.minimum(width, ops.log2(as_tensor(self.level_limit)))
+    def _hold_levels(self) -> None:
+        if self.deployable:
+            self.held_levels.assign(2.0**self.target_bits)
+
+    def _bits_if_held(self, width: Tensor) -> Tensor:
+        return ops.where(self.held(), float(self.target_bits), width)
 
     def _at_least_target(self, bits: float | None) -> float:
         return float(self.target_bits if bits is None else max(bits, self.target_bits))

@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.bit_width import activation_bit_width, levels
@@ -27,7 +26,6 @@ from keras_qat.quantizers.gdnsq_gradients import fake_quantize_activations
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.snapped_grids import (
-    NO_LIMIT,
     fake_quantize_snapped_activations,
     snapped_activation_grid,
 )
@@ -107,7 +105,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         return Grid(int(ends.qmin), int(ends.qmax))
 
     def forward_grid(self) -> Grid:
-        return self._step_and_grid(as_tensor(self.level_limit))[1]
+        return self._step_and_grid()[1]
 
     def set_scale(self, scale: Any) -> None:
         """Starts over from the grid of the target with that step."""
@@ -130,11 +128,11 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         self.trainable = bool(start.varies)
 
     def bit_width(self) -> Tensor:
-        """The real-valued width in bits, `log_range - log_scale`, at most the limit's: a scalar.
+        """The real-valued width in bits, `log_range - log_scale`; the target if held: a scalar.
 
-        Backward: 1 for `log_range`, -1 for `log_scale`; 0 for both where the limit holds.
+        Backward: 1 for `log_range`, -1 for `log_scale`; 0 for both if held.
         """
-        return self._bits_within_limit(
+        return self._bits_if_held(
             activation_bit_width(self._log(self.log_scale), self._log(self.log_range))
         )
 
@@ -142,12 +140,12 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         """How many levels the learned grid has, as a float scalar."""
         if not self.deployable:
             return levels(2.0 ** self.bit_width() - 1.0)
-        _, grid = self._step_and_grid(NO_LIMIT)
+        grid = self.forward_grid()
         return grid.qmax - grid.qmin + 1.0
 
     def meets_target(self) -> Tensor:
-        """Whether codes of `target_bits` number all levels, limit included."""
-        return ops.logical_or(self.levels() <= 2.0**self.target_bits, self.limited())
+        """Whether codes of `target_bits` number all levels."""
+        return self.levels() <= 2.0**self.target_bits
 
     def narrow(self, bits: float | None = None) -> None:
         """Widens the step, if there are too many levels, until they take that many bits.
@@ -162,6 +160,13 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
     def fit_target(self) -> None:
         """Sets the step so that the learned range has all levels of `target_bits`."""
         self._divide_into(self.target_bits)
+
+    def hold(self) -> None:
+        """Keeps the levels of `target_bits` from now on; only the step and the offset still move.
+
+        For a model that meets its target: its file stays legal. A free grid cannot be held.
+        """
+        self._hold_levels()
 
     def _divide_into(self, bits: float) -> None:
         """Divides the range into levels of that many bits.
@@ -191,14 +196,14 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         options = self._gradient_options(noise_sign)
         if not self.deployable:
             return fake_quantize_activations(x, *parameters, **options)
-        limit = as_tensor(self.level_limit)
+        held_levels = as_tensor(self.held_levels)
         return fake_quantize_snapped_activations(
-            x, *parameters, limit, rounding=rounding, **options
+            x, *parameters, held_levels, rounding=rounding, **options
         )
 
-    def _step_and_grid(self, level_limit: Tensor) -> tuple[Tensor, Grid]:
-        offset = as_tensor(self.offset)
-        return snapped_activation_grid(offset, self.log_scale, self.log_range, level_limit)
+    def _step_and_grid(self) -> tuple[Tensor, Grid]:
+        offset, held_levels = as_tensor(self.offset), as_tensor(self.held_levels)
+        return snapped_activation_grid(offset, self.log_scale, self.log_range, held_levels)
 
     @property
     def _logarithms(self) -> list[keras.Variable]:

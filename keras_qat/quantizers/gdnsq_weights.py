@@ -76,6 +76,17 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         reach = 2 * (2**bits - 1) if self.half_steps else (2**bits - 1) // 2
         super().__init__(Grid(-reach, reach), bits, per_channel=per_channel, **kwargs)
 
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        if self.deployable:
+            self.held_middle = self.add_weight(
+                name="held_middle",
+                shape=self._log_scale.shape,
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+            )
+
     @property
     def scale(self) -> Tensor:
         """The real value of code 1: half a step, or a whole one; `()` or `(channels,)`."""
@@ -95,7 +106,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         self._set_logarithm(self._log_scale, start + np.float32(one_less))
 
     def bit_width(self, kernel: Tensor) -> Tensor:
-        """The real-valued widths in bits, `log2(R / s + 1)`, at most the limit's.
+        """The real-valued widths in bits, `log2(R / s + 1)`; the target if held.
 
         `R = max(w, 0) - min(w, 0)`; `2 * max|w|` with whole steps, `max(w) - min(w)` if free.
         Backward: `d / d log_scale = -R / (R + s)`, `d / d R = 1 / (ln(2) * (R + s))`.
@@ -106,19 +117,18 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         low, high = self._range(kernel)
         extent = ops.reshape(high - low, log_scale.shape)
         width = ops.log2(extent + power_of_two(log_scale)) - log_scale
-        return self._bits_within_limit(width)
+        return self._bits_if_held(width)
 
     def levels(self, kernel: Tensor) -> Tensor:
         """How many levels the codes of a kernel may take, in the shape of the step."""
         if not self.deployable:
             return levels(2.0 ** self.bit_width(kernel) - 1.0)
-        steps = self.weight_grid(kernel).unlimited_steps
+        steps = self.weight_grid(kernel).steps
         return ops.reshape(steps, self.log_scale.shape) + 1.0
 
     def meets_target(self, kernel: Tensor) -> Tensor:
-        """Whether codes of `target_bits` number the levels of every channel, limit included."""
-        within = ops.all(self.levels(kernel) <= 2.0**self.target_bits)
-        return ops.logical_or(within, self.limited())
+        """Whether codes of `target_bits` number the levels of every channel."""
+        return ops.all(self.levels(kernel) <= 2.0**self.target_bits)
 
     def narrow(self, kernel: Tensor, bits: float | None = None) -> None:
         """Widens the step of every channel with too many levels until they take that many bits.
@@ -138,6 +148,19 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         """Sets every step so that the range of its weights has all levels of `target_bits`."""
         self._set_logarithm(self._log_scale, self._log_scale_of(kernel, self.target_bits))
 
+    def hold(self, kernel: Tensor) -> None:
+        """Keeps the levels of `target_bits` and their codes from now on; only steps still move.
+
+        For a model that meets its target: its file stays legal. A free grid cannot be held.
+        """
+        if self.deployable and self.half_steps and not self.holds:
+            grid, steps = self.weight_grid(kernel), 2.0**self.target_bits - 1.0
+            added = ops.maximum(steps - grid.steps, 0.0)
+            middle = grid.lowest + grid.steps + added % 2.0  # the codes of now stay codes
+            middle = ops.clip(middle, -steps, steps)
+            self.held_middle.assign(ops.reshape(middle, self.log_scale.shape))
+        self._hold_levels()
+
     def _log_scale_of(self, kernel: Tensor, bits: float) -> npt.NDArray[np.float32]:
         """The finest steps in the table that make a kernel's widths at most that many bits."""
         kernel = ops.convert_to_tensor(kernel, "float32")
@@ -156,7 +179,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             ops.convert_to_tensor(kernel, "float32"),
             self.log_scale,
             self.half_steps,
-            as_tensor(self.level_limit),
+            *self._held(),
         )
 
     def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
@@ -172,8 +195,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         return ops.maximum(learned, float(super().largest_code(kernel)))
 
     def learned_bits(self, kernel: Tensor) -> int:
-        most = ops.minimum(ops.max(self.levels(kernel)), as_tensor(self.level_limit))
-        return max(1, math.ceil(math.log2(float(most))))
+        return max(1, math.ceil(math.log2(float(ops.max(self.levels(kernel))))))
 
     def deployed_codes(self, kernel: Tensor, name: str) -> npt.NDArray[np.int32]:
         self._check_snapped(name)
@@ -192,8 +214,12 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         options = self._gradient_options(noise_sign)
         if not self.deployable:
             return fake_quantize_weights(x, self.log_scale, **options)
-        limit = as_tensor(self.level_limit)
-        return fake_quantize_snapped_weights(x, self.log_scale, self.half_steps, limit, **options)
+        return fake_quantize_snapped_weights(
+            x, self.log_scale, self.half_steps, *self._held(), **options
+        )
+
+    def _held(self) -> tuple[Tensor, Tensor]:
+        return as_tensor(self.held_levels), as_tensor(self.held_middle)
 
     def _range(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
         return weight_range(kernel, self.log_scale, self.half_steps)

@@ -14,8 +14,7 @@ With `low = min(w, 0)` and `high = max(w, 0)` over the weights that share a step
 
 The grid is centred on the range. It has exactly the levels that the bit width counts, no weight is
 farther than `s / 2` from its code, a symmetric channel gets symmetric codes, and as zero is in the
-range `abs(code) <= 2 * steps`: at 6 bits 126, which int8 holds. Where `level_limit` cuts levels
-off, the middle `lowest + steps` stays within `+-steps`, and with it this bound.
+range `abs(code) <= 2 * steps`: at 6 bits 126, which int8 holds.
 
 **Weights, whole steps** (7 and 8 bits, where half steps do not fit in int8). The unit is `s`, the
 range is `-max|w|` to `max|w|`, and `code = round(w / s)`.
@@ -25,8 +24,12 @@ range is `-max|w|` to `max|w|`, and `code = round(w / s)`.
     steps = round(2**(log_range - log_scale) - 1)      lowest = clip(round(offset / s), -steps, 0)
     code = round(clip(x / s, lowest, lowest + steps))
 
-`level_limit` bounds `steps + 1` everywhere. Source of the method: GDNSQ (arXiv 2508.14004); these
-grids are our own.
+**Held grids** have `held_levels` levels, whatever the range is; what lies beyond is cut off. In
+half steps, weights then keep the codes about `held_middle`. So a grid that arrived at its target
+only scales with its step: one that went on following its weights would move by half a step now and
+then, and with it all codes of a channel.
+
+Source of the method: GDNSQ (arXiv 2508.14004); these grids are our own.
 """
 
 from __future__ import annotations
@@ -46,17 +49,18 @@ from keras_qat.quantizers.step_table import learned_step, table_index, table_val
 
 Tensor = Any
 
-NO_LIMIT = 2.0**22
+NOT_HELD = 0.0
+"""As the number of held levels: the grid follows its parameters."""
+
 _LN2 = math.log(2.0)
 
 
 class WeightGrid(NamedTuple):
-    """The grid of each channel; `steps` before and after the level limit."""
+    """The grid of each channel: codes `lowest + stride * {0, ..., steps}` in units."""
 
     unit: Tensor
     lowest: Tensor
     steps: Tensor
-    unlimited_steps: Tensor
     stride: int
 
     def position(self, weights: Tensor) -> Tensor:
@@ -88,7 +92,11 @@ def weight_range(weights: Tensor, log_scale: Tensor, half_steps: bool) -> tuple[
 
 
 def snapped_weight_grid(
-    weights: Tensor, log_scale: Tensor, half_steps: bool, level_limit: Tensor = NO_LIMIT
+    weights: Tensor,
+    log_scale: Tensor,
+    half_steps: bool,
+    held_levels: Tensor = NOT_HELD,
+    held_middle: Tensor = 0.0,
 ) -> WeightGrid:
     """The grid of weights; in half steps, one that is not all zeros has two levels or more.
 
@@ -98,22 +106,23 @@ def snapped_weight_grid(
     """
     scale = learned_step(log_scale)
     low, high = weight_range(weights, log_scale, half_steps)
+    held = held_levels > 0.0
     if half_steps:
-        unlimited = ops.round((high - low) / scale)
-        unlimited = ops.where(high > low, ops.maximum(unlimited, 1.0), 0.0)
-        steps = ops.minimum(unlimited, level_limit - 1.0)
-        middle = ops.clip(ops.round((low + high) / scale), -steps, steps)
-        return WeightGrid(scale * 0.5, middle - steps, steps, unlimited, stride=2)
-    unlimited = ops.round(high / scale)
-    reach = ops.minimum(unlimited, ops.floor((level_limit - 1.0) / 2.0))
-    return WeightGrid(scale, -reach, 2.0 * reach, 2.0 * unlimited, stride=1)
+        steps = ops.maximum(ops.round((high - low) / scale), 1.0)
+        steps = ops.where(held, held_levels - 1.0, steps)
+        middle = ops.where(held, held_middle, ops.round((low + high) / scale))
+        steps, middle = (ops.where(high > low, each, 0.0) for each in (steps, middle))
+        return WeightGrid(scale * 0.5, middle - steps, steps, stride=2)
+    reach = ops.where(held, ops.floor((held_levels - 1.0) / 2.0), ops.round(high / scale))
+    return WeightGrid(scale, -reach, 2.0 * reach, stride=1)
 
 
 def fake_quantize_snapped_weights(
     weights: Tensor,
     log_scale: Tensor,
     half_steps: bool = True,
-    level_limit: Tensor = NO_LIMIT,
+    held_levels: Tensor = NOT_HELD,
+    held_middle: Tensor = 0.0,
     estimator: str | NoiseEstimator = "ste",
     noise_sign: Tensor | None = None,
     noise_gradient: str = "head",
@@ -123,15 +132,16 @@ def fake_quantize_snapped_weights(
     Forward: `w_hat = unit * code`, see the module. Backward, with `v = (w / unit - lowest) /
     stride`, its code and `passed`, `lost`, `slope` as in `gdnsq_gradients`:
     `dlog_scale = ln(2) * s * sum slope`, `dw = passed + [w == low] / ties * sum lost`; with whole
-    steps `v = w / s`, and nothing goes to an end of the range. A weight that the level limit cuts
-    off is a constant of its code: `dw = 0`, `g * code / stride` is its part of the slope, and to
-    the estimator and to the sum of `lost` it is a weight without noise and without gradient.
+    steps, and where the grid is held, `v = w / s`, and nothing goes to an end of the range. A
+    weight that a held grid cuts off is a constant of its code: `dw = 0`, `g * code / stride` is its
+    part of the slope, and to the estimator it is a weight without noise and without gradient.
 
     Args:
         weights: float tensor.
         log_scale: base-2 logarithm of the step, of shape `()` or `(channels,)`.
         half_steps: codes in half steps, else whole steps on a symmetric range.
-        level_limit: the most levels that a channel may have.
+        held_levels: how many levels each channel has; 0 while they follow the weights.
+        held_middle: the middle code of a held grid, `()` or `(channels,)`.
         estimator, noise_sign, noise_gradient: as in `gdnsq_gradients.fake_quantize_affine`.
 
     >>> [float(v) for v in fake_quantize_snapped_weights([-0.5, -0.1, 0.6], 0.0)]
@@ -141,7 +151,7 @@ def fake_quantize_snapped_weights(
 
     @custom_gradient
     def fake_quantize(weights: Tensor, log_scale: Tensor) -> Any:
-        grid = snapped_weight_grid(weights, log_scale, half_steps, level_limit)
+        grid = snapped_weight_grid(weights, log_scale, half_steps, held_levels, held_middle)
         codes = grid.codes(weights)
         scale = learned_step(log_scale)
 
@@ -151,6 +161,7 @@ def fake_quantize_snapped_weights(
             cut = ops.where(beyond, upstream, 0.0)
             code = codes / grid.stride
             position = ops.where(beyond, code, weights / grid.unit / grid.stride)
+            follows = half_steps and held_levels <= 0.0
             passed, lost, slope = backward(
                 upstream - cut,
                 position,
@@ -158,12 +169,11 @@ def fake_quantize_snapped_weights(
                 log_scale,
                 scale,
                 sharing,
-                origin=grid.lowest / grid.stride if half_steps else 0.0,
+                origin=ops.where(follows, grid.lowest / grid.stride, 0.0),
             )
             if lost is not None and half_steps:
                 low, _ = weight_range(weights, log_scale, half_steps)
-                at_low = ops.logical_and(weights == low, ops.logical_not(beyond))
-                at_low = ops.cast(at_low, weights.dtype)
+                at_low = ops.cast(ops.logical_and(weights == low, follows), weights.dtype)
                 ties = ops.maximum(ops.sum(at_low, axis=sharing, keepdims=True), 1.0)
                 passed += at_low * (ops.sum(lost, axis=sharing, keepdims=True) / ties)
             return passed, _LN2 * scale * (slope + sum_over_sharing(cut * code, log_scale))
@@ -174,7 +184,7 @@ def fake_quantize_snapped_weights(
 
 
 def snapped_activation_grid(
-    offset: Tensor, log_scale: Tensor, log_range: Tensor, level_limit: Tensor = NO_LIMIT
+    offset: Tensor, log_scale: Tensor, log_range: Tensor, held_levels: Tensor = NOT_HELD
 ) -> tuple[Tensor, Grid]:
     """`(step, grid)`; the ends of the grid are float scalars. It has two levels or more.
 
@@ -184,8 +194,8 @@ def snapped_activation_grid(
     """
     scale_index, range_index = table_index(log_scale), table_index(log_range)
     scale = table_value(scale_index)
-    steps = ops.round(table_value(range_index - scale_index) - 1.0)
-    steps = ops.clip(steps, 1.0, level_limit - 1.0)
+    steps = ops.maximum(ops.round(table_value(range_index - scale_index) - 1.0), 1.0)
+    steps = ops.where(held_levels > 0.0, held_levels - 1.0, steps)
     lowest = ops.clip(ops.round(offset / scale), -steps, 0.0)
     return scale, Grid(lowest, lowest + steps)
 
@@ -196,7 +206,7 @@ def fake_quantize_snapped_activations(
     log_scale: Tensor,
     log_range: Tensor,
     signed: bool = True,
-    level_limit: Tensor = NO_LIMIT,
+    held_levels: Tensor = NOT_HELD,
     estimator: str | NoiseEstimator = "ste",
     noise_sign: Tensor | None = None,
     noise_gradient: str = "head",
@@ -207,8 +217,8 @@ def fake_quantize_snapped_activations(
     Forward: `x_hat = s * code`, see the module. Backward, with the ends `b = s * lowest` and
     `t = s * (lowest + steps)` of the grid, `above = [x > t]` and `inside = [b <= x <= t]`:
     `dx = passed * inside`, `doffset = sum(g - dx)`, `dlog_range = ln(2) * Q * sum passed * above`
-    with `Q = 2**log_range`, `dlog_scale = ln(2) * s * (sum slope - sum passed * above)`. Where
-    the level limit holds, the upper end is a number of steps: `dlog_range = 0` and
+    with `Q = 2**log_range`, `dlog_scale = ln(2) * s * (sum slope - sum passed * above)`. The upper
+    end of a held grid is a number of steps: `dlog_range = 0` and
     `dlog_scale = ln(2) * s * (sum slope + steps * sum passed * above)`.
 
     Args:
@@ -216,7 +226,7 @@ def fake_quantize_snapped_activations(
         offset: the smallest value, in the units of `x`; scalar, 0 or below.
         log_scale, log_range: base-2 logarithms, scalars.
         signed: False keeps the offset where it is: it gets no gradient.
-        level_limit: the most levels that the grid may have.
+        held_levels: how many levels the grid has; 0 while they follow the range.
         estimator, noise_sign, noise_gradient: as in `gdnsq_gradients.fake_quantize_affine`.
         rounding: of `x / s` to codes of a grid.
 
@@ -227,7 +237,7 @@ def fake_quantize_snapped_activations(
 
     @custom_gradient
     def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
-        scale, grid = snapped_activation_grid(offset, log_scale, log_range, level_limit)
+        scale, grid = snapped_activation_grid(offset, log_scale, log_range, held_levels)
         ratio = x / scale
         code = rounding(ratio, grid)
 
@@ -240,7 +250,7 @@ def fake_quantize_snapped_activations(
             dx = passed * ops.cast(position == ratio, x.dtype)
             cut = ops.sum(passed * ops.cast(ratio > grid.qmax, x.dtype))
             width = table_value(table_index(log_range))
-            held = width / scale > level_limit + 0.5
+            held = held_levels > 0.0
             end = ops.where(held, grid.qmax - grid.qmin, -1.0)
             return (
                 dx,

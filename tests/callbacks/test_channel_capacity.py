@@ -86,13 +86,13 @@ def test_a_channel_of_weights_needs_them():
         channel_of(built(GDNSQWeightQuantizer(2), 0.5))
 
 
-def test_limited_levels_cut_weights_off():
+def test_held_levels_cut_weights_off():
     quantizer = built(GDNSQWeightQuantizer(1), 0.125)  # half steps of 1/8: steps of 1/4
     kernel = np.float32([-1.0, -0.3, 0.0, 0.2, 0.3, 1.0])
     measured = Measurement(channel_of(quantizer, kernel))
     measured.add(kernel)
     assert measured.record()["saturation"] == 0.0
-    quantizer.limit_levels()
+    quantizer.hold(kernel)
     channel = channel_of(quantizer, kernel)
     measured = Measurement(channel)
     measured.add(kernel)

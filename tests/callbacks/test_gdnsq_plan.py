@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_qat.callbacks.gdnsq_plan import FASTEST, SLACK, Plan, planned_run, published_plan
+from keras_qat.schedules import AnnealingState
 
 rates = st.floats(1e-5, 0.1)
 distances = st.floats(0.0, 15.0)
@@ -61,14 +62,23 @@ def test_the_ceiling_falls_from_start_to_target(batches, arrive_by):
 
 
 @given(st.integers(1, 10_000))
-def test_the_learning_rate_falls_to_one_percent_over_what_is_left(left):
-    plan = planned_run(np.full(2000, 1e-3), 8.0, 0.6).annealed_over(left)
-    assert plan.anneal**left == pytest.approx(0.01)
+def test_after_arrival_the_learning_rate_falls_to_zero_over_what_is_left(left):
+    plan = planned_run(np.full(2000, 1e-3), 8.0, 0.6).recovering_for(left)
+    found = [plan.learning_rate_at(AnnealingState(900 + c, c)) for c in range(0, left + 1)]
+    assert found[0] == 1e-3
+    assert found[-1] == 0.0
+    assert all(then >= now for then, now in itertools.pairwise(found))
+
+
+def test_the_published_learning_rate_falls_by_a_factor():
+    plan = published_plan(np.full(9000, 1e-3), 8.0)
+    assert plan.learning_rate_at(AnnealingState(25, 0)) == 0.5e-3
+    assert plan.learning_rate_at(AnnealingState(9000, 100)) == pytest.approx(1e-3 * 0.9985**100)
 
 
 def test_the_published_plan_is_published_and_says_what_it_takes():
     plan = published_plan(np.full(8050, 1e-3), 8.0)
-    assert plan[2:] == (50, 0.9985, 0.002, 1.0, 0.0)
+    assert plan[2:] == (50, 0.0, 0.002, 1.0, 0.0)
     assert plan.late(8000) == 1.0
     with pytest.raises(ValueError, match=r"8050 batches.*planned"):
         published_plan(np.full(8049, 1e-3), 8.0)

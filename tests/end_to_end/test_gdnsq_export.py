@@ -40,7 +40,7 @@ def as_after_training(qmodel):
     narrow(qmodel)
     rng = np.random.default_rng(0)
     for width in qmodel.learned_widths:
-        width.quantizer.limit_levels()
+        width.hold()
         for variable in width.quantizer.trainable_variables:
             reach = 0.1 if variable.name == "offset" else 0.3
             variable.assign(variable + rng.uniform(-reach, reach, variable.shape))

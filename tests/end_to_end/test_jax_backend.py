@@ -40,7 +40,7 @@ def one_step(name, model, config):
     qmodel = keras_qat.quantize(model, config, calibration_data=x)
     for width in qmodel.learned_widths:
         width.narrow()
-        width.quantizer.limit_levels()
+        width.hold()
     for quantizer in qmodel.quantizers:
         if hasattr(quantizer, "scale_ratio"):  # off the clamp edges, where the last bit decides
             quantizer.scale_ratio.assign(np.full(quantizer.scale_ratio.shape, 1.01, np.float32))
@@ -63,7 +63,7 @@ def one_step(name, model, config):
 
 
 def of_functions(estimator):
-    "Gradients for fixed signs: grids below a limit, and grids that it cuts off."
+    "Gradients for fixed signs: learned grids, and held ones."
     options = {"estimator": estimator, "noise_sign": np.sign(normal(2, 3, 3, 2, 4)) / 2}
     cases = {
         "half": (fake_quantize_snapped_weights, {}, ([-1.3, -0.2, -2.1, 3.0],)),
@@ -71,12 +71,12 @@ def of_functions(estimator):
         "activations": (fake_quantize_snapped_activations, {}, (-1.1, -2.5, 1.3)),
     }
     for name, (function, own, parameters) in cases.items():
-        for limit in (4.0, 1e6):
-            quantize = functools.partial(function, level_limit=limit, **own, **options)
+        for levels in (0.0, 4.0):
+            quantize = functools.partial(function, held_levels=levels, **own, **options)
             inputs = [kernel(0), *map(np.float32, parameters)]
             output, gradients = value_and_gradients(quantize, inputs, normal(1, 3, 3, 2, 4))
             numbers = {str(i): np.ravel(a).tolist() for i, a in enumerate([output, *gradients])}
-            found[f"{name} {estimator} {limit}"] = {"steps": numbers}
+            found[f"{name} {estimator} {levels}"] = {"steps": numbers}
 
 
 bits = {"weight_bits": 3, "activation_bits": 3}

@@ -39,39 +39,41 @@ def factors(estimator, upstream, noise, sign, axes):
     return phi, noise if estimator == "lsq" else sign / np.sqrt(3)
 
 
-def weight_formula(weights, log_scale, upstream, sign, estimator, half_steps, limit):
-    """`(w_hat, dw, dlog_scale, cut off)` by the docstrings, in float64, for one channel alone."""
+def weight_formula(weights, log_scale, upstream, sign, estimator, half_steps, levels, middle=0.0):
+    """`(w_hat, dw, dlog_scale, cut off)` by the docstrings, in float64, for one channel alone.
+
+    `levels` and `middle` are those of a held grid; 0 levels follow the weights.
+    """
     w, s = weights.astype(np.float64), table(log_scale)
     low, high = min(w.min(), 0), max(w.max(), 0)
     if half_steps:
-        stride, steps = 2, min(np.rint((high - low) / s), limit - 1)
-        lowest = np.clip(np.rint((low + high) / s), -steps, steps) - steps
+        stride, steps = 2, levels - 1 if levels else np.rint((high - low) / s)
+        lowest = (middle if levels else np.rint((low + high) / s)) - steps
     else:
-        stride, lowest = 1, -min(np.rint(max(high, -low) / s), (limit - 1) // 2)
-        steps = -2 * lowest
-    unit, start = s / stride, lowest if half_steps else 0
+        reach = (levels - 1) // 2 if levels else np.rint(max(high, -low) / s)
+        stride, lowest, steps = 1, -reach, 2 * reach
+    unit, start = s / stride, lowest if half_steps and not levels else 0
     code = lowest + stride * np.clip(np.rint((w / unit - lowest) / stride), 0, steps)
     cut = np.abs(w - unit * code) > s / 2
     v, q = (w / unit - start) / stride, (code - start) / stride
     g, e = np.where(cut, 0, upstream), np.where(cut, 0, q - v)
     phi, rho = factors(estimator, g, e, sign, tuple(range(w.ndim)))
-    dw, lost, at_low = g * phi, g * (1 - phi), (w == low) & ~cut
-    if half_steps and at_low.any():
-        dw = dw + at_low / at_low.sum() * lost.sum()
+    dw, lost = g * phi, g * (1 - phi)
+    if half_steps and not levels:
+        dw = dw + (w == low) / max((w == low).sum(), 1) * lost.sum()
     slope = g * (e + s * rho) + lost * v + np.where(cut, upstream * code / stride, 0)
     return unit * code, dw, LN2 * s * slope.sum(), cut
 
 
-def activation_formula(x, parameters, signed, upstream, sign, estimator, limit):
-    """`(x_hat, gradients, held)` by the docstring, in float64."""
+def activation_formula(x, parameters, signed, upstream, sign, estimator, levels):
+    """`(x_hat, gradients)` by the docstring, in float64."""
     x = x.astype(np.float64)
     offset, s, width = float(parameters[0]), table(parameters[1]), table(parameters[2])
-    wanted = np.rint(width / s - 1)
-    steps = np.clip(wanted, 1, limit - 1)
+    steps = levels - 1 if levels else max(np.rint(width / s - 1), 1)
     lowest = np.clip(np.rint(offset / s), -steps, 0)
     code = np.rint(np.clip(x / s, lowest, lowest + steps))
     v, q = np.clip(x / s, lowest, lowest + steps) - lowest, code - lowest
-    below, above, held = x < s * lowest, x > s * (lowest + steps), wanted > limit - 1
+    below, above = x < s * lowest, x > s * (lowest + steps)
     phi, rho = factors(estimator, upstream, q - v, sign, tuple(range(x.ndim)))
     passed, slope = upstream * phi, upstream * (q - v + s * rho) + upstream * (1 - phi) * v
     dx = np.where(below | above, 0, passed)
@@ -79,7 +81,7 @@ def activation_formula(x, parameters, signed, upstream, sign, estimator, limit):
     gradients = [
         dx,
         (upstream - dx).sum() if signed else 0.0,
-        LN2 * s * (slope.sum() + (steps if held else -1) * cut),
-        0.0 if held else LN2 * width * cut,
+        LN2 * s * (slope.sum() + (steps if levels else -1) * cut),
+        0.0 if levels else LN2 * width * cut,
     ]
-    return s * code, gradients, held
+    return s * code, gradients

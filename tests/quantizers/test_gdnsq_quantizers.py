@@ -120,10 +120,10 @@ def test_more_levels_than_int8_holds_are_refused():
 
 @every_target
 @both
-def test_a_level_limit_holds_however_the_step_moves(kind, bits):
+def test_a_held_grid_keeps_its_levels_however_the_step_moves(kind, bits):
     quantizer, x, arguments = either(kind, bits)
     assert not quantizer.meets_target(*arguments)
-    quantizer.limit_levels()
+    quantizer.hold(*arguments)
     shape = quantizer.log_scale.shape
     for log_scale in (-12.0, -6.3, -3.0, 0.0):
         quantizer._log_scale.assign(np.full(shape, log_scale))
@@ -132,17 +132,40 @@ def test_a_level_limit_holds_however_the_step_moves(kind, bits):
             assert len(np.unique(channel)) <= 2**bits
         assert np.abs(codes).max() <= (127 if kind == "weights" else 255)
         assert quantizer.meets_target(*arguments)
-        assert np.all(np.asarray(quantizer.bit_width(*arguments)) <= bits)
+        np.testing.assert_array_equal(quantizer.bit_width(*arguments), bits)
+
+
+@every_target
+@both
+def test_holding_a_grid_that_meets_its_target_moves_nothing(kind, bits):
+    for spare in (0.0, 0.4):
+        quantizer, x, arguments = either(kind, bits)
+        quantizer.fit_target(*arguments)
+        quantizer._log_scale.assign(np.asarray(quantizer.log_scale) + np.float32(spare))
+        before = quantizer(x), quantizer.codes(x)
+        quantizer.hold(*arguments)
+        if kind == "weights":
+            assert_same((quantizer(x), quantizer.codes(x)), before)
+            quantizer.hold(2.0 * kernel())  # once held, it stays
+            assert_same((quantizer(x), quantizer.codes(x)), before)
+        else:  # a range of fewer levels is widened to all
+            levels = int(quantizer.levels())
+            assert levels == 2**bits
+            inside = np.asarray(before[1]) < np.asarray(before[1]).max()
+            np.testing.assert_array_equal(
+                np.asarray(quantizer(x))[inside], np.asarray(before[0])[inside]
+            )
 
 
 @both
-def test_a_free_grid_has_no_level_limit(kind):
+def test_a_free_grid_cannot_be_held(kind):
     quantizer, x, arguments = either(kind, 2, offset="free")
     before, widths = quantizer(x), quantizer.bit_width(*arguments)
-    quantizer.limit_levels()
+    quantizer.hold(*arguments)
     np.testing.assert_array_equal(quantizer(x), before)
     np.testing.assert_array_equal(quantizer.bit_width(*arguments), widths)
     assert not quantizer.meets_target(*arguments)
+    assert not quantizer.holds
 
 
 @every_target
@@ -212,7 +235,7 @@ def test_fitting_the_target_gives_every_grid_all_its_levels(kind, bits, start):
     np.testing.assert_array_equal(quantizer.levels(*arguments), most)
     assert quantizer.meets_target(*arguments)
     assert not quantizer.holds
-    quantizer.limit_levels()
+    quantizer.hold(*arguments)
     assert quantizer.holds
 
 
@@ -279,19 +302,19 @@ def test_a_rate_that_would_round_is_refused(kind, rate):
     assert_same(state(quantizer), before)
 
 
-def test_rate_limit_and_seed_are_saved_with_the_model(tmp_path):
+def test_rate_hold_and_seed_are_saved_with_the_model(tmp_path):
     inputs = keras.Input((CHANNELS,))
     quantizer = activations(3)
     model = keras.Model(inputs, quantizer(inputs))
     quantizer.set_rate(4.0)
     quantizer.narrow()
-    quantizer.limit_levels()
+    quantizer.hold()
     quantizer.draw_noise_sign(np.zeros((2, CHANNELS), np.float32))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras").layers[-1]
     assert_same(state(loaded), state(quantizer))
     assert float(loaded.rate) == 4.0
-    assert float(loaded.level_limit) == 8.0
+    assert float(loaded.held_levels) == 8.0
     x = np.zeros((50, CHANNELS), np.float32)
     np.testing.assert_array_equal(loaded.draw_noise_sign(x), quantizer.draw_noise_sign(x))
 
