@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = [
     {"keras_qat.integer"},
+    {"keras_qat.estimators"},
     {
         "keras_qat.keras_graph",
         "keras_qat.optimizers",

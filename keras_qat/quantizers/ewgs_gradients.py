@@ -10,8 +10,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_qat.estimators import element_wise_scaling
 from keras_qat.quantizers.custom_gradient import custom_gradient
-from keras_qat.quantizers.noise_estimators import element_wise_scaling
 from keras_qat.quantizers.sharing import sum_over_sharing
 
 Tensor = Any
@@ -60,9 +60,9 @@ def interval_levels(
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             upstream = upstream * 2.0 if centred else upstream
-            factor = element_wise_scaling(upstream, level - clipped, delta=delta)
+            passed = element_wise_scaling(upstream, level - clipped, delta=delta)
             inside = ops.logical_and(position >= 0.0, position <= 1.0)
-            dx = ops.where(inside, upstream * factor, 0.0) / width
+            dx = ops.where(inside, passed, 0.0) / width
             return (
                 dx,
                 sum_over_sharing(dx * (position - 1.0), lower),

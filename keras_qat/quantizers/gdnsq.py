@@ -9,15 +9,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_qat import estimators
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.estimators import Rounding
 from keras_qat.quantizers.fake_quantize import Grid, check_bits
-from keras_qat.quantizers.gdnsq_gradients import NOISE_GRADIENTS
+from keras_qat.quantizers.fixed_grids import Rounding
+from keras_qat.quantizers.gdnsq_gradients import NOISE_GRADIENTS, split_estimator
 from keras_qat.quantizers.lowering_error import LoweringError
-from keras_qat.quantizers.noise_estimators import get_noise_estimator, random_noise_sign
+from keras_qat.quantizers.noise_signs import random_noise_sign
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.quantizer import Quantizer
+from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.snapped_grids import NOT_HELD
 from keras_qat.quantizers.step_table import learned_step, snapped_log
 
@@ -25,16 +27,15 @@ Tensor = Any
 
 OFFSETS = ("snapped", "free")
 _START_BITS = range(8, 17)
-_SEED_STATE = "seed_state"
 HOW_TO_MEET = "train on with keras_qat.callbacks.GDNSQSchedule until it is met."
 
 
-def check_gdnsq_options(estimator: str, noise_gradient: str, offset: str, start_bits: int) -> None:
+def check_gdnsq_options(estimator: Any, noise_gradient: str, offset: str, start_bits: int) -> None:
     """Raises a `ValueError` that names the option that has no such value.
 
     >>> check_gdnsq_options("ste", "head", "snapped", 10)
     """
-    get_noise_estimator(estimator)
+    split_estimator(estimator, "head")
     for name, value, choices in (
         ("noise_gradient", noise_gradient, NOISE_GRADIENTS),
         ("offset", offset, OFFSETS),
@@ -54,37 +55,35 @@ class GDNSQQuantizer(Quantizer):
 
     Args:
         target_bits: the bits aimed at, 1 to 8.
-        estimator: of the gradient through rounding: "ste", "ewgs", "aewgs" or "lsq".
+        estimator: of the gradient through rounding, an `Estimator` or its name; or "lsq": straight
+            through, and the noise itself in place of random signs.
         noise_gradient: "head" adds the published random term to the gradient of the step, with
             signs drawn in every call of training; "none" leaves it out and draws nothing.
         offset: "snapped" for a grid that integers state exactly, "free" for the published one,
             which has no integers and is not deployable.
         start_bits: the bits that calibration starts at, 8 to 16.
-        seed: of the random signs.
+        replacement, seed: see `Quantizer`; the seed is that of the signs too.
     """
 
     def __init__(
         self,
         grid: Grid,
         target_bits: int,
-        estimator: str = "ste",
+        estimator: estimators.Estimator | str | dict[str, Any] = "ste",
         noise_gradient: str = "head",
         offset: str = "snapped",
         start_bits: int = 10,
-        seed: int | None = None,
         **kwargs: Any,
     ):
-        super().__init__(grid, **kwargs)
         check_gdnsq_options(estimator, noise_gradient, offset, start_bits)
+        rule, self._scale_term = split_estimator(estimator, noise_gradient)
+        super().__init__(grid, estimator=rule, **kwargs)
         self.target_bits = int(target_bits)
-        self.estimator = estimator
         self.noise_gradient = noise_gradient
         self.offset_kind = offset
         self.start_bits = int(start_bits)
-        self.seed = seed
-        self._draws = noise_gradient == "head" and estimator != "lsq"
-        if self._draws:
-            self.seed_generator = keras.random.SeedGenerator(seed)
+        if self._scale_term == "head":
+            self._draw_from_seed()
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.rate = self.add_weight(
@@ -104,18 +103,7 @@ class GDNSQQuantizer(Quantizer):
                 trainable=False,
                 autocast=False,
             )
-
-    def save_own_variables(self, store: Any) -> None:
-        super().save_own_variables(store)
-        if self._draws:  # Keras keeps no seed state: a resumed run would draw other signs
-            store[_SEED_STATE] = self.seed_generator.state
-
-    def load_own_variables(self, store: Any) -> None:
-        values = {key: store[key] for key in list(store.keys())}
-        state = values.pop(_SEED_STATE, None)
-        if self._draws and state is not None:
-            self.seed_generator.state.assign(state)
-        super().load_own_variables(values)
+        self._build_replacement(input_shape)
 
     @property
     def learns_width(self) -> bool:
@@ -177,8 +165,9 @@ class GDNSQQuantizer(Quantizer):
         return float(self.target_bits if bits is None else max(bits, self.target_bits))
 
     def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
-        sign = self.draw_noise_sign(x) if training and self._draws else None
-        return self._fake_quantize(x, self._rounding(pooled, training), sign)
+        sign = self.draw_noise_sign(x) if training and self._scale_term == "head" else None
+        selection = self._select(x) if training else None
+        return self._fake_quantize(x, self._rounding(pooled, training), sign, selection)
 
     def draw_noise_sign(self, x: Tensor) -> Tensor:
         """Fresh signs of +-1/2 for the elements of `x`."""
@@ -202,14 +191,23 @@ class GDNSQQuantizer(Quantizer):
         self._check_snapped()
         return super().qparams()
 
-    def _fake_quantize(self, x: Tensor, rounding: Rounding, noise_sign: Tensor | None) -> Tensor:
+    def _fake_quantize(
+        self,
+        x: Tensor,
+        rounding: Rounding,
+        noise_sign: Tensor | None = None,
+        selection: Selection | None = None,
+    ) -> Tensor:
         raise NotImplementedError
 
-    def _gradient_options(self, noise_sign: Tensor | None) -> dict[str, Any]:
+    def _gradient_options(
+        self, noise_sign: Tensor | None, selection: Selection | None
+    ) -> dict[str, Any]:
         return {
-            "estimator": self.estimator,
+            "estimator": "lsq" if self._scale_term == "lsq" else self.estimator,
             "noise_sign": noise_sign,
             "noise_gradient": self.noise_gradient,
+            "selection": selection,
         }
 
     @property
@@ -240,11 +238,10 @@ class GDNSQQuantizer(Quantizer):
         return {
             **config,
             "target_bits": self.target_bits,
-            "estimator": self.estimator,
+            "estimator": "lsq" if self._scale_term == "lsq" else config["estimator"],
             "noise_gradient": self.noise_gradient,
             "offset": self.offset_kind,
             "start_bits": self.start_bits,
-            "seed": self.seed,
         }
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.bit_width import activation_bit_width, levels
 from keras_qat.quantizers.constraints import AtMost
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.estimators import Rounding
 from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.fixed_grids import Rounding
 from keras_qat.quantizers.gdnsq import (
     HOW_TO_MEET,
     GDNSQQuantizer,
@@ -25,6 +26,7 @@ from keras_qat.quantizers.gdnsq_calibration import calibrated_activation_paramet
 from keras_qat.quantizers.gdnsq_gradients import fake_quantize_activations
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.quantizers.lowering_error import LoweringError
+from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.snapped_grids import (
     fake_quantize_snapped_activations,
     snapped_activation_grid,
@@ -191,15 +193,28 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
             )
         return super().qparams()
 
-    def _fake_quantize(self, x: Tensor, rounding: Rounding, noise_sign: Tensor | None) -> Tensor:
+    def _fake_quantize(
+        self,
+        x: Tensor,
+        rounding: Rounding,
+        noise_sign: Tensor | None = None,
+        selection: Selection | None = None,
+    ) -> Tensor:
         parameters = (self.offset, self.log_scale, self.log_range, self.signed)
-        options = self._gradient_options(noise_sign)
+        options = self._gradient_options(noise_sign, selection)
         if not self.deployable:
             return fake_quantize_activations(x, *parameters, **options)
         held_levels = as_tensor(self.held_levels)
         return fake_quantize_snapped_activations(
             x, *parameters, held_levels, rounding=rounding, **options
         )
+
+    def discretization_error(self, x: Tensor) -> Tensor:
+        if self.deployable:
+            return super().discretization_error(x)
+        levels = self.levels() - 1.0
+        position = ops.clip((x - as_tensor(self.offset)) / self.step, 0.0, levels)
+        return ops.mean(ops.square((position - ops.round(position)) / levels))
 
     def _step_and_grid(self) -> tuple[Tensor, Grid]:
         offset, held_levels = as_tensor(self.offset), as_tensor(self.held_levels)

@@ -2,12 +2,16 @@
 
 The grid has the step `s = 2**log_scale` and starts at the zero point `z`, a real number:
 `v = (clip(x, lower, upper) - z) / s`, `q = round(v)` (ties to even), `x_hat = s * q + z`.
-Each function states its whole gradient in closed form, for one `NoiseEstimator`. With the
-upstream gradient `g`, the noise `e = q - v` and the estimator's `phi` and `rho`, all share
+Each function states its whole gradient in closed form. With the upstream gradient `g` and the noise
+`e = q - v`, an estimator (`keras_qat.estimators`) states what passes through rounding; all share
 
-    passed = g * phi        lost = g - passed        slope = g * (e + s * rho) + lost * v
+    passed = estimator(g, e)        lost = g - passed        slope = g * (e + s * rho) + lost * v
 
-`slope` is `d loss / d s` at a fixed range; the term of `rho` has an `s` too much, as published.
+`slope` is `d loss / d s` at a fixed range. `rho` is random: `r / sqrt(3)` for signs `r` of +-1/2,
+the variance of the noise without its value; with `noise_gradient="none"`, or without signs, it is
+its mean, 0. The estimator "lsq" is straight through with `rho = e`. The term of `rho` has an `s`
+too much, as published. With a selection (`keras_qat.quantizers.replacement`), what it leaves out is
+not rounded: `e = rho = 0` and `passed = g`.
 Parameters broadcast against `x` from the last axis on: a shape `()` or `(1,)` is one number for
 the tensor, `(channels,)` one per channel of the last axis. Sums run over what shares one.
 
@@ -25,16 +29,15 @@ from typing import Any
 
 from keras import ops
 
+from keras_qat import estimators
+from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
-from keras_qat.quantizers.noise_estimators import (
-    Axes,
-    NoiseEstimator,
-    get_noise_estimator,
-)
 from keras_qat.quantizers.power_of_two import power_of_two
+from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 
 Tensor = Any
+Axes = tuple[int, ...]
 
 NOISE_GRADIENTS = ("head", "none")
 _LN2 = math.log(2.0)
@@ -46,10 +49,11 @@ def fake_quantize_affine(
     zero_point: Tensor,
     lower: Tensor,
     upper: Tensor,
-    estimator: str | NoiseEstimator = "ste",
+    estimator: str | Estimator = "ste",
     noise_sign: Tensor | None = None,
     noise_gradient: str = "head",
     mean_axes: Axes | None = None,
+    selection: Selection | None = None,
 ) -> Tensor:
     """Fake-quantize on the grid `zero_point + s * {0, 1, ...}`, clipped to `[lower, upper]`.
 
@@ -61,16 +65,17 @@ def fake_quantize_affine(
         x: float tensor of any shape.
         log_scale: base-2 logarithm of the step, `s`.
         zero_point, lower, upper: in the units of `x`; gradients are those of each alone.
-        estimator: a name in `NOISE_ESTIMATORS`, or a `NoiseEstimator`.
+        estimator: an `Estimator` or its name, or "lsq".
         noise_sign: +-1/2 for each element of `x`, or None to leave the random term out.
-        noise_gradient: "head" adds the estimator's `rho`, "none" leaves it out.
+        noise_gradient: "head" adds the term of `rho`, "none" leaves it out.
         mean_axes: where "aewgs" averages; by default the axes along which `log_scale` is shared.
+        selection: `noise -> which elements are quantized`; `None` for all.
 
     >>> x_hat = fake_quantize_affine([-1.0, 0.7, 9.0], -1.0, 0.0, 0.0, 1.5)
     >>> [float(v) for v in x_hat]
     [0.0, 0.5, 1.5]
     """
-    backward = noise_backward(estimator, noise_sign, noise_gradient)
+    backward = NoiseBackward(estimator, noise_sign, noise_gradient)
 
     @custom_gradient
     def fake_quantize(
@@ -78,11 +83,12 @@ def fake_quantize_affine(
     ) -> Any:
         scale = power_of_two(log_scale)
         position = (_clip(x, lower, upper) - zero_point) / scale
-        code = ops.round(position)
+        code, selected = select(selection, position, ops.round(position))
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             axes = sharing_axes(x, log_scale) if mean_axes is None else mean_axes
-            passed, lost, slope = backward(upstream, position, code, log_scale, scale, axes)
+            step = GridStep(scale, (upper - lower) / scale, axes)
+            passed, lost, slope = backward(upstream, position, code, log_scale, step, selected)
             below, above = x < lower, x > upper
             return (
                 ops.where(ops.logical_or(below, above), 0.0, passed),
@@ -100,10 +106,11 @@ def fake_quantize_affine(
 def fake_quantize_weights(
     weights: Tensor,
     log_scale: Tensor,
-    estimator: str | NoiseEstimator = "ste",
+    estimator: str | Estimator = "ste",
     noise_sign: Tensor | None = None,
     noise_gradient: str = "head",
     mean_axes: Axes | None = None,
+    selection: Selection | None = None,
 ) -> Tensor:
     """Fake-quantize on a grid that starts at the smallest weight; nothing is clipped.
 
@@ -117,7 +124,7 @@ def fake_quantize_weights(
     >>> [float(v) for v in fake_quantize_weights([-0.5, -0.1, 0.6], 0.0)]
     [-0.5, -0.5, 0.5]
     """
-    backward = noise_backward(estimator, noise_sign, noise_gradient)
+    backward = NoiseBackward(estimator, noise_sign, noise_gradient)
 
     @custom_gradient
     def fake_quantize(weights: Tensor, log_scale: Tensor) -> Any:
@@ -125,11 +132,13 @@ def fake_quantize_weights(
         sharing = sharing_axes(weights, log_scale)
         smallest = ops.min(weights, axis=sharing, keepdims=True)
         position = (weights - smallest) / scale
-        code = ops.round(position)
+        code, selected = select(selection, position, ops.round(position))
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             axes = sharing if mean_axes is None else mean_axes
-            passed, lost, slope = backward(upstream, position, code, log_scale, scale, axes)
+            count = ops.maximum(ops.max(ops.round(position), axis=sharing, keepdims=True), 1.0)
+            step = GridStep(scale, count, axes)
+            passed, lost, slope = backward(upstream, position, code, log_scale, step, selected)
             if lost is not None:
                 at_minimum = ops.cast(weights == smallest, weights.dtype)
                 ties = ops.sum(at_minimum, axis=sharing, keepdims=True)
@@ -147,10 +156,11 @@ def fake_quantize_activations(
     log_scale: Tensor,
     log_range: Tensor,
     signed: bool = True,
-    estimator: str | NoiseEstimator = "ste",
+    estimator: str | Estimator = "ste",
     noise_sign: Tensor | None = None,
     noise_gradient: str = "head",
     mean_axes: Axes | None = None,
+    selection: Selection | None = None,
 ) -> Tensor:
     """Fake-quantize on a grid from `offset` to `offset + range - s`, with both ends learned.
 
@@ -165,23 +175,24 @@ def fake_quantize_activations(
         offset: the smallest value of the grid, in the units of `x`.
         log_scale, log_range: base-2 logarithms; their difference is the bit width.
         signed: False keeps the offset where it is: it gets no gradient.
-        estimator, noise_sign, noise_gradient, mean_axes: as in `fake_quantize_affine`.
+        estimator, noise_sign, noise_gradient, mean_axes, selection: as in `fake_quantize_affine`.
 
     >>> [float(v) for v in fake_quantize_activations([-9.0, 0.6, 9.0], 0.0, 0.0, 2.0)]
     [0.0, 1.0, 3.0]
     """
-    backward = noise_backward(estimator, noise_sign, noise_gradient)
+    backward = NoiseBackward(estimator, noise_sign, noise_gradient)
 
     @custom_gradient
     def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
         scale, width = power_of_two(log_scale), power_of_two(log_range)
         upper = offset + width - scale
         position = (_clip(x, offset, upper) - offset) / scale
-        code = ops.round(position)
+        code, selected = select(selection, position, ops.round(position))
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             axes = sharing_axes(x, log_scale) if mean_axes is None else mean_axes
-            passed, _, slope = backward(upstream, position, code, log_scale, scale, axes)
+            step = GridStep(scale, width / scale - 1.0, axes)
+            passed, _, slope = backward(upstream, position, code, log_scale, step, selected)
             above = ops.where(x > upper, passed, 0.0)
             dx = ops.where(ops.logical_or(x < offset, x > upper), 0.0, passed)
             return (
@@ -222,40 +233,82 @@ def _clip(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return ops.minimum(ops.maximum(x, lower), upper)
 
 
-def noise_backward(
-    estimator: str | NoiseEstimator, noise_sign: Tensor | None, noise_gradient: str
-) -> Any:
-    """The backward pass that all grids share.
+def split_estimator(
+    estimator: Estimator | str | dict[str, Any], noise_gradient: str
+) -> tuple[Estimator, str]:
+    """The estimator of the input, and the name of `rho`: "head", "none" or "lsq".
 
-    Returns: `(g, v, q, log_s, s, mean_axes, origin) -> (passed, lost, sum slope)`, see the module;
-        `lost` is None where it is 0. Positions may be counted from anywhere: `v - origin` is what
-        `slope` has. The sum is one for each step.
+    Raises:
+        ValueError: no such estimator, or no such noise gradient.
+
+    >>> split_estimator("lsq", "head")[1], split_estimator("ewgs", "none")[1]
+    ('lsq', 'none')
     """
-    estimator = get_noise_estimator(estimator)
     if noise_gradient not in NOISE_GRADIENTS:
         raise ValueError(
             f"The noise_gradient must be one of {NOISE_GRADIENTS}. Received: {noise_gradient!r}"
         )
+    if estimator == "lsq":
+        return estimators.STE, "lsq" if noise_gradient == "head" else "none"
+    return estimators.get(estimator), noise_gradient
 
-    def backward(
+
+class NoiseBackward:
+    """The backward pass that all grids share, for one estimator."""
+
+    def __init__(self, estimator: str | Estimator, noise_sign: Tensor | None, noise_gradient: str):
+        self.estimator, self._scale_term = split_estimator(estimator, noise_gradient)
+        self._noise_sign = noise_sign
+
+    def __call__(
+        self,
         upstream: Tensor,
         position: Tensor,
         code: Tensor,
         log_scale: Tensor,
-        scale: Tensor,
-        mean_axes: Axes,
+        step: GridStep,
+        selected: Tensor | None = None,
         origin: Tensor = 0.0,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """`(passed, lost, sum slope)`, see the module; `lost` is None where it is 0.
+
+        Positions may be counted from anywhere: `v - origin` is what `slope` has. The sum is one
+        for each step. `code` is the position itself where `selected` is False.
+        """
         noise = code - position
         slope = sum_over_sharing(upstream * noise, log_scale)
-        term = estimator.scale_term(noise, noise_sign) if noise_gradient == "head" else None
+        term = self._rho(noise, selected)
         if term is not None:
-            slope += scale * sum_over_sharing(upstream * term, log_scale)
-        if estimator.input_factor is None:
+            slope += step.size * sum_over_sharing(upstream * term, log_scale)
+        if self.estimator.passes_through:
             return upstream, None, slope
-        passed = upstream * estimator.input_factor(upstream, noise, mean_axes)
+        passed = self.estimator(upstream, noise, step)
+        if selected is not None:
+            passed = ops.where(selected, passed, upstream)
         lost = upstream - passed
         slope += sum_over_sharing(lost * (position - origin), log_scale)
         return passed, lost, slope
 
-    return backward
+    def _rho(self, noise: Tensor, selected: Tensor | None) -> Tensor | None:
+        if self._scale_term == "lsq":
+            return noise
+        if self._scale_term == "none" or self._noise_sign is None:
+            return None
+        rho = self._noise_sign * (1.0 / math.sqrt(3.0))
+        return rho if selected is None else ops.where(selected, rho, 0.0)
+
+
+def select(
+    selection: Selection | None, position: Tensor, code: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The codes with those left out at their positions, and which are not; `None` for all.
+
+    >>> position = ops.array([0.7, 1.4])
+    >>> code, selected = select(lambda noise: noise > 0, position, ops.round(position))
+    >>> [round(float(v), 1) for v in code]
+    [1.0, 1.4]
+    """
+    if selection is None:
+        return code, None
+    selected = selection(code - position)
+    return ops.where(selected, code, position), selected

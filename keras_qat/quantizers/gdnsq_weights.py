@@ -13,8 +13,8 @@ from keras import ops
 from keras_qat.integer.headroom import WEIGHT_MAX
 from keras_qat.quantizers.bit_width import levels, weight_bit_width
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.estimators import Rounding
 from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.fixed_grids import Rounding
 from keras_qat.quantizers.gdnsq import (
     HOW_TO_MEET,
     GDNSQQuantizer,
@@ -30,6 +30,7 @@ from keras_qat.quantizers.gdnsq_calibration import (
 from keras_qat.quantizers.gdnsq_gradients import fake_quantize_weights
 from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.power_of_two import power_of_two
+from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.sharing import sharing_axes
 from keras_qat.quantizers.snapped_grids import (
     WeightGrid,
@@ -210,13 +211,31 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             )
         return codes
 
-    def _fake_quantize(self, x: Tensor, rounding: Rounding, noise_sign: Tensor | None) -> Tensor:
-        options = self._gradient_options(noise_sign)
+    def _fake_quantize(
+        self,
+        x: Tensor,
+        rounding: Rounding,
+        noise_sign: Tensor | None = None,
+        selection: Selection | None = None,
+    ) -> Tensor:
+        options = self._gradient_options(noise_sign, selection)
         if not self.deployable:
             return fake_quantize_weights(x, self.log_scale, **options)
         return fake_quantize_snapped_weights(
             x, self.log_scale, self.half_steps, *self._held(), **options
         )
+
+    def discretization_error(self, x: Tensor) -> Tensor:
+        """`mean((w - w_hat)**2)` in ranges, over the weights that the grid does not cut off."""
+        kernel = ops.convert_to_tensor(x, "float32")
+        if self.deployable:
+            grid = self.weight_grid(kernel)
+            position, steps = ops.clip(grid.position(kernel), 0.0, grid.steps), grid.steps
+        else:
+            low, high = _extremes(kernel, self.log_scale)
+            position, steps = (kernel - low) / self.step, ops.round((high - low) / self.step)
+        error = (position - ops.round(position)) / ops.maximum(steps, 1.0)
+        return ops.mean(ops.square(error))
 
     def _held(self) -> tuple[Tensor, Tensor]:
         return as_tensor(self.held_levels), as_tensor(self.held_middle)

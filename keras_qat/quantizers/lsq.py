@@ -10,8 +10,8 @@ from keras import ops
 
 from keras_qat.quantizers.constraints import AtLeast
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.estimators import learned_step_size
 from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.fixed_grids import learned_step_size
 from keras_qat.quantizers.quantizer import Quantizer
 
 _SMALLEST_RATIO = 2.0**-10
@@ -24,7 +24,8 @@ class LSQQuantizer(Quantizer):
     Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward, with `v = x / scale`,
     code `q` and `inside = [qmin < v < qmax]`: `dx = g * inside` and
     `dscale = sum g * (q - v * inside) / sqrt(elements * qmax)`; `elements` counts the weights of
-    a channel, or the features of one example of an activation.
+    a channel, or the features of one example of an activation. Other estimators than "ste" change
+    both (`keras_qat.quantizers.fixed_grids`).
 
     The scale is the product of two variables: `calibrated_scale`, a constant, and the trained
     `scale_ratio`, which starts at 1. An optimizer with steps of fixed size, like Adam, thus moves
@@ -59,8 +60,10 @@ class LSQQuantizer(Quantizer):
         super().set_scale(scale)
         self.scale_ratio.assign(ops.ones(self.scale_ratio.shape))
 
-    def fake_quantize(self, x: Any, rounding: Any) -> Any:
-        return learned_step_size(x, self.scale, self.grid, self.gradient_scale, rounding)
+    def fake_quantize(self, x: Any, rounding: Any, selection: Any = None) -> Any:
+        return learned_step_size(
+            x, self.scale, self.grid, self.gradient_scale, rounding, self.estimator, selection
+        )
 
 
 def lsq_initial_scale(x: Any, grid: Grid) -> Any:

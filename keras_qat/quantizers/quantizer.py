@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from typing import Any, Protocol
 
 import keras
@@ -10,22 +11,32 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_qat import estimators
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.estimators import Rounding
 from keras_qat.quantizers.fake_quantize import (
     Grid,
     round_pooled_to_codes,
     round_to_codes,
 )
+from keras_qat.quantizers.fixed_grids import Rounding
 from keras_qat.quantizers.initial_scale import (
     Histogram,
     least_error_scale,
     least_error_weight_scale,
     range_scale,
 )
+from keras_qat.quantizers.replacement import (
+    Selection,
+    by_chance,
+    by_error,
+    check_replacement,
+)
 
 Tensor = Any
+
+_SEED_STATE = "seed_state"
+_MEASURED_EXAMPLES = 4
 
 
 class Accumulator(Protocol):
@@ -40,12 +51,17 @@ class Quantizer(keras.layers.Layer):
 
     The law that every quantizer keeps, exactly: `codes(x) * scale == call(x)`.
 
-    A subclass implements `fake_quantize(x, rounding)` with the gradient of its choice and may add
+    A subclass implements `fake_quantize(x, rounding, selection)` with a gradient and may add
     variables. All of them are float32 under every dtype policy.
 
     Args:
         grid: the integer codes, a `Grid` (or its fields as a dict).
         per_channel: one scale for each channel of the last axis, instead of one for the tensor.
+        estimator: of the gradient through rounding, an `Estimator` or its name.
+        replacement: how the elements are chosen that training quantizes while `replaced_share` is
+            below 1: "random" (fresh in every call), "persistent" (once chosen, always) or
+            "error_first" (those near their codes); `None` quantizes all, always.
+        seed: of what is drawn in training.
 
     Call arguments:
         x: float tensor of any shape.
@@ -54,9 +70,26 @@ class Quantizer(keras.layers.Layer):
             neighbours are known (`accumulator`), rounding starts from the integer accumulator.
     """
 
-    def __init__(self, grid: Grid | dict[str, int], per_channel: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        grid: Grid | dict[str, int],
+        per_channel: bool = False,
+        estimator: estimators.Estimator | str | dict[str, Any] = "ste",
+        replacement: str | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+        check_replacement(replacement)
+        self.estimator = estimators.get(estimator)
+        self.replacement = replacement
+        if replacement == "persistent" and seed is None:
+            seed = random.randrange(2**31)  # saved: the choice outlives a reload
+        self.seed = seed
+        self.seed_generator: keras.random.SeedGenerator | None = None
+        if replacement == "random":
+            self._draw_from_seed()
         self._grid = Grid(**grid) if isinstance(grid, dict) else grid
         self.per_channel = per_channel
         self.supports_masking = True
@@ -71,6 +104,35 @@ class Quantizer(keras.layers.Layer):
             trainable=False,
             autocast=False,
         )
+        self._build_replacement(input_shape)
+
+    def _build_replacement(self, input_shape: tuple[int | None, ...]) -> None:
+        if self.replacement is None:
+            return
+        self._is_activation = input_shape[0] is None
+        self._pattern_shape = input_shape[1:] if self._is_activation else input_shape
+        self.replaced_share = self.add_weight(
+            name="replaced_share", shape=(), initializer="ones", trainable=False, autocast=False
+        )
+        self.last_error = self.add_weight(
+            name="last_error", shape=(), initializer="zeros", trainable=False, autocast=False
+        )
+
+    def _draw_from_seed(self) -> None:
+        if self.seed_generator is None:
+            self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        if self.seed_generator is not None:  # Keras keeps no seed state: draws would repeat
+            store[_SEED_STATE] = self.seed_generator.state
+
+    def load_own_variables(self, store: Any) -> None:
+        values = {key: store[key] for key in list(store.keys())}
+        state = values.pop(_SEED_STATE, None)
+        if self.seed_generator is not None and state is not None:
+            self.seed_generator.state.assign(state)
+        super().load_own_variables(values)
 
     @property
     def grid(self) -> Grid:
@@ -116,13 +178,40 @@ class Quantizer(keras.layers.Layer):
         self.set_scale(least_error_weight_scale(kernel, self.grid, self.per_channel))
 
     def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
-        return self.fake_quantize(x, self._rounding(pooled, training))
+        selection = self._select(x) if training else None
+        return self.fake_quantize(x, self._rounding(pooled, training), selection)
 
-    def fake_quantize(self, x: Tensor, rounding: Any) -> Tensor:
-        """`scale * rounding(x / scale)` with the gradient of this quantizer."""
+    def fake_quantize(self, x: Tensor, rounding: Any, selection: Selection | None = None) -> Tensor:
+        """`scale * rounding(x / scale)` with the gradient of this quantizer.
+
+        Args:
+            x: the tensor.
+            rounding: `(x / scale, grid) -> codes`.
+            selection: `noise in steps -> which elements are quantized`; `None` for all.
+        """
         raise NotImplementedError(
-            f"{type(self).__name__} must implement fake_quantize(x, rounding)"
+            f"{type(self).__name__} must implement fake_quantize(x, rounding, selection)"
         )
+
+    def _select(self, x: Tensor) -> Selection | None:
+        """Chooses the elements to quantize in a call of training, and notes the error."""
+        if self.replacement is None:
+            return None
+        measured = x[:_MEASURED_EXAMPLES] if self._is_activation else x
+        self.last_error.assign(self.discretization_error(ops.stop_gradient(measured)))
+        share = as_tensor(self.replaced_share)
+        if self.replacement == "error_first":
+            return by_error(share)
+        if self.replacement == "persistent":
+            return by_chance(self._pattern_shape, share, self.seed)
+        return by_chance(ops.shape(x), share, self.seed_generator)
+
+    def discretization_error(self, x: Tensor) -> Tensor:
+        """`mean((clip(x) - x_hat)**2)` in ranges, from the lowest to the highest code: a scalar."""
+        grid, ratio = self.forward_grid(), ops.cast(x, "float32") / self.scale
+        clipped = ops.clip(ratio, grid.qmin, grid.qmax)
+        error = (clipped - round_to_codes(ratio, grid)) / (grid.qmax - grid.qmin)
+        return ops.mean(ops.square(error))
 
     def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
         """The integer code of every element of `x` in inference, int32."""
@@ -170,4 +259,7 @@ class Quantizer(keras.layers.Layer):
             **super().get_config(),
             "grid": dataclasses.asdict(self._grid),
             "per_channel": self.per_channel,
+            "estimator": self.estimator.serialized(),
+            "replacement": self.replacement,
+            "seed": self.seed,
         }

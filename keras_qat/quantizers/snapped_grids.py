@@ -39,11 +39,12 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
-from keras_qat.quantizers.estimators import Rounding
 from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
-from keras_qat.quantizers.gdnsq_gradients import noise_backward
-from keras_qat.quantizers.noise_estimators import NoiseEstimator
+from keras_qat.quantizers.fixed_grids import Rounding
+from keras_qat.quantizers.gdnsq_gradients import NoiseBackward, select
+from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 from keras_qat.quantizers.step_table import learned_step, table_index, table_value
 
@@ -69,8 +70,15 @@ class WeightGrid(NamedTuple):
 
     def codes(self, weights: Tensor) -> Tensor:
         """The nearest codes, as floats: ties to an even number of steps."""
-        nearest = ops.clip(ops.round(self.position(weights)), 0.0, self.steps)
-        return nearest * self.stride + self.lowest
+        return self.mixed_codes(weights, None)[0]
+
+    def mixed_codes(
+        self, weights: Tensor, selection: Selection | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Codes of the selected weights, positions of the others; and which are selected."""
+        position = ops.clip(self.position(weights), 0.0, self.steps)
+        position, selected = select(selection, position, ops.round(position))
+        return position * self.stride + self.lowest, selected
 
 
 def weight_range(weights: Tensor, log_scale: Tensor, half_steps: bool) -> tuple[Tensor, Tensor]:
@@ -123,9 +131,10 @@ def fake_quantize_snapped_weights(
     half_steps: bool = True,
     held_levels: Tensor = NOT_HELD,
     held_middle: Tensor = 0.0,
-    estimator: str | NoiseEstimator = "ste",
+    estimator: str | Estimator = "ste",
     noise_sign: Tensor | None = None,
     noise_gradient: str = "head",
+    selection: Selection | None = None,
 ) -> Tensor:
     """Fake-quantize weights on their snapped grid.
 
@@ -142,17 +151,17 @@ def fake_quantize_snapped_weights(
         half_steps: codes in half steps, else whole steps on a symmetric range.
         held_levels: how many levels each channel has; 0 while they follow the weights.
         held_middle: the middle code of a held grid, `()` or `(channels,)`.
-        estimator, noise_sign, noise_gradient: as in `gdnsq_gradients.fake_quantize_affine`.
+        estimator, noise_sign, noise_gradient, selection: as in `fake_quantize_affine`.
 
     >>> [float(v) for v in fake_quantize_snapped_weights([-0.5, -0.1, 0.6], 0.0)]
     [-0.5, -0.5, 0.5]
     """
-    backward = noise_backward(estimator, noise_sign, noise_gradient)
+    backward = NoiseBackward(estimator, noise_sign, noise_gradient)
 
     @custom_gradient
     def fake_quantize(weights: Tensor, log_scale: Tensor) -> Any:
         grid = snapped_weight_grid(weights, log_scale, half_steps, held_levels, held_middle)
-        codes = grid.codes(weights)
+        codes, selected = grid.mixed_codes(weights, selection)
         scale = learned_step(log_scale)
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,8 +176,8 @@ def fake_quantize_snapped_weights(
                 position,
                 code,
                 log_scale,
-                scale,
-                sharing,
+                GridStep(scale, ops.maximum(grid.steps, 1.0), sharing),
+                selected,
                 origin=ops.where(follows, grid.lowest / grid.stride, 0.0),
             )
             if lost is not None and half_steps:
@@ -207,10 +216,11 @@ def fake_quantize_snapped_activations(
     log_range: Tensor,
     signed: bool = True,
     held_levels: Tensor = NOT_HELD,
-    estimator: str | NoiseEstimator = "ste",
+    estimator: str | Estimator = "ste",
     noise_sign: Tensor | None = None,
     noise_gradient: str = "head",
     rounding: Rounding = round_to_codes,
+    selection: Selection | None = None,
 ) -> Tensor:
     """Fake-quantize activations on their snapped grid.
 
@@ -227,24 +237,27 @@ def fake_quantize_snapped_activations(
         log_scale, log_range: base-2 logarithms, scalars.
         signed: False keeps the offset where it is: it gets no gradient.
         held_levels: how many levels the grid has; 0 while they follow the range.
-        estimator, noise_sign, noise_gradient: as in `gdnsq_gradients.fake_quantize_affine`.
+        estimator, noise_sign, noise_gradient, selection: as in `fake_quantize_affine`.
         rounding: of `x / s` to codes of a grid.
 
     >>> [float(v) for v in fake_quantize_snapped_activations([-9.0, 0.6, 9.0], -0.9, 0.0, 2.0)]
     [-1.0, 1.0, 2.0]
     """
-    backward = noise_backward(estimator, noise_sign, noise_gradient)
+    backward = NoiseBackward(estimator, noise_sign, noise_gradient)
 
     @custom_gradient
     def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
         scale, grid = snapped_activation_grid(offset, log_scale, log_range, held_levels)
         ratio = x / scale
-        code = rounding(ratio, grid)
+        code, selected = rounding(ratio, grid), None
+        if selection is not None:
+            code, selected = select(selection, ops.clip(ratio, grid.qmin, grid.qmax), code)
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             position = ops.clip(ratio, grid.qmin, grid.qmax)
+            step = GridStep(scale, grid.qmax - grid.qmin, sharing_axes(x, log_scale))
             passed, _, slope = backward(
-                upstream, position, code, log_scale, scale, sharing_axes(x, log_scale), grid.qmin
+                upstream, position, code, log_scale, step, selected, grid.qmin
             )
             # Masks as factors: a choice by where() takes three times as long.
             dx = passed * ops.cast(position == ratio, x.dtype)

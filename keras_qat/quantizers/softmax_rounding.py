@@ -42,5 +42,6 @@ class SoftmaxRounding(Quantizer):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        del config["grid"], config["per_channel"]
+        for fixed in ("grid", "per_channel", "estimator", "replacement", "seed"):
+            del config[fixed]
         return config

@@ -6,16 +6,17 @@ from typing import Any
 
 import keras
 
-from keras_qat.quantizers.estimators import straight_through
+from keras_qat.quantizers.fixed_grids import fixed_step_size
 from keras_qat.quantizers.quantizer import Quantizer
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class STEQuantizer(Quantizer):
-    """Fixed grid with the straight-through estimator.
+    """A calibrated scale that is not trained; the straight-through estimator by default.
 
     Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward:
-    `dx = g * [qmin < x / scale < qmax]`. The scale comes from calibration and is not trained.
+    `dx = passed * [qmin < x / scale < qmax]`, where the estimator makes `passed` of the upstream
+    gradient (`keras_qat.quantizers.fixed_grids`).
 
     Source: Bengio et al. 2013 (arXiv 1308.3432), clipped at the ends of the grid.
 
@@ -25,5 +26,5 @@ class STEQuantizer(Quantizer):
     [0.0, 1.0, 2.0, 3.0]
     """
 
-    def fake_quantize(self, x: Any, rounding: Any) -> Any:
-        return straight_through(x, self.scale, self.grid, rounding)
+    def fake_quantize(self, x: Any, rounding: Any, selection: Any = None) -> Any:
+        return fixed_step_size(x, self.scale, self.grid, rounding, self.estimator, selection)

@@ -5,79 +5,23 @@ import functools
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from keras_qat.quantizers import GDNSQActivationQuantizer, GDNSQWeightQuantizer
-from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.quantizers.lowering_error import LoweringError
-
-CHANNELS = 4
-every_target = pytest.mark.parametrize("bits", range(1, 9))
-every_offset = pytest.mark.parametrize("offset", ["snapped", "free"])
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def kernel():
-    return normal(0, 3, 3, 8, CHANNELS) * np.float32([0.1, 1, 5, 0.02])
-
-
-def weights(bits=4, values=None, per_channel=True, **options):
-    """A calibrated quantizer of weights."""
-    quantizer = GDNSQWeightQuantizer(bits, per_channel=per_channel, seed=1, **options)
-    values = kernel() if values is None else values
-    quantizer.build(values.shape)
-    quantizer.calibrate_weights(values)
-    return quantizer
-
-
-def histogram(low, high):
-    return Histogram(np.array([low, high]), np.array([1.0, 1.0]), low, high)
-
-
-def activations(bits=4, low=-1.3, high=2.2, signed=True, **options):
-    """A calibrated quantizer of activations."""
-    quantizer = GDNSQActivationQuantizer(bits, signed=signed, seed=1, **options)
-    quantizer.build((None, CHANNELS))
-    quantizer.calibrate(histogram(low, high))
-    return quantizer
-
-
-def either(kind, bits=4, **options):
-    """A quantizer, values for it, and the arguments of what reads a kernel."""
-    if kind == "weights":
-        return weights(bits, **options), kernel(), (kernel(),)
-    return activations(bits, **options), 2 * normal(1, 50, CHANNELS), ()
-
-
-both = pytest.mark.parametrize("kind", ["weights", "activations"])
-
-
-def state(quantizer):
-    """Every variable but the seed's."""
-    return [
-        np.array(variable)
-        for variable in quantizer.weights
-        if "seed_generator" not in variable.path
-    ]
-
-
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def gradients(quantizer, x, upstream, training=False):
-    """Of `sum(quantizer(x) * upstream)` for `x` and every trained variable."""
-    x = tf.constant(x)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        loss = tf.reduce_sum(quantizer(x, training=training) * upstream)
-    variables = [variable.value for variable in quantizer.trainable_variables]
-    return [np.asarray(found) for found in tape.gradient(loss, [x, *variables])]
-
+from tests.quantizers.gdnsq_layers import (
+    CHANNELS,
+    activations,
+    assert_same,
+    both,
+    either,
+    every_offset,
+    every_target,
+    gradients,
+    histogram,
+    kernel,
+    normal,
+    state,
+    weights,
+)
 
 # What they refuse.
 
@@ -116,56 +60,6 @@ def test_more_levels_than_int8_holds_are_refused():
 
 
 # Widths and targets.
-
-
-@every_target
-@both
-def test_a_held_grid_keeps_its_levels_however_the_step_moves(kind, bits):
-    quantizer, x, arguments = either(kind, bits)
-    assert not quantizer.meets_target(*arguments)
-    quantizer.hold(*arguments)
-    shape = quantizer.log_scale.shape
-    for log_scale in (-12.0, -6.3, -3.0, 0.0):
-        quantizer._log_scale.assign(np.full(shape, log_scale))
-        codes = np.asarray(quantizer.codes(x))
-        for channel in np.moveaxis(codes, -1, 0) if shape else [codes]:
-            assert len(np.unique(channel)) <= 2**bits
-        assert np.abs(codes).max() <= (127 if kind == "weights" else 255)
-        assert quantizer.meets_target(*arguments)
-        np.testing.assert_array_equal(quantizer.bit_width(*arguments), bits)
-
-
-@every_target
-@both
-def test_holding_a_grid_that_meets_its_target_moves_nothing(kind, bits):
-    for spare in (0.0, 0.4):
-        quantizer, x, arguments = either(kind, bits)
-        quantizer.fit_target(*arguments)
-        quantizer._log_scale.assign(np.asarray(quantizer.log_scale) + np.float32(spare))
-        before = quantizer(x), quantizer.codes(x)
-        quantizer.hold(*arguments)
-        if kind == "weights":
-            assert_same((quantizer(x), quantizer.codes(x)), before)
-            quantizer.hold(2.0 * kernel())  # once held, it stays
-            assert_same((quantizer(x), quantizer.codes(x)), before)
-        else:  # a range of fewer levels is widened to all
-            levels = int(quantizer.levels())
-            assert levels == 2**bits
-            inside = np.asarray(before[1]) < np.asarray(before[1]).max()
-            np.testing.assert_array_equal(
-                np.asarray(quantizer(x))[inside], np.asarray(before[0])[inside]
-            )
-
-
-@both
-def test_a_free_grid_cannot_be_held(kind):
-    quantizer, x, arguments = either(kind, 2, offset="free")
-    before, widths = quantizer(x), quantizer.bit_width(*arguments)
-    quantizer.hold(*arguments)
-    np.testing.assert_array_equal(quantizer(x), before)
-    np.testing.assert_array_equal(quantizer.bit_width(*arguments), widths)
-    assert not quantizer.meets_target(*arguments)
-    assert not quantizer.holds
 
 
 @every_target

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_qat.quantizers import GDNSQActivationQuantizer, GDNSQWeightQuantizer
-from keras_qat.quantizers.noise_estimators import random_noise_sign
+from keras_qat.quantizers.noise_signs import random_noise_sign
 from keras_qat.wrappers import QuantizeDense
 from tests.golden_vectors import compiled
 

@@ -1,0 +1,40 @@
+"""Differentiable soft quantization."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from keras import ops
+
+from keras_qat.estimators.estimator import GridStep, register_estimator
+
+Tensor = Any
+
+
+@register_estimator("dsq")
+def soft_staircase(
+    upstream: Tensor, noise: Tensor, step: GridStep | None = None, sharpness: float = 2.2
+) -> Tensor:
+    """The slope of a staircase of hyperbolic tangents: steep half-way between two codes.
+
+    With `k = sharpness` and the distance `d = 1/2 - |e|` to the tie between two codes:
+    `dv = g * k / 2 * (1 - tanh(k * d)**2) / tanh(k / 2)`. The factor's mean over a step is 1, so
+    nothing is gained or lost where noise is spread evenly; `k -> 0` is straight through.
+
+    The paper's `alpha` is `1 - tanh(k / 2)`: 0.2 here. It learns alpha for each layer together
+    with the ends of the range; here `k` is a constant, and the grid has its own say on its ends.
+
+    Source: Gong et al. 2019 (arXiv 1908.05033).
+
+    Raises:
+        ValueError: a sharpness that is not positive.
+
+    >>> [round(float(v), 3) for v in soft_staircase([1.0, 1.0], [0.0, 0.5])]
+    [0.494, 1.374]
+    """
+    if not sharpness > 0:
+        raise ValueError(f"The sharpness must be positive. Received: {sharpness!r}")
+    tangent = ops.tanh(sharpness * (0.5 - ops.abs(noise)))
+    peak = 0.5 * sharpness / math.tanh(0.5 * sharpness)
+    return upstream * (peak * (1.0 - ops.square(tangent)))

@@ -1,0 +1,140 @@
+"""What an estimator is: a rule for the gradient through rounding, under a name."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Tensor = Any
+Axes = tuple[int, ...]
+
+_RULES: dict[str, Callable[..., Tensor]] = {}
+
+
+class GridStep(NamedTuple):
+    """The steps of the grid that a tensor is rounded to.
+
+    Attributes:
+        size: one step, in the units of the tensor.
+        count: steps from the lowest to the highest code; `noise / count` is in ranges.
+        axes: the axes of the tensor along which one step is shared.
+    """
+
+    size: Tensor
+    count: Tensor
+    axes: Axes
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator:
+    """A gradient through rounding, chosen by name.
+
+    Rounding adds noise: a position `v` on the grid, in steps, becomes the code `q = v + e` with
+    `e` in [-1/2, 1/2]. Rounding has no gradient of use, so an estimator states one: a pure
+    function `rule(upstream, noise, step, **options)` of the gradient `g` of the rounded value,
+    the noise `e` and the `GridStep`, which returns the gradient of the unrounded value, element
+    by element. What is clipped, and which gradient a step gets, is the matter of the grid.
+
+    Names and options:
+
+    * `"ste"`: straight through.
+    * `"ewgs"`: `delta`, in steps.
+    * `"aewgs"`: `delta` from the data.
+    * `"dsq"`: `sharpness` of the soft staircase.
+    * `"pege"`: `strength` and `weighting` of the pull to the nearest code.
+
+    Args:
+        name: one that is registered.
+        options: of the rule; what is left out has the rule's default.
+
+    Raises:
+        ValueError: no such name, or an option that the rule does not have.
+
+    >>> float(Estimator("ewgs", {"delta": 0.5})(upstream=2.0, noise=-0.5, step=None))
+    2.5
+    """
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or self.name not in _RULES:
+            raise ValueError(f"An estimator is one of {names()}. Received: {self.name!r}")
+        parameters = inspect.signature(_RULES[self.name]).parameters
+        known = list(parameters)[3:]
+        unknown = sorted(set(self.options) - set(known))
+        if unknown:
+            raise ValueError(
+                f"The estimator {self.name!r} has the options {known}. Received: {unknown}"
+            )
+        object.__setattr__(self, "options", dict(self.options))
+
+    def __call__(self, upstream: Tensor, noise: Tensor, step: Any) -> Tensor:
+        """The gradient of the unrounded value, in the shape of `noise`."""
+        return _RULES[self.name](upstream, noise, step, **self.options)
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(sorted(self.options.items()))))
+
+    @property
+    def passes_through(self) -> bool:
+        """Whether the gradient stays as it is, which costs nothing."""
+        return self.name == "ste"
+
+    def serialized(self) -> str | dict[str, Any]:
+        """What `get` makes the same estimator of: plain JSON."""
+        return {"name": self.name, "options": dict(self.options)} if self.options else self.name
+
+
+def register_estimator(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Makes a pure function an estimator under a name, for configs and saved models.
+
+    The function takes `(upstream, noise, step)` and options with defaults; a model that uses it
+    loads where it is registered again.
+
+    Raises:
+        ValueError: the name is taken.
+
+    >>> @register_estimator("halved")
+    ... def halved(upstream, noise, step, factor=0.5):
+    ...     return factor * upstream
+    >>> Estimator("halved")(3.0, 0.1, None)
+    1.5
+    """
+
+    def register(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        known = _RULES.get(name)
+        if known is not None and _origin(known) != _origin(rule):
+            raise ValueError(f"There is an estimator {name!r} already: {_origin(known)}.")
+        _RULES[name] = rule
+        return rule
+
+    return register
+
+
+def get(identifier: Any) -> Estimator:
+    """An estimator from itself, its name, or its serialized form.
+
+    >>> get("ewgs")
+    Estimator(name='ewgs', options={})
+    """
+    if isinstance(identifier, Estimator):
+        return identifier
+    if isinstance(identifier, dict) and set(identifier) == {"name", "options"}:
+        return Estimator(**identifier)
+    return Estimator(identifier)
+
+
+def names() -> list[str]:
+    """The registered names.
+
+    >>> "ewgs" in names()
+    True
+    """
+    return sorted(_RULES)
+
+
+def _origin(rule: Callable[..., Tensor]) -> str:
+    return f"{rule.__module__}.{rule.__qualname__}"

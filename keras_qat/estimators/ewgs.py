@@ -1,0 +1,29 @@
+"""Element-wise gradient scaling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from keras_qat.estimators.estimator import GridStep, register_estimator
+
+Tensor = Any
+
+
+@register_estimator("ewgs")
+def element_wise_scaling(
+    upstream: Tensor, noise: Tensor, step: GridStep | None = None, delta: Tensor = 0.01
+) -> Tensor:
+    """`dv = g * (1 - delta * sign(g) * e)`: larger where descent moves away from the code.
+
+    Args:
+        delta: per step of noise. The paper counts noise in ranges: its value is this one times
+            the number of steps.
+
+    Source: Lee et al. 2021 (arXiv 2104.00903).
+
+    >>> [round(float(v), 3) for v in element_wise_scaling([2.0, -2.0], [0.5, 0.5])]
+    [1.99, -2.01]
+    """
+    return upstream - delta * ops.abs(upstream) * noise

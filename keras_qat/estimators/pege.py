@@ -1,0 +1,52 @@
+"""PEGE's gradient: the task's, and that of the discretization error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from keras_qat.estimators.estimator import GridStep, register_estimator
+
+Tensor = Any
+
+WEIGHTINGS = ("rms", "raw", "ewgs")
+
+
+@register_estimator("pege")
+def pull_to_code(
+    upstream: Tensor,
+    noise: Tensor,
+    step: GridStep,
+    strength: Tensor = 0.02,
+    weighting: str = "rms",
+) -> Tensor:
+    """`dv = g - u * e / n`: the gradient of the task and of the discretization error together.
+
+    `e / n` is the discretization error in ranges, `n` the steps of the range: descent moves a value
+    to its nearest code. With `lambda = strength`:
+
+    * `"rms"`: `u = lambda * sqrt(mean(g**2))` over the tensor, free of the scale of the loss.
+    * `"raw"`: `u = lambda / range`, which is the loss `lambda / 2 * sum (e / n)**2` itself.
+    * `"ewgs"`: `u = lambda * |g|`: EWGS.
+
+    Source: the abstract of PEGE (arXiv 2509.00097) says that task loss and discretization error are
+    optimized together, by an element-wise gradient. The formula is our own reading.
+
+    Raises:
+        ValueError: no such weighting.
+
+    >>> step = GridStep(size=1.0, count=2, axes=(0,))
+    >>> [float(v) for v in pull_to_code([1.0, 1.0], [0.5, -0.25], step, strength=1.0)]
+    [0.75, 1.125]
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"The weighting must be one of {WEIGHTINGS}. Received: {weighting!r}")
+    error = ops.divide(noise, step.count)
+    if weighting == "rms":
+        pull = ops.sqrt(ops.mean(ops.square(upstream)))
+    elif weighting == "raw":
+        pull = 1.0 / (step.size * step.count)
+    else:
+        pull = ops.abs(upstream)
+    return upstream - strength * pull * error

@@ -1,0 +1,21 @@
+"""The straight-through estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_qat.estimators.estimator import GridStep, register_estimator
+
+Tensor = Any
+
+
+@register_estimator("ste")
+def straight_through(upstream: Tensor, noise: Tensor, step: GridStep) -> Tensor:
+    """`dv = g`: as if nothing was rounded.
+
+    Source: Bengio et al. 2013 (arXiv 1308.3432).
+
+    >>> straight_through(2.0, 0.25, None)
+    2.0
+    """
+    return upstream
