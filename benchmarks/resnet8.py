@@ -52,22 +52,25 @@ def images(split: str) -> Images:
 
 
 def training_batches(seed: int) -> tf.data.Dataset:
-    """Shuffled batches, randomly flipped, and cropped out of 4 pixels of zero padding.
+    """Shuffled batches, randomly flipped, and shifted by up to 3 pixels with the edges repeated.
 
-    The order and the crops of an epoch follow from the seed alone.
+    So was the float model trained: of images with a black border it gets 80 % right, of these 91 %,
+    and a teacher teaches its errors too. Order and shifts of an epoch follow from the seed alone.
     """
     pixels, labels = images("train")
+    reach = 3
 
-    def augment(image, label, crop_seed):
-        image = tf.pad(tf.cast(image, tf.float32), [[4, 4], [4, 4], [0, 0]])
-        image = tf.image.stateless_random_crop(image, (32, 32, 3), crop_seed)
-        return tf.image.stateless_random_flip_left_right(image, crop_seed + 1), label
+    def augment(image, label, random_pair):
+        shifts = tf.cast(random_pair % (2 * reach + 1), tf.int32) - reach
+        rows, columns = (tf.clip_by_value(tf.range(32) + shifts[axis], 0, 31) for axis in (0, 1))
+        image = tf.gather(tf.gather(tf.cast(image, tf.float32), rows, axis=0), columns, axis=1)
+        return tf.image.stateless_random_flip_left_right(image, random_pair + 1), label
 
     dataset = tf.data.Dataset.from_tensor_slices((pixels.astype(np.uint8), labels))
     dataset = dataset.shuffle(len(pixels), seed=seed)
-    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
-    dataset = tf.data.Dataset.zip(dataset, seeds)
-    dataset = dataset.map(lambda pair, crop_seed: augment(*pair, crop_seed), num_parallel_calls=2)
+    numbers = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).batch(2)
+    dataset = tf.data.Dataset.zip(dataset, numbers)
+    dataset = dataset.map(lambda pair, numbers: augment(*pair, numbers), num_parallel_calls=2)
     return dataset.batch(BATCH_SIZE.value, drop_remainder=True).prefetch(2)
 
 
