@@ -11,26 +11,41 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_qat import callbacks
-    from keras_qat.config import GDNSQConfig, LSQConfig, QuantizationConfig, STEConfig
+    from keras_qat import callbacks, estimators
+    from keras_qat.config import (
+        DoReFaConfig,
+        GDNSQConfig,
+        LSQConfig,
+        PEGEConfig,
+        QuantizationConfig,
+        STEConfig,
+    )
+    from keras_qat.estimators import Estimator
     from keras_qat.model import QuantizedModel
     from keras_qat.pipeline import quantize
     from keras_qat.plotting import plot_capacity, plot_grids
     from keras_qat.quantizers import (
+        DoReFaQuantizer,
         GDNSQActivationQuantizer,
         GDNSQWeightQuantizer,
         LSQQuantizer,
+        PACTQuantizer,
         Quantizer,
         STEQuantizer,
     )
     from keras_qat.saving import load_model
 
 _HOME = {
+    "DoReFaConfig": "keras_qat.config",
+    "DoReFaQuantizer": "keras_qat.quantizers",
+    "Estimator": "keras_qat.estimators",
     "GDNSQActivationQuantizer": "keras_qat.quantizers",
     "GDNSQConfig": "keras_qat.config",
     "GDNSQWeightQuantizer": "keras_qat.quantizers",
     "LSQConfig": "keras_qat.config",
     "LSQQuantizer": "keras_qat.quantizers",
+    "PACTQuantizer": "keras_qat.quantizers",
+    "PEGEConfig": "keras_qat.config",
     "QuantizationConfig": "keras_qat.config",
     "QuantizedModel": "keras_qat.model",
     "Quantizer": "keras_qat.quantizers",
@@ -43,17 +58,23 @@ _HOME = {
 }
 
 __all__ = [
+    "DoReFaConfig",
+    "DoReFaQuantizer",
+    "Estimator",
     "GDNSQActivationQuantizer",
     "GDNSQConfig",
     "GDNSQWeightQuantizer",
     "LSQConfig",
     "LSQQuantizer",
+    "PACTQuantizer",
+    "PEGEConfig",
     "QuantizationConfig",
     "QuantizedModel",
     "Quantizer",
     "STEConfig",
     "STEQuantizer",
     "callbacks",
+    "estimators",
     "load_model",
     "plot_capacity",
     "plot_grids",
@@ -62,8 +83,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "callbacks":
-        return importlib.import_module("keras_qat.callbacks")
+    if name in ("callbacks", "estimators"):
+        return importlib.import_module(f"keras_qat.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'keras_qat' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -8,16 +8,20 @@ from typing import Any
 
 import keras
 
+from keras_qat import estimators
 from keras_qat.quantizers import (
+    DoReFaQuantizer,
     GDNSQActivationQuantizer,
     GDNSQWeightQuantizer,
     Grid,
     LSQQuantizer,
+    PACTQuantizer,
     Quantizer,
     STEQuantizer,
 )
 from keras_qat.quantizers.fake_quantize import check_bits
 from keras_qat.quantizers.gdnsq import check_gdnsq_options
+from keras_qat.quantizers.replacement import check_replacement
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,9 +36,14 @@ class QuantizationConfig(abc.ABC):
             the model's outputs.
         input_bits: bits of the model's inputs.
         add_bits: bits of a tensor that enters an Add.
+        estimator: of the gradient through rounding, a `keras_qat.estimators.Estimator` or its name.
+        activation_estimator: that of activations, where it is another.
+        replacement: `None` quantizes all elements from the first batch on; "random", "persistent"
+            and "error_first" name how elements are chosen that a
+            `keras_qat.callbacks.PEGESchedule` replaces, batch by batch, by their quantized values.
 
     Raises:
-        ValueError: a width that is not a whole number from 1 to 8.
+        ValueError: a width that is not a whole number from 1 to 8, or an unknown name.
     """
 
     weight_bits: int = 8
@@ -43,13 +52,42 @@ class QuantizationConfig(abc.ABC):
     first_and_last_bits: int = 8
     input_bits: int = 8
     add_bits: int = 8
+    estimator: Any = "ste"
+    activation_estimator: Any = None
+    replacement: str | None = None
 
     def __post_init__(self) -> None:
+        check_replacement(self.replacement)
+        object.__setattr__(self, "estimator", self._checked_estimator(self.estimator))
+        if self.activation_estimator is not None:
+            other = self._checked_estimator(self.activation_estimator)
+            object.__setattr__(self, "activation_estimator", other)
         for field in dataclasses.fields(QuantizationConfig):
             if field.name.endswith("_bits"):
                 bits = getattr(self, field.name)
                 check_bits(bits, field.name)
                 object.__setattr__(self, field.name, int(bits))  # NumPy's integers are no JSON
+
+    def _checked_estimator(self, identifier: Any) -> Any:
+        return estimators.get(identifier)
+
+    def _for_weights(self) -> dict[str, Any]:
+        """What every quantizer of weights is told."""
+        return {
+            "estimator": self.estimator,
+            "replacement": self.replacement,
+            "per_channel": self.per_channel,
+            "name": "weight_quantizer",
+        }
+
+    def _for_activations(self, name: str) -> dict[str, Any]:
+        """What every quantizer of activations is told."""
+        estimator = self.activation_estimator
+        return {
+            "estimator": self.estimator if estimator is None else estimator,
+            "replacement": self.replacement,
+            "name": name,
+        }
 
     @abc.abstractmethod
     def weight_quantizer(self, bits: int) -> Quantizer:
@@ -81,12 +119,10 @@ class STEConfig(QuantizationConfig):
     """
 
     def weight_quantizer(self, bits: int) -> Quantizer:
-        return STEQuantizer(
-            Grid.for_weights(bits), per_channel=self.per_channel, name="weight_quantizer"
-        )
+        return STEQuantizer(Grid.for_weights(bits), **self._for_weights())
 
     def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
-        return STEQuantizer(Grid.for_activations(bits, signed), name=name)
+        return STEQuantizer(Grid.for_activations(bits, signed), **self._for_activations(name))
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -99,12 +135,45 @@ class LSQConfig(QuantizationConfig):
     """
 
     def weight_quantizer(self, bits: int) -> Quantizer:
-        return LSQQuantizer(
-            Grid.for_weights(bits), per_channel=self.per_channel, name="weight_quantizer"
-        )
+        return LSQQuantizer(Grid.for_weights(bits), **self._for_weights())
 
     def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
-        return LSQQuantizer(Grid.for_activations(bits, signed), name=name)
+        return LSQQuantizer(Grid.for_activations(bits, signed), **self._for_activations(name))
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PEGEConfig(LSQConfig):
+    """LSQ's grids, trained by PEGE: progressive replacement and a pull to the grid.
+
+    Train with `keras_qat.callbacks.PEGESchedule`. PEGE works on any grid: another config with
+    `estimator="pege", replacement="random"` is PEGE as well.
+
+    Source: the abstract of PEGE (arXiv 2509.00097); what it leaves open is our own reading
+    (`keras_qat.estimators.pege`, `keras_qat.quantizers.replacement`).
+
+    >>> PEGEConfig(weight_bits=2, activation_bits=2).replacement
+    'random'
+    """
+
+    estimator: Any = "pege"
+    replacement: str | None = "random"
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DoReFaConfig(QuantizationConfig):
+    """DoReFa's weights (arXiv 1606.06160) and PACT's activations (arXiv 1805.06085).
+
+    >>> DoReFaConfig(weight_bits=2, activation_bits=2).per_channel
+    True
+    """
+
+    def weight_quantizer(self, bits: int) -> Quantizer:
+        return DoReFaQuantizer(bits, **self._for_weights())
+
+    def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
+        return PACTQuantizer(Grid.for_activations(bits, signed), **self._for_activations(name))
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -116,8 +185,9 @@ class GDNSQConfig(QuantizationConfig):
     widths brings them down. A model that meets its targets deploys.
 
     Args:
-        estimator: of the gradient through the rounding of weights: "ste", "ewgs", "aewgs" or
-            "lsq"; activations use "ste", as published.
+        estimator: as in every config, or "lsq": straight through, and the noise itself in the
+            gradient of steps, in place of random signs. Activations use "ste", as published,
+            unless `activation_estimator` says otherwise.
         noise_gradient: "head" for the published random term in the gradient of steps, or "none".
         offset: "snapped", or "free" for the published grids, which do not deploy.
         start_bits: the bits to start at, 8 to 16.
@@ -129,7 +199,7 @@ class GDNSQConfig(QuantizationConfig):
     10
     """
 
-    estimator: str = "ste"
+    activation_estimator: Any = "ste"
     noise_gradient: str = "head"
     offset: str = "snapped"
     start_bits: int = 10
@@ -139,17 +209,16 @@ class GDNSQConfig(QuantizationConfig):
         check_gdnsq_options(self.estimator, self.noise_gradient, self.offset, self.start_bits)
         object.__setattr__(self, "start_bits", int(self.start_bits))
 
+    def _checked_estimator(self, identifier: Any) -> Any:
+        return identifier if identifier == "lsq" else super()._checked_estimator(identifier)
+
     def weight_quantizer(self, bits: int) -> Quantizer:
-        return GDNSQWeightQuantizer(
-            bits,
-            per_channel=self.per_channel,
-            estimator=self.estimator,
-            name="weight_quantizer",
-            **self._options(),
-        )
+        return GDNSQWeightQuantizer(bits, **self._for_weights(), **self._options())
 
     def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
-        return GDNSQActivationQuantizer(bits, signed, name=name, **self._options())
+        return GDNSQActivationQuantizer(
+            bits, signed, **self._for_activations(name), **self._options()
+        )
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -160,8 +229,10 @@ class GDNSQConfig(QuantizationConfig):
 
 
 CONFIGS: dict[str, type[QuantizationConfig]] = {
+    "dorefa": DoReFaConfig,
     "gdnsq": GDNSQConfig,
     "lsq": LSQConfig,
+    "pege": PEGEConfig,
     "ste": STEConfig,
 }
 
@@ -169,9 +240,8 @@ CONFIGS: dict[str, type[QuantizationConfig]] = {
 def get(identifier: QuantizationConfig | str | dict[str, Any] | None) -> QuantizationConfig:
     """A configuration from itself, its name, its serialized form, or `None` (8-bit LSQ).
 
-    >>> get("ste")
-    STEConfig(weight_bits=8, activation_bits=8, per_channel=True, first_and_last_bits=8, \
-input_bits=8, add_bits=8)
+    >>> get("ste") == STEConfig()
+    True
     """
     if identifier is None:
         return LSQConfig()

@@ -20,7 +20,7 @@ from keras_qat.keras_graph import nodes
 from keras_qat.learned_widths import LearnedWidth, learned_widths
 from keras_qat.linking import link_neighbours
 from keras_qat.penalty import BitWidthPenalty
-from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.wrappers import QuantizeWrapper
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
@@ -55,6 +55,18 @@ class QuantizedModel(keras.Model):
             if isinstance(quantizer, Quantizer):
                 found[id(quantizer)] = quantizer
         return list(found.values())
+
+    @property
+    def replaced_quantizers(self) -> dict[str, Quantizer]:
+        """Those that training replaces elements for, as `"conv/weights"`, `"relu/activations"`."""
+        found = {
+            f"{layer.name}/weights": layer.weight_quantizer
+            for layer in self.layers
+            if isinstance(layer, QuantizeWrapper)
+        }
+        sites = quantized_tensors(self).items()
+        found |= {f"{name}/activations": site.quantizer for name, site in sites}
+        return {name: each for name, each in found.items() if each.replacement is not None}
 
     @property
     def learned_widths(self) -> list[LearnedWidth]:
@@ -166,9 +178,21 @@ class QuantizedModel(keras.Model):
         """The learned integer network.
 
         Raises:
-            LoweringError: a part of the model is float, or has no exact integer form.
+            LoweringError: a part of the model is float, or has no exact integer form; or training
+                has not replaced all of it yet.
         """
+        self._check_replaced()
         return to_integer(self)
+
+    def _check_replaced(self) -> None:
+        shares = [float(each.replaced_share) for each in self.replaced_quantizers.values()]
+        if shares and min(shares) < 1.0:
+            raise LoweringError(
+                f"Training has replaced {100.0 * min(shares):.0f} % of the elements of "
+                f"{self.name!r} by their quantized values: the network that would ship was not "
+                "trained. Train on with keras_qat.callbacks.PEGESchedule to the end of its "
+                "curriculum."
+            )
 
     def layer_codes(self, x: Any, batch_size: int = 64) -> dict[str, np.ndarray]:
         """This model's own integers for float inputs, in inference mode.

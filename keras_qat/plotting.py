@@ -261,6 +261,7 @@ def _panel(kind: str, title: str, quantizer: Quantizer, values: Any, kernel: Any
     """Where the values of one tensor lie; a grid without integers counts from its lowest level."""
     channel = channel_of(quantizer, kernel)
     measurement = Measurement(channel)
+    values = np.asarray(ops.convert_to_numpy(values))
     measurement.add(values)
     unit, zero = channel.step, channel.low
     if quantizer.deployable:
@@ -285,7 +286,7 @@ def _weight_panels(model: QuantizedModel) -> list[_Panel]:
         _panel("weights", f"{layer.name}, weights", layer.weight_quantizer, kernel, kernel)
         for layer in model.layers
         if isinstance(layer, QuantizeWrapper)
-        for kernel in [ops.convert_to_numpy(layer.channels_last_kernel())]
+        for kernel in [layer.weight_quantizer.prepare(layer.channels_last_kernel())]
     ]
 
 

@@ -55,7 +55,7 @@ def test_serialized_and_loaded_is_equal(config_type):
 @pytest.mark.parametrize("unknown", ["LSQ", "int8", 4, {"weight_bits": 4}, keras_qat.LSQConfig])
 def test_anything_else_is_refused_with_the_names_that_exist(unknown):
     with pytest.raises(
-        ValueError, match="one of 'gdnsq', 'lsq', 'ste', or a serialized config"
+        ValueError, match="one of 'dorefa', 'gdnsq', 'lsq', 'pege', 'ste', or a serialized config"
     ) as error:
         get(unknown)
     assert repr(unknown) in str(error.value)

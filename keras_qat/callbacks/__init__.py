@@ -2,5 +2,6 @@
 
 from keras_qat.callbacks.capacity_monitor import CapacityMonitor
 from keras_qat.callbacks.gdnsq_schedule import GDNSQSchedule
+from keras_qat.callbacks.pege_schedule import PEGESchedule
 
-__all__ = ["CapacityMonitor", "GDNSQSchedule"]
+__all__ = ["CapacityMonitor", "GDNSQSchedule", "PEGESchedule"]

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_qat.calibration import CalibrationData
+from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.callbacks.channel_capacity import Measurement, bottlenecks, channel_of
 from keras_qat.conversion import tensor_names
 from keras_qat.integer.io import replace_file
@@ -215,8 +216,7 @@ class _Probe:
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """The name of every tensor and what is found now."""
-        if hasattr(self.model, "jax_state_sync"):  # on JAX, `fit` keeps the variables elsewhere
-            self.model.jax_state_sync()
+        synchronize(self.model)
         measurements = {name: _measurement(site) for name, site in self._sites.items()}
         for values in self._batches():
             for name, value in values.items():
@@ -262,7 +262,7 @@ def _sites(model: QuantizedModel) -> dict[str, _Site]:
 def _measurement(site: _Site) -> Measurement:
     if site.layer is None:
         return Measurement(channel_of(site.quantizer))
-    kernel = site.layer.channels_last_kernel()
+    kernel = site.quantizer.prepare(site.layer.channels_last_kernel())
     measurement = Measurement(channel_of(site.quantizer, kernel))
     measurement.add(keras.ops.convert_to_numpy(kernel))
     return measurement

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.callbacks.gdnsq_plan import Plan, planned_run, published_plan
 from keras_qat.learned_widths import LearnedWidth
 from keras_qat.model import QuantizedModel
@@ -223,7 +224,7 @@ class _Run:
 
     def set_rates(self) -> None:
         """Learning rate and temperature of the batch that follows."""
-        _synchronize(self._model)
+        synchronize(self._model)
         state = self._state.annealing
         held = self._state.converged and self._forces and self._holds
         self._state.penalty.temperature.assign(
@@ -242,7 +243,7 @@ class _Run:
         state = self._state
         state.annealing = self._schedule.advance(state.annealing, state.converged)
         if state.annealing.batches % self._check_every == 0:
-            _synchronize(self._model)
+            synchronize(self._model)
             self._check()
         state.save()
 
@@ -311,12 +312,6 @@ class _Run:
 def _miss(width: LearnedWidth) -> float:
     """Bits by which the widest channel is above its target."""
     return float(np.max(ops.convert_to_numpy(width.widths()))) - width.target
-
-
-def _synchronize(model: keras.Model) -> None:
-    """On JAX, `fit` keeps the variables elsewhere between batches: brings them back."""
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()
 
 
 def _has_settable_rate(optimizer: Any) -> bool:

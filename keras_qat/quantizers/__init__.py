@@ -1,20 +1,24 @@
 """Quantizers: an integer grid, its scale, and a gradient."""
 
+from keras_qat.quantizers.dorefa import DoReFaQuantizer
 from keras_qat.quantizers.fake_quantize import Grid
 from keras_qat.quantizers.gdnsq_activations import GDNSQActivationQuantizer
 from keras_qat.quantizers.gdnsq_weights import GDNSQWeightQuantizer
 from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.lsq import LSQQuantizer, lsq_initial_scale
+from keras_qat.quantizers.pact import PACTQuantizer
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.quantizers.softmax_rounding import SoftmaxRounding
 from keras_qat.quantizers.ste import STEQuantizer
 
 __all__ = [
+    "DoReFaQuantizer",
     "GDNSQActivationQuantizer",
     "GDNSQWeightQuantizer",
     "Grid",
     "LSQQuantizer",
     "LoweringError",
+    "PACTQuantizer",
     "Quantizer",
     "STEQuantizer",
     "SoftmaxRounding",

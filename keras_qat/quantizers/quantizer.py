@@ -178,8 +178,13 @@ class Quantizer(keras.layers.Layer):
         self.set_scale(least_error_weight_scale(kernel, self.grid, self.per_channel))
 
     def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
+        x = self.prepare(x)
         selection = self._select(x) if training else None
         return self.fake_quantize(x, self._rounding(pooled, training), selection)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """What is rounded: `x` itself, unless a quantizer transforms it first."""
+        return x
 
     def fake_quantize(self, x: Tensor, rounding: Any, selection: Selection | None = None) -> Tensor:
         """`scale * rounding(x / scale)` with the gradient of this quantizer.
@@ -216,7 +221,7 @@ class Quantizer(keras.layers.Layer):
     def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
         """The integer code of every element of `x` in inference, int32."""
         rounding = self._rounding(pooled, training=False)
-        ratio = ops.cast(x, "float32") / self.scale
+        ratio = ops.cast(self.prepare(x), "float32") / self.scale
         return ops.cast(rounding(ratio, self.forward_grid()), "int32")
 
     def largest_code(self, kernel: Tensor) -> Any:

@@ -6,10 +6,12 @@ import pytest
 import tensorflow as tf
 
 from keras_qat.quantizers import (
+    DoReFaQuantizer,
     GDNSQActivationQuantizer,
     GDNSQWeightQuantizer,
     Grid,
     LSQQuantizer,
+    PACTQuantizer,
     STEQuantizer,
 )
 
@@ -32,13 +34,25 @@ def gdnsq(kind, bits, **kwargs):
     return GDNSQActivationQuantizer(bits, signed=kind == "signed", **kwargs)
 
 
-QUANTIZERS = {"ste": on_a_grid(STEQuantizer), "lsq": on_a_grid(LSQQuantizer), "gdnsq": gdnsq}
+def dorefa(kind, bits, **kwargs):
+    """DoReFa's weights, PACT's activations."""
+    if kind.startswith("weights"):
+        return DoReFaQuantizer(bits, per_channel=kind == "weights_per_channel", **kwargs)
+    return PACTQuantizer(Grid.for_activations(bits, signed=kind == "signed"), **kwargs)
+
+
+QUANTIZERS = {
+    "ste": on_a_grid(STEQuantizer),
+    "lsq": on_a_grid(LSQQuantizer),
+    "dorefa": dorefa,
+    "gdnsq": gdnsq,
+}
 KINDS = ["weights_per_channel", "weights_per_tensor", "unsigned", "signed"]
 BITS = range(1, 9)
 CHANNELS = 5
 
 every_quantizer = pytest.mark.parametrize("method", QUANTIZERS)
-# GDNSQ's formulas, which are longer, have their own test: test_snapped_grids.py.
+# Others have their own tests: test_snapped_grids.py, test_dorefa_and_pact.py.
 every_quantizer_on_a_fixed_grid = pytest.mark.parametrize("method", ["ste", "lsq"])
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_width = pytest.mark.parametrize("bits", BITS)
@@ -64,6 +78,9 @@ def samples(quantizer, seed=0):
     scale = np.asarray(quantizer.scale)
     if isinstance(quantizer, GDNSQWeightQuantizer):
         return (kernel_in_codes(quantizer, rng) * scale).astype(np.float32)
+    if isinstance(quantizer, DoReFaQuantizer):  # evenly between its ends, no matter the scale
+        squashed = np.linspace(-0.95, 0.95, 400 * 3).reshape(400, 3, 1)  # no tie among them
+        return np.arctanh(squashed + np.zeros(CHANNELS)).astype(np.float32)
     reach = 1.5 * max(abs(quantizer.grid.qmin), quantizer.grid.qmax)
     steps = rng.uniform(-reach, reach, (400, 3, CHANNELS))
     ramp = np.arange(quantizer.grid.qmin - 2, quantizer.grid.qmax + 2, 0.5)

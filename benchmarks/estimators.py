@@ -1,0 +1,37 @@
+"""Gradient estimators on ResNet-8 and CIFAR-10: one grid, one budget, from one float model.
+
+    python benchmarks/estimators.py --bits=4 --bits=2 --bits=1 --jobs=2
+
+All variants have LSQ's grid and differ in what passes through rounding. PEGE is also taken apart:
+its replacement alone, and its pull alone. `benchmarks/study.py` says how a study runs and where
+its results go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import study
+from study import Variant
+
+import keras_qat
+
+
+def _lsq(**options: Any) -> Callable[[int], keras_qat.QuantizationConfig]:
+    return lambda bits: keras_qat.LSQConfig(weight_bits=bits, activation_bits=bits, **options)
+
+
+VARIANTS = {
+    "pege": Variant(_lsq(estimator="pege", replacement="random")),
+    "lsq": Variant(_lsq()),
+    "pege_replacement_only": Variant(_lsq(replacement="random")),
+    "pege_pull_only": Variant(_lsq(estimator="pege")),
+    "ewgs": Variant(_lsq(estimator="ewgs")),
+    "aewgs": Variant(_lsq(estimator="aewgs")),
+    "dsq": Variant(_lsq(estimator="dsq")),
+    "ste": Variant(lambda bits: keras_qat.STEConfig(weight_bits=bits, activation_bits=bits)),
+}
+
+if __name__ == "__main__":
+    study.run(VARIANTS)

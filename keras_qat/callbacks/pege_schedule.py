@@ -1,0 +1,138 @@
+"""`PEGESchedule`: replaces full-precision elements by quantized ones inside `fit`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat.callbacks.backend_state import synchronize
+from keras_qat.model import QuantizedModel
+from keras_qat.quantizers import Quantizer
+from keras_qat.schedules import Cosine, Exponential, Linear, Logarithmic, Schedule
+
+CURRICULA: dict[str, type[Schedule]] = {
+    "logarithmic": Logarithmic,
+    "linear": Linear,
+    "exponential": Exponential,
+    "cosine": Cosine,
+}
+
+
+class PEGESchedule(keras.callbacks.Callback):
+    """Raises the share of quantized elements from 0 to 1, batch by batch.
+
+    Of every tensor whose quantizer has a `replacement`, training quantizes a share `p` of the
+    elements, which the quantizer chooses; the others are only clipped. With `K` batches in the
+    run, `p` follows the curriculum from 0 before the first batch to exactly 1 after `end * K`
+    batches, and stays there: the rest of the run trains the network that ships. Evaluation always
+    quantizes everything. The logarithmic curriculum is
+    `p(k) = log(1 + kappa * k / (end * K)) / log(1 + kappa)` with `kappa = 9`: fast, then slow.
+
+    At the end of an epoch the logs have `replaced_share`, and the discretization error
+    `mean((clip(x) - x_hat)**2)`, in ranges, of the last batch: its means over all weight tensors
+    and over all activations, as `weight_discretization_error` and
+    `activation_discretization_error`. `errors` has it by tensor and epoch; with `log_layers` the
+    logs do too, as `discretization_error/<tensor>`. Of activations the first 4 examples count.
+
+    The share follows from the number of the batch, so a resumed run goes on where it was, with any
+    optimizer. A model is saved with its share: one that was saved in the middle of the curriculum
+    does not export before it is trained to the end.
+
+    Source: the abstract of PEGE (arXiv 2509.00097) names the logarithmic curriculum; its formula
+    and constants are our own.
+
+    Args:
+        curriculum: "logarithmic", "linear", "exponential", "cosine", or any
+            `keras_qat.schedules.Schedule` from 0 to 1 over batches.
+        end: the share of the run over which a curriculum given by name rises.
+        log_layers: whether the logs have the error of every tensor.
+
+    Raises:
+        ValueError: an unknown curriculum or an `end` that is not above 0 and at most 1; when `fit`
+            starts: a model without replacement, or a run of unknown length.
+
+    >>> PEGESchedule(end=0.25).curriculum
+    'logarithmic'
+    """
+
+    def __init__(
+        self,
+        curriculum: str | Schedule = "logarithmic",
+        end: float = 0.5,
+        log_layers: bool = False,
+    ):
+        super().__init__()
+        if not isinstance(curriculum, Schedule) and curriculum not in CURRICULA:
+            raise ValueError(
+                f"The curriculum must be a Schedule or one of {sorted(CURRICULA)}. "
+                f"Received: {curriculum!r}"
+            )
+        if not 0.0 < end <= 1.0:
+            raise ValueError(f"The end must be above 0 and at most 1. Received: {end!r}")
+        self.curriculum = curriculum
+        self.end = end
+        self.log_layers = log_layers
+        self.errors: dict[str, list[float]] = {}
+        self._quantizers: dict[str, Quantizer] = {}
+        self._schedule: Schedule | None = None
+        self._first = 0
+        self._share: float | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        model = self.model
+        self._quantizers = model.replaced_quantizers if isinstance(model, QuantizedModel) else {}
+        if not self._quantizers:
+            raise ValueError(
+                "PEGESchedule needs a model that replaces its elements progressively, as "
+                "keras_qat.quantize(model, keras_qat.PEGEConfig(...)) returns. Received: "
+                f"{type(model).__name__} {model.name!r}"
+            )
+        steps = self.params.get("steps")
+        if not steps:
+            raise ValueError(
+                "PEGESchedule plans the whole run, and this dataset does not tell its length: "
+                "pass steps_per_epoch to fit."
+            )
+        self._schedule = self._planned(steps * self.params["epochs"])
+        self._share = None
+        self.errors = {name: [] for name in self._quantizers}
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._first = epoch * self.params["steps"]
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._replace(self._first + batch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._replace(self._first + self.params["steps"])
+        synchronize(self.model)
+        for name, quantizer in self._quantizers.items():
+            self.errors[name].append(float(ops.convert_to_numpy(quantizer.last_error)))
+        if logs is None:
+            return
+        logs["replaced_share"] = self._share
+        for kind in ("weight", "activation"):
+            found = [values[-1] for name, values in self.errors.items() if f"/{kind}s" in name]
+            if found:
+                logs[f"{kind}_discretization_error"] = float(np.mean(found))
+        if self.log_layers:
+            for name, values in self.errors.items():
+                logs[f"discretization_error/{name}"] = values[-1]
+
+    def _planned(self, batches: int) -> Schedule:
+        if isinstance(self.curriculum, Schedule):
+            return self.curriculum
+        return CURRICULA[self.curriculum](0.0, 1.0, max(1, round(self.end * batches)))
+
+    def _replace(self, batches: int) -> None:
+        """Sets the share for the batch that follows that many."""
+        share = min(max(self._schedule(batches), 0.0), 1.0)
+        if share == self._share:
+            return
+        synchronize(self.model)
+        for quantizer in self._quantizers.values():
+            quantizer.replaced_share.assign(share)
+        self._share = share

@@ -1,0 +1,77 @@
+"""`DoReFaQuantizer`: weights squashed by a hyperbolic tangent before they are rounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from keras_qat.quantizers.fake_quantize import Grid, check_bits
+from keras_qat.quantizers.fixed_grids import fixed_step_size
+from keras_qat.quantizers.quantizer import Quantizer
+
+Tensor = Any
+
+_WIDEST_IN_HALF_STEPS = 7
+_SMALLEST = 1e-12
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class DoReFaQuantizer(Quantizer):
+    """Weights on all `2**bits` levels from `-a` to `a`, by way of a hyperbolic tangent.
+
+    Forward: `t = tanh(w) / max|tanh(w)|` in [-1, 1], over the weights that share a scale, and
+    `w_hat = a * (2 * round(n * (t + 1) / 2) / n - 1)` with `n = 2**bits - 1`: as integers the odd
+    codes `-n, -n + 2, ..., n` times `a / n`. At 8 bits, where those do not fit in int8, whole codes
+    from -127 to 127. Backward: `dw = passed * a * (1 - tanh(w)**2) / max|tanh(w)|`; the estimator
+    makes `passed` of the upstream gradient, and the maximum counts as a constant.
+
+    `a` is `max|w|` of the calibrated weights and stays, so a trained network starts where it was;
+    the paper, which trains from scratch, has `a = 1` (and at 1 bit `a = mean|w|`).
+
+    Source: Zhou et al. 2016 (arXiv 1606.06160), equation 9.
+
+    Args:
+        bits: of a weight, 1 to 8.
+        per_channel, estimator, replacement, seed: see `Quantizer`.
+
+    >>> quantizer = DoReFaQuantizer(bits=1)
+    >>> [float(w) for w in quantizer(keras.ops.array([-0.6, -0.1, 0.5]))]
+    [-1.0, -1.0, 1.0]
+    """
+
+    def __init__(self, bits: int = 8, **kwargs: Any):
+        check_bits(bits, "bits of weights")
+        if bits <= _WIDEST_IN_HALF_STEPS:
+            super().__init__(Grid(-(2**bits - 1), 2**bits - 1, step=2), **kwargs)
+        else:
+            super().__init__(Grid.for_weights(bits), **kwargs)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        self.calibrated_scale.assign(ops.full(self.calibrated_scale.shape, 1.0 / self.grid.qmax))
+
+    def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
+        """Starts over: the outermost codes are the largest weight, either way."""
+        axes = tuple(range(kernel.ndim - 1)) if self.per_channel else None
+        largest = np.maximum(np.max(np.abs(kernel), axis=axes), _SMALLEST)
+        self.set_scale(np.float32(largest / self.grid.qmax))
+
+    def fake_quantize(self, x: Tensor, rounding: Any, selection: Any = None) -> Tensor:
+        return fixed_step_size(x, self.scale, self.grid, rounding, self.estimator, selection)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """`a * t`, on which the codes lie evenly."""
+        squashed = ops.tanh(ops.cast(x, "float32"))
+        axes = tuple(range(len(x.shape) - 1)) if self.per_channel else None
+        largest = ops.max(ops.abs(ops.stop_gradient(squashed)), axis=axes, keepdims=True)
+        ends = self.scale * float(self.grid.qmax)
+        return squashed * (ends / ops.maximum(largest, _SMALLEST))
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["grid"]
+        return {**config, "bits": self.bits}

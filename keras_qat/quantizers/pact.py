@@ -1,0 +1,33 @@
+"""`PACTQuantizer`: the clipping level of activations is learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_qat.quantizers.fixed_grids import learned_clipping
+from keras_qat.quantizers.lsq import LSQQuantizer
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class PACTQuantizer(LSQQuantizer):
+    """Parameterized clipping activation.
+
+    Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward, with `v = x / scale`
+    and `inside = [qmin < v < qmax]`: `dx = passed * inside`, where the estimator makes `passed` of
+    the upstream gradient `g`, and `dscale = sum g * q * (1 - inside)`: only what is clipped moves
+    the clipping level `alpha = scale * qmax`. The scale is the product of a calibrated constant
+    and a trained ratio, as in `LSQQuantizer`.
+
+    Source: Choi et al. 2018 (arXiv 1805.06085). The ratio, signed grids and the start from
+    calibration are our own; the paper's L2 penalty on alpha is left to the user.
+
+    >>> from keras_qat.quantizers import Grid
+    >>> quantizer = PACTQuantizer(Grid.for_activations(2, signed=False))
+    >>> [float(v) for v in quantizer(keras.ops.array([-1.0, 0.6, 2.2, 9.0]))]
+    [0.0, 1.0, 2.0, 3.0]
+    """
+
+    def fake_quantize(self, x: Any, rounding: Any, selection: Any = None) -> Any:
+        return learned_clipping(x, self.scale, self.grid, rounding, self.estimator, selection)

@@ -1,0 +1,178 @@
+"""`PEGESchedule` inside `fit`: the curriculum arrives, resumes, and is logged."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+import keras_qat
+import tflite_export
+from keras_qat.callbacks import GDNSQSchedule, PEGESchedule
+from keras_qat.quantizers import LoweringError
+from keras_qat.schedules import Piecewise
+from tests.models import dense_network, points
+
+X, Y = points()
+EPOCHS = 4
+BATCHES = EPOCHS * 8
+CONFIG = keras_qat.PEGEConfig(weight_bits=2, activation_bits=2)
+
+
+def new_model(config=CONFIG, optimizer="adam"):
+    keras.utils.set_random_seed(0)
+    qmodel = keras_qat.quantize(dense_network(), config, calibration_data=X)
+    qmodel.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return qmodel
+
+
+def fit(qmodel, *callbacks, epochs=EPOCHS, **options):
+    options = {"batch_size": 32, "verbose": 0, **options}
+    return qmodel.fit(X, Y, epochs=epochs, callbacks=list(callbacks), **options).history
+
+
+def shares(qmodel):
+    return [float(each.replaced_share) for each in qmodel.replaced_quantizers.values()]
+
+
+class Recorder(keras.callbacks.Callback):
+    """The share in force during each batch; it stands behind the schedule."""
+
+    def __init__(self):
+        super().__init__()
+        self.shares = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        found = set(shares(self.model))
+        assert len(found) == 1
+        self.shares.append(found.pop())
+
+
+@pytest.mark.parametrize("curriculum", ["logarithmic", "linear", "exponential", "cosine"])
+@pytest.mark.parametrize("end", [0.5, 1.0])
+def test_the_share_rises_from_0_to_exactly_1(curriculum, end):
+    qmodel, recorder = new_model(), Recorder()
+    fit(qmodel, PEGESchedule(curriculum, end), recorder)
+    assert len(recorder.shares) == BATCHES
+    assert recorder.shares[0] == 0.0
+    assert all(now >= then for then, now in itertools.pairwise(recorder.shares))
+    arrived = round(end * BATCHES)
+    assert all(share < 1.0 for share in recorder.shares[:arrived])
+    assert all(share == 1.0 for share in recorder.shares[arrived:])
+    assert set(shares(qmodel)) == {1.0}
+
+
+def test_a_schedule_of_ones_own():
+    qmodel, recorder = new_model(), Recorder()
+    fit(qmodel, PEGESchedule(Piecewise([10], [0.25, 1.0])), recorder)
+    assert recorder.shares == [0.25] * 10 + [1.0] * (BATCHES - 10)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", keras.optimizers.RMSprop])
+@pytest.mark.parametrize("replacement", ["random", "persistent", "error_first"])
+def test_it_learns_with_any_optimizer_and_any_choice(optimizer, replacement):
+    config = keras_qat.PEGEConfig(weight_bits=4, activation_bits=4, replacement=replacement)
+    optimizer = {"adam": keras.optimizers.Adam(5e-3), "sgd": keras.optimizers.SGD(0.05)}.get(
+        optimizer, keras.optimizers.RMSprop(2e-3)
+    )
+    history = fit(new_model(config, optimizer), PEGESchedule(), epochs=12)
+    assert history["loss"][-1] < 0.8 * history["loss"][0]
+
+
+def test_a_resumed_run_goes_on_where_it_was():
+    whole, recorder = new_model(), Recorder()
+    fit(whole, PEGESchedule(), recorder)
+    resumed = Recorder()
+    fit(new_model(), PEGESchedule(), resumed, initial_epoch=1)
+    assert resumed.shares == recorder.shares[8:]
+
+
+def test_the_discretization_error_is_logged_by_layer():
+    qmodel, schedule = new_model(), PEGESchedule(log_layers=True)
+    history = fit(qmodel, schedule, validation_data=(X, Y))
+    assert history["replaced_share"][-1] == 1.0
+    assert set(schedule.errors) == set(qmodel.replaced_quantizers)
+    for kind in ("weight", "activation"):
+        logged = history[f"{kind}_discretization_error"]
+        values = [found for name, found in schedule.errors.items() if name.endswith(f"{kind}s")]
+        np.testing.assert_allclose(logged, np.mean(values, axis=0))
+        # rounding alone: at most half a step, a sixth of a range of two bits
+        assert 0.0 < logged[-1] < (1 / 6) ** 2
+    for name, values in schedule.errors.items():
+        assert history[f"discretization_error/{name}"] == values
+    quiet = fit(new_model(), PEGESchedule())
+    assert not [name for name in quiet if name.startswith("discretization_error/")]
+
+
+def test_a_pull_lowers_the_discretization_error_of_weights():
+    def error(strength):
+        estimator = keras_qat.Estimator("pege", {"strength": strength})
+        config = keras_qat.PEGEConfig(weight_bits=2, activation_bits=2, estimator=estimator)
+        return fit(new_model(config), PEGESchedule(), epochs=20)["weight_discretization_error"][-1]
+
+    assert error(2.0) < 0.9 * error(0.0)
+
+
+def test_a_model_in_mid_curriculum_does_not_export_and_says_how_far_it_is(tmp_path):
+    qmodel = new_model()
+    fit(qmodel, PEGESchedule(Piecewise([10], [0.1, 0.37])))
+    path = tmp_path / "model.tflite"
+    with pytest.raises(LoweringError, match=r"replaced 37 % .*PEGESchedule to the end"):
+        tflite_export.export(qmodel, path, samples=X, verbose=False)
+    assert not path.exists()
+    qmodel.save(tmp_path / "model.keras")
+    loaded = keras_qat.load_model(tmp_path / "model.keras")
+    assert shares(loaded) == pytest.approx(shares(qmodel))
+    fit(qmodel, PEGESchedule())
+    report = tflite_export.export(qmodel, path, samples=X, verbose=False, max_flip_rate=1.0)
+    assert report.mismatches == 0
+
+
+def test_it_goes_with_learned_widths():
+    config = keras_qat.GDNSQConfig(
+        weight_bits=2, activation_bits=2, start_bits=8, estimator="pege", replacement="random"
+    )
+    qmodel = new_model(config, keras.optimizers.Adam(1e-3))
+    fit(qmodel, GDNSQSchedule(verbose=0), PEGESchedule(), epochs=29)
+    assert qmodel.meets_targets()
+    assert set(shares(qmodel)) == {1.0}
+    qmodel.to_integer()
+
+
+# What it refuses.
+
+
+def test_a_model_without_replacement_is_refused():
+    with pytest.raises(ValueError, match=r"keras_qat.PEGEConfig\(\.\.\.\)\) returns. Received"):
+        fit(new_model(keras_qat.LSQConfig()), PEGESchedule())
+    plain = dense_network()
+    plain.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="Received: Functional"):
+        fit(plain, PEGESchedule())
+
+
+def test_a_run_of_unknown_length_is_refused():
+    def forever():
+        while True:
+            yield X[:8], Y[:8]
+
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_generator(
+        forever, output_signature=(tf.TensorSpec((8, X.shape[1])), tf.TensorSpec((8,), tf.int64))
+    )
+    with pytest.raises(ValueError, match="pass steps_per_epoch"):
+        new_model().fit(dataset, shuffle=False, verbose=0, callbacks=[PEGESchedule()])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"curriculum": "sudden"}, r"one of \['cosine', .*Received: 'sudden'"),
+        ({"end": 0.0}, r"above 0 and at most 1\. Received: 0.0"),
+        ({"end": 1.5}, r"above 0 and at most 1\. Received: 1.5"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PEGESchedule(**options)
