@@ -3,8 +3,8 @@
     python benchmarks/estimators.py --bits=4 --bits=2 --bits=1 --jobs=2
 
 All variants have LSQ's grid and differ in what passes through rounding. PEGE is also taken apart:
-its replacement alone, and its pull alone. `benchmarks/study.py` says how a study runs and where
-its results go.
+its replacement alone, and its pull alone. WaveQ's regularizer acts beside the straight-through
+estimator. `benchmarks/study.py` says how a study runs and where its results go.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ VARIANTS = {
     "ewgs": Variant(_lsq(estimator="ewgs")),
     "aewgs": Variant(_lsq(estimator="aewgs")),
     "dsq": Variant(_lsq(estimator="dsq")),
+    "waveq": Variant(_lsq(code_regularization=0.01)),
     "ste": Variant(lambda bits: keras_qat.STEConfig(weight_bits=bits, activation_bits=bits)),
 }
 

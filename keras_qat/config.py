@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -41,6 +42,8 @@ class QuantizationConfig(abc.ABC):
         replacement: `None` quantizes all elements from the first batch on; "random", "persistent"
             and "error_first" name how elements are chosen that a
             `keras_qat.callbacks.PEGESchedule` replaces, batch by batch, by their quantized values.
+        code_regularization: strength of WaveQ's sinusoidal regularizer, which pulls weights to
+            their codes: it is added to the loss for every layer; 0 leaves it out.
 
     Raises:
         ValueError: a width that is not a whole number from 1 to 8, or an unknown name.
@@ -55,9 +58,15 @@ class QuantizationConfig(abc.ABC):
     estimator: Any = "ste"
     activation_estimator: Any = None
     replacement: str | None = None
+    code_regularization: float = 0.0
 
     def __post_init__(self) -> None:
         check_replacement(self.replacement)
+        if not 0.0 <= self.code_regularization < math.inf:
+            raise ValueError(
+                "The code_regularization must be a number from 0 on. "
+                f"Received: {self.code_regularization!r}"
+            )
         object.__setattr__(self, "estimator", self._checked_estimator(self.estimator))
         if self.activation_estimator is not None:
             other = self._checked_estimator(self.activation_estimator)
@@ -77,6 +86,7 @@ class QuantizationConfig(abc.ABC):
             "estimator": self.estimator,
             "replacement": self.replacement,
             "per_channel": self.per_channel,
+            "code_regularization": self.code_regularization,
             "name": "weight_quantizer",
         }
 

@@ -88,7 +88,8 @@ class QuantizedModel(keras.Model):
 
         The training loss becomes `loss + label_weight * compiled loss`, regularizers added; the
         compiled metrics and evaluation stay as they are. Call it before `fit`. The teacher is
-        neither saved nor trained: after `load_model`, name it again.
+        neither saved nor trained: after `load_model`, name it again. It teaches its errors too:
+        augment inputs as it was trained on them, and no further.
 
         Args:
             teacher: its inputs and outputs are like this model's; by default the float model that

@@ -1,10 +1,11 @@
-"""Objectives of quantization-aware training: the bit-width penalty, and losses against a teacher.
+"""Objectives of quantization-aware training: of bit widths, against a teacher, of codes.
 
 Source: GDNSQ (arXiv 2508.14004), its published code, where nothing else is said.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -109,6 +110,21 @@ def _excess(widths: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
         return ops.zeros(()), ops.zeros(())
     excess = ops.relu(widths - (ops.cast(bits, widths.dtype) - MARGIN))
     return ops.sum(ops.cast(excess > 0, widths.dtype)), ops.mean(excess)
+
+
+def sinusoidal_regularization(position: Tensor) -> Tensor:
+    """`mean sin(pi * v)**2` over positions `v` on a grid, in steps: 0 on codes, 1 half-way.
+
+    Backward: `dv = pi * sin(2 * pi * v) / elements`: descent moves a value to its nearest code.
+
+    Source: WaveQ (Elthakeb et al. 2020, arXiv 2003.00146), its term on weights. The paper divides
+    it by a power of two of a learned number of bits, and sums; the mean is our own.
+
+    >>> [round(float(sinusoidal_regularization([v])), 3) for v in (-1.0, 0.25, 0.5)]
+    [0.0, 0.5, 1.0]
+    """
+    position = ops.convert_to_tensor(position)
+    return ops.mean(ops.square(ops.sin(math.pi * position)))
 
 
 def jeffreys_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
         "y": np.arange(640) % 3,
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(block, names)
     assert (tmp_path / "model.tflite").exists()

@@ -225,6 +225,15 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             x, self.log_scale, self.half_steps, *self._held(), **options
         )
 
+    def position(self, x: Tensor) -> Tensor:
+        kernel = ops.convert_to_tensor(x, "float32")
+        if self.deployable:
+            grid = self.weight_grid(kernel)
+            unit, lowest = ops.stop_gradient(grid.unit), ops.stop_gradient(grid.lowest)
+            return (kernel / unit - lowest) / grid.stride
+        low, _ = _extremes(kernel, self.log_scale)
+        return (kernel - ops.stop_gradient(low)) / ops.stop_gradient(self.step)
+
     def discretization_error(self, x: Tensor) -> Tensor:
         """`mean((w - w_hat)**2)` in ranges, over the weights that the grid does not cut off."""
         kernel = ops.convert_to_tensor(x, "float32")

@@ -62,6 +62,8 @@ class Quantizer(keras.layers.Layer):
             below 1: "random" (fresh in every call), "persistent" (once chosen, always) or
             "error_first" (those near their codes); `None` quantizes all, always.
         seed: of what is drawn in training.
+        code_regularization: of a quantizer of weights, how strongly training pulls them to codes by
+            `keras_qat.objectives.sinusoidal_regularization`; 0 for not at all.
 
     Call arguments:
         x: float tensor of any shape.
@@ -77,6 +79,7 @@ class Quantizer(keras.layers.Layer):
         estimator: estimators.Estimator | str | dict[str, Any] = "ste",
         replacement: str | None = None,
         seed: int | None = None,
+        code_regularization: float = 0.0,
         **kwargs: Any,
     ):
         kwargs.setdefault("dtype", "float32")
@@ -87,6 +90,7 @@ class Quantizer(keras.layers.Layer):
         if replacement == "persistent" and seed is None:
             seed = random.randrange(2**31)  # saved: the choice outlives a reload
         self.seed = seed
+        self.code_regularization = float(code_regularization)
         self.seed_generator: keras.random.SeedGenerator | None = None
         if replacement == "random":
             self._draw_from_seed()
@@ -224,6 +228,11 @@ class Quantizer(keras.layers.Layer):
         ratio = ops.cast(self.prepare(x), "float32") / self.scale
         return ops.cast(rounding(ratio, self.forward_grid()), "int32")
 
+    def position(self, x: Tensor) -> Tensor:
+        """Where values lie on the grid, in steps from its lowest code; only `x` has a gradient."""
+        ratio = ops.cast(self.prepare(x), "float32") / ops.stop_gradient(self.scale)
+        return (ratio - self.grid.qmin) / self.grid.step
+
     def largest_code(self, kernel: Tensor) -> Any:
         """What no code of a kernel exceeds: one number, or one for each channel."""
         return max(-self.grid.qmin, self.grid.qmax)
@@ -267,4 +276,5 @@ class Quantizer(keras.layers.Layer):
             "estimator": self.estimator.serialized(),
             "replacement": self.replacement,
             "seed": self.seed,
+            "code_regularization": self.code_regularization,
         }

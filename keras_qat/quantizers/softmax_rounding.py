@@ -42,6 +42,13 @@ class SoftmaxRounding(Quantizer):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        for fixed in ("grid", "per_channel", "estimator", "replacement", "seed"):
+        for fixed in (
+            "grid",
+            "per_channel",
+            "estimator",
+            "replacement",
+            "seed",
+            "code_regularization",
+        ):
             del config[fixed]
         return config

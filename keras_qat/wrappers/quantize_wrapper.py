@@ -10,6 +10,7 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.lowering.pending import PendingLinear
+from keras_qat.objectives import sinusoidal_regularization
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.wrappers.neighbours import Neighbours
@@ -55,6 +56,10 @@ class QuantizeWrapper(keras.layers.Wrapper):
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         kernel = self.layer.kernel
         quantized = self.weight_quantizer(self.channels_last_kernel())
+        strength = self.weight_quantizer.code_regularization
+        if training and strength:
+            position = self.weight_quantizer.position(self.channels_last_kernel())
+            self.add_loss(strength * sinusoidal_regularization(position))
         dtype = self.layer.compute_dtype
         outputs = self.forward(
             ops.cast(x, dtype), ops.cast(ops.reshape(quantized, kernel.shape), dtype)
