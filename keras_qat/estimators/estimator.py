@@ -11,6 +11,7 @@ Tensor = Any
 Axes = tuple[int, ...]
 
 _RULES: dict[str, Callable[..., Tensor]] = {}
+_VARIABLES: dict[str, tuple[str, ...]] = {}
 
 
 class GridStep(NamedTuple):
@@ -83,16 +84,34 @@ class Estimator:
         """Whether the gradient stays as it is, which costs nothing."""
         return self.name == "ste"
 
+    @property
+    def variables(self) -> dict[str, float]:
+        """The options that may change while a model trains, and where they start."""
+        parameters = inspect.signature(_RULES[self.name]).parameters
+        names = _VARIABLES[self.name]
+        return {name: self.options.get(name, parameters[name].default) for name in names}
+
+    def at(self, options: Mapping[str, Any]) -> Estimator:
+        """The same with these options changed."""
+        return dataclasses.replace(self, options={**self.options, **options})
+
     def serialized(self) -> str | dict[str, Any]:
         """What `get` makes the same estimator of: plain JSON."""
         return {"name": self.name, "options": dict(self.options)} if self.options else self.name
 
 
-def register_estimator(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+def register_estimator(
+    name: str, variables: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Makes a pure function an estimator under a name, for configs and saved models.
 
     The function takes `(upstream, noise, step)` and options with defaults; a model that uses it
     loads where it is registered again.
+
+    Args:
+        name: by which configs choose it.
+        variables: numeric options that quantizers keep in variables, so that callbacks may change
+            them; the function gets them as tensors.
 
     Raises:
         ValueError: the name is taken.
@@ -108,7 +127,7 @@ def register_estimator(name: str) -> Callable[[Callable[..., Tensor]], Callable[
         known = _RULES.get(name)
         if known is not None and _origin(known) != _origin(rule):
             raise ValueError(f"There is an estimator {name!r} already: {_origin(known)}.")
-        _RULES[name] = rule
+        _RULES[name], _VARIABLES[name] = rule, variables
         return rule
 
     return register

@@ -11,7 +11,7 @@ from keras_qat.estimators.estimator import GridStep, register_estimator
 Tensor = Any
 
 
-@register_estimator("ewgs")
+@register_estimator("ewgs", variables=("delta",))
 def element_wise_scaling(
     upstream: Tensor, noise: Tensor, step: GridStep | None = None, delta: Tensor = 0.01
 ) -> Tensor:
@@ -19,7 +19,7 @@ def element_wise_scaling(
 
     Args:
         delta: per step of noise. The paper counts noise in ranges: its value is this one times
-            the number of steps.
+            the number of steps. `keras_qat.callbacks.EWGSSchedule` sets it from the curvature.
 
     Source: Lee et al. 2021 (arXiv 2104.00903).
 

@@ -13,7 +13,7 @@ Tensor = Any
 WEIGHTINGS = ("rms", "raw", "ewgs")
 
 
-@register_estimator("pege")
+@register_estimator("pege", variables=("strength",))
 def pull_to_code(
     upstream: Tensor,
     noise: Tensor,

@@ -61,7 +61,7 @@ class DoReFaQuantizer(Quantizer):
         self.set_scale(np.float32(largest / self.grid.qmax))
 
     def fake_quantize(self, x: Tensor, rounding: Any, selection: Any = None) -> Tensor:
-        return fixed_step_size(x, self.scale, self.grid, rounding, self.estimator, selection)
+        return fixed_step_size(x, self.scale, self.grid, rounding, self.estimator_now(), selection)
 
     def prepare(self, x: Tensor) -> Tensor:
         """`a * t`, on which the codes lie evenly."""

@@ -103,7 +103,7 @@ class GDNSQQuantizer(Quantizer):
                 trainable=False,
                 autocast=False,
             )
-        self._build_replacement(input_shape)
+        self._build_training_state(input_shape)
 
     @property
     def learns_width(self) -> bool:
@@ -167,7 +167,8 @@ class GDNSQQuantizer(Quantizer):
     def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
         sign = self.draw_noise_sign(x) if training and self._scale_term == "head" else None
         selection = self._select(x) if training else None
-        return self._fake_quantize(x, self._rounding(pooled, training), sign, selection)
+        rounding = self._rounding(pooled, training)
+        return self._tapped(self._fake_quantize(x, rounding, sign, selection))
 
     def draw_noise_sign(self, x: Tensor) -> Tensor:
         """Fresh signs of +-1/2 for the elements of `x`."""
@@ -204,7 +205,7 @@ class GDNSQQuantizer(Quantizer):
         self, noise_sign: Tensor | None, selection: Selection | None
     ) -> dict[str, Any]:
         return {
-            "estimator": "lsq" if self._scale_term == "lsq" else self.estimator,
+            "estimator": "lsq" if self._scale_term == "lsq" else self.estimator_now(),
             "noise_sign": noise_sign,
             "noise_gradient": self.noise_gradient,
             "selection": selection,

@@ -62,7 +62,13 @@ class LSQQuantizer(Quantizer):
 
     def fake_quantize(self, x: Any, rounding: Any, selection: Any = None) -> Any:
         return learned_step_size(
-            x, self.scale, self.grid, self.gradient_scale, rounding, self.estimator, selection
+            x,
+            self.scale,
+            self.grid,
+            self.gradient_scale,
+            rounding,
+            self.estimator_now(),
+            selection,
         )
 
 

@@ -30,4 +30,4 @@ class PACTQuantizer(LSQQuantizer):
     """
 
     def fake_quantize(self, x: Any, rounding: Any, selection: Any = None) -> Any:
-        return learned_clipping(x, self.scale, self.grid, rounding, self.estimator, selection)
+        return learned_clipping(x, self.scale, self.grid, rounding, self.estimator_now(), selection)

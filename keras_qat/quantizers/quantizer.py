@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import keras
@@ -90,6 +91,7 @@ class Quantizer(keras.layers.Layer):
         if replacement == "persistent" and seed is None:
             seed = random.randrange(2**31)  # saved: the choice outlives a reload
         self.seed = seed
+        self._estimator_options: dict[str, keras.Variable] = {}
         self.code_regularization = float(code_regularization)
         self.seed_generator: keras.random.SeedGenerator | None = None
         if replacement == "random":
@@ -98,6 +100,7 @@ class Quantizer(keras.layers.Layer):
         self.per_channel = per_channel
         self.supports_masking = True
         self.accumulator: Accumulator | None = None
+        self.tap: Callable[[Tensor], None] | None = None  # sees what every call returns
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         shape = (input_shape[-1],) if self.per_channel else ()
@@ -108,9 +111,19 @@ class Quantizer(keras.layers.Layer):
             trainable=False,
             autocast=False,
         )
-        self._build_replacement(input_shape)
+        self._build_training_state(input_shape)
 
-    def _build_replacement(self, input_shape: tuple[int | None, ...]) -> None:
+    def _build_training_state(self, input_shape: tuple[int | None, ...]) -> None:
+        self._estimator_options = {
+            name: self.add_weight(
+                name=name,
+                shape=(),
+                initializer=keras.initializers.Constant(start),
+                trainable=False,
+                autocast=False,
+            )
+            for name, start in self.estimator.variables.items()
+        }
         if self.replacement is None:
             return
         self._is_activation = input_shape[0] is None
@@ -121,6 +134,16 @@ class Quantizer(keras.layers.Layer):
         self.last_error = self.add_weight(
             name="last_error", shape=(), initializer="zeros", trainable=False, autocast=False
         )
+
+    @property
+    def estimator_options(self) -> dict[str, keras.Variable]:
+        """The options of the estimator that may change while a model trains."""
+        return self._estimator_options
+
+    def estimator_now(self) -> estimators.Estimator:
+        """The estimator with its options as they are now."""
+        now = {name: as_tensor(option) for name, option in self._estimator_options.items()}
+        return self.estimator.at(now) if now else self.estimator
 
     def _draw_from_seed(self) -> None:
         if self.seed_generator is None:
@@ -163,6 +186,11 @@ class Quantizer(keras.layers.Layer):
         """The real value of code 1, positive; shape `()` or `(channels,)`."""
         return as_tensor(self.calibrated_scale)
 
+    @property
+    def step(self) -> Tensor:
+        """The real value between two codes, in the shape of `scale`."""
+        return self.scale * float(self.grid.step)
+
     def set_scale(self, scale: Any) -> None:
         """Starts over from a calibrated scale."""
         self.calibrated_scale.assign(scale)
@@ -184,7 +212,12 @@ class Quantizer(keras.layers.Layer):
     def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
         x = self.prepare(x)
         selection = self._select(x) if training else None
-        return self.fake_quantize(x, self._rounding(pooled, training), selection)
+        return self._tapped(self.fake_quantize(x, self._rounding(pooled, training), selection))
+
+    def _tapped(self, quantized: Tensor) -> Tensor:
+        if self.tap is not None:
+            self.tap(quantized)
+        return quantized
 
     def prepare(self, x: Tensor) -> Tensor:
         """What is rounded: `x` itself, unless a quantizer transforms it first."""

@@ -27,4 +27,4 @@ class STEQuantizer(Quantizer):
     """
 
     def fake_quantize(self, x: Any, rounding: Any, selection: Any = None) -> Any:
-        return fixed_step_size(x, self.scale, self.grid, rounding, self.estimator, selection)
+        return fixed_step_size(x, self.scale, self.grid, rounding, self.estimator_now(), selection)
