@@ -132,7 +132,12 @@ class Quantizer(keras.layers.Layer):
             name="replaced_share", shape=(), initializer="ones", trainable=False, autocast=False
         )
         self.last_error = self.add_weight(
-            name="last_error", shape=(), initializer="zeros", trainable=False, autocast=False
+            name="last_error",
+            shape=(),
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
         )
 
     @property

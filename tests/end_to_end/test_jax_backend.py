@@ -47,7 +47,7 @@ def one_step(name, model, config):
         for variable in quantizer.trainable_variables if qmodel.learned_widths else ():
             variable.assign(variable - 0.123)
     before = [v.numpy() for v in qmodel.trainable_variables]
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=name == "gdnsq")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=name != "lsq")
     jit = keras.backend.backend() == "jax"  # which takes longer to compile one op after another
     qmodel.compile(keras.optimizers.SGD(1.0), loss, jit_compile=jit)
     qmodel.fit(x, np.arange(64) % 5, batch_size=64, epochs=1, shuffle=False, verbose=0)
@@ -81,6 +81,7 @@ def of_functions(estimator):
 
 bits = {"weight_bits": 3, "activation_bits": 3}
 one_step("lsq", residual_network(), keras_qat.LSQConfig(**bits))
+one_step("pege", depthwise_network(), keras_qat.PEGEConfig(**bits))
 config = keras_qat.GDNSQConfig(**bits, noise_gradient="none", estimator="aewgs")
 one_step("gdnsq", depthwise_network(), config)
 for estimator in ("aewgs", "lsq"):
@@ -93,17 +94,19 @@ import json
 import keras, numpy as np
 import keras_qat
 from keras_qat import integer
-from keras_qat.callbacks import GDNSQSchedule
+from keras_qat.callbacks import GDNSQSchedule, PEGESchedule
 from tests.models import dense_network, points
 
 keras.utils.set_random_seed(0)
 x, y = points(256)
 bits = {"weight_bits": 2, "activation_bits": 2, "first_and_last_bits": 2, "start_bits": 8}
-qmodel = keras_qat.quantize(dense_network(), keras_qat.GDNSQConfig(**bits), calibration_data=x)
+config = keras_qat.GDNSQConfig(**bits, estimator="pege", replacement="random")
+qmodel = keras_qat.quantize(dense_network(), config, calibration_data=x)
 loss = "sparse_categorical_crossentropy"
 qmodel.compile(keras.optimizers.Adam(5e-3), loss, metrics=["accuracy"])
 schedule = GDNSQSchedule(verbose=0)
-history = qmodel.fit(x, y, batch_size=16, epochs=16, verbose=0, callbacks=[schedule]).history
+callbacks = [schedule, PEGESchedule()]
+history = qmodel.fit(x, y, batch_size=16, epochs=16, verbose=0, callbacks=callbacks).history
 codes = qmodel.layer_codes(x)
 graph = integer.add_headroom(qmodel.to_integer())
 values = integer.run(graph, codes["numbers"], "xnnpack", keep_all=True)
@@ -114,6 +117,8 @@ print(json.dumps({
     "batches": float(np.asarray(qmodel.bit_width_penalty.progress)[0]),
     "logged_bits": float(history["max_weight_bits"][-1]),
     "accuracy": float(history["accuracy"][-1]),
+    "shares": [float(q.replaced_share) for q in qmodel.replaced_quantizers.values()],
+    "errors": history["weight_discretization_error"],
     "levels": [w.quantizer.qparams().levels for w in qmodel.learned_widths if w.layer is None],
     "flips": sum(int((codes[name] != values[name]).sum()) for name in codes),
 }))
@@ -153,7 +158,7 @@ def test_gradients_equal_those_on_tensorflow():
             )
 
 
-def test_learned_widths_meet_their_targets_inside_fit():
+def test_both_schedules_arrive_inside_fit():
     found = run(FIT, "jax")
     assert found["meets"]
     assert 0 < found["met_at"] <= 0.6 * 256  # where GDNSQSchedule plans the arrival
@@ -162,3 +167,5 @@ def test_learned_widths_meet_their_targets_inside_fit():
     assert max(found["levels"]) == 4
     assert found["accuracy"] > 0.5  # of three classes; 1/3 would be chance
     assert found["flips"] == 0
+    assert set(found["shares"]) == {1.0}
+    assert min(found["errors"]) > 0.0
