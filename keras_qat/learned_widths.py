@@ -52,14 +52,14 @@ class LearnedWidth:
         """Widens the steps that have more levels than that many bits; by default the target's."""
         self.quantizer.narrow(*self._kernel(), bits=bits)
 
-    def hold(self) -> None:
-        """Keeps the levels of the target for good, and lets steps move as fast as weights."""
-        self.quantizer.hold(*self._kernel())
-        self.quantizer.set_rate(1.0)
+    def hold(self, refit: bool = False) -> None:
+        """Keeps the levels of the target for good, and lets steps move as fast as weights.
 
-    def fit_target(self) -> None:
-        """Divides the range of now into all levels of the target."""
-        self.quantizer.fit_target(*self._kernel())
+        Args:
+            refit: first set steps to those that suit all levels of the target best.
+        """
+        self.quantizer.hold(*self._kernel(), refit=refit)
+        self.quantizer.set_rate(1.0)
 
     def _kernel(self) -> tuple[Tensor, ...]:
         return () if self.layer is None else (self.layer.channels_last_kernel(),)

@@ -277,8 +277,7 @@ class _Run:
             if not width.meets_target():
                 missed.append(width)
             elif width.quantizer.deployable:
-                width.fit_target()
-                width.hold()
+                width.hold(refit=True)
         return missed
 
     def _arrive(self) -> None:

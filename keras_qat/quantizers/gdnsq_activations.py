@@ -159,15 +159,16 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         if float(self.levels()) > most_levels(bits):
             self._divide_into(bits)
 
-    def fit_target(self) -> None:
-        """Sets the step so that the learned range has all levels of `target_bits`."""
-        self._divide_into(self.target_bits)
-
-    def hold(self) -> None:
+    def hold(self, refit: bool = False) -> None:
         """Keeps the levels of `target_bits` from now on; only the step and the offset still move.
 
         For a model that meets its target: its file stays legal. A free grid cannot be held.
+
+        Args:
+            refit: divide the learned range into all levels of `target_bits` first.
         """
+        if refit:
+            self._divide_into(self.target_bits)
         self._hold_levels()
 
     def _divide_into(self, bits: float) -> None:

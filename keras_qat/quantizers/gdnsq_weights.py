@@ -31,7 +31,7 @@ from keras_qat.quantizers.gdnsq_gradients import fake_quantize_weights
 from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.replacement import Selection
-from keras_qat.quantizers.sharing import sharing_axes
+from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 from keras_qat.quantizers.snapped_grids import (
     WeightGrid,
     fake_quantize_snapped_weights,
@@ -42,6 +42,8 @@ from keras_qat.quantizers.snapped_grids import (
 Tensor = Any
 
 _WIDEST_IN_HALF_STEPS = 6
+_FINER_STEPS = np.arange(0.0, 4.0, 0.125)
+"""Octaves below the step that covers the whole range: where `hold` looks."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -145,20 +147,51 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             fitting = np.where(wide, self._log_scale_of(kernel, bits), log_scale)
             self._set_logarithm(self._log_scale, fitting)
 
-    def fit_target(self, kernel: Tensor) -> None:
-        """Sets every step so that the range of its weights has all levels of `target_bits`."""
-        self._set_logarithm(self._log_scale, self._log_scale_of(kernel, self.target_bits))
+    def _fit_target(self, kernel: Tensor) -> None:
+        """Sets every step to that of the least squared error on all levels of `target_bits`.
 
-    def hold(self, kernel: Tensor) -> None:
+        With it the levels cover the whole range of the weights, or cut the outermost weights off.
+        """
+        coarsest = self._log_scale_of(kernel, self.target_bits)
+        if not (self.deployable and self.half_steps):
+            self._set_logarithm(self._log_scale, coarsest)
+            return
+        least, best = np.full(coarsest.shape, np.inf), coarsest
+        for octaves in np.float32(_FINER_STEPS):
+            error = self._held_error(kernel, coarsest - octaves)
+            best = np.where(error < least, coarsest - octaves, best)
+            least = np.minimum(error, least)
+        self._set_logarithm(self._log_scale, best)
+
+    def _held_error(self, kernel: Tensor, log_scale: Any) -> npt.NDArray[Any]:
+        """Squared error of every channel on the grid that `hold` would keep with these steps."""
+        kernel = ops.convert_to_tensor(kernel, "float32")
+        log_scale = ops.convert_to_tensor(log_scale, "float32")
+        levels = 2.0**self.target_bits
+        middle = self._middle(snapped_weight_grid(kernel, log_scale, self.half_steps))
+        grid = snapped_weight_grid(kernel, log_scale, self.half_steps, levels, middle)
+        error = ops.square(grid.codes(kernel) * grid.unit - kernel)
+        return ops.convert_to_numpy(sum_over_sharing(error, log_scale))
+
+    def _middle(self, grid: WeightGrid) -> Tensor:
+        """The middle code of all levels of `target_bits` that keep the codes of a grid."""
+        steps = 2.0**self.target_bits - 1.0
+        added = ops.maximum(steps - grid.steps, 0.0)
+        return ops.clip(grid.lowest + grid.steps + added % 2.0, -steps, steps)
+
+    def hold(self, kernel: Tensor, refit: bool = False) -> None:
         """Keeps the levels of `target_bits` and their codes from now on; only steps still move.
 
         For a model that meets its target: its file stays legal. A free grid cannot be held.
+
+        Args:
+            kernel: the weights.
+            refit: set steps to those of the least squared error first.
         """
+        if refit:
+            self._fit_target(kernel)
         if self.deployable and self.half_steps and not self.holds:
-            grid, steps = self.weight_grid(kernel), 2.0**self.target_bits - 1.0
-            added = ops.maximum(steps - grid.steps, 0.0)
-            middle = grid.lowest + grid.steps + added % 2.0  # the codes of now stay codes
-            middle = ops.clip(middle, -steps, steps)
+            middle = self._middle(self.weight_grid(kernel))
             self.held_middle.assign(ops.reshape(middle, self.log_scale.shape))
         self._hold_levels()
 

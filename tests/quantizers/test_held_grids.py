@@ -1,6 +1,7 @@
 """Grids that arrived at their target: they keep their codes."""
 
 import numpy as np
+import pytest
 
 from tests.quantizers.gdnsq_layers import (
     assert_same,
@@ -8,6 +9,7 @@ from tests.quantizers.gdnsq_layers import (
     either,
     every_target,
     kernel,
+    weights,
 )
 
 
@@ -33,7 +35,11 @@ def test_a_held_grid_keeps_its_levels_however_the_step_moves(kind, bits):
 def test_holding_a_grid_that_meets_its_target_moves_nothing(kind, bits):
     for spare in (0.0, 0.4):
         quantizer, x, arguments = either(kind, bits)
-        quantizer.fit_target(*arguments)
+        fitting = quantizer._log_scale_of(*arguments, bits) if arguments else None
+        if fitting is None:
+            quantizer.narrow()
+        else:
+            quantizer._log_scale.assign(fitting)
         quantizer._log_scale.assign(np.asarray(quantizer.log_scale) + np.float32(spare))
         before = quantizer(x), quantizer.codes(x)
         quantizer.hold(*arguments)
@@ -59,3 +65,26 @@ def test_a_free_grid_cannot_be_held(kind):
     np.testing.assert_array_equal(quantizer.bit_width(*arguments), widths)
     assert not quantizer.meets_target(*arguments)
     assert not quantizer.holds
+
+
+@pytest.mark.parametrize("per_channel", [True, False], ids=["per_channel", "per_tensor"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 6])
+def test_refitting_finds_the_step_of_the_least_squared_error(bits, per_channel):
+    """No other step in the table, with the middle that it would have, is nearer to the weights."""
+    values = kernel()
+
+    def error(octaves):
+        quantizer = weights(bits, per_channel=per_channel)
+        quantizer._log_scale.assign(quantizer._log_scale_of(values, bits) - np.float32(octaves))
+        quantizer.hold(values)
+        difference = np.square(np.asarray(quantizer(values)) - values)
+        return difference.sum(axis=(0, 1, 2) if per_channel else None)
+
+    quantizer = weights(bits, per_channel=per_channel)
+    quantizer.hold(values, refit=True)
+    found = np.square(np.asarray(quantizer(values)) - values)
+    found = found.sum(axis=(0, 1, 2) if per_channel else None)
+    for octaves in (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0):
+        assert (found <= error(octaves) * 1.0001).all()
+    if bits <= 2:  # with more levels, these few weights are served best by their whole range
+        assert (found < error(0.0)).any()
