@@ -92,7 +92,7 @@ def test_one_bit_arrives_too_and_every_layer_has_its_own_target():
     assert all(count <= target for count, target in levels(qmodel).values())
 
 
-def test_the_learning_rate_warms_up_stays_and_falls_to_one_percent():
+def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     seen = []
     record = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: seen.append(float(qmodel.optimizer.learning_rate))
@@ -103,7 +103,7 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_one_percent():
     warmup = BATCHES // 50
     assert seen[0] < 0.2e-3
     np.testing.assert_allclose(seen[warmup : schedule.targets_met_at - 5], 1e-3, rtol=1e-6)
-    assert seen[-1] == pytest.approx(1e-5, rel=0.1)  # within the batches of one check
+    assert 0.0 < seen[-1] < 1e-6  # the last batch still learns
 
 
 def test_a_learning_rate_schedule_of_the_users_own_stays():
