@@ -7,7 +7,6 @@ import pytest
 import keras_qat
 from keras_qat.callbacks import EWGSSchedule
 from keras_qat.callbacks.hessian_trace import hessian_traces
-from keras_qat.schedules import Constant  # noqa: F401  registers the schedules
 from tests.models import dense_network, points
 
 X, Y = points(64)
