@@ -19,11 +19,11 @@ from keras import ops
 from keras_qat.estimators import STE, Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
 from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
+from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 
 Tensor = Any
 Rounding = Callable[[Tensor, Grid], Tensor]
-Selection = Callable[[Tensor], Tensor]
 ScaleGradient = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -74,9 +74,11 @@ def learned_step_size(
         slope = upstream * (code - inner)
         if passed is not upstream:
             slope += (upstream - passed) * inner
-        return slope * gradient_scale if gradient_scale != 1.0 else slope
+        return slope
 
-    return _fake_quantize(x, scale, grid, rounding, estimator, selection, scale_gradient)
+    return _fake_quantize(
+        x, scale, grid, rounding, estimator, selection, scale_gradient, gradient_scale
+    )
 
 
 def learned_clipping(
@@ -113,8 +115,9 @@ def _fake_quantize(
     estimator: Estimator,
     selection: Selection | None,
     scale_gradient: ScaleGradient | None,
+    factor: float = 1.0,
 ) -> Tensor:
-    """`scale_gradient(g, passed, q, v * inside)` is `dscale` element by element, unsummed."""
+    """`scale_gradient(g, passed, q, v * inside)`, summed and times `factor`, is `dscale`."""
 
     @custom_gradient
     def fake_quantize(x: Tensor, scale: Tensor) -> Any:
@@ -133,7 +136,7 @@ def _fake_quantize(
             if scale_gradient is None:
                 return dx, ops.zeros_like(scale)
             slope = scale_gradient(upstream, passed, code, ops.where(inside, ratio, 0.0))
-            return dx, sum_over_sharing(slope, scale)
+            return dx, sum_over_sharing(slope, scale) * factor
 
         return code * scale, gradient
 
