@@ -16,7 +16,7 @@ from keras_qat.quantizers.fake_quantize import Grid, check_bits
 from keras_qat.quantizers.fixed_grids import Rounding
 from keras_qat.quantizers.gdnsq_gradients import NOISE_GRADIENTS, split_estimator
 from keras_qat.quantizers.lowering_error import LoweringError
-from keras_qat.quantizers.noise_signs import random_noise_sign
+from keras_qat.quantizers.noise_signs import SignProduct, random_noise_sign
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.quantizers.replacement import Selection
@@ -170,7 +170,7 @@ class GDNSQQuantizer(Quantizer):
         rounding = self._rounding(pooled, training)
         return self._tapped(self._fake_quantize(x, rounding, sign, selection))
 
-    def draw_noise_sign(self, x: Tensor) -> Tensor:
+    def draw_noise_sign(self, x: Tensor) -> Tensor | SignProduct:
         """Fresh signs of +-1/2 for the elements of `x`."""
         return random_noise_sign(ops.shape(x), self.seed_generator)
 
@@ -196,14 +196,12 @@ class GDNSQQuantizer(Quantizer):
         self,
         x: Tensor,
         rounding: Rounding,
-        noise_sign: Tensor | None = None,
+        noise_sign: Any = None,
         selection: Selection | None = None,
     ) -> Tensor:
         raise NotImplementedError
 
-    def _gradient_options(
-        self, noise_sign: Tensor | None, selection: Selection | None
-    ) -> dict[str, Any]:
+    def _gradient_options(self, noise_sign: Any, selection: Selection | None) -> dict[str, Any]:
         return {
             "estimator": "lsq" if self._scale_term == "lsq" else self.estimator_now(),
             "noise_sign": noise_sign,

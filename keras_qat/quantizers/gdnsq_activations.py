@@ -26,6 +26,7 @@ from keras_qat.quantizers.gdnsq_calibration import calibrated_activation_paramet
 from keras_qat.quantizers.gdnsq_gradients import fake_quantize_activations
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.quantizers.lowering_error import LoweringError
+from keras_qat.quantizers.noise_signs import SignProduct, random_sign_product
 from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.snapped_grids import (
     fake_quantize_snapped_activations,
@@ -194,11 +195,14 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
             )
         return super().qparams()
 
+    def draw_noise_sign(self, x: Tensor) -> SignProduct:
+        return random_sign_product(ops.shape(x), self.seed_generator)
+
     def _fake_quantize(
         self,
         x: Tensor,
         rounding: Rounding,
-        noise_sign: Tensor | None = None,
+        noise_sign: SignProduct | None = None,
         selection: Selection | None = None,
     ) -> Tensor:
         parameters = (self.offset, self.log_scale, self.log_range, self.signed)

@@ -32,6 +32,7 @@ from keras import ops
 from keras_qat import estimators
 from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
+from keras_qat.quantizers.noise_signs import SignProduct, signed_sum
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
@@ -50,7 +51,7 @@ def fake_quantize_affine(
     lower: Tensor,
     upper: Tensor,
     estimator: str | Estimator = "ste",
-    noise_sign: Tensor | None = None,
+    noise_sign: Tensor | SignProduct | None = None,
     noise_gradient: str = "head",
     mean_axes: Axes | None = None,
     selection: Selection | None = None,
@@ -66,7 +67,8 @@ def fake_quantize_affine(
         log_scale: base-2 logarithm of the step, `s`.
         zero_point, lower, upper: in the units of `x`; gradients are those of each alone.
         estimator: an `Estimator` or its name, or "lsq".
-        noise_sign: +-1/2 for each element of `x`, or None to leave the random term out.
+        noise_sign: +-1/2 for each element of `x`, or a `SignProduct` if the step is a scalar; None
+            leaves the random term out.
         noise_gradient: "head" adds the term of `rho`, "none" leaves it out.
         mean_axes: where "aewgs" averages; by default the axes along which `log_scale` is shared.
         selection: `noise -> which elements are quantized`; `None` for all.
@@ -107,7 +109,7 @@ def fake_quantize_weights(
     weights: Tensor,
     log_scale: Tensor,
     estimator: str | Estimator = "ste",
-    noise_sign: Tensor | None = None,
+    noise_sign: Tensor | SignProduct | None = None,
     noise_gradient: str = "head",
     mean_axes: Axes | None = None,
     selection: Selection | None = None,
@@ -157,7 +159,7 @@ def fake_quantize_activations(
     log_range: Tensor,
     signed: bool = True,
     estimator: str | Estimator = "ste",
-    noise_sign: Tensor | None = None,
+    noise_sign: Tensor | SignProduct | None = None,
     noise_gradient: str = "head",
     mean_axes: Axes | None = None,
     selection: Selection | None = None,
@@ -256,7 +258,12 @@ def split_estimator(
 class NoiseBackward:
     """The backward pass that all grids share, for one estimator."""
 
-    def __init__(self, estimator: str | Estimator, noise_sign: Tensor | None, noise_gradient: str):
+    def __init__(
+        self,
+        estimator: str | Estimator,
+        noise_sign: Tensor | SignProduct | None,
+        noise_gradient: str,
+    ):
         self.estimator, self._scale_term = split_estimator(estimator, noise_gradient)
         self._noise_sign = noise_sign
 
@@ -277,9 +284,12 @@ class NoiseBackward:
         """
         noise = code - position
         slope = sum_over_sharing(upstream * noise, log_scale)
-        term = self._rho(noise, selected)
-        if term is not None:
-            slope += step.size * sum_over_sharing(upstream * term, log_scale)
+        if self._scale_term == "lsq":
+            slope += step.size * slope
+        elif self._scale_term == "head" and self._noise_sign is not None:
+            rounded = upstream if selected is None else ops.where(selected, upstream, 0.0)
+            signed = signed_sum(rounded, self._noise_sign, log_scale)
+            slope += step.size * (signed / math.sqrt(3.0))
         if self.estimator.passes_through:
             return upstream, None, slope
         passed = self.estimator(upstream, noise, step)
@@ -288,14 +298,6 @@ class NoiseBackward:
         lost = upstream - passed
         slope += sum_over_sharing(lost * (position - origin), log_scale)
         return passed, lost, slope
-
-    def _rho(self, noise: Tensor, selected: Tensor | None) -> Tensor | None:
-        if self._scale_term == "lsq":
-            return noise
-        if self._scale_term == "none" or self._noise_sign is None:
-            return None
-        rho = self._noise_sign * (1.0 / math.sqrt(3.0))
-        return rho if selected is None else ops.where(selected, rho, 0.0)
 
 
 def select(

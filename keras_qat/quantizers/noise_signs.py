@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_qat.quantizers.sharing import sum_over_sharing
 
 Tensor = Any
 
@@ -31,3 +34,47 @@ def random_noise_sign(shape: tuple[int, ...], seed: Any = None) -> Tensor:
     heads = ops.bitwise_and(coins, 1 << np.arange(_COINS_IN_A_WORD, dtype=np.int32)) > 0
     signs = ops.reshape(ops.where(heads, 0.5, -0.5), (*leading, words * _COINS_IN_A_WORD))
     return signs if words * _COINS_IN_A_WORD == channels else signs[..., :channels]
+
+
+class SignProduct(NamedTuple):
+    """A sign for every element of a batch: that of its example times that of its feature.
+
+    Any two of these signs are independent, so a sum of elements with these signs has the mean and
+    the variance that independent draws give it. It takes one product with a matrix, and no tensor
+    of signs is drawn, or kept until the backward pass.
+
+    Attributes:
+        examples: +-1/2, of shape `(batch, 1)`.
+        features: +-1, of shape `(features, 1)`.
+    """
+
+    examples: Tensor
+    features: Tensor
+
+    def signed_sum(self, values: Tensor) -> Tensor:
+        """`sum r * values` over a batch: a scalar."""
+        rows = ops.reshape(values, (-1, ops.shape(self.features)[0]))
+        return ops.sum(ops.matmul(rows, self.features) * self.examples)
+
+
+def random_sign_product(shape: tuple[Any, ...], seed: Any = None) -> SignProduct:
+    """Fair draws for a batch of that shape.
+
+    >>> signs = random_sign_product((4, 3, 3, 8), seed=keras.random.SeedGenerator(0))
+    >>> tuple(signs.examples.shape), tuple(signs.features.shape)
+    ((4, 1), (72, 1))
+    """
+    batch, *features = shape
+    examples = random_noise_sign((batch, 1), seed)
+    return SignProduct(examples, 2.0 * random_noise_sign((math.prod(features), 1), seed))
+
+
+def signed_sum(values: Tensor, noise_sign: Tensor | SignProduct, parameter: Tensor) -> Tensor:
+    """The sums of `r * values` over the elements that share a number, in the parameter's shape.
+
+    >>> float(signed_sum(ops.array([1.0, 3.0]), ops.array([0.5, -0.5]), ops.zeros(())))
+    -1.0
+    """
+    if isinstance(noise_sign, SignProduct):
+        return noise_sign.signed_sum(values)
+    return sum_over_sharing(values * noise_sign, parameter)

@@ -44,6 +44,7 @@ from keras_qat.quantizers.custom_gradient import custom_gradient
 from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
 from keras_qat.quantizers.fixed_grids import Rounding
 from keras_qat.quantizers.gdnsq_gradients import NoiseBackward, select
+from keras_qat.quantizers.noise_signs import SignProduct
 from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 from keras_qat.quantizers.step_table import learned_step, table_index, table_value
@@ -217,7 +218,7 @@ def fake_quantize_snapped_activations(
     signed: bool = True,
     held_levels: Tensor = NOT_HELD,
     estimator: str | Estimator = "ste",
-    noise_sign: Tensor | None = None,
+    noise_sign: Tensor | SignProduct | None = None,
     noise_gradient: str = "head",
     rounding: Rounding = round_to_codes,
     selection: Selection | None = None,

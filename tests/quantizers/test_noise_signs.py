@@ -6,7 +6,12 @@ import pytest
 import tensorflow as tf
 
 from keras_qat.quantizers import GDNSQActivationQuantizer, GDNSQWeightQuantizer
-from keras_qat.quantizers.noise_signs import random_noise_sign
+from keras_qat.quantizers.noise_signs import (
+    SignProduct,
+    random_noise_sign,
+    random_sign_product,
+    signed_sum,
+)
 from keras_qat.wrappers import QuantizeDense
 from tests.golden_vectors import compiled
 
@@ -68,16 +73,51 @@ def test_signs_have_the_shape_asked_for(shape):
     assert tuple(random_noise_sign(shape, seed=0).shape) == shape
 
 
+def every_sign(product):
+    """All signs of a batch, (examples, features), as +-1."""
+    return 2.0 * np.asarray(product.examples) * np.asarray(product.features).T
+
+
+def test_signs_of_a_batch_are_fair_and_any_two_are_independent():
+    """Over many draws; of a small batch, so that every pair of its signs can be looked at."""
+    generator = keras.random.SeedGenerator(1)
+    draws = [every_sign(random_sign_product((3, 2, 5), generator)) for _ in range(400)]
+    signs = np.reshape(draws, (400, -1))
+    np.testing.assert_array_equal(np.abs(signs), 1.0)
+    far = DEVIATIONS / np.sqrt(len(signs))
+    assert np.abs(signs.mean(axis=0)).max() < far
+    assert np.abs(signs.T @ signs / len(signs) - np.eye(30)).max() < far
+
+
+def test_the_sum_with_a_product_is_that_with_its_signs_one_by_one():
+    values = np.random.default_rng(0).normal(size=(6, 3, 3, 5)).astype(np.float32)
+    product = random_sign_product(values.shape, seed=keras.random.SeedGenerator(4))
+    signs = (every_sign(product) / 2.0).reshape(values.shape).astype(np.float32)
+    parameter = np.zeros((), np.float32)
+    one_by_one = float(signed_sum(values, signs, parameter))
+    # Both add the same 270 float32 numbers of size 1, in another order.
+    assert float(signed_sum(values, product, parameter)) == pytest.approx(one_by_one, abs=1e-4)
+
+
+def test_sizes_may_be_unknown():
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
+    def signed(values):
+        return signed_sum(values, random_sign_product(keras.ops.shape(values), 0), tf.zeros(()))
+
+    assert abs(float(signed(tf.ones((2, 4, 5, 3))))) <= 60.0
+
+
 @pytest.mark.parametrize("channels", [1, 17])
 def test_a_batch_of_unknown_size_is_drawn_inside_a_compiled_function(channels):
     quantizer = GDNSQActivationQuantizer(4, seed=5)
     quantizer.build((None, 6, channels))
     signature = [tf.TensorSpec((None, 6, channels), tf.float32)]
     function = tf.function(quantizer.draw_noise_sign, input_signature=signature)
-    drawn = [np.asarray(function(tf.zeros((size, 6, channels)))) for size in (2, 400, 400)]
-    assert [signs.shape for signs in drawn] == [(size, 6, channels) for size in (2, 400, 400)]
-    assert_zero_mean(2.0 * drawn[1])
-    assert_zero_mean(4.0 * drawn[1] * drawn[2])
+    drawn = [function(tf.zeros((size, 6, channels))) for size in (2, 400, 400)]
+    assert [tuple(signs.examples.shape) for signs in drawn] == [(2, 1), (400, 1), (400, 1)]
+    assert all(tuple(signs.features.shape) == (6 * channels, 1) for signs in drawn)
+    assert_zero_mean(2.0 * np.asarray(drawn[1].examples))
+    assert_zero_mean(4.0 * np.asarray(drawn[1].examples) * np.asarray(drawn[2].examples))
     eager = random_noise_sign((40, 6, channels), seed=9)
     np.testing.assert_array_equal(
         compiled(lambda: random_noise_sign((40, 6, channels), seed=9))(), eager
@@ -105,5 +145,6 @@ def test_every_layer_of_a_model_draws_signs_of_its_own():
     for quantizer in quantizers:
         quantizer.build((None, 16))
     x = np.zeros((400, 16), np.float32)
-    first, second = (np.asarray(quantizer.draw_noise_sign(x)) for quantizer in quantizers)
-    assert_zero_mean(4.0 * first * second)
+    first, second = (quantizer.draw_noise_sign(x) for quantizer in quantizers)
+    assert isinstance(first, SignProduct)
+    assert_zero_mean(4.0 * np.asarray(first.examples) * np.asarray(second.examples))
