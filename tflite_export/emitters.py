@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
+from tflite_export import lookup_table
 from tflite_export.errors import ExportError
 from tflite_export.file_model import FileModel, FileOperator, FileTensor, IoDtype
+from tflite_export.storage import StoredGraph, WeightStorage
 
 DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat."
 _FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}
@@ -19,29 +21,40 @@ _FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Emission:
-    """What one op adds to the file: its constants and its operator."""
+    """What one op adds to the file: its constants and its operator.
+
+    Attributes:
+        constants: tensors of this op alone; weights come first.
+        operator: the operator itself.
+        before: operators that run just before it.
+    """
 
     constants: tuple[FileTensor, ...]
     operator: FileOperator
+    before: tuple[FileOperator, ...] = ()
 
 
-def emit_model(graph: IntegerGraph, io_dtype: IoDtype = "int8") -> FileModel:
+def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = False) -> FileModel:
     """The whole file for a graph; int8 tensors keep the graph's names.
 
     Args:
-        graph: a legalized graph.
+        stored: a legalized graph.
         io_dtype: `"int8"`, or `"float32"` for a QUANTIZE behind every input and a DEQUANTIZE
             before every output.
+        compact: see `FileModel`.
 
     Raises:
         ExportError: an op type without an emitter.
     """
+    graph = stored.graph
     tensors = [_activation(tensor) for tensor in graph.tensors.values()]
     operators = []
     for op in graph.ops:
         emission = _emitter_of(op)(op, graph)
+        if op.output in stored.storage:
+            emission = _with_storage(emission, stored.storage[op.output])
         tensors.extend(emission.constants)
-        operators.append(emission.operator)
+        operators.extend([*emission.before, emission.operator])
     inputs = {name: name for name in graph.inputs}
     outputs = {name: name for name in graph.outputs}
     if io_dtype == "float32":
@@ -60,6 +73,7 @@ def emit_model(graph: IntegerGraph, io_dtype: IoDtype = "int8") -> FileModel:
         operators=tuple(operators),
         inputs=inputs,
         outputs=outputs,
+        compact=compact,
     )
 
 
@@ -71,6 +85,25 @@ def _emitter_of(op: ops.IntegerOp) -> Emitter:
             f"Received: {type(op).__name__}"
         )
     return EMITTERS[type(op)]
+
+
+def _with_storage(emission: Emission, storage: WeightStorage) -> Emission:
+    """The emission of a linear op with its weights stored in another way."""
+    weight, *others = emission.constants
+    if storage == "int4":
+        narrow = dataclasses.replace(weight, dtype="int4")
+        return dataclasses.replace(emission, constants=(narrow, *others))
+    if storage == "lut" and weight.data is not None:
+        parts = lookup_table.encode(weight.data, weight.axis)
+        names = (f"{weight.name}/indices", f"{weight.name}/tables")
+        encoded = [
+            FileTensor(name, part.shape, "uint8", data=part)
+            for name, part in zip(names, parts, strict=True)
+        ]
+        decoded = dataclasses.replace(weight, data=None)
+        decode = _operator(lookup_table.DECODE_OPERATOR, 1, names, weight.name)
+        return Emission((*encoded, decoded, *others), emission.operator, (decode,))
+    return emission
 
 
 def _by_unique_name(tensors: list[FileTensor]) -> Mapping[str, FileTensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from tflite_export.errors import ExportError
 from tflite_export.file_model import IO_DTYPES, IoDtype
 from tflite_export.legality import check_float_inputs
 from tflite_export.legalize import legalize, with_channel_scales
-from tflite_export.report import Report, report_operators, report_weights
+from tflite_export.report import Report, WeightReport, report_operators, report_weights
+from tflite_export.storage import check_weight_storage, require_faithful
 from tflite_export.targets import get_target
 from tflite_export.verification import verify as verify_file
 from tflite_export.writer import write_model
@@ -38,6 +39,8 @@ def export(
     *,
     target: str = "litert",
     io_dtype: str = "int8",
+    weight_storage: str = "auto",
+    strict: bool = False,
     samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
     verify: bool = True,
     max_flip_rate: float | None = None,
@@ -52,6 +55,12 @@ def export(
         target: `"litert"` or `"tflm"`.
         io_dtype: `"int8"`, or `"float32"` to put a QUANTIZE behind every input and a DEQUANTIZE
             before every output.
+        weight_storage: how weights lie in a file for `"tflm"`. `"int4"` (weights of up to 4 bits,
+            two to a byte) and `"lut"` (up to 7 bits, packed indices into a table for each channel)
+            are used where the weights fit in them, `"int8"` elsewhere; `"auto"` takes for each
+            layer the smallest that holds the very integers of `"int8"`.
+        strict: refuse a storage that rounds worse than int8: INT4 leaves no room for the headroom
+            that makes the second rounding of TensorFlow Lite Micro harmless.
         samples: examples for the proofs: real numbers, shape (samples, ...), for a trained
             model; int8 integers for a graph; a dict by input name where there are several. By
             default 32 random examples on the input grid, which say little about a trained
@@ -68,7 +77,8 @@ def export(
         The report.
 
     Raises:
-        ExportError: a graph that the target cannot hold, or a limit that is exceeded.
+        ExportError: a graph that the target cannot hold, a limit that is exceeded, or a storage
+            that `strict` refuses.
         VerificationError: file or runtime differ from the graph.
         ValueError: a bad argument; the message says which.
         ImportError: a package that writing or verifying needs is not installed.
@@ -89,11 +99,17 @@ def export(
     destination = _check_path(path)
     dtype = _check_io_dtype(io_dtype)
     chosen = get_target(target)
+    storage = check_weight_storage(weight_storage, chosen)
     graph = _graph_of(model)
-    legal = legalize(graph, chosen)
+    stored = legalize(graph, chosen, storage)
+    legal = stored.graph
     check_float_inputs(legal, dtype)
-    file = emit_model(legal, dtype)
+    file = emit_model(stored, dtype, chosen.compact)
     data = write_model(file)
+    weights = report_weights(with_channel_scales(graph), stored, file, chosen.default_profile)
+    lossy = [weight for weight in weights if not weight.faithful]
+    if strict:
+        require_faithful([weight.name for weight in lossy])
 
     comparison = None
     if isinstance(model, IntegerGraph):
@@ -103,7 +119,7 @@ def export(
         comparison = compare_with_model(legal, model, real, chosen.default_profile)
         codes = {name: graph.tensors[name].qparams.quantize(x) for name, x in real.items()}
     codes = {name: array.astype(np.int8) for name, array in codes.items()}
-    verifications = verify_file(graph, data, chosen, codes) if verify else ()
+    verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
     if comparison is not None:
         _check_limits(
             comparison,
@@ -119,14 +135,28 @@ def export(
         io_dtype=dtype,
         file_bytes=len(data),
         operators=report_operators(file),
-        weights=report_weights(with_channel_scales(graph), chosen.default_profile),
+        weights=weights,
         verifications=verifications,
         comparison=comparison,
-        limits=chosen.limits + ((_FLOAT_INPUT_LIMIT,) if dtype == "float32" else ()),
+        limits=(
+            *chosen.limits,
+            *((_FLOAT_INPUT_LIMIT,) if dtype == "float32" else ()),
+            *((_describe_loss(lossy),) if lossy else ()),
+        ),
     )
     if verbose:
         print(report.render())
     return report
+
+
+def _describe_loss(lossy: Sequence[WeightReport]) -> str:
+    """What INT4 costs, for people."""
+    worst = max(lossy, key=lambda weight: weight.predicted_flip_rate)
+    return (
+        f"INT4 leaves {len(lossy)} layers less room for roundings than int8: worst is "
+        f"{worst.name!r}, where {worst.predicted_flip_rate:.2%} of the elements are predicted to "
+        f"flip, not {worst.predicted_in_int8:.2%}. weight_storage='auto' or 'lut' has no such cost."
+    )
 
 
 def _check_path(path: str | os.PathLike[str]) -> pathlib.Path:

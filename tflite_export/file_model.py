@@ -24,11 +24,11 @@ class FileTensor:
     Attributes:
         name: unique in the file.
         shape: batch 1 first for activations.
-        dtype: `"int8"`, `"int32"` or `"float32"`.
+        dtype: `"int4"`, `"int8"`, `"int32"`, `"uint8"` or `"float32"`.
         scale: float32 scales, empty without quantization, one number or one per channel.
         zero_point: the integer that stands for 0.0.
         axis: the channel axis of a vector of scales.
-        data: the constant's values, `None` for an activation.
+        data: the constant's values (INT4 in an int8 array), `None` for an activation.
         resizable: the first axis is a batch that a caller may resize.
     """
 
@@ -49,7 +49,7 @@ class FileOperator:
     """One operator of the file.
 
     Attributes:
-        code: name of the builtin operator, as `"CONV_2D"`.
+        code: name of the operator, as `"CONV_2D"`; custom where it is no builtin one.
         version: lowest version of the operator that has these dtypes.
         inputs: tensor names, activations and constants, in the operator's order.
         outputs: tensor names.
@@ -75,6 +75,8 @@ class FileModel:
         operators: the operators in the order they run.
         inputs: tensor name of each model input, by the name callers use.
         outputs: tensor name of each model output, by the name callers use.
+        compact: what TensorFlow Lite Micro does without is left out: batches of other sizes, and
+            all zero points of a vector of scales but one.
     """
 
     description: str
@@ -82,3 +84,13 @@ class FileModel:
     operators: tuple[FileOperator, ...]
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    compact: bool = False
+
+
+def stored_bytes(file: FileModel, name: str) -> int:
+    """The bytes that the data of a constant takes; of a decoded one, that of its parts."""
+    tensor = file.tensors[name]
+    if tensor.data is None:
+        (decode,) = (op for op in file.operators if name in op.outputs)
+        return sum(stored_bytes(file, part) for part in decode.inputs)
+    return (tensor.data.size + 1) // 2 if tensor.dtype == "int4" else tensor.data.nbytes

@@ -6,21 +6,38 @@ import dataclasses
 
 import numpy as np
 
-from keras_qat.integer import IntegerGraph, ops
-from keras_qat.integer.headroom import add_headroom, map_linear_ops
+from keras_qat.integer import IntegerGraph, IntegerTensor, ops
+from keras_qat.integer.headroom import map_linear_ops
 from tflite_export.legality import check_legal
+from tflite_export.storage import StoredGraph, WeightStorage, convolution_of, store
 from tflite_export.targets import Target
 
 
-def legalize(graph: IntegerGraph, target: Target) -> IntegerGraph:
-    """The graph as the file will state it: scale vectors and headroom, checked for the target.
+def legalize(graph: IntegerGraph, target: Target, weight_storage: str = "auto") -> StoredGraph:
+    """The graph as the file will state it: scale vectors, headroom and storage, all checked.
+
+    Args:
+        graph: the learned graph.
+        target: what it is for.
+        weight_storage: see `tflite_export.export`.
 
     Raises:
         ExportError: something the target cannot hold; the message names the tensor.
     """
     vectorized = with_channel_scales(graph)
     check_legal(vectorized, target)
-    return add_headroom(vectorized)
+    storage: dict[str, WeightStorage] = {}
+
+    def stored(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
+        op, storage[op.output] = store(op, graph, weight_storage, target)
+        return op
+
+    legal = map_linear_ops(vectorized, stored)
+    for op in legal.ops:
+        if isinstance(op, ops.FullyConnected) and storage[op.output] == "int4":
+            legal = _dense_as_convolution(legal, op)
+            storage[convolution_of(op.output)] = storage.pop(op.output)
+    return StoredGraph(legal, storage)
 
 
 def with_channel_scales(graph: IntegerGraph) -> IntegerGraph:
@@ -35,3 +52,26 @@ def _with_channel_scales(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
     channels = op.weight.values.shape[op.channel_axis]
     vector = dataclasses.replace(grid, scale=np.full(channels, grid.scale), axis=op.channel_axis)
     return dataclasses.replace(op, weight=ops.QuantizedArray(op.weight.values, vector))
+
+
+def _dense_as_convolution(graph: IntegerGraph, op: ops.FullyConnected) -> IntegerGraph:
+    """A 1x1 convolution on an image of one pixel, which TFLM runs with INT4 weights per channel."""
+    (source,), (units, features) = op.inputs, op.weight.values.shape
+    image, convolved = f"{op.output}/image", convolution_of(op.output)
+    weight = ops.QuantizedArray(op.weight.values.reshape(units, 1, 1, features), op.weight.qparams)
+    convolution = ops.Conv2D(
+        (image,), convolved, weight, op.bias, op.activation, weight_bits=op.weight_bits
+    )
+    tensors = {
+        **graph.tensors,
+        image: IntegerTensor(image, (1, 1, 1, features), graph.tensors[source].qparams),
+        convolved: IntegerTensor(convolved, (1, 1, 1, units), graph.tensors[op.output].qparams),
+    }
+    replacement = (
+        ops.Reshape((source,), image, (1, 1, features)),
+        convolution,
+        ops.Reshape((convolved,), op.output, (units,)),
+    )
+    position = graph.ops.index(op)
+    changed = (*graph.ops[:position], *replacement, *graph.ops[position + 1 :])
+    return dataclasses.replace(graph, tensors=tensors, ops=changed).validate()

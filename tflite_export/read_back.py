@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, ops
+from tflite_export import lookup_table
 from tflite_export.errors import VerificationError
-from tflite_export.file_model import FileModel, FileTensor
+from tflite_export.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.storage import StoredGraph
 
 
-def check_file(learned: IntegerGraph, legal: IntegerGraph, file: FileModel) -> None:
+def check_file(learned: IntegerGraph, stored_graph: StoredGraph, file: FileModel) -> None:
     """Compares a file that was read back with the learned and the legalized graph.
 
     Raises:
         VerificationError: a weight that is not the learned integer times a power of two, or a
             grid or bias that is not the graph's.
     """
+    legal = stored_graph.graph
     outside = {*file.inputs.values(), *file.outputs.values()}
     for name, stored in file.tensors.items():
         if stored.dtype == "float32" and name not in outside:
@@ -30,13 +35,30 @@ def check_file(learned: IntegerGraph, legal: IntegerGraph, file: FileModel) -> N
         if not same or stored.dtype != "int8":
             raise VerificationError(f"The file states another grid or shape for tensor {name!r}.")
     writers = {name: op for op in file.operators for name in op.outputs}
-    for op, legal_op in zip(learned.ops, legal.ops, strict=True):
+    for op in legal.ops:
         if op.output not in writers:
             raise VerificationError(f"No operator of the file writes tensor {op.output!r}.")
-        if isinstance(op, ops.LinearOp) and isinstance(legal_op, ops.LinearOp):
-            _, weight, bias = (_tensor(file, name) for name in writers[op.output].inputs)
-            _check_weights(op, weight)
-            _check_bias(legal_op, bias, legal.tensors[op.inputs[0]].qparams.scale)
+    for op in learned.ops:
+        if isinstance(op, ops.LinearOp):
+            legal_op = stored_graph.linear_op(op.output)
+            _, weight, bias = writers[legal_op.output].inputs
+            _check_weights(op, _weights(file, weight, writers.get(weight)))
+            scale = legal.tensors[legal_op.inputs[0]].qparams.scale
+            _check_bias(legal_op, _tensor(file, bias), scale)
+
+
+def _weights(file: FileModel, name: str, decode: FileOperator | None) -> FileTensor:
+    """The weights as a kernel reads them; those of a lookup table are decoded here."""
+    stored = _tensor(file, name)
+    if decode is None or decode.code != lookup_table.DECODE_OPERATOR:
+        return stored
+    indices, tables = (_tensor(file, part).data for part in decode.inputs)
+    if indices is None or tables is None:
+        raise VerificationError(f"The file has no data for the lookup table of {name!r}.")
+    try:
+        return dataclasses.replace(stored, data=lookup_table.decode(indices, tables, stored.shape))
+    except ValueError as error:
+        raise VerificationError(f"The file's lookup table of {name!r}: {error}") from error
 
 
 def _check_weights(op: ops.LinearOp, stored: FileTensor) -> None:
@@ -52,7 +74,8 @@ def _check_weights(op: ops.LinearOp, stored: FileTensor) -> None:
     shape = [1] * learned.values.ndim
     shape[op.channel_axis] = -1
     power = np.ldexp(1.0, exponent - 1).reshape(shape)
-    wrong = int(np.count_nonzero(stored.data / power != learned.values))
+    held = stored.data.reshape(learned.values.shape) / power
+    wrong = int(np.count_nonzero(held != learned.values))
     if wrong or stored.data.min(initial=0) < -127:
         raise VerificationError(
             f"The file's weights of {op.output!r} are not the learned integers: {wrong} of "

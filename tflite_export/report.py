@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, ops
-from keras_qat.integer.headroom import headroom_bits, real_multiplier
+from keras_qat.integer.headroom import WEIGHT_MAX, headroom_bits, real_multiplier
 from tflite_export.comparison import ModelComparison
-from tflite_export.file_model import FileModel
+from tflite_export.file_model import FileModel, stored_bytes
+from tflite_export.storage import INT4_MAX, StoredGraph
 from tflite_export.verification import RuntimeVerification
 
 
@@ -26,19 +27,29 @@ class WeightReport:
         name: the layer's output tensor.
         shape: shape of the weights in the file.
         bits: bits of the learned grid.
-        storage: dtype in the file.
+        storage: how they lie in the file: `"int8"`, `"int4"` or `"lut"`.
+        stored_bytes: what their data takes there, lookup tables included.
         headroom: smallest and largest shift `k` over the channels.
         predicted_flip_rate: share of elements that the second rounding of a fixed-point kernel
             moves by one step, on top of what the layer's inputs bring; 0 where nothing is
             rounded twice.
+        predicted_in_int8: the same if the weights were stored as int8; less where the storage has
+            no room for roundings.
     """
 
     name: str
     shape: tuple[int, ...]
     bits: int
     storage: str
+    stored_bytes: int
     headroom: tuple[int, int]
     predicted_flip_rate: float
+    predicted_in_int8: float
+
+    @property
+    def faithful(self) -> bool:
+        """Whether the storage rounds as well as int8 does."""
+        return self.predicted_flip_rate <= self.predicted_in_int8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,13 +126,14 @@ class Report:
             ),
             "",
             *_table(
-                ("weights of", "shape", "bits", "storage", "headroom", "predicted flips"),
+                ("weights of", "shape", "bits", "storage", "bytes", "headroom", "predicted flips"),
                 [
                     (
                         weight.name,
                         _times(weight.shape),
                         weight.bits,
                         weight.storage,
+                        weight.stored_bytes,
                         "{}..{}".format(*weight.headroom),
                         f"{weight.predicted_flip_rate:.1e}",
                     )
@@ -171,22 +183,36 @@ def report_operators(file: FileModel) -> tuple[OpReport, ...]:
     )
 
 
-def report_weights(learned: IntegerGraph, profile: str) -> tuple[WeightReport, ...]:
+def report_weights(
+    learned: IntegerGraph, stored: StoredGraph, file: FileModel, profile: str
+) -> tuple[WeightReport, ...]:
     """Every layer with weights, for the runtime that rounds like `profile`."""
     return tuple(
-        _report_weight(op, learned, profile) for op in learned.ops if isinstance(op, ops.LinearOp)
+        _report_weight(op, learned, stored, file, profile)
+        for op in learned.ops
+        if isinstance(op, ops.LinearOp)
     )
 
 
-def _report_weight(op: ops.LinearOp, learned: IntegerGraph, profile: str) -> WeightReport:
-    shifts = headroom_bits(op, learned)
+def _report_weight(
+    op: ops.LinearOp, learned: IntegerGraph, stored: StoredGraph, file: FileModel, profile: str
+) -> WeightReport:
+    legal = stored.linear_op(op.output)
+    storage = stored.storage[legal.output]
+    shifts = headroom_bits(op, learned, INT4_MAX if storage == "int4" else WEIGHT_MAX)
+    predicted = predicted_in_int8 = 0.0
+    if profile == "tflm":
+        predicted = _predicted_flip_rate(op, learned, shifts)
+        predicted_in_int8 = _predicted_flip_rate(op, learned, headroom_bits(op, learned))
     return WeightReport(
         name=op.output,
         shape=op.weight.values.shape,
         bits=op.weight_bits,
-        storage="int8",
+        storage=storage,
+        stored_bytes=stored_bytes(file, f"{legal.output}/weight"),
         headroom=(int(shifts.min()), int(shifts.max())),
-        predicted_flip_rate=_predicted_flip_rate(op, learned, shifts) if profile == "tflm" else 0.0,
+        predicted_flip_rate=predicted,
+        predicted_in_int8=predicted_in_int8,
     )
 
 

@@ -18,6 +18,8 @@ class Target:
         default_profile: rounding profile of the runtime that people run by default.
         profiles: every profile that `verify` proves.
         op_types: the op types that it runs.
+        weight_storages: how weights may lie in a file.
+        compact: whether a file may leave out what `FileModel` says.
         smallest_multiplier: lower end (inclusive) of `s_x * s_w / s_y`.
         multiplier_limit: upper end (exclusive) of `s_x * s_w / s_y`.
         smallest_add_ratio: lower end (inclusive) of `s_x / s_y` of an Add.
@@ -32,6 +34,8 @@ class Target:
     default_profile: str
     profiles: tuple[str, ...]
     op_types: frozenset[type[ops.IntegerOp]]
+    weight_storages: tuple[str, ...]
+    compact: bool
     smallest_multiplier: float
     multiplier_limit: float
     smallest_add_ratio: float
@@ -49,6 +53,8 @@ TARGETS: dict[str, Target] = {
             default_profile="xnnpack",
             profiles=("litert_ref", "xnnpack"),
             op_types=_ALL_OPS,
+            weight_storages=("int8",),
+            compact=False,
             smallest_multiplier=2.0**-31,
             # XNNPACK refuses larger multipliers of a linear op, and leaves an ADD outside its
             # range to another kernel, which rounds in another way.
@@ -67,6 +73,8 @@ TARGETS: dict[str, Target] = {
             default_profile="tflm",
             profiles=("tflm",),
             op_types=_ALL_OPS,
+            weight_storages=("int8", "int4", "lut"),
+            compact=True,
             smallest_multiplier=2.0**-31,
             multiplier_limit=2.0**8,
             smallest_add_ratio=2.0**-30,

@@ -59,6 +59,7 @@ def verify(
     model_bytes: bytes,
     target: str | Target,
     samples: Mapping[str, npt.NDArray[np.int8]],
+    weight_storage: str = "auto",
 ) -> tuple[RuntimeVerification, ...]:
     """Proves that the file holds the learned graph and that the target's runtimes compute it.
 
@@ -71,6 +72,7 @@ def verify(
         model_bytes: the file.
         target: `"litert"` or `"tflm"`.
         samples: int8 inputs by name, shape (samples, ...).
+        weight_storage: that the file was written with.
 
     Returns:
         One entry per runtime, all of them without a difference.
@@ -81,11 +83,11 @@ def verify(
     """
     target = get_target(target)
     file = read_model(model_bytes)
-    legal = legalize(graph, target)
-    check_file(graph, legal, file)
+    stored = legalize(graph, target, weight_storage)
+    check_file(graph, stored, file)
     results = []
     for profile in target.profiles:
-        result = verify_runtime(legal, model_bytes, file, profile, samples)
+        result = verify_runtime(stored.graph, model_bytes, file, profile, samples)
         _require_equal(result)
         results.append(result)
     return tuple(results)

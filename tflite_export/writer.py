@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,14 @@ _VERSION = 3
 _IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16
 _LAST_DEPRECATED_CODE = 127
-_DTYPES = {"float32": "FLOAT32", "int8": "INT8", "int32": "INT32"}
+_CUSTOM = "CUSTOM"
+_DTYPES = {
+    "float32": "FLOAT32",
+    "int4": "INT4",
+    "int8": "INT8",
+    "int32": "INT32",
+    "uint8": "UINT8",
+}
 _ENUMERATIONS = {"padding": "Padding", "fusedActivationFunction": "ActivationFunctionType"}
 
 
@@ -33,7 +41,9 @@ def write_model(model: FileModel) -> bytes:
 
     graph = schema.SubGraphT()
     graph.name = "main"
-    graph.tensors = [_tensor(schema, tensor, buffers) for tensor in model.tensors.values()]
+    graph.tensors = [
+        _tensor(schema, tensor, buffers, model.compact) for tensor in model.tensors.values()
+    ]
     graph.operators = [
         _operator(schema, op, indices, codes.index((op.code, op.version))) for op in model.operators
     ]
@@ -136,21 +146,41 @@ def _aligned_buffer(schema: Any, content: bytes) -> Any:
     return AlignedBuffer()
 
 
-def _tensor(schema: Any, tensor: FileTensor, buffers: _Buffers) -> Any:
+def _tensor(schema: Any, tensor: FileTensor, buffers: _Buffers, compact: bool) -> Any:
     packed = schema.TensorT()
     packed.name = tensor.name
     packed.shape = list(tensor.shape)
     packed.hasRank = True
-    if tensor.resizable:
+    if tensor.resizable and not compact:
         packed.shapeSignature = [-1, *tensor.shape[1:]]
     packed.type = getattr(schema.TensorType, _DTYPES[tensor.dtype])
-    packed.buffer = buffers.index(tensor.data)
+    packed.buffer = buffers.index(_stored_data(tensor))
     if tensor.scale.size:
         packed.quantization = schema.QuantizationParametersT()
         packed.quantization.scale = tensor.scale.reshape(-1)
-        packed.quantization.zeroPoint = np.full(tensor.scale.size, tensor.zero_point, np.int64)
+        packed.quantization.zeroPoint = np.full(
+            1 if compact else tensor.scale.size, tensor.zero_point, np.int64
+        )
         packed.quantization.quantizedDimension = tensor.axis
     return packed
+
+
+def _stored_data(tensor: FileTensor) -> npt.NDArray[Any] | None:
+    """The constant as the file holds it: of two INT4, the first is in the low bits of a byte."""
+    if tensor.data is None or tensor.dtype != "int4":
+        return tensor.data
+    nibbles = np.append(tensor.data.ravel(), np.zeros(tensor.data.size % 2, np.int8))
+    low, high = nibbles.view(np.uint8).reshape(-1, 2).T & 15
+    return np.asarray(low | high << 4)
+
+
+def _values(stored: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The constant that `_stored_data` stored."""
+    content = np.asarray(stored)
+    if dtype != "int4":
+        return content.view(dtype).reshape(shape)
+    nibbles = np.stack([content << 4, content], axis=-1).astype(np.uint8).view(np.int8) >> 4
+    return nibbles.ravel()[: math.prod(shape)].reshape(shape)
 
 
 def _operator(schema: Any, op: FileOperator, indices: dict[str, int], code: int) -> Any:
@@ -170,7 +200,9 @@ def _operator(schema: Any, op: FileOperator, indices: dict[str, int], code: int)
 
 def _operator_code(schema: Any, code: str, version: int) -> Any:
     packed = schema.OperatorCodeT()
-    packed.builtinCode = getattr(schema.BuiltinOperator, code)
+    custom = not hasattr(schema.BuiltinOperator, code)
+    packed.builtinCode = getattr(schema.BuiltinOperator, _CUSTOM if custom else code)
+    packed.customCode = code if custom else None
     packed.deprecatedBuiltinCode = min(packed.builtinCode, _LAST_DEPRECATED_CODE)
     packed.version = version
     return packed
@@ -202,7 +234,7 @@ def _read_tensor(schema: Any, tensor: Any, buffers: list[Any]) -> FileTensor:
         scale=np.asarray(grid.scale if quantized else [], dtype=np.float32),
         zero_point=int(grid.zeroPoint[0]) if quantized else 0,
         axis=int(grid.quantizedDimension) if quantized else 0,
-        data=None if stored is None else np.asarray(stored).view(dtype).reshape(shape),
+        data=None if stored is None else _values(stored, dtype, shape),
         resizable=tensor.shapeSignature is not None,
     )
 
@@ -214,8 +246,9 @@ def _read_operator(schema: Any, op: Any, file: Any, names: list[str]) -> FileOpe
     fields = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in stored.items()}
     for field in fields.keys() & _ENUMERATIONS.keys():
         fields[field] = _name_of(getattr(schema, _ENUMERATIONS[field]), fields[field])
+    name = _name_of(schema.BuiltinOperator, max(code.builtinCode, code.deprecatedBuiltinCode))
     return FileOperator(
-        code=_name_of(schema.BuiltinOperator, max(code.builtinCode, code.deprecatedBuiltinCode)),
+        code=code.customCode.decode() if name == _CUSTOM else name,
         version=int(code.version),
         inputs=tuple(names[i] for i in op.inputs),
         outputs=tuple(names[i] for i in op.outputs),

@@ -37,11 +37,19 @@ def add_headroom(graph: IntegerGraph) -> IntegerGraph:
     >>> int(op.weight.values[0, 0]), float(op.weight.qparams.scale[0])
     (-64, 0.0078125)
     """
-    return map_linear_ops(graph, _with_headroom)
+    return map_linear_ops(graph, with_headroom)
 
 
-def headroom_bits(op: ops.LinearOp, graph: IntegerGraph) -> Int64Array:
-    """The shift `k` of every output channel, 0 where headroom is of no use."""
+def headroom_bits(
+    op: ops.LinearOp, graph: IntegerGraph, weight_max: int = WEIGHT_MAX
+) -> Int64Array:
+    """The shift `k` of every output channel, 0 where headroom is of no use.
+
+    Args:
+        op: whose weights are shifted.
+        graph: that it belongs to.
+        weight_max: what no stored weight may exceed.
+    """
     x = graph.tensors[op.inputs[0]].qparams
     codes = np.abs(op.weight.values.astype(np.int64))
     others = tuple(axis for axis in range(codes.ndim) if axis != op.channel_axis)
@@ -51,7 +59,7 @@ def headroom_bits(op: ops.LinearOp, graph: IntegerGraph) -> Int64Array:
     accumulator = codes.sum(axis=others) * reach + bias + 1
     room = np.minimum.reduce(
         [
-            _floor_log2(WEIGHT_MAX / np.maximum(codes.max(axis=others), 1)),
+            _floor_log2(weight_max / np.maximum(codes.max(axis=others), 1)),
             _floor_log2(_INT32_MAX / accumulator),
             _floor_log2(multiplier) + 31,
         ]
@@ -77,8 +85,11 @@ def map_linear_ops(
     return dataclasses.replace(graph, ops=changed).validate()
 
 
-def _with_headroom(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
-    bits = headroom_bits(op, graph)
+def with_headroom(
+    op: ops.LinearOp, graph: IntegerGraph, weight_max: int = WEIGHT_MAX
+) -> ops.LinearOp:
+    """One op of `add_headroom`, with stored weights within `+-weight_max`."""
+    bits = headroom_bits(op, graph, weight_max)
     if not bits.any():
         return op
     axis = op.channel_axis
@@ -86,7 +97,8 @@ def _with_headroom(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
     shape[axis] = -1
     values = (op.weight.values.astype(np.int64) << bits.reshape(shape)).astype(np.int8)
     scale = np.ldexp(op.weight.qparams.scale, -bits).astype(np.float32)
-    grid = QuantParams(scale, qmin=-WEIGHT_MAX, qmax=WEIGHT_MAX, axis=axis)
+    lowest = min(-weight_max, int(values.min()))
+    grid = QuantParams(scale, qmin=lowest, qmax=weight_max, axis=axis)
     return dataclasses.replace(op, weight=ops.QuantizedArray(values, grid))
 
 

@@ -8,6 +8,7 @@ from tests.tflite_export.graphs import random_codes
 from tflite_export.emitters import emit_model
 from tflite_export.legality import check_legal
 from tflite_export.legalize import with_channel_scales
+from tflite_export.storage import StoredGraph
 from tflite_export.targets import TARGETS
 from tflite_export.verification import verify_runtime
 from tflite_export.writer import write_model
@@ -30,7 +31,7 @@ def assert_exact(graph: IntegerGraph, seed: int = 0, samples: int = SAMPLES) -> 
     for target in TARGETS.values():
         check_legal(stated, target)
     for version in (stated, add_headroom(stated)):
-        file = emit_model(version)
+        file = emit_model(StoredGraph(version))
         data = write_model(file)
         for profile in PROFILES:
             result = verify_runtime(version, data, file, profile, inputs)

@@ -9,6 +9,7 @@ from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
 from tflite_export.emitters import emit_model
 from tflite_export.file_model import FileModel, FileTensor
 from tflite_export.runtimes import run_litert
+from tflite_export.storage import StoredGraph
 from tflite_export.writer import read_model, write_model
 
 SHAPE = (1, 8, 8, 3)
@@ -99,7 +100,7 @@ def _op(operator, constants, output_shape) -> ops.IntegerOp:
 
 def test_operators_versions_and_options_are_those_of_the_converter(converted):
     theirs = read_model(converted)
-    ours = read_model(write_model(emit_model(_to_integer(theirs))))
+    ours = read_model(write_model(emit_model(StoredGraph(_to_integer(theirs)))))
     assert len(theirs.operators) == 11
     for expected, actual in zip(theirs.operators, ours.operators, strict=True):
         assert (actual.code, actual.version) == (expected.code, expected.version)
@@ -111,7 +112,7 @@ def test_operators_versions_and_options_are_those_of_the_converter(converted):
 
 def test_weights_biases_and_grids_are_those_of_the_converter(converted):
     theirs = read_model(converted)
-    ours = read_model(write_model(emit_model(_to_integer(theirs))))
+    ours = read_model(write_model(emit_model(StoredGraph(_to_integer(theirs)))))
     for expected, actual in zip(theirs.operators, ours.operators, strict=True):
         for old, new in zip(expected.inputs, actual.inputs, strict=True):
             old, new = theirs.tensors[old], ours.tensors[new]
@@ -127,7 +128,7 @@ def test_weights_biases_and_grids_are_those_of_the_converter(converted):
 def test_outputs_are_those_of_the_converter(converted, reference):
     theirs = read_model(converted)
     graph = _to_integer(theirs)
-    ours = emit_model(graph)
+    ours = emit_model(StoredGraph(graph))
     images = np.random.default_rng(1).integers(-128, 128, (8, *SHAPE[1:])).astype(np.int8)
     images = dict.fromkeys(theirs.inputs, images[:1])
     expected = run_litert(converted, theirs, images, reference)

@@ -22,8 +22,8 @@ def test_a_network_of_every_op(seed, weight_bits):
 @pytest.mark.parametrize("seed", range(4))
 def test_xnnpack_computes_the_outputs_alone_as_with_every_tensor_open(seed):
     """With only the true outputs open, XNNPACK is free to fuse."""
-    graph = legalize(small_network(seed), get_target("litert"))
-    file = emit_model(graph)
+    stored = legalize(small_network(seed), get_target("litert"))
+    graph, file = stored.graph, emit_model(stored)
     codes = random_codes(graph, seed, samples=16)
     actual = run_litert(write_model(file), file, codes, reference=False)
     expected = run(graph, codes, "xnnpack")

@@ -99,7 +99,7 @@ def test_foreign_bytes_are_refused():
 @pytest.mark.parametrize("reference", [True, False])
 @pytest.mark.parametrize("batch", [1, 2, 33])
 def test_the_batch_can_be_resized(data, reference, batch):
-    graph = legalize(small_network(), get_target("litert"))
+    graph = legalize(small_network(), get_target("litert")).graph
     codes = random_codes(graph, samples=batch)
     expected = run(graph, codes, "litert_ref" if reference else "xnnpack")
     actual = run_litert(data, read_model(data), codes, reference)
@@ -110,7 +110,7 @@ def test_the_batch_can_be_resized(data, reference, batch):
 def test_the_signature_runs_by_name(data):
     from ai_edge_litert.interpreter import Interpreter
 
-    graph = legalize(small_network(), get_target("litert"))
+    graph = legalize(small_network(), get_target("litert")).graph
     runner = Interpreter(model_content=data).get_signature_runner(SIGNATURE)
     codes = random_codes(graph, samples=1)
     actual = runner(**codes)

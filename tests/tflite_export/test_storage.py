@@ -1,0 +1,243 @@
+"""How weights lie in a file: what fits where, what `"auto"` takes, and that TFLM runs it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops, run
+from tests.tflite_export.graphs import random_codes, small_network
+from tflite_export import ExportError, VerificationError, export, verify
+from tflite_export.emitters import emit_model
+from tflite_export.file_model import FileModel
+from tflite_export.legalize import legalize
+from tflite_export.lookup_table import DECODE_OPERATOR
+from tflite_export.storage import WEIGHT_STORAGES, StoredGraph
+from tflite_export.targets import get_target
+from tflite_export.writer import read_model, write_model
+
+TFLM = get_target("tflm")
+every_storage = pytest.mark.parametrize("storage", WEIGHT_STORAGES)
+
+
+def dense(bits: int, units: int = 16, features: int = 64, y_scale: float = 1.0) -> IntegerGraph:
+    """One Dense layer whose multiplier is `2**-9 / y_scale`."""
+    return one_layer(ops.FullyConnected, (1, features), (units, features), 0, bits, y_scale)
+
+
+def convolution(bits: int, y_scale: float = 1.0) -> IntegerGraph:
+    return one_layer(ops.Conv2D, (1, 4, 4, 16), (16, 3, 3, 16), 0, bits, y_scale)
+
+
+def depthwise(bits: int, y_scale: float = 1.0) -> IntegerGraph:
+    return one_layer(ops.DepthwiseConv2D, (1, 9, 9, 64), (1, 9, 9, 64), 3, bits, y_scale)
+
+
+every_layer = pytest.mark.parametrize("layer", [dense, convolution, depthwise])
+
+
+def one_layer(make, input_shape, weight_shape, axis, bits, y_scale) -> IntegerGraph:
+    generator = np.random.default_rng(bits)
+    low, high = (-1, 1) if bits == 1 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    low = max(low, -127)
+    values = generator.integers(low, high, weight_shape, dtype=np.int8, endpoint=True)
+    values = np.where(values >= 0, 1, -1).astype(np.int8) if bits == 1 else values
+    channels = weight_shape[axis]
+    grid = QuantParams(np.full(channels, 2.0**-5, np.float32), 0, low, high, axis)
+    builder = GraphBuilder()
+    x = builder.add_input("x", input_shape, QuantParams(np.float32(2.0**-4)))
+    weight = ops.QuantizedArray(values, grid)
+    op = make((x,), "y", weight, generator.normal(size=channels), weight_bits=bits)
+    return builder.build((builder.add(op, QuantParams(np.float32(y_scale))),))
+
+
+def stored_as(graph: IntegerGraph, weight_storage: str) -> str:
+    (storage,) = legalize(graph, TFLM, weight_storage).storage.values()
+    return storage
+
+
+def file_of(stored: StoredGraph) -> FileModel:
+    return read_model(write_model(emit_model(stored, compact=TFLM.compact)))
+
+
+@every_layer
+@every_storage
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_tflm_computes_the_graph_from_every_storage(layer, storage, bits):
+    graph = layer(bits)
+    data = write_model(emit_model(legalize(graph, TFLM, storage), compact=True))
+    codes = random_codes(graph)
+    (result,) = verify(graph, data, "tflm", codes, storage)
+    assert (result.differing, result.samples) == (0, 4)
+    assert result.elements >= run(graph, codes, "tflm")["y"].size
+
+
+@every_layer
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_a_storage_is_used_where_the_weights_fit(layer, bits):
+    assert stored_as(layer(bits), "int8") == "int8"
+    assert stored_as(layer(bits), "int4") == ("int4" if bits <= 4 else "int8")
+    assert stored_as(layer(bits), "lut") == ("lut" if bits <= 7 else "int8")
+
+
+@pytest.mark.parametrize("storage", ["auto", "lut"])
+@pytest.mark.parametrize("network", [dense(3), convolution(2), small_network()])
+def test_tables_and_auto_change_no_integer(network, storage):
+    """They hold what int8 holds, headroom included: so their outputs are those of int8."""
+    plain, stored = (legalize(network, TFLM, each).graph for each in ("int8", storage))
+    for before, after in zip(plain.ops, stored.ops, strict=True):
+        if isinstance(before, ops.LinearOp):
+            np.testing.assert_array_equal(after.weight.values, before.weight.values)
+            np.testing.assert_array_equal(after.weight.qparams.scale, before.weight.qparams.scale)
+
+
+def test_auto_takes_the_smallest_exact_storage():
+    assert stored_as(convolution(2), "auto") == "lut"
+    assert stored_as(convolution(8), "auto") == "int8"
+    assert stored_as(dense(2, units=1, features=8), "auto") == "int8"  # a table costs more
+    # No headroom is of use above a multiplier of 1/2: INT4 holds the same integers.
+    assert stored_as(convolution(4, y_scale=2.0**-9), "auto") == "int4"
+
+
+@pytest.mark.parametrize("graph", [convolution(2), convolution(3), dense(1), depthwise(2)])
+def test_auto_is_never_larger(graph):
+    sizes = {
+        storage: len(write_model(emit_model(legalize(graph, TFLM, storage), compact=True)))
+        for storage in WEIGHT_STORAGES
+    }
+    assert sizes["auto"] <= min(sizes["int8"], sizes["lut"]) + 8  # names differ in length
+
+
+def test_weights_on_one_scale_get_a_table_for_each_channel():
+    """TFLM reads a table for the whole tensor wrongly where scales are those of channels."""
+    graph = convolution(3)
+    (op,) = graph.ops
+    one_scale = QuantParams(np.float32(2.0**-5), 0, -4, 3)
+    weight = ops.QuantizedArray(op.weight.values, one_scale)
+    graph = dataclasses.replace(graph, ops=(dataclasses.replace(op, weight=weight),))
+    stored = legalize(graph, TFLM, "lut")
+    file = file_of(stored)
+    tables = file.tensors["y/weight/tables"].data
+    assert tables[5] >> 4 == 0  # the channel axis; 15 would say: one table
+    assert tables.size == 16 + 16 * tables[6]
+    data = write_model(emit_model(stored, compact=True))
+    (result,) = verify(graph, data, "tflm", random_codes(graph), "lut")
+    assert result.differing == 0
+
+
+def test_dense_layers_in_int4_are_convolutions():
+    graph = dense(4)
+    file = file_of(legalize(graph, TFLM, "int4"))
+    assert [op.code for op in file.operators] == ["RESHAPE", "CONV_2D", "RESHAPE"]
+    assert file.tensors["y/convolution/weight"].dtype == "int4"
+    assert file.tensors["y"].shape == (1, 16)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8])
+def test_int4_is_read_back_as_written(size):
+    graph = dense(4, units=1, features=size)
+    stored = legalize(graph, TFLM, "int4")
+    weight = file_of(stored).tensors["y/convolution/weight"]
+    np.testing.assert_array_equal(weight.data, stored.linear_op("y").weight.values)
+
+
+def test_a_compact_file_has_one_zero_point_and_fixed_shapes():
+    graph = small_network()
+    full, compact = (
+        write_model(emit_model(legalize(graph, TFLM), compact=choice)) for choice in (False, True)
+    )
+    assert len(compact) < len(full)
+    assert not any(tensor.resizable for tensor in read_model(compact).tensors.values())
+    (result,) = verify(graph, compact, "tflm", random_codes(graph))
+    assert result.differing == 0
+
+
+def with_data(file: FileModel, name: str, data: np.ndarray) -> bytes:
+    changed = dataclasses.replace(file.tensors[name], data=data)
+    return write_model(dataclasses.replace(file, tensors={**file.tensors, name: changed}))
+
+
+@pytest.mark.parametrize("part", ["indices", "tables"])
+def test_a_changed_table_is_found(part):
+    graph = convolution(2)
+    file = file_of(legalize(graph, TFLM, "lut"))
+    name = f"y/weight/{part}"
+    changed = file.tensors[name].data.copy()
+    changed[-1] ^= 1
+    with pytest.raises(VerificationError, match="weights of 'y' are not the learned integers"):
+        verify(graph, with_data(file, name, changed), "tflm", random_codes(graph), "lut")
+
+
+def test_a_table_of_another_kind_is_found():
+    graph = convolution(2)
+    file = file_of(legalize(graph, TFLM, "lut"))
+    changed = file.tensors["y/weight/tables"].data.copy()
+    changed[0] = 1
+    data = with_data(file, "y/weight/tables", changed)
+    with pytest.raises(VerificationError, match="lookup table of 'y/weight': Not a lookup table"):
+        verify(graph, data, "tflm", random_codes(graph), "lut")
+
+
+def test_a_changed_nibble_is_found():
+    graph = convolution(4)
+    file = file_of(legalize(graph, TFLM, "int4"))
+    changed = file.tensors["y/weight"].data.copy()
+    changed[0, 0, 0, 0] ^= 1
+    data = with_data(file, "y/weight", changed)
+    with pytest.raises(VerificationError, match="1 of 2304 differ"):
+        verify(graph, data, "tflm", random_codes(graph), "int4")
+
+
+def test_the_report_says_what_int4_costs(tmp_path):
+    graph = convolution(3)
+    report = export(
+        graph, tmp_path / "n.tflite", target="tflm", weight_storage="int4", verbose=False
+    )
+    (weight,) = report.weights
+    assert (weight.storage, weight.stored_bytes) == ("int4", 16 * 9 * 16 // 2)
+    assert not weight.faithful
+    assert weight.predicted_flip_rate > weight.predicted_in_int8
+    assert any("INT4 leaves 1 layers less room" in limit for limit in report.limits)
+    exact = export(graph, tmp_path / "n.tflite", target="tflm", verbose=False)
+    assert exact.weights[0].faithful
+    assert exact.weights[0].predicted_flip_rate == weight.predicted_in_int8
+    assert not any("INT4" in limit for limit in exact.limits)
+
+
+def test_strict_refuses_what_int4_costs(tmp_path):
+    path = tmp_path / "net.tflite"
+    path.write_bytes(b"mine")
+    options = {"target": "tflm", "strict": True, "verbose": False}
+    with pytest.raises(ExportError, match=r"strict=True refuses INT4 weights .* in 'y'"):
+        export(convolution(3), path, weight_storage="int4", **options)
+    assert path.read_bytes() == b"mine"
+    for storage in ("auto", "lut", "int8"):
+        export(convolution(3), path, weight_storage=storage, **options)
+    export(convolution(3, y_scale=2.0**-9), path, weight_storage="int4", **options)
+
+
+@pytest.mark.parametrize(
+    ("target", "storage", "message"),
+    [
+        ("tflm", "int2", "weight_storage is one of"),
+        ("litert", "lut", "Target 'litert' loads weights as int8"),
+        ("litert", "int4", "Target 'litert' loads weights as int8"),
+    ],
+)
+def test_a_storage_that_there_is_not_is_refused(tmp_path, target, storage, message):
+    with pytest.raises(ValueError, match=message):
+        export(dense(2), tmp_path / "net.tflite", target=target, weight_storage=storage)
+
+
+def test_a_litert_file_has_no_tables():
+    file = emit_model(legalize(convolution(2), get_target("litert"), "auto"))
+    assert DECODE_OPERATOR not in [op.code for op in file.operators]
+
+
+def test_models_above_256_kib_run_in_tflm():
+    """Tools that move large buffers out of the file make TFLM return garbage; this one does not."""
+    graph = dense(8, units=600, features=512)
+    data = write_model(emit_model(legalize(graph, TFLM), compact=True))
+    assert len(data) > 256 * 1024
+    (result,) = verify(graph, data, "tflm", random_codes(graph))
+    assert result.differing == 0
