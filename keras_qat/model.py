@@ -185,6 +185,18 @@ class QuantizedModel(keras.Model):
         self._check_replaced()
         return to_integer(self)
 
+    def planned_integer(self) -> IntegerGraph:
+        """The integer network of the bit widths aimed at, to plan memory with before training.
+
+        Raises:
+            LoweringError: a part of the model is float, or has no exact integer form.
+        """
+        planned = type(self).from_config(self.get_config())
+        planned.set_weights(self.get_weights())
+        for width in planned.learned_widths:
+            width.narrow()
+        return to_integer(planned)
+
     def _check_replaced(self) -> None:
         shares = [float(each.replaced_share) for each in self.replaced_quantizers.values()]
         if shares and min(shares) < 1.0:

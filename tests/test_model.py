@@ -12,6 +12,7 @@ import pytest
 import keras_qat
 from keras_qat.integer import QuantParams
 from keras_qat.integer.ops import LinearOp, QuantizedArray
+from keras_qat.quantizers.lowering_error import LoweringError
 from tests.models import images, residual_network
 
 layers = keras.layers
@@ -319,3 +320,21 @@ def test_the_summary_names_the_layers_and_their_quantizers(trained):
     for name in ("stem (QuantizeConv2D)", "stem_relu_quantizer", "head (QuantizeDense)"):
         assert name in text
     assert 'Model: "residual"' in text
+
+
+def test_the_integer_network_aimed_at_is_known_before_training():
+    config = keras_qat.GDNSQConfig(weight_bits=3, activation_bits=4)
+    model = keras_qat.quantize(residual_network(), config, calibration_data=images(64))
+    before = [np.array(value) for value in model.get_weights()]
+    with pytest.raises(LoweringError, match="have learned"):
+        model.to_integer()
+    graph = model.planned_integer()
+    bits = [op.weight_bits for op in graph.ops if isinstance(op, LinearOp)]
+    assert set(bits) <= {3, 8}
+    assert 3 in bits
+    for value, kept in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, kept)
+
+
+def test_a_network_of_fixed_widths_aims_at_what_it_is(trained):
+    assert_same_integers(trained.planned_integer(), trained.to_integer())

@@ -6,8 +6,18 @@ microcontrollers `keras_qat[tflm]`.
 
 from tflite_export.errors import ExportError, VerificationError
 from tflite_export.export import export
+from tflite_export.memory import MemoryPlan, plan_memory
 from tflite_export.predict import predict
 from tflite_export.report import Report
 from tflite_export.verification import verify
 
-__all__ = ["ExportError", "Report", "VerificationError", "export", "predict", "verify"]
+__all__ = [
+    "ExportError",
+    "MemoryPlan",
+    "Report",
+    "VerificationError",
+    "export",
+    "plan_memory",
+    "predict",
+    "verify",
+]

@@ -17,6 +17,7 @@ from tflite_export.comparison import LearnedModel, ModelComparison, Samples, com
 from tflite_export.emitters import emit_model
 from tflite_export.errors import ExportError
 from tflite_export.file_model import IO_DTYPES, IoDtype
+from tflite_export.graph_of import graph_of
 from tflite_export.legality import check_float_inputs
 from tflite_export.legalize import legalize, with_channel_scales
 from tflite_export.report import Report, WeightReport, report_operators, report_weights
@@ -100,7 +101,7 @@ def export(
     dtype = _check_io_dtype(io_dtype)
     chosen = get_target(target)
     storage = check_weight_storage(weight_storage, chosen)
-    graph = _graph_of(model)
+    graph = graph_of(model)
     stored = legalize(graph, chosen, storage)
     legal = stored.graph
     check_float_inputs(legal, dtype)
@@ -175,20 +176,6 @@ def _check_io_dtype(io_dtype: str) -> IoDtype:
         if io_dtype == known:
             return known
     raise ValueError(f"io_dtype is 'int8' or 'float32'. Received: {io_dtype!r}")
-
-
-def _graph_of(model: Any) -> IntegerGraph:
-    if isinstance(model, IntegerGraph):
-        return model
-    if not (hasattr(model, "to_integer") and hasattr(model, "layer_codes")):
-        raise ValueError(
-            "Pass an IntegerGraph, or a trained model with to_integer() and layer_codes(x), such "
-            f"as keras_qat.quantize returns. Received: {type(model).__name__}"
-        )
-    graph = model.to_integer()
-    if not isinstance(graph, IntegerGraph):
-        raise ValueError(f"to_integer() must return an IntegerGraph. Received: {type(graph)}")
-    return graph
 
 
 def _code_samples(

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from keras_qat.integer.headroom import WEIGHT_MAX, headroom_bits, real_multiplie
 from tflite_export.comparison import ModelComparison
 from tflite_export.file_model import FileModel, stored_bytes
 from tflite_export.storage import INT4_MAX, StoredGraph
+from tflite_export.text_table import text_table
 from tflite_export.verification import RuntimeVerification
 
 
@@ -120,12 +120,12 @@ class Report:
         lines = [
             f"{self.path}: {self.file_bytes:,} bytes, target {self.target}, {self.io_dtype} I/O",
             "",
-            *_table(
+            *text_table(
                 ("operator", "version", "output", "dtype", "shape"),
                 [(o.code, o.version, o.name, o.dtype, _times(o.shape)) for o in self.operators],
             ),
             "",
-            *_table(
+            *text_table(
                 ("weights of", "shape", "bits", "storage", "bytes", "headroom", "predicted flips"),
                 [
                     (
@@ -167,7 +167,7 @@ class Report:
         ]
         return [
             "",
-            *_table(("against the model", "flips", "elements", "rate", "max LSB"), rows),
+            *text_table(("against the model", "flips", "elements", "rate", "max LSB"), rows),
             f"Flip rate {comparison.flip_rate:.2e}, at most {comparison.max_difference:g} LSB, "
             f"argmax agreement {comparison.argmax_agreement:.2%} "
             f"({comparison.samples} samples, rounding of {comparison.profile}).",
@@ -232,11 +232,3 @@ def _other_axes(op: ops.LinearOp) -> tuple[int, ...]:
 
 def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[str]:
-    """Left-aligned text columns as wide as their widest cell."""
-    cells = [head, *(tuple(map(str, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
-    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

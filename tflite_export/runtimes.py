@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,12 +67,7 @@ def run_tflm(data: bytes, model: FileModel, inputs: Mapping[str, npt.NDArray[Any
         ImportError: tflite_micro is not installed.
         RuntimeError: the runtime refuses the file.
     """
-    try:
-        from tflite_micro import runtime
-    except ImportError as error:
-        raise ImportError(
-            "Running TensorFlow Lite Micro needs tflite_micro: pip install 'keras_qat[tflm]'"
-        ) from error
+    runtime = _tflm()
     interpreter = runtime.Interpreter.from_bytes(
         data,
         arena_size=_arena_size(data, model),
@@ -83,6 +82,49 @@ def run_tflm(data: bytes, model: FileModel, inputs: Mapping[str, npt.NDArray[Any
         for name, part in parts.items():
             part.append(np.array(interpreter.GetTensor(index_of[name], 0)["tensor_data"]))
     return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def measure_arena(data: bytes, model: FileModel) -> int:
+    """The bytes of the arena that TensorFlow Lite Micro takes on this machine.
+
+    It says so on the standard error of the process, which is caught meanwhile.
+
+    Raises:
+        ImportError: tflite_micro is not installed.
+        RuntimeError: the runtime refuses the file, or says nothing of its arena.
+    """
+    runtime = _tflm()
+    interpreter = runtime.Interpreter.from_bytes(data, arena_size=_arena_size(data, model))
+    said = _standard_error(interpreter.print_allocations)
+    total = re.search(r"Arena allocation total (\d+) bytes", said)
+    if total is None:
+        raise RuntimeError(f"TensorFlow Lite Micro did not state its arena. Received: {said!r}")
+    return int(total.group(1))
+
+
+def _tflm() -> Any:
+    try:
+        from tflite_micro import runtime
+    except ImportError as error:
+        raise ImportError(
+            "Running TensorFlow Lite Micro needs tflite_micro: pip install 'keras_qat[tflm]'"
+        ) from error
+    return runtime
+
+
+def _standard_error(call: Callable[[], None]) -> str:
+    """What a call writes to the standard error of the process, from Python or not."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            call()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        caught.seek(0)
+        return caught.read().decode(errors="replace")
 
 
 def _activations(model: FileModel) -> list[str]:
