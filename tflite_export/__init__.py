@@ -6,6 +6,7 @@ microcontrollers `keras_qat[tflm]`.
 
 from tflite_export.errors import ExportError, VerificationError
 from tflite_export.export import export
+from tflite_export.firmware import Firmware, write_micro
 from tflite_export.memory import MemoryPlan, plan_memory
 from tflite_export.predict import predict
 from tflite_export.report import Report
@@ -13,6 +14,7 @@ from tflite_export.verification import verify
 
 __all__ = [
     "ExportError",
+    "Firmware",
     "MemoryPlan",
     "Report",
     "VerificationError",
@@ -20,4 +22,5 @@ __all__ = [
     "plan_memory",
     "predict",
     "verify",
+    "write_micro",
 ]

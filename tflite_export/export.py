@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from keras_qat.integer.io import replace_file
 from tflite_export.comparison import LearnedModel, ModelComparison, Samples, compare_with_model
 from tflite_export.emitters import emit_model
 from tflite_export.errors import ExportError
-from tflite_export.file_model import IO_DTYPES, IoDtype
+from tflite_export.file_model import IO_DTYPES, FileModel, IoDtype
 from tflite_export.graph_of import graph_of
 from tflite_export.legality import check_float_inputs
 from tflite_export.legalize import legalize, with_channel_scales
@@ -98,6 +99,57 @@ def export(
     [0]
     """
     destination = _check_path(path)
+    exported = prepare(
+        model,
+        str(destination),
+        target=target,
+        io_dtype=io_dtype,
+        weight_storage=weight_storage,
+        strict=strict,
+        samples=samples,
+        verify=verify,
+        max_flip_rate=max_flip_rate,
+        min_argmax_agreement=min_argmax_agreement,
+    )
+    replace_file(destination, exported.data)
+    if verbose:
+        print(exported.report.render())
+    return exported.report
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exported:
+    """A proven file that is not written yet.
+
+    Attributes:
+        data: its bytes.
+        file: what they say.
+        graph: the integers that it computes with.
+        codes: the samples of the proofs, int8 by input name.
+        report: of the export.
+    """
+
+    data: bytes
+    file: FileModel
+    graph: IntegerGraph
+    codes: Samples
+    report: Report
+
+
+def prepare(
+    model: IntegerGraph | LearnedModel,
+    path: str,
+    *,
+    target: str,
+    io_dtype: str,
+    weight_storage: str,
+    strict: bool,
+    samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None,
+    verify: bool,
+    max_flip_rate: float | None,
+    min_argmax_agreement: float | None,
+) -> Exported:
+    """All of `export` but writing; `path` is for the report alone."""
     dtype = _check_io_dtype(io_dtype)
     chosen = get_target(target)
     storage = check_weight_storage(weight_storage, chosen)
@@ -128,10 +180,8 @@ def export(
             chosen.min_argmax_agreement if min_argmax_agreement is None else min_argmax_agreement,
             winners=samples is not None,
         )
-
-    replace_file(destination, data)
     report = Report(
-        path=str(destination),
+        path=path,
         target=chosen.name,
         io_dtype=dtype,
         file_bytes=len(data),
@@ -145,9 +195,7 @@ def export(
             *((_describe_loss(lossy),) if lossy else ()),
         ),
     )
-    if verbose:
-        print(report.render())
-    return report
+    return Exported(data, file, legal, codes, report)
 
 
 def _describe_loss(lossy: Sequence[WeightReport]) -> str:

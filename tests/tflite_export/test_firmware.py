@@ -1,0 +1,192 @@
+"""The C++ sources: they compile without a warning, and their self-test counts what differs."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from keras_qat.integer import run
+from tests.tflite_export.graphs import random_codes, small_network
+from tflite_export import ExportError, firmware, write_micro
+from tflite_export.emitters import emit_model
+from tflite_export.legalize import legalize
+from tflite_export.runtimes import measure_arena
+from tflite_export.targets import get_target
+from tflite_export.writer import read_model
+
+STAND_IN = pathlib.Path(__file__).parent / "micro_stand_in"
+WARNINGS = ["-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+COMPILERS = {"g++": [], "arm-none-eabi-g++": ["-mcpu=cortex-m4", "-mthumb", "-fno-exceptions"]}
+EXAMPLES = 3
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return small_network()
+
+
+@pytest.fixture(scope="module")
+def codes(graph):
+    return random_codes(graph, samples=5)
+
+
+@pytest.fixture(scope="module")
+def folder(graph, codes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("firmware") / "net"
+    options = {"name": "small_net", "weight_storage": "lut", "verbose": False}
+    write_micro(graph, folder, samples=codes, examples=EXAMPLES, **options)
+    return folder
+
+
+def compile_sources(compiler: str, folder: pathlib.Path, *options: str) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    sources = sorted(map(str, folder.glob("*.cc")))
+    command = [compiler, *WARNINGS, *COMPILERS[compiler], f"-I{STAND_IN}", f"-I{folder}", *options]
+    result = subprocess.run([*command, *sources], capture_output=True, text=True, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+
+
+@pytest.fixture(scope="module")
+def program(folder):
+    compile_sources("g++", folder, str(STAND_IN / "stand_in.cc"), "-o", "self_test")
+    return folder / "self_test"
+
+
+@pytest.fixture(scope="module")
+def expected(graph, codes):
+    """What TFLM answers on the examples, output by output."""
+    legal = legalize(graph, get_target("tflm"), "lut").graph
+    return run(legal, {name: array[:EXAMPLES] for name, array in codes.items()}, "tflm")
+
+
+def answer(program, graph, answers, tmp_path) -> tuple[int, str, bytes]:
+    """Runs the program with an interpreter that answers so, example by example."""
+    sizes = []
+    for names in (graph.inputs, graph.outputs):
+        sizes += [len(names), *(int(np.prod(graph.tensors[n].shape)) for n in names)]
+    head = " ".join(map(str, sizes)) + "\n"
+    (tmp_path / "answers").write_bytes(head.encode() + answers)
+    paths = {"STAND_IN_ANSWERS": tmp_path / "answers", "STAND_IN_INPUTS": tmp_path / "inputs"}
+    environment = {**os.environ, **{key: str(path) for key, path in paths.items()}}
+    result = subprocess.run([program], env=environment, capture_output=True, text=True)
+    return result.returncode, result.stdout, (tmp_path / "inputs").read_bytes()
+
+
+def in_order(graph, arrays: dict[str, np.ndarray]) -> bytes:
+    return b"".join(
+        arrays[name][example].tobytes() for example in range(EXAMPLES) for name in graph.outputs
+    )
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_sources_compile_without_a_warning(compiler, folder):
+    compile_sources(compiler, folder, "-c")
+
+
+def test_the_self_test_agrees_with_true_answers(program, graph, codes, expected, tmp_path):
+    status, said, seen = answer(program, graph, in_order(graph, expected), tmp_path)
+    total = sum(array.size for array in expected.values())
+    assert (status, said.split(";")[0]) == (0, f"0 of {total} integers differ")
+    (name,) = graph.inputs
+    assert seen == codes[name][:EXAMPLES].tobytes()
+
+
+def test_the_self_test_counts_what_differs(program, graph, expected, tmp_path):
+    wrong = {name: array.copy() for name, array in expected.items()}
+    first, second = graph.outputs
+    wrong[first][1].flat[0] += 1
+    wrong[second][2].flat[:2] -= 3
+    status, said, _ = answer(program, graph, in_order(graph, wrong), tmp_path)
+    assert status == 1
+    assert said.startswith("3 of ")
+
+
+def test_all_of_an_example_that_does_not_run_differs(program, graph, expected, tmp_path):
+    one = len(in_order(graph, expected)) // EXAMPLES
+    status, said, _ = answer(program, graph, in_order(graph, expected)[:one], tmp_path)
+    assert status == 1
+    assert said.startswith(f"{2 * one} of ")
+
+
+def test_the_arena_is_what_tflm_took_and_more(folder):
+    header = (folder / "small_net_model.h").read_text()
+    arena = int(re.search(r"kArenaSize = (\d+)", header)[1])
+    data = (folder / "small_net.tflite").read_bytes()
+    measured = measure_arena(data, read_model(data))
+    assert arena % 16 == 0
+    assert measured * 1.1 <= arena < measured * 1.1 + 16
+    assert f"took {measured:,} bytes" in header
+
+
+def test_the_array_is_the_file(folder):
+    source = (folder / "small_net_model.cc").read_text()
+    values = source.split("{", 2)[2].split("}")[0].replace(",", " ").split()
+    assert bytes(map(int, values)) == (folder / "small_net.tflite").read_bytes()
+
+
+def test_the_resolver_has_the_operators_of_the_file(folder):
+    header = (folder / "small_net_ops.h").read_text()
+    file = read_model((folder / "small_net.tflite").read_bytes())
+    codes = {op.code for op in file.operators}
+    assert f"MicroMutableOpResolver<{len(codes)}>" in header
+    assert len(re.findall(r"resolver\.Add\w+\(\)", header)) == len(codes)
+    assert "AddDecode" in header
+
+
+def test_every_operator_that_can_be_written_has_a_method():
+    written = {
+        op.code for op in emit_model(legalize(small_network(), get_target("tflm"))).operators
+    }
+    assert written <= set(firmware._RESOLVER_METHODS)
+
+
+def test_other_files_stay_and_old_ones_are_replaced(graph, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "model_model.h").write_text("old")
+    result = write_micro(graph, tmp_path, verbose=False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert "kArenaSize" in (tmp_path / "model_model.h").read_text()
+    assert sorted(result.files) == sorted(
+        str(path) for path in tmp_path.iterdir() if path.name != "notes.txt"
+    )
+    assert result.examples == 2
+
+
+def test_nothing_is_written_when_the_export_fails(graph, tmp_path):
+    with pytest.raises(ExportError, match="strict=True refuses INT4"):
+        write_micro(graph, tmp_path / "new", weight_storage="int4", strict=True)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["Model", "2d", "a-b", "", "class", "tflite", "a b", None])
+def test_a_name_that_c_plus_plus_does_not_take_is_refused(graph, tmp_path, name):
+    with pytest.raises(ValueError, match="name is that of a C"):
+        write_micro(graph, tmp_path, name=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"examples": 0}, "examples is a whole number"),
+        ({"examples": 1.5}, "examples is a whole number"),
+        ({"arena_margin": -0.1}, "arena_margin is a share"),
+        ({"arena_margin": float("nan")}, "arena_margin is a share"),
+        ({"weight_storage": "int2"}, "weight_storage is one of"),
+    ],
+)
+def test_bad_arguments_are_refused(graph, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        write_micro(graph, tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_refused(graph, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="folder is a file"):
+        write_micro(graph, tmp_path / "file")
