@@ -1,45 +1,184 @@
-"""Command line: `python -m tflite_export graph.npz net.tflite --target=tflm`."""
+"""Exports a trained model as a proven integer .tflite file.
+
+    python -m tflite_export MODEL OUT.tflite [options]
+
+MODEL is a .keras file of a model that keras_qat.quantize returned and that was trained, or an .npz
+file that keras_qat.integer.save_graph wrote (this one needs neither Keras nor TensorFlow).
+
+For phones, with real examples to prove the file on (an .npy array of model inputs):
+
+    python -m tflite_export model.keras model.tflite --samples=x_test.npy
+
+For microcontrollers, with weights of 1 to 7 bits stored as such, and C++ sources beside the file:
+
+    python -m tflite_export model.keras model.tflite --target=tflm --micro_dir=firmware
+
+What it would take there, before any training:
+
+    python -m tflite_export model.keras --plan
+
+Exit status: 0, the file is written and proven; 1, the model cannot be exported so, or a runtime
+disagreed; 2, an argument or a file given is not right. Where it is not 0, OUT.tflite is as before.
+"""
 
 from __future__ import annotations
 
+import pathlib
 import sys
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 from absl import app, flags
 
+import keras_qat
 from keras_qat.integer import load_graph
-from tflite_export.export import export
+from tflite_export.export import check_path, export
 from tflite_export.file_model import IO_DTYPES
+from tflite_export.firmware import write_micro
+from tflite_export.memory import plan_memory
+from tflite_export.runtimes import standard_error
+from tflite_export.storage import WEIGHT_STORAGES
 from tflite_export.targets import TARGETS
 
 _TARGET = flags.DEFINE_enum("target", "litert", list(TARGETS), "Runtimes to write for.")
 _IO_DTYPE = flags.DEFINE_enum(
     "io_dtype", "int8", list(IO_DTYPES), "Dtype of the model's inputs and outputs."
 )
+_WEIGHT_STORAGE = flags.DEFINE_enum(
+    "weight_storage",
+    "auto",
+    list(WEIGHT_STORAGES),
+    "How weights lie in a file for tflm; auto is the smallest that changes nothing.",
+)
+_STRICT = flags.DEFINE_bool("strict", False, "Refuse a storage that rounds worse than int8.")
+_SAMPLES = flags.DEFINE_string(
+    "samples",
+    None,
+    "Examples for the proofs: .npy, or .npz with an array for each input. Real numbers for a "
+    ".keras model, int8 codes for an .npz graph; random ones by default.",
+)
+_MAX_FLIP_RATE = flags.DEFINE_float(
+    "max_flip_rate", None, "Largest share of layer elements that may differ from the model."
+)
+_MIN_ARGMAX_AGREEMENT = flags.DEFINE_float(
+    "min_argmax_agreement", None, "Smallest share of samples with the same largest output."
+)
 _VERIFY = flags.DEFINE_bool("verify", True, "Run the runtimes and require equality.")
+_REPORT = flags.DEFINE_string("report", None, "Where to write the report as JSON.")
+_MICRO_DIR = flags.DEFINE_string("micro_dir", None, "Folder for C++ sources; target tflm only.")
+_MICRO_NAME = flags.DEFINE_string("micro_name", "model", "Their file names and C++ namespace.")
+_PLAN = flags.DEFINE_bool("plan", False, "Print flash and RAM in TFLM, and write nothing.")
+
+_FAILED, _BAD_USAGE = 1, 2
+_USAGE = "usage: python -m tflite_export MODEL OUT.tflite [options]; --help explains them"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exports a saved integer graph; problems end in one line on stderr and status 1."""
-    if len(arguments) != 3:
-        return _fail("usage: python -m tflite_export GRAPH.npz OUT.tflite [--target=litert|tflm]")
-    _, source, destination = arguments
+    """Runs the command line; problems end in one line on stderr."""
+    if len(arguments) != (2 if _PLAN.value else 3):
+        return _fail(_USAGE, _BAD_USAGE)
+    if _MICRO_DIR.value and _TARGET.value != "tflm":
+        return _fail("--micro_dir needs --target=tflm", _BAD_USAGE)
     try:
-        export(
-            load_graph(source),
-            destination,
-            target=_TARGET.value,
-            io_dtype=_IO_DTYPE.value,
-            verify=_VERIFY.value,
-        )
+        if not _PLAN.value:
+            check_path(arguments[2])
+        model = _load_model(arguments[1])
+        samples = _load_samples(_SAMPLES.value)
+    except (ValueError, OSError, ImportError) as error:
+        return _fail(str(error), _BAD_USAGE)
+    try:
+        if _PLAN.value:
+            print(plan_memory(model, _WEIGHT_STORAGE.value).render())
+        else:
+            _export(model, arguments[2], samples)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        return _fail(" ".join(str(error).split()))
+        return _fail(str(error), _FAILED)
     return 0
 
 
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 1
+def _export(model: Any, path: str, samples: Any) -> None:
+    options = {
+        "weight_storage": _WEIGHT_STORAGE.value,
+        "strict": _STRICT.value,
+        "samples": samples,
+        "max_flip_rate": _MAX_FLIP_RATE.value,
+        "min_argmax_agreement": _MIN_ARGMAX_AGREEMENT.value,
+    }
+    if _MICRO_DIR.value:
+        firmware = write_micro(
+            model, _MICRO_DIR.value, name=_MICRO_NAME.value, verbose=False, **options
+        )
+        print(
+            f"Firmware: {len(firmware.files)} files in {_MICRO_DIR.value}, an arena of "
+            f"{firmware.arena_bytes:,} bytes."
+        )
+    report = export(
+        model,
+        path,
+        target=_TARGET.value,
+        io_dtype=_IO_DTYPE.value,
+        verify=_VERIFY.value,
+        **options,
+    )
+    if _REPORT.value:
+        report.save_json(_REPORT.value)
+
+
+def _load_model(path: str) -> Any:
+    """The model or graph of a file."""
+    kind = pathlib.Path(path).suffix
+    if kind == ".npz":
+        return load_graph(path)
+    if kind != ".keras":
+        raise ValueError(f"MODEL is a .keras or an .npz file. Received: {path!r}")
+    _check_archive(path)
+    loaders: list[Callable[..., Any]] = []
+    standard_error(lambda: loaders.append(keras_qat.load_model))  # TensorFlow greets at length
+    try:
+        model = loaders[0](path, compile=False)
+    except Exception as error:  # Keras, json and h5py each have their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a readable Keras model: {reason}") from error
+    if not hasattr(model, "to_integer"):
+        raise ValueError(
+            f"{path} holds a {type(model).__name__} without quantizers. Quantize it with "
+            "keras_qat.quantize, train it and save that model."
+        )
+    return model
+
+
+def _check_archive(path: str) -> None:
+    """Raises a `ValueError` unless the file is a whole Keras archive."""
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"There is no such file. Received: {path!r}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None and "config.json" in archive.namelist()
+    except (zipfile.BadZipFile, EOFError, zlib.error):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is no Keras model, or a damaged one.")
+
+
+def _load_samples(path: str | None) -> Any:
+    """The array of an .npy file, or the arrays of an .npz file by name."""
+    if path is None:
+        return None
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded.items())
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile and NumPy each have their own
+        raise ValueError(f"{path} holds no arrays of numbers: {error}") from error
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

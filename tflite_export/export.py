@@ -98,7 +98,7 @@ def export(
     >>> [result.differing for result in report.verifications]
     [0]
     """
-    destination = _check_path(path)
+    destination = check_path(path)
     exported = prepare(
         model,
         str(destination),
@@ -208,7 +208,8 @@ def _describe_loss(lossy: Sequence[WeightReport]) -> str:
     )
 
 
-def _check_path(path: str | os.PathLike[str]) -> pathlib.Path:
+def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path itself; a `ValueError` unless a `.tflite` file can be written there."""
     destination = pathlib.Path(path)
     if destination.suffix != ".tflite":
         raise ValueError(f"The path must end in '.tflite'. Received: {str(path)!r}")

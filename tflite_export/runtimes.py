@@ -95,7 +95,7 @@ def measure_arena(data: bytes, model: FileModel) -> int:
     """
     runtime = _tflm()
     interpreter = runtime.Interpreter.from_bytes(data, arena_size=_arena_size(data, model))
-    said = _standard_error(interpreter.print_allocations)
+    said = standard_error(interpreter.print_allocations)
     total = re.search(r"Arena allocation total (\d+) bytes", said)
     if total is None:
         raise RuntimeError(f"TensorFlow Lite Micro did not state its arena. Received: {said!r}")
@@ -112,7 +112,7 @@ def _tflm() -> Any:
     return runtime
 
 
-def _standard_error(call: Callable[[], None]) -> str:
+def standard_error(call: Callable[[], None]) -> str:
     """What a call writes to the standard error of the process, from Python or not."""
     sys.stderr.flush()
     kept = os.dup(2)

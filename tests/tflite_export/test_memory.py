@@ -180,7 +180,7 @@ def test_standard_error_is_given_back(capfd):
 
 def test_a_runtime_that_says_nothing_is_an_error(monkeypatch):
     file = emit_model(legalize(NETWORKS["separable"], TFLM), compact=True)
-    monkeypatch.setattr(runtimes, "_standard_error", lambda call: "nothing")
+    monkeypatch.setattr(runtimes, "standard_error", lambda call: "nothing")
     with pytest.raises(RuntimeError, match=r"did not state its arena\. Received: 'nothing'"):
         measure_arena(write_model(file), file)
 
