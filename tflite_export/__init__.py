@@ -8,6 +8,7 @@ from tflite_export.errors import ExportError, VerificationError
 from tflite_export.export import export
 from tflite_export.firmware import Firmware, write_micro
 from tflite_export.memory import MemoryPlan, plan_memory
+from tflite_export.memory_plot import plot_memory
 from tflite_export.predict import predict
 from tflite_export.report import Report
 from tflite_export.verification import verify
@@ -20,6 +21,7 @@ __all__ = [
     "VerificationError",
     "export",
     "plan_memory",
+    "plot_memory",
     "predict",
     "verify",
     "write_micro",

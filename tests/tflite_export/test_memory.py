@@ -11,7 +11,7 @@ from hypothesis import given
 
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import small_network
-from tflite_export import plan_memory, runtimes
+from tflite_export import plan_memory, plot_memory, runtimes
 from tflite_export.emitters import emit_model
 from tflite_export.legalize import legalize
 from tflite_export.memory import Buffer, buffers_of, place
@@ -183,6 +183,13 @@ def test_a_runtime_that_says_nothing_is_an_error(monkeypatch):
     monkeypatch.setattr(runtimes, "standard_error", lambda call: "nothing")
     with pytest.raises(RuntimeError, match=r"did not state its arena\. Received: 'nothing'"):
         measure_arena(write_model(file), file)
+
+
+def test_the_plan_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra keras_qat[examples] is not installed")
+    plot_memory(plan_memory(NETWORKS["small"], "int4"), tmp_path / "plan.svg")
+    drawn = (tmp_path / "plan.svg").read_text()
+    assert "<svg" in drawn
 
 
 def test_what_is_no_network_is_refused():
