@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
         emission = _emitter_of(op)(op, graph)
         if op.output in stored.storage:
             emission = _with_storage(emission, stored.storage[op.output])
-        tensors.extend(emission.constants)
+        tensors.extend(_without_bias_scale(emission.constants) if compact else emission.constants)
         operators.extend([*emission.before, emission.operator])
     inputs = {name: name for name in graph.inputs}
     outputs = {name: name for name in graph.outputs}
@@ -94,16 +94,27 @@ def _with_storage(emission: Emission, storage: WeightStorage) -> Emission:
         narrow = dataclasses.replace(weight, dtype="int4")
         return dataclasses.replace(emission, constants=(narrow, *others))
     if storage == "lut" and weight.data is not None:
-        parts = lookup_table.encode(weight.data, weight.axis)
+        # The decoder takes a single scale for one along the first axis.
+        axis = weight.axis if weight.scale.size > 1 else 0
+        parts = lookup_table.encode(weight.data, axis)
         names = (f"{weight.name}/indices", f"{weight.name}/tables")
         encoded = [
             FileTensor(name, part.shape, "uint8", data=part)
             for name, part in zip(names, parts, strict=True)
         ]
-        decoded = dataclasses.replace(weight, data=None)
+        decoded = dataclasses.replace(weight, data=None, axis=axis)
         decode = _operator(lookup_table.DECODE_OPERATOR, 1, names, weight.name)
         return Emission((*encoded, decoded, *others), emission.operator, (decode,))
     return emission
+
+
+def _without_bias_scale(constants: Iterable[FileTensor]) -> list[FileTensor]:
+    """Kernels take an int32 bias as it is; nothing reads its scales."""
+    no_scale = np.zeros(0, np.float32)
+    return [
+        dataclasses.replace(tensor, scale=no_scale) if tensor.dtype == "int32" else tensor
+        for tensor in constants
+    ]
 
 
 def _by_unique_name(tensors: list[FileTensor]) -> Mapping[str, FileTensor]:

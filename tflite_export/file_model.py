@@ -75,8 +75,8 @@ class FileModel:
         operators: the operators in the order they run.
         inputs: tensor name of each model input, by the name callers use.
         outputs: tensor name of each model output, by the name callers use.
-        compact: what TensorFlow Lite Micro does without is left out: batches of other sizes, and
-            all zero points of a vector of scales but one.
+        compact: what TensorFlow Lite Micro does without is left out: batches of other sizes, the
+            scales of biases, and all zero points of a vector of scales but one.
     """
 
     description: str

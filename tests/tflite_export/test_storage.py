@@ -72,6 +72,23 @@ def test_tflm_computes_the_graph_from_every_storage(layer, storage, bits):
     assert result.elements >= run(graph, codes, "tflm")["y"].size
 
 
+@every_storage
+@pytest.mark.parametrize(
+    ("make", "input_shape", "weight_shape", "axis"),
+    [
+        (ops.FullyConnected, (1, 64), (1, 64), 0),
+        (ops.Conv2D, (1, 4, 4, 16), (1, 3, 3, 16), 0),
+        (ops.DepthwiseConv2D, (1, 9, 9, 1), (1, 3, 3, 1), 3),
+        (ops.DepthwiseConv2D, (1, 9, 9, 1), (1, 3, 3, 5), 3),
+    ],
+)
+def test_tflm_computes_layers_of_one_channel(make, input_shape, weight_shape, axis, storage):
+    graph = one_layer(make, input_shape, weight_shape, axis, 4, 1.0)
+    data = write_model(emit_model(legalize(graph, TFLM, storage), compact=True))
+    (result,) = verify(graph, data, "tflm", random_codes(graph), storage)
+    assert result.differing == 0
+
+
 @every_layer
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 7, 8])
 def test_a_storage_is_used_where_the_weights_fit(layer, bits):
@@ -147,7 +164,9 @@ def test_a_compact_file_has_one_zero_point_and_fixed_shapes():
         write_model(emit_model(legalize(graph, TFLM), compact=choice)) for choice in (False, True)
     )
     assert len(compact) < len(full)
-    assert not any(tensor.resizable for tensor in read_model(compact).tensors.values())
+    tensors = read_model(compact).tensors.values()
+    assert not any(tensor.resizable for tensor in tensors)
+    assert not any(tensor.scale.size for tensor in tensors if tensor.dtype == "int32")
     (result,) = verify(graph, compact, "tflm", random_codes(graph))
     assert result.differing == 0
 
