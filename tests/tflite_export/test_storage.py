@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops, run
-from tests.tflite_export.graphs import random_codes, small_network
+from tests.tflite_export.graphs import linear_graphs, random_codes, small_network
+from tests.tflite_export.harness import exact_law
 from tflite_export import ExportError, VerificationError, export, verify
 from tflite_export.emitters import emit_model
 from tflite_export.file_model import FileModel
@@ -84,6 +87,21 @@ def test_tflm_computes_the_graph_from_every_storage(layer, storage, bits):
 )
 def test_tflm_computes_layers_of_one_channel(make, input_shape, weight_shape, axis, storage):
     graph = one_layer(make, input_shape, weight_shape, axis, 4, 1.0)
+    data = write_model(emit_model(legalize(graph, TFLM, storage), compact=True))
+    (result,) = verify(graph, data, "tflm", random_codes(graph), storage)
+    assert result.differing == 0
+
+
+linear_layers = st.one_of(
+    linear_graphs((1, 9), (4, 9), ops.FullyConnected, 0),
+    linear_graphs((1, 5, 4, 3), (2, 3, 2, 3), ops.Conv2D, 0),
+    linear_graphs((1, 5, 4, 3), (1, 2, 3, 6), ops.DepthwiseConv2D, 3),
+)
+
+
+@exact_law
+@given(linear_layers, st.sampled_from(WEIGHT_STORAGES))
+def test_tflm_computes_any_layer_from_any_storage(graph, storage):
     data = write_model(emit_model(legalize(graph, TFLM, storage), compact=True))
     (result,) = verify(graph, data, "tflm", random_codes(graph), storage)
     assert result.differing == 0
