@@ -27,13 +27,15 @@ def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
         "y": np.arange(640) % 3,
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, names)
     assert (tmp_path / "model.tflite").exists()
     assert names["report"].mismatches == 0
     assert (tmp_path / "best.keras").exists()
     assert (tmp_path / "capacity.png").exists()
+    assert (tmp_path / "memory.png").exists()
+    assert (tmp_path / "firmware" / "net_main.cc").exists()
     assert "0 of" in capsys.readouterr().out
 
 

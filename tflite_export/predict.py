@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tflite_export.file_model import FileTensor
+from tflite_export.runtimes import run_tflm
+from tflite_export.writer import read_model
+
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
+Inputs = npt.ArrayLike | Mapping[str, npt.ArrayLike]
+Details = dict[str, dict[str, Any]]
 
 
 def predict(
     path: str | os.PathLike[str],
-    inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+    inputs: Inputs,
     *,
+    runtime: str = "litert",
     batch_size: int = 256,
     threads: int = 1,
 ) -> Array | Arrays:
-    """Runs a file in the LiteRT interpreter as it comes (XNNPACK) and returns real numbers.
+    """Runs a file and returns real numbers.
 
     Inputs of an int8 file are put on its input grid (nearest integer, ties to even), its outputs
     come back as the real numbers they stand for.
@@ -28,16 +36,55 @@ def predict(
     Args:
         path: the `.tflite` file.
         inputs: real numbers, shape (examples, ...); a dict by input name where there are several.
-        batch_size: examples that run at once.
-        threads: threads of the interpreter.
+        runtime: `"litert"` for the LiteRT interpreter as it comes (XNNPACK), `"tflm"` for
+            TensorFlow Lite Micro, which reads lookup tables, too.
+        batch_size: examples that LiteRT runs at once.
+        threads: threads of LiteRT.
 
     Returns:
         float32, shape (examples, ...); a dict by output name where there are several.
 
     Raises:
-        ImportError: ai-edge-litert is not installed.
-        ValueError: inputs that are not those of the file, or a file that LiteRT cannot read.
+        ImportError: the runtime is not installed.
+        ValueError: an unknown runtime, inputs that are not those of the file, or a file that the
+            runtime cannot read.
     """
+    if runtime not in _RUNTIMES:
+        raise ValueError(f"The runtime is one of {list(_RUNTIMES)}. Received: {runtime!r}")
+    outputs = _RUNTIMES[runtime](path, inputs, batch_size, threads)
+    return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+
+def _predict_tflm(
+    path: str | os.PathLike[str], inputs: Inputs, batch_size: int, threads: int
+) -> Arrays:
+    data = pathlib.Path(path).read_bytes()
+    file = read_model(data)
+    takes, gives = (
+        {name: _detail(file.tensors[tensor]) for name, tensor in side.items()}
+        for side in (file.inputs, file.outputs)
+    )
+    arrays = _by_name(takes, inputs)
+    codes = {name: _quantized(array, takes[name]) for name, array in arrays.items()}
+    outputs = run_tflm(data, file, codes, every_tensor=False)
+    return {
+        name: _dequantized(outputs[tensor], gives[name]) for name, tensor in file.outputs.items()
+    }
+
+
+def _detail(tensor: FileTensor) -> dict[str, Any]:
+    """A tensor as LiteRT describes it."""
+    scale = float(tensor.scale[0]) if tensor.scale.size else 0.0
+    return {
+        "shape": tensor.shape,
+        "dtype": np.dtype(tensor.dtype).type,
+        "quantization": (scale, tensor.zero_point),
+    }
+
+
+def _predict_litert(
+    path: str | os.PathLike[str], inputs: Inputs, batch_size: int, threads: int
+) -> Arrays:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
@@ -54,11 +101,10 @@ def predict(
         _invoke(interpreter, takes, batch)
         for name, detail in gives.items():
             parts[name].append(_dequantized(interpreter.get_tensor(detail["index"]), detail))
-    outputs = {name: np.concatenate(values) for name, values in parts.items()}
-    return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-Details = dict[str, dict[str, Any]]
+_RUNTIMES = {"litert": _predict_litert, "tflm": _predict_tflm}
 
 
 def _ends(interpreter: Any) -> tuple[Details, Details]:
@@ -70,7 +116,7 @@ def _ends(interpreter: Any) -> tuple[Details, Details]:
     return takes, {detail["name"]: detail for detail in interpreter.get_output_details()}
 
 
-def _by_name(takes: Details, inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Arrays:
+def _by_name(takes: Details, inputs: Inputs) -> Arrays:
     if not isinstance(inputs, Mapping):
         if len(takes) != 1:
             raise ValueError(

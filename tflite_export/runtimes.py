@@ -60,8 +60,22 @@ def run_litert(
     return {name: np.array(interpreter.get_tensor(index_of[name])) for name in wanted}
 
 
-def run_tflm(data: bytes, model: FileModel, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-    """TensorFlow Lite Micro, example by example: every activation tensor by name.
+def run_tflm(
+    data: bytes,
+    model: FileModel,
+    inputs: Mapping[str, npt.NDArray[Any]],
+    every_tensor: bool = True,
+) -> Arrays:
+    """TensorFlow Lite Micro, example by example.
+
+    Args:
+        data: the file.
+        model: what the file says.
+        inputs: arrays of one batch size, by the name callers use.
+        every_tensor: return every activation, not the outputs alone.
+
+    Returns:
+        Arrays by tensor name.
 
     Raises:
         ImportError: tflite_micro is not installed.
@@ -74,7 +88,8 @@ def run_tflm(data: bytes, model: FileModel, inputs: Mapping[str, npt.NDArray[Any
         intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors,
     )
     index_of = {name: index for index, name in enumerate(model.tensors)}
-    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _activations(model)}
+    wanted = _activations(model) if every_tensor else list(model.outputs.values())
+    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in wanted}
     for example in range(next(iter(inputs.values())).shape[0]):
         for position, name in enumerate(model.inputs):
             interpreter.set_input(inputs[name][example : example + 1], position)

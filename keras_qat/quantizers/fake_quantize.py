@@ -73,7 +73,8 @@ def check_bits(bits: Any, what: str) -> None:
     """Raises a `ValueError` unless `bits` is a whole number from 1 to 8."""
     whole = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
     if not whole or not 1 <= bits <= MAX_BITS:
-        raise ValueError(f"The {what} must be a whole number from 1 to 8. Received: {bits!r}")
+        wide = " Activations of 16 bits (16x8 in TFLite) are not supported." if bits == 16 else ""
+        raise ValueError(f"The {what} must be a whole number from 1 to 8.{wide} Received: {bits!r}")
 
 
 def round_to_codes(ratio: Tensor, grid: Grid) -> Tensor:

@@ -31,6 +31,26 @@ def test_outputs_are_those_of_the_integer_graph(path, batch_size):
         np.testing.assert_array_equal(actual[name], real)
 
 
+@pytest.mark.parametrize("io_dtype", ["int8", "float32"])
+def test_tflm_runs_what_litert_cannot_load(io_dtype, tmp_path):
+    graph, path = small_network(), tmp_path / "net.tflite"
+    options = {"target": "tflm", "weight_storage": "lut", "io_dtype": io_dtype}
+    export(graph, path, verify=False, verbose=False, **options)
+    codes = graph.tensors["image"].qparams.quantize(IMAGES).astype(np.int8)
+    expected = run(add_headroom(graph), codes, "tflm")
+    on_grid = graph.tensors["image"].qparams.dequantize(codes)
+    actual = predict(path, on_grid, runtime="tflm")
+    for name in graph.outputs:
+        assert actual[name].dtype == np.float32
+        real = graph.tensors[name].qparams.dequantize(expected[name])
+        np.testing.assert_array_equal(actual[name], real)
+
+
+def test_an_unknown_runtime_is_refused(path):
+    with pytest.raises(ValueError, match=r"one of \['litert', 'tflm'\]. Received: 'tf'"):
+        predict(path, IMAGES, runtime="tf")
+
+
 def test_inputs_may_come_by_name(path):
     by_name, bare = predict(path, {"image": IMAGES}), predict(path, IMAGES)
     for name in bare:
