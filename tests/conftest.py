@@ -1,11 +1,16 @@
 """Shared by all tests: a quiet TensorFlow, and every random source seeded."""
 
+import importlib
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
 import pytest
+
+from tflite_export.runtimes import standard_error
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+standard_error(lambda: importlib.import_module("keras"))  # TensorFlow greets whatever the level
+
+import keras  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
