@@ -1,5 +1,6 @@
 """From motion sensors to a microcontroller: a 3-bit network as C++, proven in TFLM.
 
+    pip install -e ".[export,tflm,examples]"
     python examples/activity_on_mcu.py --data_dir="UCI HAR Dataset"
 
 It plans flash and RAM, trains a small convolutional network to tell six human activities from 2.56

@@ -192,19 +192,24 @@ def prepare(
         limits=(
             *chosen.limits,
             *((_FLOAT_INPUT_LIMIT,) if dtype == "float32" else ()),
-            *((_describe_loss(lossy),) if lossy else ()),
+            *((_describe_loss(lossy, comparison),) if lossy else ()),
         ),
     )
     return Exported(data, file, legal, codes, report)
 
 
-def _describe_loss(lossy: Sequence[WeightReport]) -> str:
+def _describe_loss(lossy: Sequence[WeightReport], comparison: ModelComparison | None) -> str:
     """What INT4 costs, for people."""
     worst = max(lossy, key=lambda weight: weight.predicted_flip_rate)
+    measured = ""
+    if comparison is not None:
+        (rate,) = (tensor.rate for tensor in comparison.tensors if tensor.name == worst.name)
+        measured = f" ({rate:.2%} measured, with what the layers before it flip)"
     return (
         f"INT4 leaves {len(lossy)} layers less room for roundings than int8: worst is "
         f"{worst.name!r}, where {worst.predicted_flip_rate:.2%} of the elements are predicted to "
-        f"flip, not {worst.predicted_in_int8:.2%}. weight_storage='auto' or 'lut' has no such cost."
+        f"flip{measured}, not {worst.predicted_in_int8:.2%}. weight_storage='auto' or 'lut' has no "
+        "such cost."
     )
 
 

@@ -79,6 +79,18 @@ def test_double_rounding_shows_in_the_comparison(graph, tmp_path, images):
     assert report.comparison.max_difference >= 1
 
 
+def test_the_loss_of_int4_is_predicted_and_measured(graph, tmp_path, images):
+    options = {"target": "tflm", "samples": images, "max_flip_rate": 1.0, "verbose": False}
+    path = tmp_path / "net.tflite"
+    report = export(TrainedModel(graph), path, weight_storage="int4", **options)
+    (loss,) = (limit for limit in report.limits if "INT4" in limit)
+    worst = max(report.weights, key=lambda weight: weight.predicted_flip_rate)
+    (measured,) = (t.rate for t in report.comparison.tensors if t.name == worst.name)
+    assert f"{worst.predicted_flip_rate:.2%} of the elements are predicted" in loss
+    assert f"({measured:.2%} measured" in loss
+    assert measured > 0
+
+
 def test_a_trained_model_without_samples_uses_random_ones(graph, tmp_path):
     report = export(TrainedModel(graph), tmp_path / "net.tflite", verbose=False)
     assert report.comparison.samples == 32
