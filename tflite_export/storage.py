@@ -19,8 +19,8 @@ WeightStorage = Literal["int8", "int4", "lut"]
 WEIGHT_STORAGES = ("auto", "int8", "int4", "lut")
 INT4_MIN, INT4_MAX = -8, 7
 
-_OVERHEAD = {"int8": 0, "int4": 0, "lut": 256}
-"""Bytes of the file around the data: two more tensors, their buffers, and an operator."""
+_AROUND_A_TABLE = 256
+"""Bytes of two more tensors, their buffers, and an operator."""
 _DENSE_IN_INT4 = 600
 """Bytes of two RESHAPE operators and their tensors around a 1x1 convolution."""
 
@@ -92,12 +92,10 @@ def file_bytes(op: ops.LinearOp, storage: WeightStorage) -> int:
     """What the weights of an op add to a file, about: data, and what describes them."""
     size = op.weight.values.size
     if storage == "int4":
-        dense = isinstance(op, ops.FullyConnected)
-        return (size + 1) // 2 + (_DENSE_IN_INT4 if dense else _OVERHEAD["int4"])
+        return (size + 1) // 2 + (_DENSE_IN_INT4 if isinstance(op, ops.FullyConnected) else 0)
     if storage == "lut":
-        table = lookup_table.encoded_bytes(op.weight.values, op.channel_axis)
-        return table + _OVERHEAD["lut"]
-    return size + _OVERHEAD["int8"]
+        return lookup_table.encoded_bytes(op.weight.values, op.channel_axis) + _AROUND_A_TABLE
+    return size
 
 
 def fits_int4(values: npt.NDArray[Any]) -> bool:
