@@ -48,15 +48,13 @@ _RESOLVER_METHODS = {
     "SOFTMAX": "AddSoftmax",
     DECODE_OPERATOR: "AddDecode",
 }
-_TAKEN_WORDS = frozenset(
-    """
+_TAKEN_WORDS = """
     alignas arena auto bool break case catch char class const constexpr continue default delete do
     double else enum explicit export extern false float for friend goto if inline int long main
     mutable namespace new noexcept nullptr operator private protected public register return short
     signed sizeof static std struct switch template tflite this throw true try typedef typename
     union unsigned using virtual void volatile while
-    """.split()
-)
+"""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VALUES_IN_A_LINE = 16
 _ARENA_ALIGNMENT = 16
@@ -181,7 +179,7 @@ def write_micro(
 
 
 def _check_arguments(folder: pathlib.Path, name: str, examples: int, arena_margin: float) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN_WORDS:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN_WORDS.split():
         raise ValueError(
             "The name is that of a C++ namespace: small letters, digits and underscores, and no "
             f"word of the language. Received: {name!r}"
