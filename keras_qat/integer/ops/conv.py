@@ -23,8 +23,14 @@ from keras_qat.integer.qparams import IntArray, QuantParams
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Conv2D(LinearOp):
-    """Convolution; weights in the layout (out, height, width, in), channel axis 0."""
+class WindowedLinearOp(LinearOp):
+    """Weights in a window that slides over height and width.
+
+    Attributes:
+        strides: of the window.
+        padding: `"same"` or `"valid"`.
+        dilation: distance of the taps of the window.
+    """
 
     strides: tuple[int, int] = (1, 1)
     padding: Padding = "valid"
@@ -38,7 +44,13 @@ class Conv2D(LinearOp):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         (shape,) = shapes
-        return (shape[0], *self.window.output_size(shape[1:3]), self.weight.values.shape[0])
+        channels = self.weight.values.shape[self.channel_axis]
+        return (shape[0], *self.window.output_size(shape[1:3]), channels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Conv2D(WindowedLinearOp):
+    """Convolution; weights in the layout (out, height, width, in), channel axis 0."""
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
@@ -59,27 +71,13 @@ class Conv2D(LinearOp):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DepthwiseConv2D(LinearOp):
+class DepthwiseConv2D(WindowedLinearOp):
     """Per-channel convolution; weights in the layout (1, height, width, in * multiplier), axis 3.
 
     Output channel `c * multiplier + m` reads input channel `c`.
     """
 
     channel_axis: ClassVar[int] = 3
-
-    strides: tuple[int, int] = (1, 1)
-    padding: Padding = "valid"
-    dilation: tuple[int, int] = (1, 1)
-
-    @property
-    def window(self) -> Window:
-        """The sliding window of this op."""
-        height, width = self.weight.values.shape[1:3]
-        return Window((height, width), self.strides, self.padding, self.dilation)
-
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        (shape,) = shapes
-        return (shape[0], *self.window.output_size(shape[1:3]), self.weight.values.shape[3])
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
