@@ -17,9 +17,17 @@ from keras_qat.lowering.merge import lower_add
 from keras_qat.lowering.pooling import (
     lower_average_pooling,
     lower_global_average,
+    lower_global_max,
     lower_max_pooling,
 )
-from keras_qat.lowering.shape import lower_identity, lower_reshape, lower_zero_padding
+from keras_qat.lowering.shape import (
+    lower_cropping,
+    lower_identity,
+    lower_permute,
+    lower_reshape,
+    lower_upsampling,
+    lower_zero_padding,
+)
 from keras_qat.wrappers import (
     QuantizeAdd,
     QuantizeConv2D,
@@ -105,6 +113,10 @@ RULES: dict[type, Rule] = {
     layers.MaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_max_pooling),
     layers.AveragePooling2D: Rule(Output.ROUND_TO_INPUT, lower_average_pooling),
     layers.GlobalAveragePooling2D: _GLOBAL_AVERAGE,
+    layers.GlobalMaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_global_max),
+    layers.Cropping2D: Rule(Output.SAME_AS_INPUT, lower_cropping),
+    layers.Permute: Rule(Output.SAME_AS_INPUT, lower_permute),
+    layers.UpSampling2D: Rule(Output.SAME_AS_INPUT, lower_upsampling),
     layers.Flatten: Rule(Output.SAME_AS_INPUT, lower_reshape),
     layers.Reshape: Rule(Output.SAME_AS_INPUT, lower_reshape),
     layers.ZeroPadding2D: Rule(Output.SAME_AS_INPUT, lower_zero_padding),
@@ -188,6 +200,8 @@ def _why_not(node: GraphNode) -> str:
         return "grouped convolutions have no rule"
     if isinstance(layer, layers.Dense) and len(shape) != 2:
         return f"only inputs of shape (batch, features) have a rule, not {shape}"
+    if isinstance(layer, layers.UpSampling2D) and layer.interpolation != "nearest":
+        return f"only interpolation='nearest' has a rule, not {layer.interpolation!r}"
     if isinstance(layer, layers.BatchNormalization) and layer.axis not in last_axis:
         return "only the last axis can be normalized"
     if isinstance(layer, layers.Softmax) and layer.axis not in last_axis:

@@ -108,7 +108,16 @@ def compare_with_model(
     return ModelComparison(profile, count, merge(chunks), agreement)
 
 
-_MOVING_OPS = (ops.MaxPool2D, ops.Maximum, ops.Minimum, ops.Pad, ops.Reshape)
+_MOVING_OPS = (
+    ops.Crop,
+    ops.MaxPool2D,
+    ops.Maximum,
+    ops.Minimum,
+    ops.Pad,
+    ops.RepeatPixels,
+    ops.Reshape,
+    ops.Transpose,
+)
 
 
 def _with_moved_integers(

@@ -236,6 +236,37 @@ def _pad(op: ops.Pad, graph: IntegerGraph) -> Emission:
     return Emission((pads,), _operator("PAD", 2, operands, op.output, "PadOptions"))
 
 
+def _crop(op: ops.Crop, graph: IntegerGraph) -> Emission:
+    """The batch and the channels are taken whole, whatever they are."""
+    _, rows, columns, _ = graph.tensors[op.output].shape
+    (top, _), (left, _) = op.crops
+    name, everything = op.output, 0b1001
+    begin = _int32(f"{name}/begin", [0, top, left, 0])
+    end = _int32(f"{name}/end", [0, top + rows, left + columns, 0])
+    strides = _int32(f"{name}/strides", [1, 1, 1, 1])
+    constants = (begin, end, strides)
+    operands = (*op.inputs, *(constant.name for constant in constants))
+    fields = {"beginMask": everything, "endMask": everything}
+    operator = _operator("STRIDED_SLICE", 2, operands, name, "StridedSliceOptions", fields)
+    return Emission(constants, operator)
+
+
+def _transpose(op: ops.Transpose, graph: IntegerGraph) -> Emission:
+    order = _int32(f"{op.output}/order", op.permutation)
+    operands = (*op.inputs, order.name)
+    return Emission((order,), _operator("TRANSPOSE", 2, operands, op.output, "TransposeOptions"))
+
+
+def _repeat_pixels(op: ops.RepeatPixels, graph: IntegerGraph) -> Emission:
+    size = _int32(f"{op.output}/size", graph.tensors[op.output].shape[1:3])
+    operands = (*op.inputs, size.name)
+    options = "ResizeNearestNeighborOptions"
+    fields = {"alignCorners": False, "halfPixelCenters": False}
+    return Emission(
+        (size,), _operator("RESIZE_NEAREST_NEIGHBOR", 2, operands, op.output, options, fields)
+    )
+
+
 def _reshape(op: ops.Reshape, graph: IntegerGraph) -> Emission:
     """The batch is left open (-1), so that a caller may resize it."""
     target = (-1, *op.target_shape)
@@ -258,6 +289,7 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Add: _add,
     ops.AveragePool2D: _average_pool_2d,
     ops.Conv2D: _conv_2d,
+    ops.Crop: _crop,
     ops.DepthwiseConv2D: _depthwise_conv_2d,
     ops.FullyConnected: _fully_connected,
     ops.MaxPool2D: _max_pool_2d,
@@ -265,8 +297,10 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Mean: _mean,
     ops.Minimum: _minimum,
     ops.Pad: _pad,
+    ops.RepeatPixels: _repeat_pixels,
     ops.Reshape: _reshape,
     ops.Softmax: _softmax,
+    ops.Transpose: _transpose,
 }
 
 

@@ -45,7 +45,10 @@ _RESOLVER_METHODS = {
     "MINIMUM": "AddMinimum",
     "PAD": "AddPad",
     "RESHAPE": "AddReshape",
+    "RESIZE_NEAREST_NEIGHBOR": "AddResizeNearestNeighbor",
     "SOFTMAX": "AddSoftmax",
+    "STRIDED_SLICE": "AddStridedSlice",
+    "TRANSPOSE": "AddTranspose",
     DECODE_OPERATOR: "AddDecode",
 }
 _TAKEN_WORDS = """

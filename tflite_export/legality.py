@@ -185,6 +185,7 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Add: _check_add,
     ops.AveragePool2D: _check_same_grid,
     ops.Conv2D: _check_linear,
+    ops.Crop: _check_same_grid,
     ops.DepthwiseConv2D: _check_linear,
     ops.FullyConnected: _check_linear,
     ops.MaxPool2D: _check_same_grid,
@@ -192,6 +193,8 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Mean: _check_mean,
     ops.Minimum: _check_minimum,
     ops.Pad: _check_pad,
+    ops.RepeatPixels: _check_same_grid,
     ops.Reshape: _check_same_grid,
     ops.Softmax: _check_softmax,
+    ops.Transpose: _check_same_grid,
 }

@@ -52,6 +52,7 @@ _OPERATOR_DATA = {
     "PAD": 56,
     "QUANTIZE": 40,
     "SOFTMAX": 80,
+    "STRIDED_SLICE": 100,
     DECODE_OPERATOR: 80,
 }
 _BYTES = {"int8": 1, "uint8": 1, "int32": 4, "float32": 4}

@@ -14,6 +14,18 @@ def lower_max_pooling(layer: Any, operands: list[Value], context: LoweringContex
     return context.same_grid(_windowed(ops.MaxPool2D, layer, operands, context))
 
 
+def lower_global_max(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
+    """MAX_POOL_2D over everything; dimensions that are not kept are a RESHAPE behind it."""
+    source = integer_operand(operands[0], layer.name)
+    window = context.builder.tensor(source).shape[1:3]
+    kept = len(context.output_shape) > 1
+    name = context.name if kept else f"{context.name}/kept"
+    pooled = context.same_grid(ops.MaxPool2D((source,), name, window, window))
+    if kept:
+        return pooled
+    return context.same_grid(ops.Reshape((pooled,), context.name, context.output_shape))
+
+
 def lower_average_pooling(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """AVERAGE_POOL_2D on the input's grid."""
     return context.same_grid(_windowed(ops.AveragePool2D, layer, operands, context))

@@ -38,6 +38,11 @@ CASES = {
     "average_pooling_of_everything": [layers.AveragePooling2D, {"pool_size": 9}],
     "global_average_pooling": [layers.GlobalAveragePooling2D, {}],
     "global_average_pooling_kept": [layers.GlobalAveragePooling2D, {"keepdims": True}],
+    "global_max_pooling": [layers.GlobalMaxPooling2D, {}],
+    "global_max_pooling_kept": [layers.GlobalMaxPooling2D, {"keepdims": True}],
+    "cropping": [layers.Cropping2D, {"cropping": ((1, 0), (2, 3))}],
+    "permute": [layers.Permute, {"dims": (3, 1, 2)}],
+    "upsampling": [layers.UpSampling2D, {"size": (2, 3)}],
     "flatten": [layers.Flatten, {}],
     "reshape": [layers.Reshape, {"target_shape": (27, 9)}],
     "zero_padding": [layers.ZeroPadding2D, {"padding": ((1, 0), (2, 1))}],
@@ -49,6 +54,7 @@ CASES = {
 }
 # Layers whose integers are those of the input, moved or compared: nothing to round.
 EXACT = {
+    *("global_max_pooling", "global_max_pooling_kept", "cropping", "permute", "upsampling"),
     *("max_pooling", "max_pooling_same", "average_pooling", "average_pooling_same"),
     *("flatten", "reshape", "zero_padding", "dropout", "relu", "relu6", "activation_linear"),
 }

@@ -12,13 +12,14 @@ from keras_qat.integer.ops.op import (
     Shape,
 )
 from keras_qat.integer.ops.pool import AveragePool2D, MaxPool2D, Mean
-from keras_qat.integer.ops.shape import Pad, Reshape
+from keras_qat.integer.ops.shape import Crop, Pad, RepeatPixels, Reshape, Transpose
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT, Softmax
 
 OPS: dict[str, type[IntegerOp]] = {
     "Add": Add,
     "AveragePool2D": AveragePool2D,
     "Conv2D": Conv2D,
+    "Crop": Crop,
     "DepthwiseConv2D": DepthwiseConv2D,
     "FullyConnected": FullyConnected,
     "MaxPool2D": MaxPool2D,
@@ -26,8 +27,10 @@ OPS: dict[str, type[IntegerOp]] = {
     "Mean": Mean,
     "Minimum": Minimum,
     "Pad": Pad,
+    "RepeatPixels": RepeatPixels,
     "Reshape": Reshape,
     "Softmax": Softmax,
+    "Transpose": Transpose,
 }
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "Add",
     "AveragePool2D",
     "Conv2D",
+    "Crop",
     "DepthwiseConv2D",
     "FullyConnected",
     "IntegerOp",
@@ -48,7 +52,9 @@ __all__ = [
     "Pad",
     "Padding",
     "QuantizedArray",
+    "RepeatPixels",
     "Reshape",
     "Shape",
     "Softmax",
+    "Transpose",
 ]

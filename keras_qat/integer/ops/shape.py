@@ -1,4 +1,4 @@
-"""Ops that move integers and change none: RESHAPE and PAD."""
+"""Ops that move integers and change none: RESHAPE, PAD, STRIDED_SLICE, TRANSPOSE and the like."""
 
 from __future__ import annotations
 
@@ -50,3 +50,66 @@ class Pad(IntegerOp):
         (x,) = inputs
         pads = [(0, 0), *self.pads, (0, 0)]
         return np.pad(x.values, pads, constant_values=x.qparams.zero_point)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Crop(IntegerOp):
+    """Height and width without some rows and columns at their ends."""
+
+    crops: tuple[tuple[int, int], tuple[int, int]]
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        ((batch, height, width, channels),) = shapes
+        rows, columns = height - sum(self.crops[0]), width - sum(self.crops[1])
+        if min(rows, columns) < 1:
+            raise ValueError(f"Cannot crop {self.crops} from {height}x{width}: nothing is left.")
+        return (batch, rows, columns, channels)
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        (x,) = inputs
+        (top, bottom), (left, right) = self.crops
+        rows, columns = x.values.shape[1:3]
+        return x.values[:, top : rows - bottom, left : columns - right]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transpose(IntegerOp):
+    """Axes in another order; `axes` leaves the batch out and counts from 1, as Keras does."""
+
+    axes: tuple[int, ...]
+
+    @property
+    def permutation(self) -> tuple[int, ...]:
+        """The order of all axes, the batch first."""
+        return (0, *self.axes)
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        (shape,) = shapes
+        if sorted(self.permutation) != list(range(len(shape))):
+            raise ValueError(f"The axes {self.axes} do not order the axes of shape {shape}.")
+        return tuple(shape[axis] for axis in self.permutation)
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        (x,) = inputs
+        return x.values.transpose(self.permutation)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RepeatPixels(IntegerOp):
+    """Every pixel `factors` times down and across: nearest-neighbor upsampling."""
+
+    factors: tuple[int, int]
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        ((batch, height, width, channels),) = shapes
+        return (batch, height * self.factors[0], width * self.factors[1], channels)
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        (x,) = inputs
+        return x.values.repeat(self.factors[0], axis=1).repeat(self.factors[1], axis=2)

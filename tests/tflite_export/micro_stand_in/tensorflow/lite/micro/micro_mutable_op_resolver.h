@@ -23,7 +23,10 @@ class MicroMutableOpResolver : public MicroOpResolver {
   TfLiteStatus AddMinimum() { return Add(); }
   TfLiteStatus AddPad() { return Add(); }
   TfLiteStatus AddReshape() { return Add(); }
+  TfLiteStatus AddResizeNearestNeighbor() { return Add(); }
   TfLiteStatus AddSoftmax() { return Add(); }
+  TfLiteStatus AddStridedSlice() { return Add(); }
+  TfLiteStatus AddTranspose() { return Add(); }
 
  private:
   TfLiteStatus Add() { return count_++ < tOpCount ? kTfLiteOk : kTfLiteError; }
