@@ -17,6 +17,7 @@ from keras_qat.rules import UnsupportedLayerError, rule_of, supported_layers
 from keras_qat.transforms.bit_widths import BitWidths, Overrides
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
 from keras_qat.transforms.insert_quantizers import QuantizerSite, insert_quantizers
+from keras_qat.transforms.name_operations import layers_of, name_operations
 from keras_qat.transforms.split_activations import split_activations
 from keras_qat.wrappers import QuantizeWrapper
 
@@ -69,9 +70,11 @@ def quantize(
     config = configs.get(config)
     _check_model(model)
     _check_layers(model)
+    named = name_operations(model)
+    _check_layers(named)
     data = CalibrationData(model, calibration_data)
-    normalized = decompose_separable(split_activations(model))
-    bit_widths = BitWidths(normalized, config, overrides or {}, origins(model))
+    normalized = decompose_separable(split_activations(named))
+    bit_widths = BitWidths(normalized, config, overrides or {}, origins(named))
     quantized, sites = insert_quantizers(
         normalized, bit_widths, data.signed_inputs(), QuantizedModel
     )
@@ -105,6 +108,8 @@ def _check_layers(model: keras.Model) -> None:
     """Raises one error that lists every layer without a rule, before anything copies a layer."""
     problems = []
     for node in nodes(model):
+        if layers_of(node) is not None:
+            continue  # a raw operation that becomes layers
         try:
             rule_of(node)
         except UnsupportedLayerError as error:

@@ -163,7 +163,7 @@ def rule_of(node: GraphNode) -> Rule:
     else:
         rule = RULES.get(kind)
     if not isinstance(layer, layers.Layer):
-        reason = "a raw operation has no rule; use a layer, such as keras.layers.Add for x + y"
+        reason = "this raw operation has no layer that stands for it; use a supported layer"
     else:
         reason = "no rule for this layer" if rule is None else _why_not(node)
     if rule is None or reason:

@@ -1,0 +1,170 @@
+"""Pass: raw operations of a graph, such as `x + y`, become the layers that compute the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_qat.keras_graph import GraphNode, nodes, rebuild
+from keras_qat.transforms.layer_copies import LayerCopies, unused_name
+
+layers = keras.layers
+
+Arguments = tuple[Any, ...]
+Options = dict[str, Any]
+Chain = list[tuple[type, Options]]
+"""Layer types and their arguments, to be called one after another."""
+
+_SPATIAL = (1, 2)
+
+
+def name_operations(model: keras.Model) -> keras.Model:
+    """The same function in layers, as far as raw operations have one; else the model itself.
+
+    `x + y` of two tensors becomes `Add`, a slice with steps over height and width `Cropping2D` and
+    a `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`.
+    The last layer takes the name of the operation.
+    """
+    if all(isinstance(node.operation, layers.Layer) for node in nodes(model)):
+        return model
+    copies, taken = LayerCopies(), {layer.name for layer in model.layers}
+
+    def call(node: GraphNode, args: Arguments, kwargs: Options) -> Any:
+        operation = node.operation
+        if isinstance(operation, layers.Layer):
+            return copies.of(operation)(*args, **kwargs)
+        chain = layers_of(node)
+        if chain is None:
+            return operation(*args, **kwargs)
+        value = list(args[:2]) if chain[0][0] is layers.Add else args[0]
+        for kind, options in chain[:-1]:
+            name = unused_name(f"{operation.name}_{kind.__name__.lower()}", taken)
+            value = kind(**options, name=name)(value)
+        kind, options = chain[-1]
+        return kind(**options, name=unused_name(operation.name, taken))(value)
+
+    result = rebuild(model, call)
+    copies.copy_weights()
+    return result
+
+
+def layers_of(node: GraphNode) -> Chain | None:
+    """The layers that compute a raw operation; `None` if there are none, or it is a layer."""
+    find = _LAYERS.get(type(node.operation).__name__)
+    if find is None or isinstance(node.operation, layers.Layer):
+        return None
+    return find(node, *node.fill_in({id(tensor): tensor for tensor in node.inputs}))
+
+
+def _add(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    same = len(node.inputs) == 2 and node.inputs[0].shape == node.inputs[1].shape
+    return [(layers.Add, {})] if same else None
+
+
+def _relu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
+    return [(layers.ReLU, {})]
+
+
+def _relu_function(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
+    """`keras.activations.relu`, with its options."""
+    names = ("max_value", "negative_slope", "threshold")
+    return [(layers.ReLU, {name: getattr(node.operation, name) for name in names})]
+
+
+def _relu6(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
+    return [(layers.ReLU, {"max_value": 6.0})]
+
+
+def _softmax(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
+    return [(layers.Softmax, {"axis": node.operation.axis})]
+
+
+def _reshape(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    before, after = node.inputs[0].shape[1:], node.outputs[0].shape[1:]
+    if None in (*before, *after) or math.prod(before) != math.prod(after):
+        return None
+    return [(layers.Reshape, {"target_shape": after})]
+
+
+def _transpose(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    axes = node.operation.axes
+    if not axes or axes[0] != 0:
+        return None
+    return [(layers.Permute, {"dims": tuple(axes[1:])})]
+
+
+def _mean(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    return _global(layers.GlobalAveragePooling2D, node)
+
+
+def _max(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    return _global(layers.GlobalMaxPooling2D, node) if node.operation.initial is None else None
+
+
+def _global(kind: type, node: GraphNode) -> Chain | None:
+    rank, axis = len(node.inputs[0].shape), node.operation.axis
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    if rank != 4 or None in axes or tuple(sorted(each % rank for each in axes)) != _SPATIAL:
+        return None
+    return [(kind, {"keepdims": bool(node.operation.keepdims)})]
+
+
+def _get_item(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    """Slices over height and width that run forward; batch and channels whole."""
+    shape, key = node.inputs[0].shape, args[1]
+    key = tuple(key) if isinstance(key, (tuple, list)) else (key,)
+    if len(shape) != 4 or None in shape[1:] or not all(isinstance(each, slice) for each in key):
+        return None
+    key += (slice(None),) * (4 - len(key))
+    if key[0] != slice(None) or range(shape[3])[key[3]] != range(shape[3]):
+        return None
+    taken = [range(shape[axis])[key[axis]] for axis in _SPATIAL]
+    if any(each.step < 1 or not len(each) for each in taken):
+        return None
+    sizes = zip(taken, shape[1:3], strict=True)
+    crops = tuple((each.start, size - 1 - each[-1]) for each, size in sizes)
+    steps = tuple(each.step for each in taken)
+    chain: Chain = []
+    if any(map(any, crops)):
+        chain.append((layers.Cropping2D, {"cropping": crops}))
+    if steps != (1, 1):
+        chain.append((layers.MaxPooling2D, {"pool_size": 1, "strides": steps}))
+    return chain or [(layers.Activation, {"activation": "linear"})]
+
+
+def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    """Zeros around height and width, or around channels."""
+    operation = node.operation
+    value = args[1] if len(args) > 1 else kwargs.get("constant_values")
+    widths = tuple(tuple(pair) for pair in operation.pad_width)
+    if operation.mode != "constant" or value not in (None, 0) or len(widths) != 4 or any(widths[0]):
+        return None
+    chain: Chain = []
+    if any(map(any, widths[1:3])):
+        chain.append((layers.ZeroPadding2D, {"padding": widths[1:3]}))
+    if any(widths[3]):
+        chain += [
+            (layers.Permute, {"dims": (3, 1, 2)}),
+            (layers.ZeroPadding2D, {"padding": (widths[3], (0, 0))}),
+            (layers.Permute, {"dims": (2, 3, 1)}),
+        ]
+    return chain or [(layers.Activation, {"activation": "linear"})]
+
+
+_LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
+    "Add": _add,
+    "GetItem": _get_item,
+    "Max": _max,
+    "Mean": _mean,
+    "Pad": _pad,
+    "ReLU": _relu_function,
+    "Relu": _relu,
+    "Relu6": _relu6,
+    "Reshape": _reshape,
+    "Softmax": _softmax,
+    "Transpose": _transpose,
+}
+"""By the name of the operation's class in Keras."""

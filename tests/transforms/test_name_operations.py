@@ -1,0 +1,113 @@
+"""Raw operations become layers of the same function, and deploy."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_qat
+import tflite_export
+from keras_qat.keras_graph import nodes
+from keras_qat.rules import UnsupportedLayerError
+from keras_qat.transforms.name_operations import name_operations
+from tests.models import images, randomize
+
+layers = keras.layers
+RESNET20 = pathlib.Path(__file__).parents[3] / "shared" / "models" / "resnet20_cifar10_ops.keras"
+
+OPERATIONS = {
+    "add": lambda x, y: x + y,
+    "ops_add": lambda x, y: ops.add(x, y),
+    "relu": lambda x, y: ops.relu(x),
+    "activation_function": lambda x, y: keras.activations.relu(x),
+    "relu6": lambda x, y: ops.relu6(x),
+    "softmax": lambda x, y: ops.softmax(x),
+    "reshape": lambda x, y: ops.reshape(x, (-1, 256)),
+    "transpose": lambda x, y: ops.transpose(x, (0, 3, 1, 2)),
+    "mean": lambda x, y: ops.mean(x, axis=(1, 2)),
+    "mean_kept": lambda x, y: ops.mean(x, axis=(-3, -2), keepdims=True),
+    "max": lambda x, y: ops.max(x, axis=[2, 1]),
+    "slice": lambda x, y: x[:, 1:7, :-2],
+    "slice_in_steps": lambda x, y: x[:, ::2, 1::3],
+    "slice_of_everything": lambda x, y: x[:, :],
+    "pad": lambda x, y: ops.pad(x, ((0, 0), (1, 2), (0, 3), (0, 0))),
+    "pad_channels": lambda x, y: ops.pad(x, ((0, 0), (0, 0), (1, 0), (2, 1))),
+}
+WITHOUT_LAYER = {
+    "subtract": lambda x, y: x - y,
+    "add_a_number": lambda x, y: x + 1.0,
+    "add_broadcast": lambda x, y: x + ops.max(y, axis=(1, 2), keepdims=True),
+    "mean_of_channels": lambda x, y: ops.mean(x, axis=-1),
+    "mean_of_everything": lambda x, y: ops.mean(x),
+    "max_with_start": lambda x, y: ops.max(x, axis=(1, 2), initial=0.0),
+    "slice_of_channels": lambda x, y: x[..., 1:],
+    "slice_backwards": lambda x, y: x[:, ::-1],
+    "pad_with_ones": lambda x, y: ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1.0),
+    "pad_by_reflection": lambda x, y: ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect"),
+}
+
+
+def with_operation(operation) -> keras.Model:
+    inputs = keras.Input((8, 8, 4), name="image")
+    left = layers.Conv2D(4, 3, padding="same", name="left")(inputs)
+    right = layers.Conv2D(4, 1, name="right")(inputs)
+    return randomize(keras.Model(inputs, operation(left, right)))
+
+
+@pytest.fixture
+def x():
+    return images(8, (8, 8, 4))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_function_stays_and_only_layers_are_left(name, x):
+    model = with_operation(OPERATIONS[name])
+    named = name_operations(model)
+    assert all(isinstance(node.operation, layers.Layer) for node in nodes(named))
+    np.testing.assert_array_equal(named.predict(x, verbose=0), model.predict(x, verbose=0))
+    raw = {n.operation.name for n in nodes(model) if not isinstance(n.operation, layers.Layer)}
+    assert raw <= {layer.name for layer in named.layers}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_it_deploys(name, x, tmp_path):
+    qmodel = keras_qat.quantize(with_operation(OPERATIONS[name]), calibration_data=x)
+    report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
+    assert report.mismatches == 0
+
+
+@pytest.mark.parametrize("name", WITHOUT_LAYER)
+def test_others_end_in_the_one_error(name, x):
+    model = with_operation(WITHOUT_LAYER[name])
+    before = model.predict(x, verbose=0)
+    with pytest.raises(UnsupportedLayerError, match="this raw operation has no layer"):
+        keras_qat.quantize(model, calibration_data=x)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+
+
+def test_a_model_of_layers_is_left_alone():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    assert name_operations(model) is model
+
+
+def test_overrides_find_an_operation_by_its_name(x):
+    model = with_operation(lambda x, y: ops.relu(x + y))
+    name = next(n.operation.name for n in nodes(model) if type(n.operation).__name__ == "Relu")
+    config = keras_qat.LSQConfig(weight_bits=4, activation_bits=4)
+    overrides = {name: keras_qat.LSQConfig(activation_bits=2)}
+    qmodel = keras_qat.quantize(model, config, overrides=overrides, calibration_data=x)
+    assert qmodel.get_layer(f"{name}_quantizer").bits == 2
+
+
+@pytest.mark.skipif(
+    not RESNET20.is_file(), reason="needs the trained ResNet-20 in a folder beside the repository"
+)
+def test_resnet20_with_raw_shortcuts_deploys(tmp_path):
+    model = keras.models.load_model(RESNET20, compile=False)
+    config = keras_qat.LSQConfig(weight_bits=4, activation_bits=4)
+    x = images(16, (32, 32, 3))
+    qmodel = keras_qat.quantize(model, config, calibration_data=x)
+    report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
+    assert report.mismatches == 0
