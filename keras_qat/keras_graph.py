@@ -66,6 +66,26 @@ def functional(model: keras.Model) -> Any:
     return graph
 
 
+def is_graph(operation: Any) -> bool:
+    """Whether an operation is itself a model with a layer graph."""
+    built_sequential = isinstance(operation, keras.Sequential) and operation.built
+    return built_sequential or hasattr(operation, "_nodes_by_depth")
+
+
+def packed_outputs(model: keras.Model, outputs: list[Any]) -> Any:
+    """The values of the model's outputs in the structure that a call of it returns."""
+    return keras.tree.pack_sequence_as(functional(model)._outputs_struct, outputs)
+
+
+def flat_nodes(model: keras.Model) -> Iterator[GraphNode]:
+    """As `nodes`, with the calls inside a model in the place of the model's call."""
+    for node in nodes(model):
+        if is_graph(node.operation):
+            yield from flat_nodes(node.operation)
+        else:
+            yield node
+
+
 def nodes(model: keras.Model) -> Iterator[GraphNode]:
     """Every call in the graph, inputs excluded, in an order in which it can run."""
     by_depth = functional(model)._nodes_by_depth

@@ -11,14 +11,14 @@ from keras import ops
 from keras_qat import config as configs
 from keras_qat.calibration import CalibrationData, activation_histograms
 from keras_qat.config import QuantizationConfig
-from keras_qat.keras_graph import functional, nodes
+from keras_qat.keras_graph import flat_nodes, functional
 from keras_qat.model import ORIGINALS, QuantizedModel
 from keras_qat.rules import UnsupportedLayerError, rule_of, supported_layers
 from keras_qat.transforms.bit_widths import BitWidths, Overrides
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
 from keras_qat.transforms.insert_quantizers import QuantizerSite, insert_quantizers
-from keras_qat.transforms.name_operations import layers_of, name_operations
 from keras_qat.transforms.split_activations import split_activations
+from keras_qat.transforms.to_layers import layers_of, to_layers
 from keras_qat.wrappers import QuantizeWrapper
 
 
@@ -70,11 +70,11 @@ def quantize(
     config = configs.get(config)
     _check_model(model)
     _check_layers(model)
-    named = name_operations(model)
-    _check_layers(named)
+    plain = to_layers(model)
+    _check_layers(plain)
     data = CalibrationData(model, calibration_data)
-    normalized = decompose_separable(split_activations(named))
-    bit_widths = BitWidths(normalized, config, overrides or {}, origins(named))
+    normalized = decompose_separable(split_activations(plain))
+    bit_widths = BitWidths(normalized, config, overrides or {}, origins(plain))
     quantized, sites = insert_quantizers(
         normalized, bit_widths, data.signed_inputs(), QuantizedModel
     )
@@ -107,7 +107,7 @@ def _check_model(model: Any) -> None:
 def _check_layers(model: keras.Model) -> None:
     """Raises one error that lists every layer without a rule, before anything copies a layer."""
     problems = []
-    for node in nodes(model):
+    for node in flat_nodes(model):
         if layers_of(node) is not None:
             continue  # a raw operation that becomes layers
         try:

@@ -209,7 +209,7 @@ def test_one_error_lists_every_layer_without_a_rule_and_the_ways_out():
         layers.Lambda(lambda x: 2 * x, name="twice"),
         WithoutConfig(2.0),
         layers.Activation("sigmoid", name="sigmoid"),
-        keras.Sequential([layers.Conv2D(3, 1)], name="nested"),
+        layers.GaussianNoise(0.1, name="noise"),
         layers.Conv2D(4, 1, name="fine"),
         layers.ReLU(max_value=5.0, name="relu5"),
     )
@@ -224,7 +224,7 @@ def test_one_error_lists_every_layer_without_a_rule_and_the_ways_out():
         ("twice", "Lambda"),
         ("without_config", "WithoutConfig"),
         ("sigmoid", "Activation"),
-        ("nested", "Sequential"),
+        ("noise", "GaussianNoise"),
         ("relu5", "ReLU"),
     ]:
         assert f"'{name}' ({kind}): no rule for this layer" in message

@@ -1,4 +1,4 @@
-"""Pass: raw operations of a graph, such as `x + y`, become the layers that compute the same."""
+"""Pass: raw operations, such as `x + y`, become layers, and models inside a model their layers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import GraphNode, nodes, rebuild
-from keras_qat.transforms.layer_copies import LayerCopies, unused_name
+from keras_qat.keras_graph import (
+    GraphNode,
+    is_graph,
+    nodes,
+    packed_outputs,
+    rebuild,
+    replay,
+)
+from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
 
 layers = keras.layers
 
@@ -21,34 +28,57 @@ Chain = list[tuple[type, Options]]
 _SPATIAL = (1, 2)
 
 
-def name_operations(model: keras.Model) -> keras.Model:
+def to_layers(model: keras.Model) -> keras.Model:
     """The same function in layers, as far as raw operations have one; else the model itself.
 
     `x + y` of two tensors becomes `Add`, a slice with steps over height and width `Cropping2D` and
     a `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`.
-    The last layer takes the name of the operation.
+    The last layer takes the name of the operation. In the place of a model stand its layers, under
+    their own names where these are free. As in Keras, `training=False` given to a model while a
+    graph is built does not outlast `fit`; `trainable=False` does.
     """
-    if all(isinstance(node.operation, layers.Layer) for node in nodes(model)):
+    if all(_is_plain_layer(node.operation) for node in nodes(model)):
         return model
-    copies, taken = LayerCopies(), {layer.name for layer in model.layers}
+    builder = _Builder({layer.name for layer in model.layers})
+    result = rebuild(model, builder.call)
+    builder.copies.copy_weights()
+    return result
 
-    def call(node: GraphNode, args: Arguments, kwargs: Options) -> Any:
+
+class _Builder:
+    def __init__(self, taken: set[str]):
+        self.copies = LayerCopies()
+        self._outer = set(taken)
+        self._taken = taken
+
+    def call(self, node: GraphNode, args: Arguments, kwargs: Options) -> Any:
+        """What takes the place of one call in the graph."""
         operation = node.operation
+        if is_graph(operation):
+            outputs = replay(operation, keras.tree.flatten(args[0]), self.call)
+            return packed_outputs(operation, outputs)
         if isinstance(operation, layers.Layer):
-            return copies.of(operation)(*args, **kwargs)
+            return self.copies.of(operation, self._copy)(*args, **kwargs)
         chain = layers_of(node)
-        if chain is None:
-            return operation(*args, **kwargs)
+        return operation(*args, **kwargs) if chain is None else self._apply(chain, operation, args)
+
+    def _copy(self, layer: Any) -> Any:
+        if layer.name in self._outer:
+            self._outer.remove(layer.name)  # the outer model's own, or the first of that name
+            return copy_of(layer)
+        return copy_of(layer, name=unused_name(layer.name, self._taken))
+
+    def _apply(self, chain: Chain, operation: Any, args: Arguments) -> Any:
         value = list(args[:2]) if chain[0][0] is layers.Add else args[0]
         for kind, options in chain[:-1]:
-            name = unused_name(f"{operation.name}_{kind.__name__.lower()}", taken)
+            name = unused_name(f"{operation.name}_{kind.__name__.lower()}", self._taken)
             value = kind(**options, name=name)(value)
         kind, options = chain[-1]
-        return kind(**options, name=unused_name(operation.name, taken))(value)
+        return kind(**options, name=unused_name(operation.name, self._taken))(value)
 
-    result = rebuild(model, call)
-    copies.copy_weights()
-    return result
+
+def _is_plain_layer(operation: Any) -> bool:
+    return isinstance(operation, layers.Layer) and not is_graph(operation)
 
 
 def layers_of(node: GraphNode) -> Chain | None:

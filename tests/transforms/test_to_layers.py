@@ -11,7 +11,7 @@ import keras_qat
 import tflite_export
 from keras_qat.keras_graph import nodes
 from keras_qat.rules import UnsupportedLayerError
-from keras_qat.transforms.name_operations import name_operations
+from keras_qat.transforms.to_layers import to_layers
 from tests.models import images, randomize
 
 layers = keras.layers
@@ -64,7 +64,7 @@ def x():
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_the_function_stays_and_only_layers_are_left(name, x):
     model = with_operation(OPERATIONS[name])
-    named = name_operations(model)
+    named = to_layers(model)
     assert all(isinstance(node.operation, layers.Layer) for node in nodes(named))
     np.testing.assert_array_equal(named.predict(x, verbose=0), model.predict(x, verbose=0))
     raw = {n.operation.name for n in nodes(model) if not isinstance(n.operation, layers.Layer)}
@@ -89,7 +89,7 @@ def test_others_end_in_the_one_error(name, x):
 
 def test_a_model_of_layers_is_left_alone():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
-    assert name_operations(model) is model
+    assert to_layers(model) is model
 
 
 def test_overrides_find_an_operation_by_its_name(x):
@@ -99,6 +99,77 @@ def test_overrides_find_an_operation_by_its_name(x):
     overrides = {name: keras_qat.LSQConfig(activation_bits=2)}
     qmodel = keras_qat.quantize(model, config, overrides=overrides, calibration_data=x)
     assert qmodel.get_layer(f"{name}_quantizer").bits == 2
+
+
+def backbone(name="backbone") -> keras.Model:
+    inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(6, 3, padding="same", name="conv")(inputs)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = keras.Sequential([layers.ReLU(), layers.Conv2D(4, 1, name="inner")], name="block")(x)
+    return randomize(keras.Model(inputs, ops.relu(x + inputs), name=name))
+
+
+def transfer() -> keras.Model:
+    """A head on a backbone that has a model inside, as transfer learning builds it."""
+    inputs = keras.Input((8, 8, 4), name="image")
+    x = layers.Conv2D(4, 1, name="conv")(inputs)
+    x = backbone()(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return randomize(keras.Model(inputs, layers.Dense(3, name="head")(x)))
+
+
+def test_models_inside_are_replaced_by_their_layers(x, tmp_path):
+    model = transfer()
+    plain = to_layers(model)
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), model.predict(x, verbose=0))
+    names = {layer.name for layer in plain.layers}
+    assert {"conv", "conv_1", "norm", "inner", "pool", "head"} <= names
+    assert not any(isinstance(layer, keras.Model) for layer in plain.layers)
+    qmodel = keras_qat.quantize(model, calibration_data=x)
+    report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
+    assert report.mismatches == 0
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_averages_move_as_in_the_original(trainable, x):
+    model = transfer()
+    model.get_layer("backbone").trainable = trainable
+    plain = to_layers(model)
+    before = np.array(plain.get_layer("norm").moving_mean)
+    model(x, training=True)
+    plain(x, training=True)
+    after = np.array(plain.get_layer("norm").moving_mean)
+    np.testing.assert_allclose(after, model.get_layer("backbone").get_layer("norm").moving_mean)
+    assert np.any(after != before) == trainable
+
+
+def test_a_model_called_twice_keeps_one_set_of_weights(x):
+    inputs = keras.Input((8, 8, 4), name="image")
+    base = backbone()
+    model = randomize(
+        keras.Model(inputs, layers.Add(name="sum")([base(inputs), base(base(inputs))]))
+    )
+    plain = to_layers(model)
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert plain.count_params() == model.count_params()
+
+
+def test_a_frozen_backbone_stays_frozen(x):
+    model = transfer()
+    model.get_layer("backbone").trainable = False
+    plain = to_layers(model)
+    assert len(plain.trainable_weights) == len(model.trainable_weights) == 4
+
+
+def test_several_inputs_and_outputs_of_a_model_inside(x):
+    left, right = keras.Input((8, 8, 4)), keras.Input((8, 8, 4))
+    inner = keras.Model([left, right], [left + right, ops.relu(right)], name="pair")
+    inputs = keras.Input((8, 8, 4), name="image")
+    total, positive = inner([inputs, layers.Conv2D(4, 1, name="conv")(inputs)])
+    model = randomize(keras.Model(inputs, [total, positive]))
+    plain = to_layers(model)
+    for ours, theirs in zip(plain.predict(x, verbose=0), model.predict(x, verbose=0), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.skipif(
