@@ -69,9 +69,9 @@ def quantize(
     """
     config = configs.get(config)
     _check_model(model)
-    _check_layers(model)
+    _check_layers(model)  # before anything copies a layer
     plain = to_layers(model)
-    _check_layers(plain)
+    _check_layers(plain)  # what stands for a raw operation needs a rule, too
     data = CalibrationData(model, calibration_data)
     normalized = decompose_separable(split_activations(plain))
     bit_widths = BitWidths(normalized, config, overrides or {}, origins(plain))

@@ -10,7 +10,7 @@ from tflite_export.runtimes import standard_error
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 standard_error(lambda: importlib.import_module("keras"))  # TensorFlow greets whatever the level
 
-import keras  # noqa: E402
+import keras  # noqa: E402  (not before its greeting is caught)
 
 
 @pytest.fixture(autouse=True)

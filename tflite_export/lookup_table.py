@@ -37,9 +37,7 @@ def index_bits(values: npt.NDArray[Any], axis: int) -> int:
     >>> index_bits(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)
     2
     """
-    channels = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-    most = max(np.unique(channel).size for channel in channels)
-    return max(1, (most - 1).bit_length())
+    return _bits_of(_most_values(values, axis))
 
 
 def encoded_bytes(values: npt.NDArray[Any], axis: int) -> int:
@@ -48,8 +46,9 @@ def encoded_bytes(values: npt.NDArray[Any], axis: int) -> int:
     >>> encoded_bytes(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)  # 2 + 16 + 2 * 3
     24
     """
-    indices, tables = encode(values.astype(np.int8), axis)
-    return indices.size + tables.size
+    most = _most_values(values, axis)
+    indices = -(-values.size * _bits_of(most) // 8)
+    return indices + _HEADER_BYTES + values.shape[axis] * most
 
 
 def encode(values: Int8Array, axis: int) -> tuple[Bytes, Bytes]:
@@ -105,6 +104,16 @@ def decode(indices: Bytes, tables: Bytes, shape: tuple[int, ...]) -> Int8Array:
     values = np.take_along_axis(content.reshape(channels, length), outer, axis=1)
     inner = (*shape[:axis], *shape[axis + 1 :])
     return np.moveaxis(values.reshape(channels, *inner), 0, axis)
+
+
+def _most_values(values: npt.NDArray[Any], axis: int) -> int:
+    """How many different values the richest channel has."""
+    channels = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    return max(int(np.unique(channel).size) for channel in channels)
+
+
+def _bits_of(values: int) -> int:
+    return max(1, (values - 1).bit_length())
 
 
 def _packed(indices: npt.NDArray[Any], bits: int) -> Bytes:

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from keras_qat.integer import IntegerGraph, ops
 from tflite_export.emitters import emit_model
@@ -45,16 +46,16 @@ _OPERATOR_DATA = {
     "AVERAGE_POOL_2D": 32,
     "CONV_2D": 80,
     "DEPTHWISE_CONV_2D": 80,
-    "DEQUANTIZE": 40,
     "FULLY_CONNECTED": 72,
     "MAX_POOL_2D": 32,
     "MEAN": 44,
     "PAD": 56,
-    "QUANTIZE": 40,
     "SOFTMAX": 80,
     "STRIDED_SLICE": 100,
     DECODE_OPERATOR: 80,
 }
+Kind = Literal["activation", "decoded weights", "scratch"]
+
 _BYTES = {"int8": 1, "uint8": 1, "int32": 4, "float32": 4}
 
 
@@ -66,6 +67,7 @@ class Buffer:
     size: int
     first: int
     last: int
+    kind: Kind = "activation"
     offset: int = 0
 
     def meets(self, other: Buffer) -> bool:
@@ -140,15 +142,13 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         """The operator during which most bytes are alive."""
-        return max(range(len(self.operators)), key=lambda time: sum(self._alive_sizes(time)))
+        times = range(len(self.operators))
+        return max(times, key=lambda time: sum(buffer.size for buffer in self.alive(time)))
 
     def alive(self, time: int) -> list[Buffer]:
         """The buffers in use while an operator runs, the largest first."""
         found = [buffer for buffer in self.buffers if buffer.first <= time <= buffer.last]
         return sorted(found, key=lambda buffer: -buffer.size)
-
-    def _alive_sizes(self, time: int) -> list[int]:
-        return [buffer.size for buffer in self.alive(time)]
 
     def to_json(self) -> str:
         """The plan as JSON, with the totals that the properties compute."""
@@ -178,7 +178,7 @@ class MemoryPlan:
                 *text_table((f"in use during {self.operators[self.peak]}", "bytes"), alive),
                 f"RAM: {self.arena_bytes:,} bytes of arena, {self.buffer_bytes:,} for buffers and "
                 f"{self.structure_bytes:,} for the interpreter's structures.",
-                "Not measured: tensorflow lite micro is not installed (keras_qat[tflm])."
+                "Not measured: TensorFlow Lite Micro is not installed (keras_qat[tflm])."
                 if measured is None
                 else f"TensorFlow Lite Micro took {measured:,} bytes here.",
             ]
@@ -235,9 +235,16 @@ def buffers_of(file: FileModel) -> list[Buffer]:
         used = [name for name in (*op.inputs, *op.outputs) if file.tensors[name].data is None]
         last.update({name: max(time, last.get(name, 0)) for name in used})
         for size in _scratch_sizes(op, file):
-            scratch.append(Buffer(f"scratch of {op.outputs[0]}", size, time, time))
+            scratch.append(Buffer(f"scratch of {op.outputs[0]}", size, time, time, "scratch"))
+    decoded = {name for op in file.operators if op.code == DECODE_OPERATOR for name in op.outputs}
     tensors = [
-        Buffer(name, _aligned(_size(file.tensors[name])), time, last.get(name, time))
+        Buffer(
+            name,
+            _aligned(_size(file.tensors[name])),
+            time,
+            last.get(name, time),
+            "decoded weights" if name in decoded else "activation",
+        )
         for name, time in first.items()
     ]
     return tensors + scratch
@@ -315,10 +322,7 @@ def _size(tensor: FileTensor) -> int:
 
 
 def _elements(tensor: FileTensor) -> int:
-    size = 1
-    for length in tensor.shape:
-        size *= length
-    return size
+    return math.prod(tensor.shape)
 
 
 def _aligned(size: int) -> int:

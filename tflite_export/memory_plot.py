@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-from tflite_export.memory import Buffer, MemoryPlan
+from tflite_export.memory import Kind, MemoryPlan
 
-_COLORS = {"activation": "#4c78a8", "decoded weights": "#f58518", "scratch": "#9d9da1"}
+_COLORS: dict[Kind, str] = {
+    "activation": "#4c78a8",
+    "decoded weights": "#f58518",
+    "scratch": "#9d9da1",
+}
 _FLASH_COLORS = {"weights": "#54a24b", "lookup tables": "#b79a20", "biases": "#72b7b2"}
 _LETTER = 0.015
 """Width of a letter as a share of the arena: a buffer gets a label that fits."""
@@ -40,14 +45,13 @@ def _draw_arena(axes: Any, plan: MemoryPlan) -> None:
     """Time runs down, as operators are read; bytes run to the right."""
     for buffer in plan.buffers:
         time, length = buffer.first - 0.45, buffer.last - buffer.first + 0.9
-        kind = _kind(buffer, plan)
+        color = _COLORS[buffer.kind]
         axes.broken_barh(
-            [(buffer.offset, buffer.size)], (time, length), color=_COLORS[kind], edgecolor="white"
+            [(buffer.offset, buffer.size)], (time, length), color=color, edgecolor="white"
         )
-        label = buffer.name.removeprefix("scratch of ")
-        if buffer.size > _LETTER * len(label) * plan.buffer_bytes:
+        if buffer.size > _LETTER * len(buffer.name) * plan.buffer_bytes:
             middle = (buffer.offset + buffer.size / 2, time + length / 2)
-            axes.annotate(label, middle, ha="center", va="center", color="white", fontsize=7)
+            axes.annotate(buffer.name, middle, ha="center", va="center", color="white", fontsize=7)
     axes.set_yticks(range(len(plan.operators)), plan.operators, fontsize=7)
     axes.set_ylim(len(plan.operators) - 0.4, -0.6)
     axes.axhspan(plan.peak - 0.5, plan.peak + 0.5, color="#e8e8e8", zorder=0)
@@ -55,7 +59,8 @@ def _draw_arena(axes: Any, plan: MemoryPlan) -> None:
     axes.set_title(
         f"Buffers of the arena: {plan.buffer_bytes:,} of {plan.arena_bytes:,} bytes", fontsize=10
     )
-    _legend(axes, {kind: color for kind, color in _COLORS.items() if _has(plan, kind)})
+    kinds = {buffer.kind for buffer in plan.buffers}
+    _legend(axes, {kind: color for kind, color in _COLORS.items() if kind in kinds})
 
 
 def _draw_flash(axes: Any, plan: MemoryPlan) -> None:
@@ -75,17 +80,7 @@ def _draw_flash(axes: Any, plan: MemoryPlan) -> None:
     _legend(axes, _FLASH_COLORS)
 
 
-def _kind(buffer: Buffer, plan: MemoryPlan) -> str:
-    if buffer.name.startswith("scratch of "):
-        return "scratch"
-    return "decoded weights" if buffer.name.endswith("/weight") else "activation"
-
-
-def _has(plan: MemoryPlan, kind: str) -> bool:
-    return any(_kind(buffer, plan) == kind for buffer in plan.buffers)
-
-
-def _legend(axes: Any, colors: dict[str, str]) -> None:
+def _legend(axes: Any, colors: Mapping[Any, str]) -> None:
     for name, color in colors.items():
         axes.bar(0, 0, color=color, label=name)
     axes.legend(fontsize=7, loc="lower right")

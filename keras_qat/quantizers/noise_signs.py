@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import keras
@@ -58,7 +57,7 @@ class SignProduct(NamedTuple):
 
 
 def random_sign_product(shape: tuple[Any, ...], seed: Any = None) -> SignProduct:
-    """Fair draws for a batch of that shape.
+    """Fair draws for a batch of that shape, whose last size is a number.
 
     >>> signs = random_sign_product((4, 3, 3, 8), seed=keras.random.SeedGenerator(0))
     >>> tuple(signs.examples.shape), tuple(signs.features.shape)
@@ -66,7 +65,7 @@ def random_sign_product(shape: tuple[Any, ...], seed: Any = None) -> SignProduct
     """
     batch, *features = shape
     examples = random_noise_sign((batch, 1), seed)
-    return SignProduct(examples, 2.0 * random_noise_sign((math.prod(features), 1), seed))
+    return SignProduct(examples, ops.reshape(2.0 * random_noise_sign(features, seed), (-1, 1)))
 
 
 def signed_sum(values: Tensor, noise_sign: Tensor | SignProduct, parameter: Tensor) -> Tensor:

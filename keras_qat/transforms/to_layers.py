@@ -39,17 +39,17 @@ def to_layers(model: keras.Model) -> keras.Model:
     """
     if all(_is_plain_layer(node.operation) for node in nodes(model)):
         return model
-    builder = _Builder({layer.name for layer in model.layers})
+    builder = _Builder(model)
     result = rebuild(model, builder.call)
     builder.copies.copy_weights()
     return result
 
 
 class _Builder:
-    def __init__(self, taken: set[str]):
+    def __init__(self, model: keras.Model):
         self.copies = LayerCopies()
-        self._outer = set(taken)
-        self._taken = taken
+        self._outer = {id(layer) for layer in model.layers}  # these keep their names
+        self._taken = {layer.name for layer in model.layers}
 
     def call(self, node: GraphNode, args: Arguments, kwargs: Options) -> Any:
         """What takes the place of one call in the graph."""
@@ -63,8 +63,7 @@ class _Builder:
         return operation(*args, **kwargs) if chain is None else self._apply(chain, operation, args)
 
     def _copy(self, layer: Any) -> Any:
-        if layer.name in self._outer:
-            self._outer.remove(layer.name)  # the outer model's own, or the first of that name
+        if id(layer) in self._outer:
             return copy_of(layer)
         return copy_of(layer, name=unused_name(layer.name, self._taken))
 

@@ -143,6 +143,14 @@ def test_averages_move_as_in_the_original(trainable, x):
     assert np.any(after != before) == trainable
 
 
+def test_a_layer_inside_makes_way_for_the_name_of_one_outside(x):
+    inputs = keras.Input((8, 8, 4), name="image")
+    outputs = layers.Conv2D(2, 1, name="conv")(backbone()(inputs))
+    plain = to_layers(randomize(keras.Model(inputs, outputs)))
+    assert plain.get_layer("conv").filters == 2
+    assert plain.get_layer("conv_1").filters == 6
+
+
 def test_a_model_called_twice_keeps_one_set_of_weights(x):
     inputs = keras.Input((8, 8, 4), name="image")
     base = backbone()
