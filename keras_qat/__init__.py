@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_qat import callbacks, estimators
+    from keras_qat import callbacks, estimators, optimizers
     from keras_qat.config import (
         DoReFaConfig,
         GDNSQConfig,
@@ -57,6 +57,8 @@ _HOME = {
     "quantize": "keras_qat.pipeline",
 }
 
+_MODULES = ("callbacks", "estimators", "optimizers")
+
 __all__ = [
     "DoReFaConfig",
     "DoReFaQuantizer",
@@ -76,6 +78,7 @@ __all__ = [
     "callbacks",
     "estimators",
     "load_model",
+    "optimizers",
     "plot_capacity",
     "plot_grids",
     "quantize",
@@ -83,7 +86,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("callbacks", "estimators"):
+    if name in _MODULES:
         return importlib.import_module(f"keras_qat.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'keras_qat' has no attribute {name!r}")

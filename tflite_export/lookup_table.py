@@ -48,7 +48,7 @@ def encoded_bytes(values: npt.NDArray[Any], axis: int) -> int:
     """
     most = _most_values(values, axis)
     indices = -(-values.size * _bits_of(most) // 8)
-    return indices + _HEADER_BYTES + values.shape[axis] * most
+    return int(indices + _HEADER_BYTES + values.shape[axis] * most)
 
 
 def encode(values: Int8Array, axis: int) -> tuple[Bytes, Bytes]:
