@@ -71,6 +71,7 @@ class Rule:
         yields: the stage of its output (for `Output.QUANTIZE`).
         joins: stages of an input that it fuses with, with no quantizer in between.
         minimum_bits: its output deserves at least so many bits.
+        wide_inputs: what enters it gets the config's `add_bits`.
         unsigned: its output is never negative.
         copy_as: the layer type that stands for it in a quantized model, if not its own.
     """
@@ -81,6 +82,7 @@ class Rule:
     yields: Stage = Stage.COMPLETE
     joins: frozenset[Stage] = frozenset()
     minimum_bits: int = 1
+    wide_inputs: bool = False
     unsigned: bool = False
     copy_as: type | None = None
 
@@ -94,7 +96,7 @@ _RELU = Rule(Output.SAME_AS_INPUT, lower_relu, joins=_ACTIVATION_JOINS, unsigned
 _RELU6 = Rule(Output.ROUND_TO_INPUT, lower_relu6, joins=_ACTIVATION_JOINS, unsigned=True)
 _SOFTMAX = Rule(Output.FIXED, lower_softmax, unsigned=True)
 _IDENTITY = Rule(Output.SAME_AS_INPUT, lower_identity)
-_ADD = Rule(Output.QUANTIZE, lower_add, yields=Stage.SUM, copy_as=QuantizeAdd)
+_ADD = Rule(Output.QUANTIZE, lower_add, yields=Stage.SUM, wide_inputs=True, copy_as=QuantizeAdd)
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
 
 RULES: dict[type, Rule] = {

@@ -71,7 +71,7 @@ class BitWidths:
         reached = list(self._readers(tensor))
         if None in reached:
             return config.first_and_last_bits
-        if any(node is not None and type(node.operation) is keras.layers.Add for node in reached):
+        if any(node is not None and rule_of(node).wide_inputs for node in reached):
             return config.add_bits
         return config.activation_bits
 
