@@ -111,7 +111,7 @@ def _grid_before(tensor: Any, producers: dict[int, GraphNode]) -> Quantizer | No
 
 
 def _moves_the_grid(node: GraphNode) -> bool:
-    return rule_of(node).output not in (Output.SAME_AS_INPUT, Output.ROUND_TO_INPUT)
+    return rule_of(node).output in (Output.QUANTIZE, Output.FIXED)
 
 
 def _only_reader(tensor: Any, readers: dict[int, list[GraphNode | None]]) -> GraphNode | None:

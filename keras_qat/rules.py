@@ -13,7 +13,7 @@ from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
 from keras_qat.lowering.batch_normalization import lower_batch_normalization
 from keras_qat.lowering.context import LoweringContext, Value
-from keras_qat.lowering.merge import lower_add
+from keras_qat.lowering.merge import lower_add, lower_concatenate
 from keras_qat.lowering.pooling import (
     lower_average_pooling,
     lower_global_average,
@@ -48,6 +48,7 @@ class Output(enum.Enum):
     QUANTIZE = "a quantizer of its own"
     SAME_AS_INPUT = "the input's grid; every value is on it already"
     ROUND_TO_INPUT = "the input's grid; values are rounded to it again"
+    SHARED = "one grid with all inputs, whose quantizers become one"
     FIXED = "the runtimes' own grid"
 
 
@@ -112,6 +113,7 @@ RULES: dict[type, Rule] = {
     ),
     layers.Add: _ADD,
     QuantizeAdd: _ADD,
+    layers.Concatenate: Rule(Output.SHARED, lower_concatenate),
     layers.MaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_max_pooling),
     layers.AveragePooling2D: Rule(Output.ROUND_TO_INPUT, lower_average_pooling),
     layers.GlobalAveragePooling2D: _GLOBAL_AVERAGE,
@@ -206,6 +208,8 @@ def _why_not(node: GraphNode) -> str:
         return f"only interpolation='nearest' has a rule, not {layer.interpolation!r}"
     if isinstance(layer, layers.BatchNormalization) and layer.axis not in last_axis:
         return "only the last axis can be normalized"
+    if isinstance(layer, layers.Concatenate) and layer.axis in (0, -len(shape)):
+        return "examples of a batch cannot be joined"
     if isinstance(layer, layers.Softmax) and layer.axis not in last_axis:
         return "only a softmax over the last axis has a rule"
     if isinstance(layer, layers.Add) and [t.shape for t in node.inputs] != [shape, shape]:

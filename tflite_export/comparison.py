@@ -109,6 +109,7 @@ def compare_with_model(
 
 
 _MOVING_OPS = (
+    ops.Concatenate,
     ops.Crop,
     ops.MaxPool2D,
     ops.Maximum,
@@ -126,11 +127,11 @@ def _with_moved_integers(
     """The model's integers, and those that ops which round nothing make of them."""
     codes = {name: np.asarray(array) for name, array in stated.items()}
     for op in graph.ops:
-        if op.output not in codes and isinstance(op, _MOVING_OPS) and op.inputs[0] in codes:
-            (name,) = op.inputs
-            x = ops.QuantizedArray(codes[name], graph.tensors[name].qparams)
+        known = all(name in codes for name in op.inputs)
+        if op.output not in codes and isinstance(op, _MOVING_OPS) and known:
+            tensors = [ops.QuantizedArray(codes[n], graph.tensors[n].qparams) for n in op.inputs]
             grid = graph.tensors[op.output].qparams
-            codes[op.output] = op.evaluate([x], grid, get_profile("tflm"))
+            codes[op.output] = op.evaluate(tensors, grid, get_profile("tflm"))
     missing = sorted({*graph.inputs, *graph.outputs} - set(codes))
     if missing:
         raise ValueError(

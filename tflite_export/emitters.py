@@ -204,6 +204,12 @@ def _clamp(code: str, op: ops.Maximum | ops.Minimum, graph: IntegerGraph) -> Emi
     return Emission((bound,), _operator(code, 2, operands, op.output, "MaximumMinimumOptions"))
 
 
+def _concatenate(op: ops.Concatenate, graph: IntegerGraph) -> Emission:
+    fields = {"axis": op.axis, "fusedActivationFunction": "NONE"}
+    options = "ConcatenationOptions"
+    return Emission((), _operator("CONCATENATION", 2, op.inputs, op.output, options, fields))
+
+
 def _max_pool_2d(op: ops.MaxPool2D, graph: IntegerGraph) -> Emission:
     return _pool("MAX_POOL_2D", op)
 
@@ -288,6 +294,7 @@ Emitter = Callable[[Any, IntegerGraph], Emission]
 EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Add: _add,
     ops.AveragePool2D: _average_pool_2d,
+    ops.Concatenate: _concatenate,
     ops.Conv2D: _conv_2d,
     ops.Crop: _crop,
     ops.DepthwiseConv2D: _depthwise_conv_2d,

@@ -110,6 +110,14 @@ def _check_same_grid(op: ops.IntegerOp, graph: IntegerGraph, target: Target) -> 
     _require_range(op, graph, (x.qmin, x.qmax))
 
 
+def _check_concatenate(op: ops.Concatenate, graph: IntegerGraph, target: Target) -> None:
+    for name in op.inputs:
+        _require_same_scale(op, graph, name)
+    grids = [graph.tensors[name].qparams for name in op.inputs]
+    low, high = min(grid.qmin for grid in grids), max(grid.qmax for grid in grids)
+    _require_range(op, graph, (low, high))
+
+
 def _check_pad(op: ops.Pad, graph: IntegerGraph, target: Target) -> None:
     x = _require_same_scale(op, graph)
     low, high = min(x.qmin, x.zero_point), max(x.qmax, x.zero_point)
@@ -159,8 +167,10 @@ def _require_activation(op: ops.LinearOp | ops.Add, graph: IntegerGraph) -> None
     _require_range(op, graph, (low, high))
 
 
-def _require_same_scale(op: ops.IntegerOp, graph: IntegerGraph) -> QuantParams:
-    x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
+def _require_same_scale(
+    op: ops.IntegerOp, graph: IntegerGraph, name: str | None = None
+) -> QuantParams:
+    x, y = graph.tensors[name or op.inputs[0]].qparams, graph.tensors[op.output].qparams
     if x.zero_point != y.zero_point or not np.array_equal(x.scale, y.scale):
         raise ExportError(
             f"{type(op).__name__} {op.output!r} keeps the scale and zero point of its input. "
@@ -184,6 +194,7 @@ _Check = Callable[[Any, IntegerGraph, Target], None]
 _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Add: _check_add,
     ops.AveragePool2D: _check_same_grid,
+    ops.Concatenate: _check_concatenate,
     ops.Conv2D: _check_linear,
     ops.Crop: _check_same_grid,
     ops.DepthwiseConv2D: _check_linear,

@@ -38,7 +38,7 @@ class Pending(abc.ABC):
     def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
         """Appends the op on the grid `qparams`, clamps included; returns the tensor's name."""
         placed = qparams.placed_in_int8()
-        if placed.qmin == INT8_MIN:
+        if placed.qmin == INT8_MIN or self.activation != "linear":
             return self._add(builder, name, placed)
         clamped = self.clamped_at_zero(builder) if placed.zero_point == placed.qmin else None
         if clamped is not None:
@@ -47,8 +47,8 @@ class Pending(abc.ABC):
         return builder.add(ops.Maximum((source,), name, bound=placed.qmin), placed)
 
     def _add(self, builder: GraphBuilder, name: str, grid: QuantParams) -> str:
-        _, high = activation_range(self.activation, grid)
-        grid = dataclasses.replace(grid, qmax=high)
+        low, high = activation_range(self.activation, grid)
+        grid = dataclasses.replace(grid, qmin=max(low, grid.qmin), qmax=high)
         return builder.add(self.finalize(builder, name, grid), grid)
 
     def clamped_at_zero(self, builder: GraphBuilder) -> Pending | None:

@@ -93,6 +93,10 @@ def _add(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
     return [(layers.Add, {})] if same else None
 
 
+def _concatenate(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
+    return [(layers.Concatenate, {"axis": node.operation.axis})]
+
+
 def _relu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
     return [(layers.ReLU, {})]
 
@@ -185,6 +189,7 @@ def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
 
 _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
     "Add": _add,
+    "Concatenate": _concatenate,
     "GetItem": _get_item,
     "Max": _max,
     "Mean": _mean,

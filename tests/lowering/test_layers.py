@@ -119,6 +119,23 @@ def test_add(bits, relu):
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("activated", [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_concatenate(bits, activated, axis):
+    def branches(inputs):
+        joined = []
+        for index, relu in enumerate(activated):
+            branch = layers.Conv2D(4, 3, padding="same", name=f"conv{index}")(inputs)
+            joined.append(layers.ReLU(name=f"relu{index}")(branch) if relu else branch)
+        return layers.Conv2D(2, 1, name="last")(layers.Concatenate(axis=axis)(joined))
+
+    x = images(16, (9, 9, 3))
+    qmodel = quantized(branches, x, bits)
+    assert len(check(qmodel, x)) == 3
+    assert [type(op).__name__ for op in qmodel.to_integer().ops].count("Concatenate") == 1
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
 def test_dense_and_its_batch_normalization(bits):
     def head(inputs):
         x = layers.Dense(7, name="dense")(inputs)

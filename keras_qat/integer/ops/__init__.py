@@ -1,5 +1,6 @@
 """The integer ops, one frozen dataclass each, and the table that names them all."""
 
+from keras_qat.integer.ops.concatenate import Concatenate
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
 from keras_qat.integer.ops.elementwise import Add, Maximum, Minimum
@@ -18,6 +19,7 @@ from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT, Softmax
 OPS: dict[str, type[IntegerOp]] = {
     "Add": Add,
     "AveragePool2D": AveragePool2D,
+    "Concatenate": Concatenate,
     "Conv2D": Conv2D,
     "Crop": Crop,
     "DepthwiseConv2D": DepthwiseConv2D,
@@ -39,6 +41,7 @@ __all__ = [
     "Activation",
     "Add",
     "AveragePool2D",
+    "Concatenate",
     "Conv2D",
     "Crop",
     "DepthwiseConv2D",
