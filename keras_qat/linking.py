@@ -10,8 +10,14 @@ import keras
 from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.quantizers import Quantizer
 from keras_qat.rules import Output, Stage, rule_of
-from keras_qat.wrappers import QuantizeAdd, QuantizeWrapper
+from keras_qat.wrappers import (
+    QuantizeAdd,
+    QuantizeBatchNormalization,
+    QuantizeRescaling,
+    QuantizeWrapper,
+)
 from keras_qat.wrappers.add import AddNeighbours
+from keras_qat.wrappers.affine import AffineNeighbours
 from keras_qat.wrappers.neighbours import Neighbours
 
 
@@ -35,6 +41,13 @@ def link_neighbours(model: keras.Model) -> None:
         elif isinstance(wrapper, QuantizeAdd):
             found = _add_neighbours(node, producers, readers) if calls[id(wrapper)] == 1 else None
             wrapper.neighbours = found
+        elif isinstance(wrapper, QuantizeBatchNormalization | QuantizeRescaling):
+            found = (
+                _affine_neighbours(node, producers, readers) if calls[id(wrapper)] == 1 else None
+            )
+            wrapper.neighbours = found
+            if found is not None and calls[id(found.output_quantizer)] == 1:
+                found.output_quantizer.accumulator = found
 
 
 def _neighbours(
@@ -43,26 +56,46 @@ def _neighbours(
     readers: dict[int, list[GraphNode | None]],
 ) -> Neighbours | None:
     source = _grid_before(node.inputs[0], producers)
-    batch_normalization, ceiling = None, None
+    affines, ceiling, output = _behind(node, readers)
+    quantizers = (source, node.operation.weight_quantizer, output)
+    if source is None or output is None or not _deployable(*quantizers):
+        return None
+    return Neighbours(source, node.operation.weight_quantizer, affines, output, ceiling)
+
+
+def _affine_neighbours(
+    node: GraphNode,
+    producers: dict[int, GraphNode],
+    readers: dict[int, list[GraphNode | None]],
+) -> AffineNeighbours | None:
+    """Those of an affine map that is an op of its own; `None` where another one joins it."""
+    source = _grid_before(node.inputs[0], producers)
+    affines, ceiling, output = _behind(node, readers)
+    if source is None or output is None or affines or not _deployable(source, output):
+        return None
+    return AffineNeighbours(node.operation, source, output, ceiling)
+
+
+def _behind(
+    node: GraphNode, readers: dict[int, list[GraphNode | None]]
+) -> tuple[tuple[Any, ...], float | None, Quantizer | None]:
+    """The affine maps, the ceiling and the quantizer that follow what a linear op yields."""
+    affines: list[Any] = []
+    ceiling = None
     follower = _only_reader(node.outputs[0], readers)
-    if follower is not None and type(follower.operation) is keras.layers.BatchNormalization:
-        batch_normalization = follower.operation
+    while follower is not None and Stage.LINEAR in _joins(follower):
+        rule = rule_of(follower)
+        if rule.output is Output.QUANTIZE:
+            affines.append(follower.operation)
+        elif rule.output is Output.ROUND_TO_INPUT:
+            ceiling = 6.0
         follower = _only_reader(follower.outputs[0], readers)
-    if follower is not None and Stage.LINEAR in _joins(follower):
-        ceiling = 6.0 if rule_of(follower).output is Output.ROUND_TO_INPUT else None
-        follower = _only_reader(follower.outputs[0], readers)
-    if source is None or follower is None or not isinstance(follower.operation, Quantizer):
-        return None
-    quantizers = (source, node.operation.weight_quantizer, follower.operation)
-    if not all(quantizer.deployable for quantizer in quantizers):
-        return None
-    return Neighbours(
-        input_quantizer=source,
-        weight_quantizer=node.operation.weight_quantizer,
-        batch_normalization=batch_normalization,
-        output_quantizer=follower.operation,
-        ceiling=ceiling,
-    )
+    output = None if follower is None else follower.operation
+    return tuple(affines), ceiling, output if isinstance(output, Quantizer) else None
+
+
+def _deployable(*quantizers: Any) -> bool:
+    return all(quantizer.deployable for quantizer in quantizers)
 
 
 def _add_neighbours(
@@ -79,8 +112,7 @@ def _add_neighbours(
     output = follower.operation
     if not isinstance(output, Quantizer):
         return None
-    deployable = left.deployable and right.deployable and output.deployable
-    return AddNeighbours(left, right, output) if deployable else None
+    return AddNeighbours(left, right, output) if _deployable(left, right, output) else None
 
 
 def _joins(node: GraphNode) -> frozenset[Stage]:

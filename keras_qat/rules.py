@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
-from keras_qat.lowering.batch_normalization import lower_batch_normalization
+from keras_qat.lowering.affine import lower_affine
 from keras_qat.lowering.context import LoweringContext, Value
 from keras_qat.lowering.merge import lower_add, lower_concatenate
 from keras_qat.lowering.pooling import (
@@ -30,9 +31,11 @@ from keras_qat.lowering.shape import (
 )
 from keras_qat.wrappers import (
     QuantizeAdd,
+    QuantizeBatchNormalization,
     QuantizeConv2D,
     QuantizeDense,
     QuantizeDepthwiseConv2D,
+    QuantizeRescaling,
     QuantizeWrapper,
 )
 
@@ -74,7 +77,7 @@ class Rule:
         minimum_bits: its output deserves at least so many bits.
         wide_inputs: what enters it gets the config's `add_bits`.
         unsigned: its output is never negative.
-        copy_as: the layer type that stands for it in a quantized model, if not its own.
+        stand_in: makes the layer that stands for it where it is an op of its own.
     """
 
     output: Output
@@ -85,7 +88,12 @@ class Rule:
     minimum_bits: int = 1
     wide_inputs: bool = False
     unsigned: bool = False
-    copy_as: type | None = None
+    stand_in: Callable[[Any], Any] | None = None
+
+
+def _as(kind: type) -> Callable[[Any], Any]:
+    """Makes a layer of another type with the same configuration."""
+    return lambda layer: kind.from_config(layer.get_config())
 
 
 def _weights(wrapper: type[QuantizeWrapper]) -> Rule:
@@ -97,7 +105,18 @@ _RELU = Rule(Output.SAME_AS_INPUT, lower_relu, joins=_ACTIVATION_JOINS, unsigned
 _RELU6 = Rule(Output.ROUND_TO_INPUT, lower_relu6, joins=_ACTIVATION_JOINS, unsigned=True)
 _SOFTMAX = Rule(Output.FIXED, lower_softmax, unsigned=True)
 _IDENTITY = Rule(Output.SAME_AS_INPUT, lower_identity)
-_ADD = Rule(Output.QUANTIZE, lower_add, yields=Stage.SUM, wide_inputs=True, copy_as=QuantizeAdd)
+_ADD = Rule(
+    Output.QUANTIZE, lower_add, yields=Stage.SUM, wide_inputs=True, stand_in=_as(QuantizeAdd)
+)
+_AFFINE = Rule(
+    Output.QUANTIZE,
+    lower_affine,
+    yields=Stage.LINEAR,
+    joins=frozenset({Stage.LINEAR}),
+    wide_inputs=True,
+    stand_in=QuantizeRescaling.of,
+)
+_BATCH_NORMALIZATION = dataclasses.replace(_AFFINE, stand_in=_as(QuantizeBatchNormalization))
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
 
 RULES: dict[type, Rule] = {
@@ -105,12 +124,11 @@ RULES: dict[type, Rule] = {
     layers.DepthwiseConv2D: _weights(QuantizeDepthwiseConv2D),
     layers.Dense: _weights(QuantizeDense),
     layers.SeparableConv2D: Rule(Output.QUANTIZE),  # decomposed before anything else
-    layers.BatchNormalization: Rule(
-        Output.QUANTIZE,
-        lower_batch_normalization,
-        yields=Stage.LINEAR,
-        joins=frozenset({Stage.LINEAR}),
-    ),
+    layers.BatchNormalization: _BATCH_NORMALIZATION,
+    QuantizeBatchNormalization: _BATCH_NORMALIZATION,
+    layers.Normalization: _AFFINE,
+    layers.Rescaling: _AFFINE,
+    QuantizeRescaling: _AFFINE,
     layers.Add: _ADD,
     QuantizeAdd: _ADD,
     layers.Concatenate: Rule(Output.SHARED, lower_concatenate),
@@ -143,7 +161,7 @@ def supported_layers() -> list[str]:
     ['Activation(linear)', 'Activation(relu)', 'Activation(relu6)']
     """
     kinds = (*RULES, layers.ReLU, layers.SeparableConv2D)
-    types = [kind.__name__ for kind in kinds if kind is not QuantizeAdd]
+    types = [kind.__name__ for kind in kinds if not kind.__module__.startswith("keras_qat")]
     return sorted([*types, *(f"Activation({name})" for name in ACTIVATIONS)])
 
 
@@ -210,6 +228,12 @@ def _why_not(node: GraphNode) -> str:
         return "only the last axis can be normalized"
     if isinstance(layer, layers.Concatenate) and layer.axis in (0, -len(shape)):
         return "examples of a batch cannot be joined"
+    if isinstance(layer, layers.Normalization) and layer.axis not in ((), (-1,), (len(shape) - 1,)):
+        return "only the last axis, or all at once, can be normalized"
+    if isinstance(layer, layers.Rescaling):
+        sizes = {np.size(layer.scale), np.size(layer.offset)}
+        if not sizes <= {1, shape[-1]}:
+            return "its scale and offset must be one number, or one for each channel"
     if isinstance(layer, layers.Softmax) and layer.axis not in last_axis:
         return "only a softmax over the last axis has a rule"
     if isinstance(layer, layers.Add) and [t.shape for t in node.inputs] != [shape, shape]:

@@ -72,7 +72,7 @@ class _Inserter:
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The layer's copy in the place of the layer, and a quantizer behind it if it needs one."""
         rule = rule_of(node)
-        layer = self.copies.of(node.operation, lambda layer: self._copy(layer, rule))
+        layer = self.copies.of(node.operation, lambda layer: self._copy(layer, rule, node))
         outputs = layer(*args, **kwargs)
         (float_tensor,) = node.outputs
         if rule.output is Output.FIXED:
@@ -90,11 +90,12 @@ class _Inserter:
             self._quantizers[id(grid)] = grid.quantizer(self._unique(grid.name))
         return self._quantizers[id(grid)]
 
-    def _copy(self, layer: Any, rule: Rule) -> Any:
+    def _copy(self, layer: Any, rule: Rule, node: GraphNode) -> Any:
         """The layer's copy, in its wrapper if it is a weight layer to be quantized."""
         config, _ = self._bit_widths.config_for([layer.name])
-        if rule.copy_as is not None:
-            return rule.copy_as.from_config(layer.get_config())
+        joins = rule.joins and self._plan.grid_of(node.inputs[0]) is None
+        if rule.stand_in is not None and not joins:
+            return rule.stand_in(layer)
         if rule.wrapper is None or config is None:
             return copy_of(layer)
         bits = self._bit_widths.weight_bits(layer)

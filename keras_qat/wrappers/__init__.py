@@ -1,6 +1,7 @@
 """One wrapper per weight layer: its forward pass with a given kernel, and the same in integers."""
 
 from keras_qat.wrappers.add import QuantizeAdd
+from keras_qat.wrappers.affine import QuantizeBatchNormalization, QuantizeRescaling
 from keras_qat.wrappers.conv2d import QuantizeConv2D
 from keras_qat.wrappers.dense import QuantizeDense
 from keras_qat.wrappers.depthwise_conv2d import QuantizeDepthwiseConv2D
@@ -8,8 +9,10 @@ from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
 
 __all__ = [
     "QuantizeAdd",
+    "QuantizeBatchNormalization",
     "QuantizeConv2D",
     "QuantizeDense",
     "QuantizeDepthwiseConv2D",
+    "QuantizeRescaling",
     "QuantizeWrapper",
 ]

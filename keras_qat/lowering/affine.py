@@ -1,9 +1,10 @@
-"""BatchNormalization in integers: folded exactly, or an affine op of its own."""
+"""Layers that are an affine map of each channel, in integers: folded exactly, or an op."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops as keras_ops
 
@@ -12,10 +13,12 @@ from keras_qat.lowering.context import LoweringContext, Value, integer_operand
 from keras_qat.lowering.pending import Pending, PendingLinear, PendingReshape
 from keras_qat.quantizers.custom_gradient import as_tensor
 
-_UNIT = 64
+layers = keras.layers
+UNIT = 64
+"""The size of every weight of an affine map that is an op of its own."""
 
 
-def lower_batch_normalization(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
+def lower_affine(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """`gain * y + offset` per channel.
 
     Behind a weight layer the gain goes into its per-channel weight scales, a negative one flips
@@ -23,8 +26,10 @@ def lower_batch_normalization(layer: Any, operands: list[Value], context: Loweri
     Elsewhere it is a 1x1 depthwise convolution whose weights are all -64 or +64: the step of its
     bias is then 1/64 of that of its input.
     """
+    channels = context.output_shape[-1]
     gain, offset = (
-        keras_ops.convert_to_numpy(values).astype(np.float64) for values in inference_affine(layer)
+        np.broadcast_to(keras_ops.convert_to_numpy(values).astype(np.float64), (channels,))
+        for values in inference_affine(layer)
     )
     (x,) = operands
     if isinstance(x, PendingLinear):
@@ -37,10 +42,10 @@ def lower_batch_normalization(layer: Any, operands: list[Value], context: Loweri
     affine: Pending = PendingLinear(
         (source,),
         op=ops.DepthwiseConv2D,
-        codes=np.full((1, 1, 1, gain.size), _UNIT, dtype=np.int64),
+        codes=np.full((1, 1, 1, channels), UNIT, dtype=np.int64),
         channel_axis=3,
-        scale=np.full(gain.size, 1.0 / _UNIT),
-        bias=np.zeros(gain.size),
+        scale=np.full(channels, 1.0 / UNIT),
+        bias=np.zeros(channels),
         weight_bits=1,
     ).affine(gain, offset)
     if len(features) != 3:
@@ -49,7 +54,16 @@ def lower_batch_normalization(layer: Any, operands: list[Value], context: Loweri
 
 
 def inference_affine(layer: Any) -> tuple[Any, Any]:
-    """`(gain, offset)` of the affine map that the layer is in inference: float32 per channel."""
+    """`(gain, offset)` of the map that the layer is in inference: float32, per channel or one."""
+    if isinstance(layer, layers.BatchNormalization):
+        return _batch_normalization(layer)
+    if isinstance(layer, layers.Normalization):
+        return _normalization(layer)
+    scale, offset = (keras_ops.cast(each, "float32") for each in (layer.scale, layer.offset))
+    return scale, offset
+
+
+def _batch_normalization(layer: Any) -> tuple[Any, Any]:
     gain = 1.0 / keras_ops.sqrt(as_tensor(layer.moving_variance) + layer.epsilon)
     if layer.scale:
         gain = gain * as_tensor(layer.gamma)
@@ -57,3 +71,10 @@ def inference_affine(layer: Any) -> tuple[Any, Any]:
     if layer.center:
         offset = offset + as_tensor(layer.beta)
     return gain, offset
+
+
+def _normalization(layer: Any) -> tuple[Any, Any]:
+    deviation = keras_ops.maximum(keras_ops.sqrt(layer.variance), keras.config.epsilon())
+    gain = keras_ops.reshape(deviation if layer.invert else 1.0 / deviation, (-1,))
+    mean = keras_ops.reshape(layer.mean, (-1,))
+    return gain, mean if layer.invert else -mean * gain
