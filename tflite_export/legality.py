@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_qat.integer import IntegerGraph, QuantParams, ops
+from keras_qat.integer.fixed_point import get_profile
 from keras_qat.integer.headroom import real_multiplier
 from keras_qat.integer.ops.op import activation_range
 from keras_qat.integer.ops.softmax import MAX_SOFTMAX_CLASSES, SOFTMAX_OUTPUT
@@ -43,6 +44,18 @@ def check_legal(graph: IntegerGraph, target: Target) -> None:
                 f"Received: {type(op).__name__}"
             )
         _CHECKS[type(op)](op, graph, target)
+
+
+def runnable_profiles(graph: IntegerGraph, target: Target) -> tuple[str, ...]:
+    """The profiles of the target whose runtime runs the graph on this machine at all."""
+    classes = [graph.tensors[op.output].shape[-1] for op in graph.ops if type(op) is ops.Softmax]
+    most = max(classes, default=0)
+    return tuple(profile for profile in target.profiles if runs_softmax(profile, most))
+
+
+def runs_softmax(profile: str, classes: int) -> bool:
+    """Whether that runtime survives a softmax over so many classes."""
+    return get_profile(profile).float_softmax or classes <= MAX_SOFTMAX_CLASSES
 
 
 def check_float_inputs(graph: IntegerGraph, io_dtype: IoDtype) -> None:
@@ -140,7 +153,7 @@ def _check_softmax(op: ops.Softmax, graph: IntegerGraph, target: Target) -> None
             f"Softmax {op.output!r} must have the grid SOFTMAX_OUTPUT (scale 1/256, zero point "
             f"-128). Received: {y.qparams}"
         )
-    if y.shape[-1] > MAX_SOFTMAX_CLASSES:
+    if not any(runs_softmax(profile, y.shape[-1]) for profile in target.profiles):
         raise ExportError(
             f"Softmax {op.output!r} has {y.shape[-1]} classes; the fixed-point kernel aborts the "
             f"process above {MAX_SOFTMAX_CLASSES}. Export the logits instead."

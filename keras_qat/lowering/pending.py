@@ -21,6 +21,7 @@ from keras_qat.quantizers.lowering_error import LoweringError
 
 _LARGEST_BIAS = 1 << 30
 _WORTHLESS = 2.0**-12
+_BEYOND_INT8 = 256.0
 _CONSTANT_CHANNEL_MULTIPLIER = 2.0**-10
 
 
@@ -95,7 +96,7 @@ class PendingLinear(Pending):
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
         source = builder.tensor(self.sources[0]).qparams
-        codes, scale, bias = self._with_constant_channels(source, output, name)
+        codes, scale, bias = self._within_int32(source, output, name)
         weight = ops.QuantizedArray(
             codes.astype(np.int8),
             QuantParams(scale.astype(np.float32), 0, -127, 127, self.channel_axis),
@@ -110,14 +111,15 @@ class PendingLinear(Pending):
             **self.options,
         )
 
-    def _with_constant_channels(
+    def _within_int32(
         self, source: QuantParams, output: QuantParams, name: str
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Channels that carry no signal become constants with a fine bias grid.
+        """Codes, scales and biases whose every bias is at most `2**30` units of its accumulator.
 
-        Pruned or collapsed channels (a BatchNormalization gain near zero) would need a bias beyond
-        int32. Where all weights of such a channel together are worth less than `2**-12` of an
-        output step, they are dropped and the bias alone remains.
+        Pruned or collapsed channels (a BatchNormalization gain near zero) would need larger ones.
+        Where all weights of such a channel together are worth less than `2**-12` of an output
+        step, they are dropped, and the bias alone remains on a grid of its own. Where the output
+        would saturate with `2**30` units, too, whatever the input, these are the bias.
         """
         source_scale, output_scale = float(source.scale), float(output.scale)
         axes = tuple(axis for axis in range(self.codes.ndim) if axis != self.channel_axis)
@@ -127,19 +129,22 @@ class PendingLinear(Pending):
         grid = np.maximum(source_scale * self.scale, np.finfo(np.float32).tiny)
         beyond = (np.abs(self.bias) / grid > _LARGEST_BIAS) | (self.scale < 1e-30)
         constant = (total == 0) | (beyond & (worth < _WORTHLESS))
-        if np.any(beyond & ~constant):
-            channel = int(np.argmax(beyond & ~constant))
+        saturated = beyond & ~constant
+        saturated &= (_LARGEST_BIAS - total * reach) * grid / output_scale >= _BEYOND_INT8
+        if np.any(beyond & ~constant & ~saturated):
+            channel = int(np.argmax(beyond & ~constant & ~saturated))
             raise LoweringError(
                 f"Channel {channel} of {name!r} needs a bias beyond int32: its weights are tiny "
                 f"(scale {self.scale[channel]:.3g}) beside its bias ({self.bias[channel]:.3g}). "
                 "Train it further, or prune the channel."
             )
         fine_scale = output_scale / source_scale * _CONSTANT_CHANNEL_MULTIPLIER
-        limit = _LARGEST_BIAS * fine_scale * source_scale
+        scale = np.where(constant, fine_scale, self.scale)
+        limit = np.where(constant | saturated, _LARGEST_BIAS * scale * source_scale, np.inf)
         return (
             self.codes * self._per_channel(~constant),
-            np.where(constant, fine_scale, self.scale),
-            np.where(constant, np.clip(self.bias, -limit, limit), self.bias),
+            scale,
+            np.clip(self.bias, -limit, limit),
         )
 
     def _per_channel(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:

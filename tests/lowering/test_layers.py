@@ -190,6 +190,20 @@ def test_a_channel_that_cannot_be_stated_is_refused_by_name():
     assert not op.weight.values[1].any()
 
 
+def test_a_bias_far_beyond_the_grid_saturates_as_in_the_model(tmp_path):
+    inputs = keras.Input((9, 9, 3), name="image")
+    model = keras.Model(inputs, layers.Conv2D(3, 3, name="conv")(inputs))
+    x = 1e-9 * images(16, (9, 9, 3))
+    qmodel = keras_qat.quantize(model, "lsq", calibration_data=x)
+    qmodel.get_layer("conv").layer.bias.assign([0.0, 1.0, -1.0])
+    check(qmodel, x)
+    codes = qmodel.layer_codes(x)["conv"]
+    assert np.unique(codes[..., 0]).size > 50
+    assert np.unique(codes[..., 1:].reshape(-1, 2), axis=0).tolist() == [[127, -128]]
+    report = tflite_export.export(qmodel, tmp_path / "far.tflite", verbose=False)
+    assert all(not t.differing for v in report.verifications for t in v.tensors)
+
+
 def test_negative_batch_normalization_gain_flips_integers_and_rounds_none():
     inputs = keras.Input((9, 9, 3), name="image")
     conv = layers.Conv2D(4, 3, name="conv", use_bias=False)
