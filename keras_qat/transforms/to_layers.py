@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_qat.keras_graph import (
     GraphNode,
@@ -68,7 +70,8 @@ class _Builder:
         return copy_of(layer, name=unused_name(layer.name, self._taken))
 
     def _apply(self, chain: Chain, operation: Any, args: Arguments) -> Any:
-        value = list(args[:2]) if chain[0][0] is layers.Add else args[0]
+        merges = chain[0][0] is layers.Add
+        value = list(args[:2]) if merges else next(x for x in args if not _is_constant(x))
         for kind, options in chain[:-1]:
             name = unused_name(f"{operation.name}_{kind.__name__.lower()}", self._taken)
             value = kind(**options, name=name)(value)
@@ -88,7 +91,48 @@ def layers_of(node: GraphNode) -> Chain | None:
     return find(node, *node.fill_in({id(tensor): tensor for tensor in node.inputs}))
 
 
+def _is_constant(value: Any) -> bool:
+    return not any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(value))
+
+
+def _rescaling(node: GraphNode, scale: Any = 1.0, offset: Any = 0.0) -> Chain | None:
+    """`scale * x + offset` with a number, or with one for each channel."""
+    channels = node.outputs[0].shape[-1]
+    arrays = [ops.convert_to_numpy(each).astype(np.float32) for each in (scale, offset)]
+    known = node.inputs[0].shape == node.outputs[0].shape
+    if not known or any(x.size > 1 and (x.size, *x.shape[-1:]) != (channels,) * 2 for x in arrays):
+        return None
+    scale, offset = (float(x.item()) if x.size == 1 else x.ravel().tolist() for x in arrays)
+    return [(layers.Rescaling, {"scale": scale, "offset": offset})]
+
+
+def _multiply(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    constants = [x for x in args if _is_constant(x)]
+    return _rescaling(node, scale=constants[0]) if len(constants) == 1 else None
+
+
+def _divide(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    divisible = len(args) == 2 and _is_constant(args[1]) and np.all(args[1])
+    return _rescaling(node, scale=1.0 / np.asarray(args[1], np.float64)) if divisible else None
+
+
+def _subtract(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    left, right = args if len(args) == 2 else (None, None)
+    if _is_constant(right) and right is not None:
+        return _rescaling(node, offset=-np.asarray(right))
+    if _is_constant(left) and left is not None:
+        return _rescaling(node, scale=-1.0, offset=left)
+    return None
+
+
+def _negative(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    return _rescaling(node, scale=-1.0)
+
+
 def _add(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    constants = [x for x in args if _is_constant(x)]
+    if len(constants) == 1:
+        return _rescaling(node, offset=constants[0])
     same = len(node.inputs) == 2 and node.inputs[0].shape == node.inputs[1].shape
     return [(layers.Add, {})] if same else None
 
@@ -190,15 +234,20 @@ def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
 _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
     "Add": _add,
     "Concatenate": _concatenate,
+    "Divide": _divide,
     "GetItem": _get_item,
     "Max": _max,
     "Mean": _mean,
+    "Multiply": _multiply,
+    "Negative": _negative,
     "Pad": _pad,
     "ReLU": _relu_function,
     "Relu": _relu,
     "Relu6": _relu6,
     "Reshape": _reshape,
     "Softmax": _softmax,
+    "Subtract": _subtract,
     "Transpose": _transpose,
+    "TrueDivide": _divide,
 }
 """By the name of the operation's class in Keras."""

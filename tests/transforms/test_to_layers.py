@@ -20,6 +20,15 @@ RESNET20 = pathlib.Path(__file__).parents[3] / "shared" / "models" / "resnet20_c
 OPERATIONS = {
     "add": lambda x, y: x + y,
     "ops_add": lambda x, y: ops.add(x, y),
+    "add_a_number": lambda x, y: x + 3.0,
+    "add_to_a_number": lambda x, y: 3.0 + x,
+    "subtract_a_number": lambda x, y: x - 0.25,
+    "subtract_from_a_number": lambda x, y: 1.0 - x,
+    "negative": lambda x, y: -x,
+    "multiply_by_a_number": lambda x, y: x * 0.3,
+    "multiply_channels": lambda x, y: ops.multiply(np.float32([1, -2, 3, 0.5]), x),
+    "divide_by_a_number": lambda x, y: x / 4.0,
+    "concatenate": lambda x, y: ops.concatenate([x, y], axis=-1),
     "relu": lambda x, y: ops.relu(x),
     "activation_function": lambda x, y: keras.activations.relu(x),
     "relu6": lambda x, y: ops.relu6(x),
@@ -37,7 +46,9 @@ OPERATIONS = {
 }
 WITHOUT_LAYER = {
     "subtract": lambda x, y: x - y,
-    "add_a_number": lambda x, y: x + 1.0,
+    "add_a_number_for_each_pixel": lambda x, y: x + np.ones((8, 8, 1), "float32"),
+    "divide_by_zero": lambda x, y: x / 0.0,
+    "divide_a_number": lambda x, y: 1.0 / x,
     "add_broadcast": lambda x, y: x + ops.max(y, axis=(1, 2), keepdims=True),
     "mean_of_channels": lambda x, y: ops.mean(x, axis=-1),
     "mean_of_everything": lambda x, y: ops.mean(x),
