@@ -350,9 +350,12 @@ def _int32(name: str, values: npt.ArrayLike) -> FileTensor:
     return FileTensor(name, data.shape, "int32", data=data)
 
 
-def _window_fields(
-    op: ops.Conv2D | ops.DepthwiseConv2D | ops.TransposeConv2D | ops.Pool2D,
-) -> dict[str, Any]:
+_Windowed = (
+    ops.Conv2D | ops.DepthwiseConv2D | ops.TransposeConv2D | ops.MaxPool2D | ops.AveragePool2D
+)
+
+
+def _window_fields(op: _Windowed) -> dict[str, Any]:
     height, width = op.strides
     return {"padding": op.padding.upper(), "strideH": height, "strideW": width}
 

@@ -68,7 +68,9 @@ def _dense_as_convolution(graph: IntegerGraph, op: ops.FullyConnected) -> Intege
     tensors = {
         **graph.tensors,
         image: IntegerTensor(image, (1, 1, columns, features), graph.tensors[source].qparams),
-        convolved: IntegerTensor(convolved, (1, 1, columns, units), graph.tensors[op.output].qparams),
+        convolved: IntegerTensor(
+            convolved, (1, 1, columns, units), graph.tensors[op.output].qparams
+        ),
     }
     replacement = (
         ops.Reshape((source,), image, (1, columns, features)),
