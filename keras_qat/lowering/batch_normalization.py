@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from keras import ops as keras_ops
 from keras_qat.integer import ops
 from keras_qat.lowering.context import LoweringContext, Value, integer_operand
 from keras_qat.lowering.pending import Pending, PendingLinear, PendingReshape
+from keras_qat.lowering.pending_row import PendingRow
 from keras_qat.quantizers.custom_gradient import as_tensor
 
 _UNIT = 64
@@ -27,12 +29,13 @@ def lower_batch_normalization(layer: Any, operands: list[Value], context: Loweri
         keras_ops.convert_to_numpy(values).astype(np.float64) for values in inference_affine(layer)
     )
     (x,) = operands
-    if isinstance(x, PendingLinear):
+    if isinstance(x, PendingLinear | PendingRow):
         return x.affine(gain, offset)
     source = integer_operand(x, layer.name)
     features = context.output_shape
     if len(features) != 3:
-        flat = ops.Reshape((source,), f"{context.name}/spatial", (1, 1, features[-1]))
+        image = (1, math.prod(features[:-1]), features[-1])
+        flat = ops.Reshape((source,), f"{context.name}/spatial", image)
         source = context.same_grid(flat)
     affine: Pending = PendingLinear(
         (source,),

@@ -10,7 +10,7 @@ import keras
 
 from keras_qat.keras_graph import GraphNode, consumers, input_name, rebuild
 from keras_qat.quantizers import Quantizer, SoftmaxRounding
-from keras_qat.rules import Output, Rule, Stage, rule_of
+from keras_qat.rules import AVERAGE_POOLING, Output, Rule, Stage, rule_of
 from keras_qat.transforms.bit_widths import BitWidths
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
 
@@ -102,7 +102,7 @@ class _Inserter:
         if rule.output is Output.FIXED:
             outputs = SoftmaxRounding(name=self._unique(node.operation.name))(outputs)
         elif rule.output is Output.ROUND_TO_INPUT and state.quantizer is not None:
-            pooled = isinstance(node.operation, keras.layers.AveragePooling2D)
+            pooled = isinstance(node.operation, AVERAGE_POOLING)
             outputs = state.quantizer(outputs, pooled=pooled)
         elif self._needs_quantizer(float_tensor, state):
             outputs, state = self._quantize(outputs, float_tensor, state)
