@@ -10,6 +10,8 @@ from keras_qat.integer.graph import GraphBuilder, IntegerGraph
 _OF_ANY_SHAPE = (ops.Add, ops.Maximum, ops.Minimum)
 """They compute element by element, in whatever shape all their inputs have."""
 
+_FLAT = "/flat"
+
 
 def without_needless_reshapes(graph: IntegerGraph) -> IntegerGraph:
     """The same integers with no RESHAPE of a RESHAPE, to the same shape, or that nothing reads.
@@ -51,7 +53,7 @@ class _Rewiring:
             self._origin[op.output] = origins[0]
             self._new.add(dataclasses.replace(op, inputs=origins), grid)
         elif self._moves_ahead(op, origins):
-            moved = dataclasses.replace(op, inputs=origins, output=f"{op.output}/flat")
+            moved = dataclasses.replace(op, inputs=origins, output=op.output + _FLAT)
             self._add_reshape(self._new.add(moved, grid), op.output)
         else:
             inputs = tuple(map(self._in_its_shape, op.inputs))
@@ -89,11 +91,12 @@ def _without_unread_reshapes(graph: IntegerGraph) -> IntegerGraph:
 
 def _named_by_layers(graph: IntegerGraph) -> IntegerGraph:
     """`"conv/flat"` is named `"conv"` where nothing else is."""
-    names = {name: name for name in graph.tensors}
+    names, taken = {}, set(graph.tensors)
     for name in graph.tensors:
-        layer = name.removesuffix("/flat")
-        if layer not in names:
-            names[name] = layer
+        names[name] = name
+        while (shorter := names[name].removesuffix(_FLAT)) not in taken:
+            names[name] = shorter
+            taken.add(shorter)
     tensors = {
         names[name]: dataclasses.replace(tensor, name=names[name])
         for name, tensor in graph.tensors.items()
