@@ -9,7 +9,7 @@ import keras
 
 from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.quantizers import Quantizer
-from keras_qat.rules import Output, Stage, rule_of
+from keras_qat.rules import AVERAGE_POOLING, Output, Stage, rule_of
 from keras_qat.wrappers import (
     QuantizeAdd,
     QuantizeBatchNormalization,
@@ -127,7 +127,7 @@ def _averages(node: GraphNode, producers: dict[int, GraphNode]) -> bool:
     return (
         isinstance(node.operation, Quantizer)
         and source is not None
-        and type(source.operation) is keras.layers.AveragePooling2D
+        and type(source.operation) in AVERAGE_POOLING
         and rule_of(source).output is Output.ROUND_TO_INPUT
     )
 

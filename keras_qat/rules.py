@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,8 +33,12 @@ from keras_qat.lowering.shape import (
 from keras_qat.wrappers import (
     QuantizeAdd,
     QuantizeBatchNormalization,
+    QuantizeConv1D,
+    QuantizeConv1DTranspose,
     QuantizeConv2D,
+    QuantizeConv2DTranspose,
     QuantizeDense,
+    QuantizeDepthwiseConv1D,
     QuantizeDepthwiseConv2D,
     QuantizeRescaling,
     QuantizeWrapper,
@@ -42,6 +47,8 @@ from keras_qat.wrappers import (
 layers = keras.layers
 
 LowerFunction = Callable[[Any, list[Value], LoweringContext], Value]
+AVERAGE_POOLING = (layers.AveragePooling1D, layers.AveragePooling2D)
+TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose)
 _LARGEST_AVERAGE_WINDOW = 256
 
 
@@ -118,12 +125,23 @@ _AFFINE = Rule(
 )
 _BATCH_NORMALIZATION = dataclasses.replace(_AFFINE, stand_in=_as(QuantizeBatchNormalization))
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
+_MAX_POOLING = Rule(Output.SAME_AS_INPUT, lower_max_pooling)
+_AVERAGE_POOLING = Rule(Output.ROUND_TO_INPUT, lower_average_pooling)
+_GLOBAL_MAX = Rule(Output.SAME_AS_INPUT, lower_global_max)
+_CROPPING = Rule(Output.SAME_AS_INPUT, lower_cropping)
+_UPSAMPLING = Rule(Output.SAME_AS_INPUT, lower_upsampling)
+_ZERO_PADDING = Rule(Output.SAME_AS_INPUT, lower_zero_padding)
 
 RULES: dict[type, Rule] = {
+    layers.Conv1D: _weights(QuantizeConv1D),
+    layers.Conv1DTranspose: _weights(QuantizeConv1DTranspose),
     layers.Conv2D: _weights(QuantizeConv2D),
+    layers.Conv2DTranspose: _weights(QuantizeConv2DTranspose),
+    layers.DepthwiseConv1D: _weights(QuantizeDepthwiseConv1D),
     layers.DepthwiseConv2D: _weights(QuantizeDepthwiseConv2D),
     layers.Dense: _weights(QuantizeDense),
-    layers.SeparableConv2D: Rule(Output.QUANTIZE),  # decomposed before anything else
+    layers.SeparableConv1D: Rule(Output.QUANTIZE),  # decomposed before anything else
+    layers.SeparableConv2D: Rule(Output.QUANTIZE),
     layers.BatchNormalization: _BATCH_NORMALIZATION,
     QuantizeBatchNormalization: _BATCH_NORMALIZATION,
     layers.Normalization: _AFFINE,
@@ -132,16 +150,23 @@ RULES: dict[type, Rule] = {
     layers.Add: _ADD,
     QuantizeAdd: _ADD,
     layers.Concatenate: Rule(Output.SHARED, lower_concatenate),
-    layers.MaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_max_pooling),
-    layers.AveragePooling2D: Rule(Output.ROUND_TO_INPUT, lower_average_pooling),
+    layers.MaxPooling1D: _MAX_POOLING,
+    layers.MaxPooling2D: _MAX_POOLING,
+    layers.AveragePooling1D: _AVERAGE_POOLING,
+    layers.AveragePooling2D: _AVERAGE_POOLING,
+    layers.GlobalAveragePooling1D: _GLOBAL_AVERAGE,
     layers.GlobalAveragePooling2D: _GLOBAL_AVERAGE,
-    layers.GlobalMaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_global_max),
-    layers.Cropping2D: Rule(Output.SAME_AS_INPUT, lower_cropping),
+    layers.GlobalMaxPooling1D: _GLOBAL_MAX,
+    layers.GlobalMaxPooling2D: _GLOBAL_MAX,
+    layers.Cropping1D: _CROPPING,
+    layers.Cropping2D: _CROPPING,
     layers.Permute: Rule(Output.SAME_AS_INPUT, lower_permute),
-    layers.UpSampling2D: Rule(Output.SAME_AS_INPUT, lower_upsampling),
+    layers.UpSampling1D: _UPSAMPLING,
+    layers.UpSampling2D: _UPSAMPLING,
     layers.Flatten: Rule(Output.SAME_AS_INPUT, lower_reshape),
     layers.Reshape: Rule(Output.SAME_AS_INPUT, lower_reshape),
-    layers.ZeroPadding2D: Rule(Output.SAME_AS_INPUT, lower_zero_padding),
+    layers.ZeroPadding1D: _ZERO_PADDING,
+    layers.ZeroPadding2D: _ZERO_PADDING,
     layers.Dropout: _IDENTITY,
     layers.Softmax: _SOFTMAX,
 }
@@ -160,7 +185,7 @@ def supported_layers() -> list[str]:
     >>> supported_layers()[:3]
     ['Activation(linear)', 'Activation(relu)', 'Activation(relu6)']
     """
-    kinds = (*RULES, layers.ReLU, layers.SeparableConv2D)
+    kinds = (*RULES, layers.ReLU)
     types = [kind.__name__ for kind in kinds if not kind.__module__.startswith("keras_qat")]
     return sorted([*types, *(f"Activation({name})" for name in ACTIVATIONS)])
 
@@ -180,7 +205,7 @@ def rule_of(node: GraphNode) -> Rule:
         rule = ACTIVATIONS.get(_activation_name(layer))
     elif kind is layers.ReLU:
         rule = _relu_rule(layer)
-    elif kind is layers.AveragePooling2D and _covers_everything(layer, node):
+    elif kind in AVERAGE_POOLING and _covers_everything(layer, node):
         rule = _GLOBAL_AVERAGE
     else:
         rule = RULES.get(kind)
@@ -205,7 +230,7 @@ def _relu_rule(layer: Any) -> Rule | None:
 
 
 def _covers_everything(layer: Any, node: GraphNode) -> bool:
-    return tuple(layer.pool_size) == tuple(node.inputs[0].shape[1:3])
+    return tuple(layer.pool_size) == tuple(node.inputs[0].shape[1:-1])
 
 
 def _why_not(node: GraphNode) -> str:
@@ -218,10 +243,8 @@ def _why_not(node: GraphNode) -> str:
             return f"no rule for its activation {activation!r}"
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "only data_format='channels_last' can be deployed"
-    if getattr(layer, "groups", 1) != 1:
-        return "grouped convolutions have no rule"
-    if isinstance(layer, layers.Dense) and len(shape) != 2:
-        return f"only inputs of shape (batch, features) have a rule, not {shape}"
+    if isinstance(layer, TRANSPOSED) and (reason := _why_not_transposed(layer)):
+        return reason
     if isinstance(layer, layers.UpSampling2D) and layer.interpolation != "nearest":
         return f"only interpolation='nearest' has a rule, not {layer.interpolation!r}"
     if isinstance(layer, layers.BatchNormalization) and layer.axis not in last_axis:
@@ -238,8 +261,22 @@ def _why_not(node: GraphNode) -> str:
         return "only a softmax over the last axis has a rule"
     if isinstance(layer, layers.Add) and [t.shape for t in node.inputs] != [shape, shape]:
         return "only two tensors of one shape have a rule; chain Add layers for more"
-    if isinstance(layer, layers.AveragePooling2D) and not _covers_everything(layer, node):
-        window = layer.pool_size[0] * layer.pool_size[1]
+    if isinstance(layer, AVERAGE_POOLING) and not _covers_everything(layer, node):
+        window = math.prod(layer.pool_size)
         if window > _LARGEST_AVERAGE_WINDOW:
             return f"an average over {window} values has no rule (at most 256, or all of them)"
+    return ""
+
+
+def _why_not_transposed(layer: Any) -> str:
+    if any(rate != 1 for rate in layer.dilation_rate):
+        return "runtimes have no transposed convolution with a dilation"
+    windows = list(zip(layer.kernel_size, layer.strides, strict=True))
+    holes = any(size < stride for size, stride in windows)
+    padded = any(size > stride for size, stride in windows) or layer.output_padding is not None
+    if layer.padding == "same" and holes and padded:
+        return (
+            "with padding='same' a kernel smaller than the strides along one axis has no rule; "
+            "use padding='valid' and a Cropping layer, or a larger kernel_size"
+        )
     return ""

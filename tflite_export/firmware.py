@@ -50,6 +50,7 @@ _RESOLVER_METHODS = {
     "SOFTMAX": "AddSoftmax",
     "STRIDED_SLICE": "AddStridedSlice",
     "TRANSPOSE": "AddTranspose",
+    "TRANSPOSE_CONV": "AddTransposeConv",
     DECODE_OPERATOR: "AddDecode",
 }
 _TAKEN_WORDS = """

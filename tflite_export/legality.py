@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -93,6 +94,17 @@ def _check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None
             f"{target.multiplier_limit:g}). Give the output a scale nearer to the input's."
         )
     _require_activation(op, graph)
+
+
+def _check_transpose_conv(op: ops.TransposeConv2D, graph: IntegerGraph, target: Target) -> None:
+    """XNNPACK leaves the rest to another kernel, which rounds in another way."""
+    window = op.window
+    if op.padding == "same" and any(map(operator.lt, window.size, window.strides)):
+        raise ExportError(
+            f"TransposeConv2D {op.output!r} with padding 'same' needs a window that is no smaller "
+            f"than its strides. Received: window {window.size}, strides {window.strides}"
+        )
+    _check_linear(op, graph, target)
 
 
 def _check_add(op: ops.Add, graph: IntegerGraph, target: Target) -> None:
@@ -221,4 +233,5 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Reshape: _check_same_grid,
     ops.Softmax: _check_softmax,
     ops.Transpose: _check_same_grid,
+    ops.TransposeConv2D: _check_transpose_conv,
 }

@@ -119,6 +119,7 @@ class RoundingProfile:
     conv: RescaleFunction
     depthwise_conv: RescaleFunction
     fully_connected: RescaleFunction
+    transpose_conv: RescaleFunction
     float_add: bool
     float_mean: bool
     float_softmax: bool
@@ -132,6 +133,7 @@ PROFILES: dict[str, RoundingProfile] = {
             conv=rescale_double_rounding,
             depthwise_conv=rescale_double_rounding,
             fully_connected=rescale_double_rounding,
+            transpose_conv=rescale_double_rounding,
             float_add=False,
             float_mean=False,
             float_softmax=False,
@@ -141,6 +143,7 @@ PROFILES: dict[str, RoundingProfile] = {
             conv=rescale_double_rounding,
             depthwise_conv=rescale_double_rounding,
             fully_connected=rescale_single_rounding,
+            transpose_conv=rescale_double_rounding,
             float_add=False,
             float_mean=False,
             float_softmax=False,
@@ -150,6 +153,7 @@ PROFILES: dict[str, RoundingProfile] = {
             conv=rescale_float32,
             depthwise_conv=rescale_float32,
             fully_connected=rescale_float32,
+            transpose_conv=rescale_float32,
             float_add=True,
             float_mean=True,
             float_softmax=True,

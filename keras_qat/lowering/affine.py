@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from keras import ops as keras_ops
 from keras_qat.integer import ops
 from keras_qat.lowering.context import LoweringContext, Value, integer_operand
 from keras_qat.lowering.pending import Pending, PendingLinear, PendingReshape
+from keras_qat.lowering.pending_row import PendingRow
 from keras_qat.quantizers.custom_gradient import as_tensor
 
 layers = keras.layers
@@ -32,12 +34,13 @@ def lower_affine(layer: Any, operands: list[Value], context: LoweringContext) ->
         for values in inference_affine(layer)
     )
     (x,) = operands
-    if isinstance(x, PendingLinear):
+    if isinstance(x, PendingLinear | PendingRow):
         return x.affine(gain, offset)
     source = integer_operand(x, layer.name)
     features = context.output_shape
     if len(features) != 3:
-        flat = ops.Reshape((source,), f"{context.name}/spatial", (1, 1, features[-1]))
+        image = (1, math.prod(features[:-1]), features[-1])
+        flat = ops.Reshape((source,), f"{context.name}/spatial", image)
         source = context.same_grid(flat)
     affine: Pending = PendingLinear(
         (source,),

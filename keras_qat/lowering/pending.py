@@ -17,6 +17,7 @@ import numpy.typing as npt
 from keras_qat.integer import GraphBuilder, QuantParams, ops
 from keras_qat.integer.ops.op import activation_range
 from keras_qat.integer.qparams import INT8_MIN
+from keras_qat.lowering.image import flat_name
 from keras_qat.quantizers.lowering_error import LoweringError
 
 _LARGEST_BIAS = 1 << 30
@@ -184,7 +185,7 @@ class PendingReshape(Pending):
         return dataclasses.replace(self, inner=self.inner.activated(activation))
 
     def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
-        source = self.inner.emit(builder, f"{name}/flat", qparams)
+        source = self.inner.emit(builder, flat_name(name), qparams)
         op = ops.Reshape((source,), name, self.target_shape)
         return builder.add(op, builder.tensor(source).qparams)
 

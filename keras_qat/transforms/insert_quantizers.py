@@ -9,7 +9,7 @@ import keras
 
 from keras_qat.keras_graph import GraphNode, input_name, rebuild
 from keras_qat.quantizers import Quantizer, SoftmaxRounding
-from keras_qat.rules import Output, Rule, rule_of
+from keras_qat.rules import AVERAGE_POOLING, Output, Rule, rule_of
 from keras_qat.transforms.bit_widths import BitWidths
 from keras_qat.transforms.grid_plan import GridPlan, SharedGrid
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
@@ -81,7 +81,7 @@ class _Inserter:
             return self._quantizer_of(grid)(outputs)
         grid = self._plan.grid_of(float_tensor)
         if rule.output is Output.ROUND_TO_INPUT and grid is not None:
-            pooled = isinstance(node.operation, keras.layers.AveragePooling2D)
+            pooled = isinstance(node.operation, AVERAGE_POOLING)
             return self._quantizer_of(grid)(outputs, pooled=pooled)
         return outputs
 

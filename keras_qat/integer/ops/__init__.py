@@ -15,6 +15,7 @@ from keras_qat.integer.ops.op import (
 from keras_qat.integer.ops.pool import AveragePool2D, MaxPool2D, Mean
 from keras_qat.integer.ops.shape import Crop, Pad, RepeatPixels, Reshape, Transpose
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT, Softmax
+from keras_qat.integer.ops.transpose_conv import TransposeConv2D
 
 OPS: dict[str, type[IntegerOp]] = {
     "Add": Add,
@@ -33,6 +34,7 @@ OPS: dict[str, type[IntegerOp]] = {
     "Reshape": Reshape,
     "Softmax": Softmax,
     "Transpose": Transpose,
+    "TransposeConv2D": TransposeConv2D,
 }
 
 __all__ = [
@@ -60,4 +62,5 @@ __all__ = [
     "Shape",
     "Softmax",
     "Transpose",
+    "TransposeConv2D",
 ]
