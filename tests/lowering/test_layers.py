@@ -36,7 +36,10 @@ CASES = {
         {"filters": 5, "kernel_size": (1, 3), "strides": (2, 3), "padding": "same"},
     ],
     "dense_on_the_last_axis": [layers.Dense, {"units": 5, "activation": "relu"}],
-    "depthwise_dilated": [layers.DepthwiseConv2D, {"kernel_size": 3, "dilation_rate": 2}],
+    "depthwise_dilated": [
+        layers.DepthwiseConv2D,
+        {"kernel_size": 3, "strides": (1, 2), "dilation_rate": (2, 1)},
+    ],
     "depthwise": [layers.DepthwiseConv2D, {"kernel_size": 3, "padding": "same"}],
     "depthwise_multiplier": [
         layers.DepthwiseConv2D,
