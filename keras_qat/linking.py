@@ -122,12 +122,12 @@ def _joins(node: GraphNode) -> frozenset[Stage]:
 
 
 def _averages(node: GraphNode, producers: dict[int, GraphNode]) -> bool:
-    """Whether the node rounds an average to its own grid again."""
+    """Whether the node rounds an average, weighted or not, to its own grid again."""
     source = producers.get(id(node.inputs[0]))
     return (
         isinstance(node.operation, Quantizer)
         and source is not None
-        and type(source.operation) in AVERAGE_POOLING
+        and type(source.operation) in (*AVERAGE_POOLING, keras.layers.UpSampling2D)
         and rule_of(source).output is Output.ROUND_TO_INPUT
     )
 

@@ -25,6 +25,7 @@ from keras_qat.lowering.pooling import (
 from keras_qat.lowering.shape import (
     lower_cropping,
     lower_identity,
+    lower_interpolation,
     lower_permute,
     lower_reshape,
     lower_upsampling,
@@ -130,6 +131,7 @@ _AVERAGE_POOLING = Rule(Output.ROUND_TO_INPUT, lower_average_pooling)
 _GLOBAL_MAX = Rule(Output.SAME_AS_INPUT, lower_global_max)
 _CROPPING = Rule(Output.SAME_AS_INPUT, lower_cropping)
 _UPSAMPLING = Rule(Output.SAME_AS_INPUT, lower_upsampling)
+_INTERPOLATION = Rule(Output.ROUND_TO_INPUT, lower_interpolation)
 _ZERO_PADDING = Rule(Output.SAME_AS_INPUT, lower_zero_padding)
 
 RULES: dict[type, Rule] = {
@@ -207,6 +209,8 @@ def rule_of(node: GraphNode) -> Rule:
         rule = _relu_rule(layer)
     elif kind in AVERAGE_POOLING and _covers_everything(layer, node):
         rule = _GLOBAL_AVERAGE
+    elif kind is layers.UpSampling2D and layer.interpolation == "bilinear":
+        rule = _INTERPOLATION
     else:
         rule = RULES.get(kind)
     if not isinstance(layer, layers.Layer):
@@ -245,8 +249,8 @@ def _why_not(node: GraphNode) -> str:
         return "only data_format='channels_last' can be deployed"
     if isinstance(layer, TRANSPOSED) and (reason := _why_not_transposed(layer)):
         return reason
-    if isinstance(layer, layers.UpSampling2D) and layer.interpolation != "nearest":
-        return f"only interpolation='nearest' has a rule, not {layer.interpolation!r}"
+    if isinstance(layer, layers.UpSampling2D) and (reason := _why_not_interpolated(layer)):
+        return reason
     if isinstance(layer, layers.BatchNormalization) and layer.axis not in last_axis:
         return "only the last axis can be normalized"
     if isinstance(layer, layers.Concatenate) and layer.axis in (0, -len(shape)):
@@ -265,6 +269,18 @@ def _why_not(node: GraphNode) -> str:
         window = math.prod(layer.pool_size)
         if window > _LARGEST_AVERAGE_WINDOW:
             return f"an average over {window} values has no rule (at most 256, or all of them)"
+    return ""
+
+
+def _why_not_interpolated(layer: Any) -> str:
+    if layer.interpolation not in ("nearest", "bilinear"):
+        return f"interpolation='nearest' and 'bilinear' have a rule, not {layer.interpolation!r}"
+    exact = all(size.bit_count() == 1 for size in layer.size)
+    if layer.interpolation == "bilinear" and not (exact and math.prod(layer.size) <= 256):
+        return (
+            "interpolation='bilinear' has a rule for sizes that are powers of two, with a product "
+            f"up to 256, not {tuple(layer.size)}"
+        )
     return ""
 
 

@@ -281,6 +281,16 @@ def add_that_broadcasts():
             ),
             "with padding='same' a kernel smaller than the strides",
         ),
+        (
+            lambda: after_input(
+                layers.UpSampling2D((2, 3), interpolation="bilinear", name="layer")
+            ),
+            "interpolation='bilinear' has a rule for sizes that are powers of two",
+        ),
+        (
+            lambda: after_input(layers.UpSampling2D(2, interpolation="bicubic", name="layer")),
+            "interpolation='nearest' and 'bilinear' have a rule, not 'bicubic'",
+        ),
         (add_of_three, "only two tensors of one shape have a rule; chain Add layers"),
         (add_that_broadcasts, "only two tensors of one shape have a rule"),
         (
@@ -293,7 +303,18 @@ def add_that_broadcasts():
             "an average over 272 values has no rule",
         ),
     ],
-    ids=["data_format", "dilated", "holes", "three", "broadcast", "axis", "softmax", "window"],
+    ids=[
+        "data_format",
+        "dilated",
+        "holes",
+        "thirds",
+        "bicubic",
+        "three",
+        "broadcast",
+        "axis",
+        "softmax",
+        "window",
+    ],
 )
 def test_what_a_known_layer_cannot_do_is_said(make, reason):
     model = make()

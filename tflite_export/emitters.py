@@ -278,13 +278,25 @@ def _transpose(op: ops.Transpose, graph: IntegerGraph) -> Emission:
 
 
 def _repeat_pixels(op: ops.RepeatPixels, graph: IntegerGraph) -> Emission:
+    return _resize("RESIZE_NEAREST_NEIGHBOR", 2, "ResizeNearestNeighborOptions", False, op, graph)
+
+
+def _interpolate_pixels(op: ops.InterpolatePixels, graph: IntegerGraph) -> Emission:
+    return _resize("RESIZE_BILINEAR", 3, "ResizeBilinearOptions", True, op, graph)
+
+
+def _resize(
+    code: str,
+    version: int,
+    options: str,
+    half_pixel_centers: bool,
+    op: ops.IntegerOp,
+    graph: IntegerGraph,
+) -> Emission:
     size = _int32(f"{op.output}/size", graph.tensors[op.output].shape[1:3])
+    fields = {"alignCorners": False, "halfPixelCenters": half_pixel_centers}
     operands = (*op.inputs, size.name)
-    options = "ResizeNearestNeighborOptions"
-    fields = {"alignCorners": False, "halfPixelCenters": False}
-    return Emission(
-        (size,), _operator("RESIZE_NEAREST_NEIGHBOR", 2, operands, op.output, options, fields)
-    )
+    return Emission((size,), _operator(code, version, operands, op.output, options, fields))
 
 
 def _reshape(op: ops.Reshape, graph: IntegerGraph) -> Emission:
@@ -313,6 +325,7 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Crop: _crop,
     ops.DepthwiseConv2D: _depthwise_conv_2d,
     ops.FullyConnected: _fully_connected,
+    ops.InterpolatePixels: _interpolate_pixels,
     ops.MaxPool2D: _max_pool_2d,
     ops.Maximum: _maximum,
     ops.Mean: _mean,

@@ -46,6 +46,7 @@ _RESOLVER_METHODS = {
     "MINIMUM": "AddMinimum",
     "PAD": "AddPad",
     "RESHAPE": "AddReshape",
+    "RESIZE_BILINEAR": "AddResizeBilinear",
     "RESIZE_NEAREST_NEIGHBOR": "AddResizeNearestNeighbor",
     "SOFTMAX": "AddSoftmax",
     "STRIDED_SLICE": "AddStridedSlice",

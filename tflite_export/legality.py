@@ -18,6 +18,9 @@ from tflite_export.errors import ExportError
 from tflite_export.file_model import IoDtype
 from tflite_export.targets import Target
 
+_LARGEST_FACTOR = 64
+"""Of an interpolation: fixed-point weights have 10 bits; a factor takes one more than its own."""
+
 
 def check_legal(graph: IntegerGraph, target: Target) -> None:
     """Raises ExportError for the first thing that the target cannot hold or would compute else."""
@@ -143,6 +146,15 @@ def _check_concatenate(op: ops.Concatenate, graph: IntegerGraph, target: Target)
     _require_range(op, graph, (low, high))
 
 
+def _check_interpolate(op: ops.InterpolatePixels, graph: IntegerGraph, target: Target) -> None:
+    if any(factor.bit_count() != 1 or factor > _LARGEST_FACTOR for factor in op.factors):
+        raise ExportError(
+            f"InterpolatePixels {op.output!r} needs factors of 1, 2, 4 up to {_LARGEST_FACTOR}: "
+            f"the fixed-point weights of others are not exact. Received: {op.factors}"
+        )
+    _check_same_grid(op, graph, target)
+
+
 def _check_pad(op: ops.Pad, graph: IntegerGraph, target: Target) -> None:
     x = _require_same_scale(op, graph)
     low, high = min(x.qmin, x.zero_point), max(x.qmax, x.zero_point)
@@ -224,6 +236,7 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Crop: _check_same_grid,
     ops.DepthwiseConv2D: _check_linear,
     ops.FullyConnected: _check_linear,
+    ops.InterpolatePixels: _check_interpolate,
     ops.MaxPool2D: _check_same_grid,
     ops.Maximum: _check_maximum,
     ops.Mean: _check_mean,

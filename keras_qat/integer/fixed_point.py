@@ -123,6 +123,7 @@ class RoundingProfile:
     float_add: bool
     float_mean: bool
     float_softmax: bool
+    resize_ties_up: bool
 
 
 PROFILES: dict[str, RoundingProfile] = {
@@ -137,6 +138,7 @@ PROFILES: dict[str, RoundingProfile] = {
             float_add=False,
             float_mean=False,
             float_softmax=False,
+            resize_ties_up=False,
         ),
         RoundingProfile(
             name="litert_ref",
@@ -147,6 +149,7 @@ PROFILES: dict[str, RoundingProfile] = {
             float_add=False,
             float_mean=False,
             float_softmax=False,
+            resize_ties_up=False,
         ),
         RoundingProfile(
             name="xnnpack",
@@ -157,6 +160,7 @@ PROFILES: dict[str, RoundingProfile] = {
             float_add=True,
             float_mean=True,
             float_softmax=True,
+            resize_ties_up=True,
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Layers that move values and compute nothing, in integers."""
+"""Layers that move values, or look between them, in integers."""
 
 from __future__ import annotations
 
@@ -38,13 +38,18 @@ def lower_upsampling(layer: Any, operands: list[Value], context: LoweringContext
     return _on_image(ops.RepeatPixels, over_image(size), layer, operands, context)
 
 
+def lower_interpolation(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
+    """RESIZE_BILINEAR, which rounds to the grid of its input."""
+    return _on_image(ops.InterpolatePixels, over_image(layer.size), layer, operands, context)
+
+
 def lower_zero_padding(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """PAD with the zero point."""
     return _on_image(ops.Pad, _around_image(layer.padding), layer, operands, context)
 
 
 def _on_image(
-    op: type[ops.Crop] | type[ops.RepeatPixels] | type[ops.Pad],
+    op: type[ops.Crop] | type[ops.InterpolatePixels] | type[ops.RepeatPixels] | type[ops.Pad],
     option: Any,
     layer: Any,
     operands: list[Value],

@@ -17,6 +17,9 @@ _POOLED_TIE_MARGIN = 1e-3
 """Float error of a mean in steps stays far below this; a mean of up to 256 codes that is not a tie
 is at least 1/512 away from one."""
 
+_INTERPOLATED_TIE_MARGIN = 2.5e-4
+"""The same for a mean of four codes whose weights are whole numbers of 1/1024."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
@@ -83,6 +86,11 @@ def round_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
         return ops.round(ops.clip(ratio, grid.qmin, grid.qmax))
     position = (ops.clip(ratio, grid.qmin, grid.qmax) - grid.qmin) / grid.step
     return ops.round(position) * grid.step + grid.qmin
+
+
+def round_interpolated_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
+    """Nearest code of a weighted mean of codes, ties up, as XNNPACK's RESIZE_BILINEAR rounds it."""
+    return ops.clip(ops.floor(ratio + (0.5 + _INTERPOLATED_TIE_MARGIN)), grid.qmin, grid.qmax)
 
 
 def round_pooled_to_codes(ratio: Tensor, grid: Grid) -> Tensor:

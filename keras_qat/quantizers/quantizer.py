@@ -17,6 +17,7 @@ from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import (
     Grid,
+    round_interpolated_to_codes,
     round_pooled_to_codes,
     round_to_codes,
 )
@@ -69,6 +70,7 @@ class Quantizer(keras.layers.Layer):
     Call arguments:
         x: float tensor of any shape.
         pooled: `x` is an average of values on this grid; round as AVERAGE_POOL_2D does.
+        interpolated: `x` lies between values on this grid; round as RESIZE_BILINEAR does.
         training: whether the call is one of training. In inference, behind a weight layer whose
             neighbours are known (`accumulator`), rounding starts from the integer accumulator.
     """
@@ -213,10 +215,13 @@ class Quantizer(keras.layers.Layer):
         """Starts over from a kernel, channels last: with the least squared error."""
         self.set_scale(least_error_weight_scale(kernel, self.grid, self.per_channel))
 
-    def call(self, x: Tensor, pooled: bool = False, training: bool = False) -> Tensor:
+    def call(
+        self, x: Tensor, pooled: bool = False, interpolated: bool = False, training: bool = False
+    ) -> Tensor:
         x = self.prepare(x)
         selection = self._select(x) if training else None
-        return self._tapped(self.fake_quantize(x, self._rounding(pooled, training), selection))
+        rounding = self._rounding(pooled, training, interpolated)
+        return self._tapped(self.fake_quantize(x, rounding, selection))
 
     def _tapped(self, quantized: Tensor) -> Tensor:
         if self.tap is not None:
@@ -291,7 +296,9 @@ class Quantizer(keras.layers.Layer):
         """The codes inside the forward pass: where they are learned, the ends are tensors."""
         return self.grid
 
-    def _rounding(self, pooled: bool, training: bool) -> Rounding:
+    def _rounding(self, pooled: bool, training: bool, interpolated: bool = False) -> Rounding:
+        if interpolated:
+            return round_interpolated_to_codes
         if pooled:
             return round_pooled_to_codes
         if training or self.accumulator is None:

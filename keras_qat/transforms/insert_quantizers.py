@@ -82,7 +82,8 @@ class _Inserter:
         grid = self._plan.grid_of(float_tensor)
         if rule.output is Output.ROUND_TO_INPUT and grid is not None:
             pooled = isinstance(node.operation, AVERAGE_POOLING)
-            return self._quantizer_of(grid)(outputs, pooled=pooled)
+            interpolated = isinstance(node.operation, keras.layers.UpSampling2D)
+            return self._quantizer_of(grid)(outputs, pooled=pooled, interpolated=interpolated)
         return outputs
 
     def _quantizer_of(self, grid: SharedGrid) -> Quantizer:

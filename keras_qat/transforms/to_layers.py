@@ -28,6 +28,11 @@ Chain = list[tuple[type, Options]]
 """Layer types and their arguments, to be called one after another."""
 
 _SPATIAL = (1, 2)
+_CROP_AND_POOL = {
+    False: (layers.Cropping1D, layers.MaxPooling1D),
+    True: (layers.Cropping2D, layers.MaxPooling2D),
+}
+"""Over sequences, and over images."""
 
 
 def to_layers(model: keras.Model) -> keras.Model:
@@ -174,50 +179,61 @@ def _transpose(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | Non
 
 
 def _mean(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    return _global(layers.GlobalAveragePooling2D, node)
+    return _global(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, node)
 
 
 def _max(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    return _global(layers.GlobalMaxPooling2D, node) if node.operation.initial is None else None
+    if node.operation.initial is not None:
+        return None
+    return _global(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, node)
 
 
-def _global(kind: type, node: GraphNode) -> Chain | None:
+def _global(over_sequence: type, over_image: type, node: GraphNode) -> Chain | None:
     rank, axis = len(node.inputs[0].shape), node.operation.axis
     axes = axis if isinstance(axis, (tuple, list)) else (axis,)
-    if rank != 4 or None in axes or tuple(sorted(each % rank for each in axes)) != _SPATIAL:
+    if None in axes:
         return None
-    return [(kind, {"keepdims": bool(node.operation.keepdims)})]
+    places = tuple(sorted(each % rank for each in axes))
+    kind = {(3, (1,)): over_sequence, (4, _SPATIAL): over_image}.get((rank, places))
+    return None if kind is None else [(kind, {"keepdims": bool(node.operation.keepdims)})]
 
 
 def _get_item(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """Slices over height and width that run forward; batch and channels whole."""
+    """Slices over steps, or height and width, that run forward; batch and channels whole."""
     shape, key = node.inputs[0].shape, args[1]
     key = tuple(key) if isinstance(key, (tuple, list)) else (key,)
-    if len(shape) != 4 or None in shape[1:] or not all(isinstance(each, slice) for each in key):
+    known = len(shape) in (3, 4) and None not in shape[1:]
+    if not known or not all(isinstance(each, slice) for each in key):
         return None
-    key += (slice(None),) * (4 - len(key))
-    if key[0] != slice(None) or range(shape[3])[key[3]] != range(shape[3]):
+    key += (slice(None),) * (len(shape) - len(key))
+    if key[0] != slice(None) or range(shape[-1])[key[-1]] != range(shape[-1]):
         return None
-    taken = [range(shape[axis])[key[axis]] for axis in _SPATIAL]
+    taken = [range(size)[each] for size, each in zip(shape[1:-1], key[1:-1], strict=True)]
     if any(each.step < 1 or not len(each) for each in taken):
         return None
-    sizes = zip(taken, shape[1:3], strict=True)
+    sizes = zip(taken, shape[1:-1], strict=True)
     crops = tuple((each.start, size - 1 - each[-1]) for each, size in sizes)
     steps = tuple(each.step for each in taken)
+    image = len(shape) == 4
+    cropping, pooling = _CROP_AND_POOL[image]
     chain: Chain = []
     if any(map(any, crops)):
-        chain.append((layers.Cropping2D, {"cropping": crops}))
-    if steps != (1, 1):
-        chain.append((layers.MaxPooling2D, {"pool_size": 1, "strides": steps}))
+        chain.append((cropping, {"cropping": crops if image else crops[0]}))
+    if any(step > 1 for step in steps):
+        chain.append((pooling, {"pool_size": 1, "strides": steps if image else steps[0]}))
     return chain or [(layers.Activation, {"activation": "linear"})]
 
 
 def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """Zeros around height and width, or around channels."""
+    """Zeros around steps, or around height and width and channels."""
     operation = node.operation
     value = args[1] if len(args) > 1 else kwargs.get("constant_values")
     widths = tuple(tuple(pair) for pair in operation.pad_width)
-    if operation.mode != "constant" or value not in (None, 0) or len(widths) != 4 or any(widths[0]):
+    if operation.mode != "constant" or value not in (None, 0) or any(widths[0]):
+        return None
+    if len(widths) == 3 and not any(widths[2]):
+        return [(layers.ZeroPadding1D, {"padding": widths[1]})]
+    if len(widths) != 4:
         return None
     chain: Chain = []
     if any(map(any, widths[1:3])):

@@ -36,7 +36,10 @@ CASES = {
         {"filters": 5, "kernel_size": (1, 3), "strides": (2, 3), "padding": "same"},
     ],
     "dense_on_the_last_axis": [layers.Dense, {"units": 5, "activation": "relu"}],
-    "depthwise_dilated": [layers.DepthwiseConv2D, {"kernel_size": 3, "dilation_rate": 2}],
+    "depthwise_dilated": [
+        layers.DepthwiseConv2D,
+        {"kernel_size": 3, "strides": (1, 2), "dilation_rate": (2, 1)},
+    ],
     "depthwise": [layers.DepthwiseConv2D, {"kernel_size": 3, "padding": "same"}],
     "depthwise_multiplier": [
         layers.DepthwiseConv2D,
@@ -62,6 +65,10 @@ CASES = {
     "global_max_pooling_kept": [layers.GlobalMaxPooling2D, {"keepdims": True}],
     "cropping": [layers.Cropping2D, {"cropping": ((1, 0), (2, 3))}],
     "permute": [layers.Permute, {"dims": (3, 1, 2)}],
+    "upsampling_bilinear": [
+        layers.UpSampling2D,
+        {"size": (2, 4), "interpolation": "bilinear"},
+    ],
     "upsampling": [layers.UpSampling2D, {"size": (2, 3)}],
     "flatten": [layers.Flatten, {}],
     "reshape": [layers.Reshape, {"target_shape": (27, 9)}],
@@ -224,6 +231,31 @@ def test_batch_normalization_of_features_without_a_weight_layer_before_it():
     check(qmodel, x)
     kinds = [type(op).__name__ for op in qmodel.to_integer().ops]
     assert kinds == ["Reshape", "DepthwiseConv2D", "Reshape"]
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_interpolation_is_that_of_xnnpack_and_exports(bits, tmp_path):
+    def enlarged(inputs):
+        x = layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+        x = layers.UpSampling2D(2, interpolation="bilinear", name="larger")(x)
+        return layers.Conv2D(2, 3, name="last")(x)
+
+    x = images(16, (9, 9, 3))
+    qmodel = quantized(enlarged, x, bits)
+    assert qmodel.get_layer("last").neighbours is not None
+    assert qmodel.get_layer("conv").neighbours.output_quantizer.accumulator is not None
+    differences = {each.name: each for each in check(qmodel, x)}
+    assert differences["larger"].flip_rate == 0.0
+    for target in ("litert", "tflm"):
+        report = tflite_export.export(
+            qmodel,
+            tmp_path / f"{target}.tflite",
+            target=target,
+            samples=x,
+            min_argmax_agreement=0.0,  # which pixel is the brightest means nothing
+            verbose=False,
+        )
+        assert report.mismatches == 0
 
 
 def test_a_collapsed_channel_becomes_a_constant():

@@ -8,7 +8,11 @@ import pytest
 
 from keras_qat.integer import GraphBuilder, QuantParams, ops, run
 from keras_qat.quantizers import Grid
-from keras_qat.quantizers.fake_quantize import round_pooled_to_codes, round_to_codes
+from keras_qat.quantizers.fake_quantize import (
+    round_interpolated_to_codes,
+    round_pooled_to_codes,
+    round_to_codes,
+)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -105,4 +109,25 @@ def assert_pools_equal(codes, grid, scale, size, strides, padding):
     x = builder.add_input("x", (1, *codes.shape[1:]), placed)
     y = builder.add(ops.AveragePool2D((x,), "y", size, strides, padding), placed)
     expected = run(builder.build((y,)), stored)["y"].astype(int) - placed.zero_point
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (1, 2), (4, 4), (8, 4), (16, 16)])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_interpolation_through_keras_and_through_the_integer_op(bits, signed, size):
+    """Not a single tie of XNNPACK's falls to another side, where every code meets every other."""
+    grid = Grid.for_activations(bits, signed)
+    scale = np.float32(0.0371)
+    rng = np.random.default_rng(bits)
+    codes = rng.integers(grid.qmin, grid.qmax, (8, 5, 5, 3), endpoint=True).astype(np.float32)
+    layer = keras.layers.UpSampling2D(size, interpolation="bilinear")
+    actual = round_interpolated_to_codes(layer(codes * scale) / scale, grid)
+
+    placed: QuantParams = grid.qparams(scale).placed_in_int8()
+    stored = (codes + placed.zero_point).astype(np.int8)
+    builder = GraphBuilder()
+    x = builder.add_input("x", (1, *codes.shape[1:]), placed)
+    y = builder.add(ops.InterpolatePixels((x,), "y", size), placed)
+    expected = run(builder.build((y,)), stored, "xnnpack")["y"].astype(int) - placed.zero_point
     np.testing.assert_array_equal(actual, expected)

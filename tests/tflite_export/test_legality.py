@@ -132,6 +132,12 @@ def test_ops_that_keep_the_grid(op, y_grid, message):
     refuse(one_op_graph(op, SHAPE, GRID, y_grid), message)
 
 
+@pytest.mark.parametrize("factors", [(3, 2), (2, 128)])
+def test_an_interpolation_that_fixed_point_weights_do_not_state(factors):
+    graph = one_op_graph(lambda _, x: ops.InterpolatePixels((x,), "y", factors), SHAPE, GRID)
+    refuse(graph, rf"factors of 1, 2, 4 up to 64.*Received: \({factors[0]}, {factors[1]}\)")
+
+
 def test_padding_with_zeros_that_the_grid_lacks():
     grid = QuantParams(np.float32(0.1), 0, 5, 127)
     graph = one_op_graph(lambda _, x: ops.Pad((x,), "y", ((1, 1), (0, 0))), SHAPE, grid)

@@ -44,6 +44,14 @@ OPERATIONS = {
     "pad": lambda x, y: ops.pad(x, ((0, 0), (1, 2), (0, 3), (0, 0))),
     "pad_channels": lambda x, y: ops.pad(x, ((0, 0), (0, 0), (1, 0), (2, 1))),
 }
+OVER_SEQUENCES = {
+    "mean": lambda x: ops.mean(x, axis=1),
+    "mean_kept": lambda x: ops.mean(x, axis=(-2,), keepdims=True),
+    "max": lambda x: ops.max(x, axis=1),
+    "slice": lambda x: x[:, 1:-2],
+    "slice_in_steps": lambda x: x[:, 1::3],
+    "pad": lambda x: ops.pad(x, ((0, 0), (2, 1), (0, 0))),
+}
 WITHOUT_LAYER = {
     "subtract": lambda x, y: x - y,
     "add_a_number_for_each_pixel": lambda x, y: x + np.ones((8, 8, 1), "float32"),
@@ -85,6 +93,19 @@ def test_the_function_stays_and_only_layers_are_left(name, x):
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_it_deploys(name, x, tmp_path):
     qmodel = keras_qat.quantize(with_operation(OPERATIONS[name]), calibration_data=x)
+    report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
+    assert report.mismatches == 0
+
+
+@pytest.mark.parametrize("name", OVER_SEQUENCES)
+def test_operations_over_sequences_deploy(name, tmp_path):
+    inputs, x = keras.Input((8, 3), name="signal"), images(8, (8, 3))
+    hidden = layers.Conv1D(4, 3, padding="same", name="conv")(inputs)
+    model = randomize(keras.Model(inputs, OVER_SEQUENCES[name](hidden)))
+    named = to_layers(model)
+    assert all(isinstance(node.operation, layers.Layer) for node in nodes(named))
+    np.testing.assert_array_equal(named.predict(x, verbose=0), model.predict(x, verbose=0))
+    qmodel = keras_qat.quantize(model, calibration_data=x)
     report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
     assert report.mismatches == 0
 

@@ -13,6 +13,7 @@ from keras_qat.integer.ops.op import (
     Shape,
 )
 from keras_qat.integer.ops.pool import AveragePool2D, MaxPool2D, Mean
+from keras_qat.integer.ops.resize import InterpolatePixels
 from keras_qat.integer.ops.shape import Crop, Pad, RepeatPixels, Reshape, Transpose
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT, Softmax
 from keras_qat.integer.ops.transpose_conv import TransposeConv2D
@@ -25,6 +26,7 @@ OPS: dict[str, type[IntegerOp]] = {
     "Crop": Crop,
     "DepthwiseConv2D": DepthwiseConv2D,
     "FullyConnected": FullyConnected,
+    "InterpolatePixels": InterpolatePixels,
     "MaxPool2D": MaxPool2D,
     "Maximum": Maximum,
     "Mean": Mean,
@@ -49,6 +51,7 @@ __all__ = [
     "DepthwiseConv2D",
     "FullyConnected",
     "IntegerOp",
+    "InterpolatePixels",
     "LinearOp",
     "MaxPool2D",
     "Maximum",
