@@ -50,6 +50,7 @@ _OPERATOR_DATA = {
     "MAX_POOL_2D": 32,
     "MEAN": 44,
     "PAD": 56,
+    "QUANTIZE": 24,
     "SOFTMAX": 80,
     "STRIDED_SLICE": 100,
     DECODE_OPERATOR: 80,

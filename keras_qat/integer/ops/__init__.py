@@ -3,6 +3,7 @@
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
 from keras_qat.integer.ops.elementwise import Add, Maximum, Minimum
+from keras_qat.integer.ops.lookup import Lookup
 from keras_qat.integer.ops.op import (
     Activation,
     IntegerOp,
@@ -22,6 +23,7 @@ OPS: dict[str, type[IntegerOp]] = {
     "Crop": Crop,
     "DepthwiseConv2D": DepthwiseConv2D,
     "FullyConnected": FullyConnected,
+    "Lookup": Lookup,
     "MaxPool2D": MaxPool2D,
     "Maximum": Maximum,
     "Mean": Mean,
@@ -45,6 +47,7 @@ __all__ = [
     "FullyConnected",
     "IntegerOp",
     "LinearOp",
+    "Lookup",
     "MaxPool2D",
     "Maximum",
     "Mean",

@@ -18,10 +18,12 @@ class MicroMutableOpResolver : public MicroOpResolver {
   TfLiteStatus AddDepthwiseConv2D() { return Add(); }
   TfLiteStatus AddFullyConnected() { return Add(); }
   TfLiteStatus AddMaxPool2D() { return Add(); }
+  TfLiteStatus AddGather() { return Add(); }
   TfLiteStatus AddMaximum() { return Add(); }
   TfLiteStatus AddMean() { return Add(); }
   TfLiteStatus AddMinimum() { return Add(); }
   TfLiteStatus AddPad() { return Add(); }
+  TfLiteStatus AddQuantize() { return Add(); }
   TfLiteStatus AddReshape() { return Add(); }
   TfLiteStatus AddResizeNearestNeighbor() { return Add(); }
   TfLiteStatus AddSoftmax() { return Add(); }
