@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
 from keras_qat.lowering.batch_normalization import lower_batch_normalization
 from keras_qat.lowering.context import LoweringContext, Value
 from keras_qat.lowering.merge import lower_add
+from keras_qat.lowering.pointwise import lower_pointwise
 from keras_qat.lowering.pooling import (
     lower_average_pooling,
     lower_global_average,
@@ -29,17 +31,24 @@ from keras_qat.lowering.shape import (
     lower_zero_padding,
 )
 from keras_qat.wrappers import (
+    QuantizeActivation,
     QuantizeAdd,
     QuantizeConv2D,
     QuantizeDense,
     QuantizeDepthwiseConv2D,
+    QuantizeELU,
+    QuantizeLeakyReLU,
+    QuantizePReLU,
+    QuantizeReLU,
     QuantizeWrapper,
+    approximate_gelu,
 )
 
 layers = keras.layers
 
 LowerFunction = Callable[[Any, list[Value], LoweringContext], Value]
 _LARGEST_AVERAGE_WINDOW = 256
+_ACTIVATION_LAYERS = (layers.Activation, QuantizeActivation)
 
 
 class Output(enum.Enum):
@@ -73,6 +82,7 @@ class Rule:
         minimum_bits: its output deserves at least so many bits.
         wide_inputs: what enters it gets the config's `add_bits`.
         unsigned: its output is never negative.
+        signed: its output can be negative, whatever enters.
         copy_as: the layer type that stands for it in a quantized model, if not its own.
     """
 
@@ -84,11 +94,23 @@ class Rule:
     minimum_bits: int = 1
     wide_inputs: bool = False
     unsigned: bool = False
+    signed: bool = False
     copy_as: type | None = None
 
 
 def _weights(wrapper: type[QuantizeWrapper]) -> Rule:
     return Rule(Output.QUANTIZE, wrapper=wrapper, yields=Stage.LINEAR)
+
+
+def _pointwise(copy_as: type, unsigned: bool = False, signed: bool = False) -> Rule:
+    return Rule(
+        Output.QUANTIZE,
+        lower_pointwise,
+        wide_inputs=True,
+        unsigned=unsigned,
+        signed=signed,
+        copy_as=copy_as,
+    )
 
 
 _ACTIVATION_JOINS = frozenset({Stage.LINEAR, Stage.SUM})
@@ -97,6 +119,8 @@ _RELU6 = Rule(Output.ROUND_TO_INPUT, lower_relu6, joins=_ACTIVATION_JOINS, unsig
 _SOFTMAX = Rule(Output.FIXED, lower_softmax, unsigned=True)
 _IDENTITY = Rule(Output.SAME_AS_INPUT, lower_identity)
 _ADD = Rule(Output.QUANTIZE, lower_add, yields=Stage.SUM, wide_inputs=True, copy_as=QuantizeAdd)
+_LEAKY_RELU, _PRELU = _pointwise(QuantizeLeakyReLU), _pointwise(QuantizePReLU)
+_ELU = _pointwise(QuantizeELU)
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
 
 RULES: dict[type, Rule] = {
@@ -124,13 +148,28 @@ RULES: dict[type, Rule] = {
     layers.ZeroPadding2D: Rule(Output.SAME_AS_INPUT, lower_zero_padding),
     layers.Dropout: _IDENTITY,
     layers.Softmax: _SOFTMAX,
+    layers.ELU: _ELU,
+    QuantizeELU: _ELU,
+    layers.LeakyReLU: _LEAKY_RELU,
+    QuantizeLeakyReLU: _LEAKY_RELU,
+    layers.PReLU: _PRELU,
+    QuantizePReLU: _PRELU,
 }
+
+_NEVER_NEGATIVE = ("exponential", "hard_sigmoid", "sigmoid", "softplus", "sparse_plus")
+_NEVER_NEGATIVE += ("sparse_sigmoid", "squareplus")
+_ZERO_AT_ZERO = ("celu", "elu", "gelu", "hard_shrink", "hard_silu", "hard_tanh", "leaky_relu")
+_ZERO_AT_ZERO += ("mish", "selu", "silu", "soft_shrink", "softsign", "tanh", "tanh_shrink")
+_ZERO_AT_ZERO += (approximate_gelu.__name__,)
 
 ACTIVATIONS: dict[str, Rule] = {
     "linear": _IDENTITY,
     "relu": _RELU,
     "relu6": _RELU6,
     "softmax": _SOFTMAX,
+    "log_sigmoid": _pointwise(QuantizeActivation, signed=True),
+    **{name: _pointwise(QuantizeActivation, unsigned=True) for name in _NEVER_NEGATIVE},
+    **{name: _pointwise(QuantizeActivation) for name in _ZERO_AT_ZERO},
 }
 
 
@@ -138,11 +177,12 @@ def supported_layers() -> list[str]:
     """Names of the layers and activations that have a rule, for people.
 
     >>> supported_layers()[:3]
-    ['Activation(linear)', 'Activation(relu)', 'Activation(relu6)']
+    ['Activation(celu)', 'Activation(elu)', 'Activation(exponential)']
     """
     kinds = (*RULES, layers.ReLU, layers.SeparableConv2D)
-    types = [kind.__name__ for kind in kinds if kind is not QuantizeAdd]
-    return sorted([*types, *(f"Activation({name})" for name in ACTIVATIONS)])
+    types = [kind.__name__ for kind in kinds if kind.__module__.startswith("keras.")]
+    names = [name for name in ACTIVATIONS if hasattr(keras.activations, name)]
+    return sorted([*types, *(f"Activation({name})" for name in names)])
 
 
 class UnsupportedLayerError(NotImplementedError):
@@ -156,9 +196,9 @@ def rule_of(node: GraphNode) -> Rule:
         UnsupportedLayerError: no rule; the message says why.
     """
     layer, kind = node.operation, type(node.operation)
-    if kind is layers.Activation:
-        rule = ACTIVATIONS.get(_activation_name(layer))
-    elif kind is layers.ReLU:
+    if kind in _ACTIVATION_LAYERS:
+        rule = _activation_rule(layer)
+    elif kind in (layers.ReLU, QuantizeReLU):
         rule = _relu_rule(layer)
     elif kind is layers.AveragePooling2D and _covers_everything(layer, node):
         rule = _GLOBAL_AVERAGE
@@ -167,10 +207,31 @@ def rule_of(node: GraphNode) -> Rule:
     if not isinstance(layer, layers.Layer):
         reason = "this raw operation has no layer that stands for it; use a supported layer"
     else:
-        reason = "no rule for this layer" if rule is None else _why_not(node)
+        known = rule is not None or kind in _ACTIVATION_LAYERS
+        reason = _why_not(node) if known else "no rule for this layer"
     if rule is None or reason:
         raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     return rule
+
+
+def _activation_rule(layer: Any) -> Rule | None:
+    """The rule of a layer's function: by its name, if it is the one that Keras has by that name.
+
+    A copy of the layer has Keras' function. `keras.ops.gelu` differs from that of its name.
+    """
+    activation = layer.activation
+    if isinstance(activation, layers.Layer):
+        if activation.weights or type(layer) in _ACTIVATION_LAYERS:
+            return None
+        is_relu = type(activation) is layers.ReLU
+        return _relu_rule(activation) if is_relu else RULES.get(type(activation))
+    name = _activation_name(layer)
+    rule = ACTIVATIONS.get(name)
+    if rule is None or rule.lower is not lower_pointwise or activation is approximate_gelu:
+        return rule
+    own = [getattr(keras.activations, name, None)]
+    own += [getattr(keras.ops, name, None)] if name != "gelu" else []
+    return rule if any(activation is each for each in own) else None
 
 
 def _activation_name(layer: Any) -> str:
@@ -178,10 +239,11 @@ def _activation_name(layer: Any) -> str:
     return name
 
 
-def _relu_rule(layer: Any) -> Rule | None:
-    if layer.negative_slope != 0 or layer.threshold != 0:
-        return None
-    return {None: _RELU, 6.0: _RELU6}.get(layer.max_value)
+def _relu_rule(layer: Any) -> Rule:
+    slope, threshold = float(layer.negative_slope), float(layer.threshold)
+    if slope == threshold == 0 and layer.max_value in (None, 6.0):
+        return _RELU if layer.max_value is None else _RELU6
+    return _pointwise(QuantizeReLU, unsigned=slope == 0, signed=slope * threshold > 0)
 
 
 def _covers_everything(layer: Any, node: GraphNode) -> bool:
@@ -192,10 +254,13 @@ def _why_not(node: GraphNode) -> str:
     """What makes a layer, of a type that has a rule, impossible here; empty if nothing does."""
     layer, shape = node.operation, node.inputs[0].shape
     last_axis = (-1, len(shape) - 1)
-    if type(layer) is not layers.Activation and hasattr(layer, "activation"):
-        activation = _activation_name(layer)
-        if activation not in ACTIVATIONS:
-            return f"no rule for its activation {activation!r}"
+    if hasattr(layer, "activation") and _activation_rule(layer) is None:
+        return (
+            f"no rule for its activation {_activation_name(layer)!r}; "
+            "take a function of one number of keras.activations"
+        )
+    if isinstance(layer, layers.PReLU) and math.prod(layer.alpha.shape) != 1:
+        return "only one slope has a rule; share it (shared_axes=[1, 2, 3]), or use LeakyReLU"
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "only data_format='channels_last' can be deployed"
     if getattr(layer, "groups", 1) != 1:
