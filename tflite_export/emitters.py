@@ -37,7 +37,8 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
     tensors = [_activation(tensor) for tensor in graph.tensors.values()]
     operators = []
     for op in graph.ops:
-        emission = _emitter_of(op, compact)(op, graph)
+        native = stored.native.get(op.output)
+        emission = Emission((), native) if native else _emitter_of(op, compact)(op, graph)
         if op.output in stored.storage:
             emission = _with_storage(emission, stored.storage[op.output])
         tensors.extend(_without_bias_scale(emission.constants) if compact else emission.constants)

@@ -38,8 +38,10 @@ _RESOLVER_METHODS = {
     "AVERAGE_POOL_2D": "AddAveragePool2D",
     "CONV_2D": "AddConv2D",
     "DEPTHWISE_CONV_2D": "AddDepthwiseConv2D",
+    "ELU": "AddElu",
     "FULLY_CONNECTED": "AddFullyConnected",
     "GATHER": "AddGather",
+    "LOGISTIC": "AddLogistic",
     "MAXIMUM": "AddMaximum",
     "MAX_POOL_2D": "AddMaxPool2D",
     "MEAN": "AddMean",
@@ -50,6 +52,7 @@ _RESOLVER_METHODS = {
     "RESIZE_NEAREST_NEIGHBOR": "AddResizeNearestNeighbor",
     "SOFTMAX": "AddSoftmax",
     "STRIDED_SLICE": "AddStridedSlice",
+    "TANH": "AddTanh",
     "TRANSPOSE": "AddTranspose",
     DECODE_OPERATOR: "AddDecode",
 }

@@ -46,6 +46,7 @@ _OPERATOR_DATA = {
     "AVERAGE_POOL_2D": 32,
     "CONV_2D": 80,
     "DEPTHWISE_CONV_2D": 80,
+    "ELU": 232,
     "FULLY_CONNECTED": 72,
     "MAX_POOL_2D": 32,
     "MEAN": 44,

@@ -16,9 +16,11 @@ class MicroMutableOpResolver : public MicroOpResolver {
   TfLiteStatus AddConv2D() { return Add(); }
   TfLiteStatus AddDecode() { return Add(); }
   TfLiteStatus AddDepthwiseConv2D() { return Add(); }
+  TfLiteStatus AddElu() { return Add(); }
   TfLiteStatus AddFullyConnected() { return Add(); }
   TfLiteStatus AddMaxPool2D() { return Add(); }
   TfLiteStatus AddGather() { return Add(); }
+  TfLiteStatus AddLogistic() { return Add(); }
   TfLiteStatus AddMaximum() { return Add(); }
   TfLiteStatus AddMean() { return Add(); }
   TfLiteStatus AddMinimum() { return Add(); }
@@ -28,6 +30,7 @@ class MicroMutableOpResolver : public MicroOpResolver {
   TfLiteStatus AddResizeNearestNeighbor() { return Add(); }
   TfLiteStatus AddSoftmax() { return Add(); }
   TfLiteStatus AddStridedSlice() { return Add(); }
+  TfLiteStatus AddTanh() { return Add(); }
   TfLiteStatus AddTranspose() { return Add(); }
 
  private:
