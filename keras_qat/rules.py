@@ -16,6 +16,7 @@ from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
 from keras_qat.lowering.affine import lower_affine
 from keras_qat.lowering.context import LoweringContext, Value
 from keras_qat.lowering.merge import lower_add, lower_concatenate
+from keras_qat.lowering.pointwise import lower_pointwise
 from keras_qat.lowering.pooling import (
     lower_average_pooling,
     lower_global_average,
@@ -32,6 +33,7 @@ from keras_qat.lowering.shape import (
     lower_zero_padding,
 )
 from keras_qat.wrappers import (
+    QuantizeActivation,
     QuantizeAdd,
     QuantizeBatchNormalization,
     QuantizeConv1D,
@@ -41,8 +43,13 @@ from keras_qat.wrappers import (
     QuantizeDense,
     QuantizeDepthwiseConv1D,
     QuantizeDepthwiseConv2D,
+    QuantizeELU,
+    QuantizeLeakyReLU,
+    QuantizePReLU,
+    QuantizeReLU,
     QuantizeRescaling,
     QuantizeWrapper,
+    approximate_gelu,
 )
 
 layers = keras.layers
@@ -51,6 +58,7 @@ LowerFunction = Callable[[Any, list[Value], LoweringContext], Value]
 AVERAGE_POOLING = (layers.AveragePooling1D, layers.AveragePooling2D)
 TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose)
 _LARGEST_AVERAGE_WINDOW = 256
+_ACTIVATION_LAYERS = (layers.Activation, QuantizeActivation)
 
 
 class Output(enum.Enum):
@@ -86,6 +94,7 @@ class Rule:
         wide_inputs: what enters it gets the config's `add_bits`.
         unsigned: its output is never negative.
         stand_in: makes the layer that stands for it where it is an op of its own.
+        signed: its output can be negative, whatever enters.
     """
 
     output: Output
@@ -96,6 +105,7 @@ class Rule:
     minimum_bits: int = 1
     wide_inputs: bool = False
     unsigned: bool = False
+    signed: bool = False
     stand_in: Callable[[Any], Any] | None = None
 
 
@@ -106,6 +116,17 @@ def _as(kind: type) -> Callable[[Any], Any]:
 
 def _weights(wrapper: type[QuantizeWrapper]) -> Rule:
     return Rule(Output.QUANTIZE, wrapper=wrapper, yields=Stage.LINEAR)
+
+
+def _pointwise(kind: type, unsigned: bool = False, signed: bool = False) -> Rule:
+    return Rule(
+        Output.QUANTIZE,
+        lower_pointwise,
+        wide_inputs=True,
+        unsigned=unsigned,
+        signed=signed,
+        stand_in=_as(kind),
+    )
 
 
 _ACTIVATION_JOINS = frozenset({Stage.LINEAR, Stage.SUM})
@@ -125,6 +146,8 @@ _AFFINE = Rule(
     stand_in=QuantizeRescaling.of,
 )
 _BATCH_NORMALIZATION = dataclasses.replace(_AFFINE, stand_in=_as(QuantizeBatchNormalization))
+_LEAKY_RELU, _PRELU = _pointwise(QuantizeLeakyReLU), _pointwise(QuantizePReLU)
+_ELU = _pointwise(QuantizeELU)
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
 _MAX_POOLING = Rule(Output.SAME_AS_INPUT, lower_max_pooling)
 _AVERAGE_POOLING = Rule(Output.ROUND_TO_INPUT, lower_average_pooling)
@@ -171,13 +194,28 @@ RULES: dict[type, Rule] = {
     layers.ZeroPadding2D: _ZERO_PADDING,
     layers.Dropout: _IDENTITY,
     layers.Softmax: _SOFTMAX,
+    layers.ELU: _ELU,
+    QuantizeELU: _ELU,
+    layers.LeakyReLU: _LEAKY_RELU,
+    QuantizeLeakyReLU: _LEAKY_RELU,
+    layers.PReLU: _PRELU,
+    QuantizePReLU: _PRELU,
 }
+
+_NEVER_NEGATIVE = ("exponential", "hard_sigmoid", "sigmoid", "softplus", "sparse_plus")
+_NEVER_NEGATIVE += ("sparse_sigmoid", "squareplus")
+_ZERO_AT_ZERO = ("celu", "elu", "gelu", "hard_shrink", "hard_silu", "hard_tanh", "leaky_relu")
+_ZERO_AT_ZERO += ("mish", "selu", "silu", "soft_shrink", "softsign", "tanh", "tanh_shrink")
+_ZERO_AT_ZERO += (approximate_gelu.__name__,)
 
 ACTIVATIONS: dict[str, Rule] = {
     "linear": _IDENTITY,
     "relu": _RELU,
     "relu6": _RELU6,
     "softmax": _SOFTMAX,
+    "log_sigmoid": _pointwise(QuantizeActivation, signed=True),
+    **{name: _pointwise(QuantizeActivation, unsigned=True) for name in _NEVER_NEGATIVE},
+    **{name: _pointwise(QuantizeActivation) for name in _ZERO_AT_ZERO},
 }
 
 
@@ -185,11 +223,12 @@ def supported_layers() -> list[str]:
     """Names of the layers and activations that have a rule, for people.
 
     >>> supported_layers()[:3]
-    ['Activation(linear)', 'Activation(relu)', 'Activation(relu6)']
+    ['Activation(celu)', 'Activation(elu)', 'Activation(exponential)']
     """
     kinds = (*RULES, layers.ReLU)
-    types = [kind.__name__ for kind in kinds if not kind.__module__.startswith("keras_qat")]
-    return sorted([*types, *(f"Activation({name})" for name in ACTIVATIONS)])
+    types = [kind.__name__ for kind in kinds if kind.__module__.startswith("keras.")]
+    names = [name for name in ACTIVATIONS if hasattr(keras.activations, name)]
+    return sorted([*types, *(f"Activation({name})" for name in names)])
 
 
 class UnsupportedLayerError(NotImplementedError):
@@ -203,9 +242,9 @@ def rule_of(node: GraphNode) -> Rule:
         UnsupportedLayerError: no rule; the message says why.
     """
     layer, kind = node.operation, type(node.operation)
-    if kind is layers.Activation:
-        rule = ACTIVATIONS.get(_activation_name(layer))
-    elif kind is layers.ReLU:
+    if kind in _ACTIVATION_LAYERS:
+        rule = _activation_rule(layer)
+    elif kind in (layers.ReLU, QuantizeReLU):
         rule = _relu_rule(layer)
     elif kind in AVERAGE_POOLING and _covers_everything(layer, node):
         rule = _GLOBAL_AVERAGE
@@ -216,10 +255,31 @@ def rule_of(node: GraphNode) -> Rule:
     if not isinstance(layer, layers.Layer):
         reason = "this raw operation has no layer that stands for it; use a supported layer"
     else:
-        reason = "no rule for this layer" if rule is None else _why_not(node)
+        known = rule is not None or kind in _ACTIVATION_LAYERS
+        reason = _why_not(node) if known else "no rule for this layer"
     if rule is None or reason:
         raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     return rule
+
+
+def _activation_rule(layer: Any) -> Rule | None:
+    """The rule of a layer's function: by its name, if it is the one that Keras has by that name.
+
+    A copy of the layer has Keras' function. `keras.ops.gelu` differs from that of its name.
+    """
+    activation = layer.activation
+    if isinstance(activation, layers.Layer):
+        if activation.weights or type(layer) in _ACTIVATION_LAYERS:
+            return None
+        is_relu = type(activation) is layers.ReLU
+        return _relu_rule(activation) if is_relu else RULES.get(type(activation))
+    name = _activation_name(layer)
+    rule = ACTIVATIONS.get(name)
+    if rule is None or rule.lower is not lower_pointwise or activation is approximate_gelu:
+        return rule
+    own = [getattr(keras.activations, name, None)]
+    own += [getattr(keras.ops, name, None)] if name != "gelu" else []
+    return rule if any(activation is each for each in own) else None
 
 
 def _activation_name(layer: Any) -> str:
@@ -227,10 +287,11 @@ def _activation_name(layer: Any) -> str:
     return name
 
 
-def _relu_rule(layer: Any) -> Rule | None:
-    if layer.negative_slope != 0 or layer.threshold != 0:
-        return None
-    return {None: _RELU, 6.0: _RELU6}.get(layer.max_value)
+def _relu_rule(layer: Any) -> Rule:
+    slope, threshold = float(layer.negative_slope), float(layer.threshold)
+    if slope == threshold == 0 and layer.max_value in (None, 6.0):
+        return _RELU if layer.max_value is None else _RELU6
+    return _pointwise(QuantizeReLU, unsigned=slope == 0, signed=slope * threshold > 0)
 
 
 def _covers_everything(layer: Any, node: GraphNode) -> bool:
@@ -241,10 +302,13 @@ def _why_not(node: GraphNode) -> str:
     """What makes a layer, of a type that has a rule, impossible here; empty if nothing does."""
     layer, shape = node.operation, node.inputs[0].shape
     last_axis = (-1, len(shape) - 1)
-    if type(layer) is not layers.Activation and hasattr(layer, "activation"):
-        activation = _activation_name(layer)
-        if activation not in ACTIVATIONS:
-            return f"no rule for its activation {activation!r}"
+    if hasattr(layer, "activation") and _activation_rule(layer) is None:
+        return (
+            f"no rule for its activation {_activation_name(layer)!r}; "
+            "take a function of one number of keras.activations"
+        )
+    if isinstance(layer, layers.PReLU) and math.prod(layer.alpha.shape) != 1:
+        return "only one slope has a rule; share it (shared_axes=[1, 2, 3]), or use LeakyReLU"
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "only data_format='channels_last' can be deployed"
     if isinstance(layer, TRANSPOSED) and (reason := _why_not_transposed(layer)):

@@ -202,30 +202,34 @@ class WithoutConfig(layers.Layer):
         return self.factor * x
 
 
+def mine(x):
+    return x / (1.0 + abs(x))
+
+
 def test_one_error_lists_every_layer_without_a_rule_and_the_ways_out():
     model = after_input(
-        layers.Conv2D(4, 1, activation="gelu", name="conv"),
-        layers.LeakyReLU(name="leaky"),
+        layers.Conv2D(4, 1, activation=mine, name="conv"),
+        layers.PReLU(name="slopes"),
         layers.Lambda(lambda x: 2 * x, name="twice"),
         WithoutConfig(2.0),
-        layers.Activation("sigmoid", name="sigmoid"),
+        layers.Activation(mine, name="function"),
+        layers.Activation(keras.ops.gelu, name="gelu"),
         layers.GaussianNoise(0.1, name="noise"),
         layers.Conv2D(4, 1, name="fine"),
-        layers.ReLU(max_value=5.0, name="relu5"),
     )
     x, _ = data(8)
     with untouched(model, x), pytest.raises(UnsupportedLayerError) as error:
         keras_qat.quantize(model, calibration_data=x)
     message = str(error.value)
     assert "The model 'net' has layers that cannot be quantized" in message
-    assert "'conv' (Conv2D): no rule for its activation 'gelu'" in message
+    assert "'conv' (Conv2D): no rule for its activation 'mine'" in message
+    assert "'function' (Activation): no rule for its activation 'mine'; take a function" in message
+    assert "'gelu' (Activation): no rule for its activation 'gelu'; take a function" in message
+    assert "'slopes' (PReLU): only one slope has a rule; share it" in message
     for name, kind in [
-        ("leaky", "LeakyReLU"),
         ("twice", "Lambda"),
         ("without_config", "WithoutConfig"),
-        ("sigmoid", "Activation"),
         ("noise", "GaussianNoise"),
-        ("relu5", "ReLU"),
     ]:
         assert f"'{name}' ({kind}): no rule for this layer" in message
     assert "fine" not in message

@@ -11,28 +11,15 @@ import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
 from tflite_export import lookup_table
+from tflite_export.emission import Emission
 from tflite_export.errors import ExportError
 from tflite_export.file_model import FileModel, FileOperator, FileTensor, IoDtype
+from tflite_export.lookup_emitters import emit_lookup, emit_lookup_compact
 from tflite_export.storage import StoredGraph, WeightStorage
 
 DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat."
 _OPS_OF_ONE_EXAMPLE = (ops.TransposeConv2D,)
 _FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Emission:
-    """What one op adds to the file: its constants and its operator.
-
-    Attributes:
-        constants: tensors of this op alone; weights come first.
-        operator: the operator itself.
-        before: operators that run just before it.
-    """
-
-    constants: tuple[FileTensor, ...]
-    operator: FileOperator
-    before: tuple[FileOperator, ...] = ()
 
 
 def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = False) -> FileModel:
@@ -51,7 +38,8 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
     tensors = [_activation(tensor) for tensor in graph.tensors.values()]
     operators = []
     for op in graph.ops:
-        emission = _emitter_of(op)(op, graph)
+        native = stored.native.get(op.output)
+        emission = Emission((), native) if native else _emitter_of(op, compact)(op, graph)
         if op.output in stored.storage:
             emission = _with_storage(emission, stored.storage[op.output])
         tensors.extend(_without_bias_scale(emission.constants) if compact else emission.constants)
@@ -80,7 +68,9 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
     )
 
 
-def _emitter_of(op: ops.IntegerOp) -> Emitter:
+def _emitter_of(op: ops.IntegerOp, compact: bool) -> Emitter:
+    if compact and type(op) in COMPACT_EMITTERS:
+        return COMPACT_EMITTERS[type(op)]
     if type(op) not in EMITTERS:
         known = ", ".join(sorted(kind.__name__ for kind in EMITTERS))
         raise ExportError(
@@ -115,7 +105,9 @@ def _without_bias_scale(constants: Iterable[FileTensor]) -> list[FileTensor]:
     """Kernels take an int32 bias as it is; nothing reads its scales."""
     no_scale = np.zeros(0, np.float32)
     return [
-        dataclasses.replace(tensor, scale=no_scale) if tensor.dtype == "int32" else tensor
+        dataclasses.replace(tensor, scale=no_scale)
+        if tensor.dtype == "int32" and tensor.data is not None
+        else tensor
         for tensor in constants
     ]
 
@@ -326,6 +318,7 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.DepthwiseConv2D: _depthwise_conv_2d,
     ops.FullyConnected: _fully_connected,
     ops.InterpolatePixels: _interpolate_pixels,
+    ops.Lookup: emit_lookup,
     ops.MaxPool2D: _max_pool_2d,
     ops.Maximum: _maximum,
     ops.Mean: _mean,
@@ -337,6 +330,9 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Transpose: _transpose,
     ops.TransposeConv2D: _transpose_conv_2d,
 }
+
+COMPACT_EMITTERS: dict[type[ops.IntegerOp], Emitter] = {ops.Lookup: emit_lookup_compact}
+"""What TensorFlow Lite Micro runs in less memory, and LiteRT does not."""
 
 
 def _operator(

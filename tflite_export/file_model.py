@@ -75,8 +75,9 @@ class FileModel:
         operators: the operators in the order they run.
         inputs: tensor name of each model input, by the name callers use.
         outputs: tensor name of each model output, by the name callers use.
-        compact: what TensorFlow Lite Micro does without is left out: batches of other sizes, the
-            scales of biases, and all zero points of a vector of scales but one.
+        compact: for TensorFlow Lite Micro alone. What it does without is left out: batches of
+            other sizes, the scales of biases, and all zero points of a vector of scales but one.
+            Of operators that do the same, it has those that take less memory.
     """
 
     description: str

@@ -189,6 +189,10 @@ def _check_softmax(op: ops.Softmax, graph: IntegerGraph, target: Target) -> None
         )
 
 
+def _check_lookup(op: ops.Lookup, graph: IntegerGraph, target: Target) -> None:
+    """Any table between any grids; the graph holds that entries are on the output's."""
+
+
 def _require_activation(op: ops.LinearOp | ops.Add, graph: IntegerGraph) -> None:
     """The fused clamp gives the grid its range, and every runtime finds the same clamp."""
     grid = graph.tensors[op.output].qparams
@@ -237,6 +241,7 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.DepthwiseConv2D: _check_linear,
     ops.FullyConnected: _check_linear,
     ops.InterpolatePixels: _check_interpolate,
+    ops.Lookup: _check_lookup,
     ops.MaxPool2D: _check_same_grid,
     ops.Maximum: _check_maximum,
     ops.Mean: _check_mean,

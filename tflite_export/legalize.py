@@ -10,12 +10,13 @@ import numpy as np
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
 from keras_qat.integer.headroom import map_linear_ops
 from tflite_export.legality import check_legal
+from tflite_export.native_lookups import native_operators
 from tflite_export.storage import StoredGraph, WeightStorage, convolution_of, store
 from tflite_export.targets import Target
 
 
 def legalize(graph: IntegerGraph, target: Target, weight_storage: str = "auto") -> StoredGraph:
-    """The graph as the file will state it: scale vectors, headroom and storage, all checked.
+    """The graph as the file will state it: scale vectors, headroom, storage, operators; checked.
 
     Args:
         graph: the learned graph.
@@ -38,7 +39,7 @@ def legalize(graph: IntegerGraph, target: Target, weight_storage: str = "auto") 
         if isinstance(op, ops.FullyConnected) and storage[op.output] == "int4":
             legal = _dense_as_convolution(legal, op)
             storage[convolution_of(op.output)] = storage.pop(op.output)
-    return StoredGraph(legal, storage)
+    return StoredGraph(legal, storage, native_operators(legal, target))
 
 
 def with_channel_scales(graph: IntegerGraph) -> IntegerGraph:

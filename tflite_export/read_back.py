@@ -19,7 +19,7 @@ def check_file(learned: IntegerGraph, stored_graph: StoredGraph, file: FileModel
 
     Raises:
         VerificationError: a weight that is not the learned integer times a power of two, or a
-            grid or bias that is not the graph's.
+            grid, bias or table that is not the graph's.
     """
     legal = stored_graph.graph
     outside = {*file.inputs.values(), *file.outputs.values()}
@@ -45,6 +45,8 @@ def check_file(learned: IntegerGraph, stored_graph: StoredGraph, file: FileModel
             _check_weights(op, _weights(file, weight, writers.get(weight)))
             scale = legal.tensors[legal_op.inputs[0]].qparams.scale
             _check_bias(legal_op, _tensor(file, bias), scale)
+        if isinstance(op, ops.Lookup) and op.output not in stored_graph.native:
+            _check_table(op, _tensor(file, writers[op.output].inputs[0]))
 
 
 def _weights(file: FileModel, name: str, decode: FileOperator | None) -> FileTensor:
@@ -90,6 +92,11 @@ def _check_bias(op: ops.LinearOp, stored: FileTensor, input_scale: npt.NDArray[n
     )
     if not same:
         raise VerificationError(f"The file's bias of {op.output!r} is not that of the graph.")
+
+
+def _check_table(op: ops.Lookup, stored: FileTensor) -> None:
+    if stored.data is None or not np.array_equal(stored.data, op.table):
+        raise VerificationError(f"The file's table of {op.output!r} is not that of the graph.")
 
 
 def _tensor(file: FileModel, name: str) -> FileTensor:

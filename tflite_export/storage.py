@@ -12,6 +12,7 @@ from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.headroom import with_headroom
 from tflite_export import lookup_table
 from tflite_export.errors import ExportError
+from tflite_export.file_model import FileOperator
 from tflite_export.targets import Target
 
 WeightStorage = Literal["int8", "int4", "lut"]
@@ -32,10 +33,12 @@ class StoredGraph:
     Attributes:
         graph: its weights are the integers that kernels multiply with.
         storage: of the weights of linear ops, by their outputs; int8 for one that is not there.
+        native: operators that compute a table on their own, by their outputs.
     """
 
     graph: IntegerGraph
     storage: Mapping[str, WeightStorage] = dataclasses.field(default_factory=dict)
+    native: Mapping[str, FileOperator] = dataclasses.field(default_factory=dict)
 
     def linear_op(self, output: str) -> ops.LinearOp:
         """The op with weights that a learned op of that output became."""

@@ -23,7 +23,12 @@ _DTYPES = {
     "int32": "INT32",
     "uint8": "UINT8",
 }
-_ENUMERATIONS = {"padding": "Padding", "fusedActivationFunction": "ActivationFunctionType"}
+_ENUMERATIONS = {
+    "fusedActivationFunction": "ActivationFunctionType",
+    "inDataType": "TensorType",
+    "outDataType": "TensorType",
+    "padding": "Padding",
+}
 
 
 def write_model(model: FileModel) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from keras_qat.integer.ops import IntegerOp, LinearOp, Shape
+from keras_qat.integer.ops import IntegerOp, LinearOp, Lookup, Shape
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN, QuantParams
 
 
@@ -50,7 +50,8 @@ class IntegerGraph:
 
         Raises:
             ValueError: a tensor that is read before it is written, written twice, of another
-                shape than its op yields, or outside int8; an accumulator beyond int32.
+                shape than its op yields, or outside int8; an accumulator beyond int32; a table
+                that leaves the grid of its tensor.
         """
         written = set(self.inputs)
         for op in self.ops:
@@ -62,6 +63,8 @@ class IntegerGraph:
             written.add(op.output)
             self._check_shape(op)
             self._check_accumulator(op)
+            if isinstance(op, Lookup):
+                op.check_table(self.tensors[op.output].qparams)
         for name in self.outputs:
             if name not in written:
                 raise ValueError(f"Graph output {name!r} is never written.")

@@ -152,8 +152,8 @@ class GridPlan:
         operands = [self._states[id(tensor)] for tensor in node.inputs]
         first, name = operands[0], node.operation.name
         members = (*first.members, name) if first.stage and rule.joins else (name,)
-        linear = rule.yields is Stage.LINEAR
-        signed = not rule.unsigned and (linear or any(state.signed for state in operands))
+        any_sign = rule.yields is Stage.LINEAR or rule.signed
+        signed = not rule.unsigned and (any_sign or any(state.signed for state in operands))
         if self._bit_widths.config_for([name])[0] is None:
             return _TensorState(Stage.FLOAT, signed, members=members)
         if rule.output is Output.FIXED:

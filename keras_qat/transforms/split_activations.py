@@ -26,7 +26,7 @@ def split_activations(model: keras.Model) -> keras.Model:
     """The same function, with every weight layer linear.
 
     `Dense(10, activation="softmax", name="dense")` becomes `Dense(10, name="dense")` and
-    `Activation("softmax", name="dense_softmax")`.
+    `Activation("softmax", name="dense_softmax")`; a layer as `activation` is copied.
     """
     copies, activations = LayerCopies(), LayerCopies()
     taken = {layer.name for layer in model.layers}
@@ -50,6 +50,9 @@ def _linear(layer: Any) -> Any:
 
 
 def _activation(layer: Any, taken: set[str]) -> Any:
+    if isinstance(layer.activation, keras.layers.Layer):
+        own_name = unused_name(f"{layer.name}_{layer.activation.name}", taken)
+        return copy_of(layer.activation, name=own_name)
     suffix = getattr(layer.activation, "__name__", "activation")
     name = unused_name(f"{layer.name}_{suffix}", taken)
     return keras.layers.Activation(layer.activation, name=name)

@@ -19,6 +19,7 @@ from keras_qat.keras_graph import (
     replay,
 )
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
+from keras_qat.wrappers import approximate_gelu
 
 layers = keras.layers
 
@@ -160,6 +161,29 @@ def _relu6(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
     return [(layers.ReLU, {"max_value": 6.0})]
 
 
+def _activation(name: str, **defaults: Any) -> Callable[..., Chain | None]:
+    """`Activation(name)`, for an operation whose options have the values of that function."""
+
+    def find(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+        options = {option: getattr(node.operation, option) for option in defaults}
+        return [(layers.Activation, {"activation": name})] if options == defaults else None
+
+    return find
+
+
+def _gelu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
+    function = approximate_gelu if node.operation.approximate else keras.activations.gelu
+    return [(layers.Activation, {"activation": function})]
+
+
+def _elu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
+    return [(layers.ELU, {"alpha": node.operation.alpha})]
+
+
+def _leaky_relu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
+    return [(layers.LeakyReLU, {"negative_slope": node.operation.negative_slope})]
+
+
 def _softmax(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
     return [(layers.Softmax, {"axis": node.operation.axis})]
 
@@ -251,7 +275,17 @@ _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
     "Add": _add,
     "Concatenate": _concatenate,
     "Divide": _divide,
+    "Celu": _activation("celu", alpha=1.0),
+    "Elu": _elu,
+    "Exp": _activation("exponential"),
+    "Gelu": _gelu,
     "GetItem": _get_item,
+    "HardShrink": _activation("hard_shrink", threshold=0.5),
+    "HardSigmoid": _activation("hard_sigmoid"),
+    "HardSilu": _activation("hard_silu"),
+    "HardTanh": _activation("hard_tanh"),
+    "LeakyRelu": _leaky_relu,
+    "LogSigmoid": _activation("log_sigmoid"),
     "Max": _max,
     "Mean": _mean,
     "Multiply": _multiply,
@@ -261,8 +295,19 @@ _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
     "Relu": _relu,
     "Relu6": _relu6,
     "Reshape": _reshape,
+    "Selu": _activation("selu"),
+    "Sigmoid": _activation("sigmoid"),
+    "Silu": _activation("silu"),
+    "SoftShrink": _activation("soft_shrink", threshold=0.5),
     "Softmax": _softmax,
     "Subtract": _subtract,
+    "Softplus": _activation("softplus"),
+    "Softsign": _activation("softsign"),
+    "SparsePlus": _activation("sparse_plus"),
+    "SparseSigmoid": _activation("sparse_sigmoid"),
+    "Squareplus": _activation("squareplus", b=4),
+    "Tanh": _activation("tanh"),
+    "TanhShrink": _activation("tanh_shrink"),
     "Transpose": _transpose,
     "TrueDivide": _divide,
 }

@@ -1,4 +1,4 @@
-"""One wrapper per weight layer: its forward pass with a given kernel, and the same in integers."""
+"""Layers of a quantized model: weight layers with a given kernel, exact sums and functions."""
 
 from keras_qat.wrappers.add import QuantizeAdd
 from keras_qat.wrappers.affine import QuantizeBatchNormalization, QuantizeRescaling
@@ -9,9 +9,20 @@ from keras_qat.wrappers.conv2d_transpose import QuantizeConv2DTranspose
 from keras_qat.wrappers.dense import QuantizeDense
 from keras_qat.wrappers.depthwise_conv1d import QuantizeDepthwiseConv1D
 from keras_qat.wrappers.depthwise_conv2d import QuantizeDepthwiseConv2D
+from keras_qat.wrappers.pointwise import (
+    Pointwise,
+    QuantizeActivation,
+    QuantizeELU,
+    QuantizeLeakyReLU,
+    QuantizePReLU,
+    QuantizeReLU,
+    approximate_gelu,
+)
 from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
 
 __all__ = [
+    "Pointwise",
+    "QuantizeActivation",
     "QuantizeAdd",
     "QuantizeBatchNormalization",
     "QuantizeConv1D",
@@ -21,6 +32,11 @@ __all__ = [
     "QuantizeDense",
     "QuantizeDepthwiseConv1D",
     "QuantizeDepthwiseConv2D",
+    "QuantizeELU",
+    "QuantizeLeakyReLU",
+    "QuantizePReLU",
+    "QuantizeReLU",
     "QuantizeRescaling",
     "QuantizeWrapper",
+    "approximate_gelu",
 ]

@@ -189,6 +189,8 @@ def small_network(seed: int = 0, weight_bits: int = 4) -> IntegerGraph:
         signed,
     )
     high = QuantParams(signed.scale, 3, -10, 127)
+    table = np.sort(generator.integers(-128, 127, 256, dtype=np.int8, endpoint=True))
+    x = builder.add(ops.Lookup((x,), "lookup", table), signed)
     x = builder.add(ops.Maximum((x,), "clamp_low", -10), high)
     x = builder.add(ops.Minimum((x,), "clamp_high", 20), QuantParams(signed.scale, 3, -10, 20))
     grid = builder.tensor(x).qparams

@@ -32,8 +32,8 @@ def assert_exact(graph: IntegerGraph, seed: int = 0, samples: int = SAMPLES) -> 
         check_legal(stated, target)
     for version in (stated, add_headroom(stated)):
         file = emit_model(StoredGraph(version))
-        data = write_model(file)
-        for profile in PROFILES:
-            result = verify_runtime(version, data, file, profile, inputs)
+        compact = emit_model(StoredGraph(version), compact=True)
+        for profile, form in [*((each, file) for each in PROFILES), ("tflm", compact)]:
+            result = verify_runtime(version, write_model(form), form, profile, inputs)
             assert {t.name: t.differing for t in result.tensors if t.differing} == {}, result
             assert len(result.tensors) == len(graph.ops)

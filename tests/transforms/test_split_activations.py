@@ -28,7 +28,7 @@ def model_of(*stack):
     return randomize(keras.Sequential([inputs, *stack], name="net"))
 
 
-@pytest.mark.parametrize("activation", ["relu", "relu6", "softmax"])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "softmax", "silu"])
 @pytest.mark.parametrize("kind", WEIGHT_LAYERS)
 def test_the_function_is_the_same_and_the_weight_layer_is_linear(kind, activation):
     model, x = model_of(WEIGHT_LAYERS[kind](activation)), images(4, (6, 6, 3))
@@ -46,6 +46,17 @@ def test_layers_without_a_fused_activation_are_copied_as_they_are():
     assert [layer.name for layer in split.layers][1:] == ["conv", "relu6", "relu", "flat"]
     assert not set(map(id, split.layers)) & set(map(id, model.layers))
     assert split.get_layer("relu6").max_value == 6.0
+
+
+def test_a_layer_given_as_activation_is_copied():
+    leaky = layers.LeakyReLU(0.1, name="leaky")
+    model, x = model_of(layers.Conv2D(4, 3, activation=leaky, name="conv")), images(4, (6, 6, 3))
+    with untouched(model, x):
+        split = split_activations(model)
+        np.testing.assert_array_equal(split(x), model(x))
+    copy = split.get_layer("conv_leaky")
+    assert copy is not leaky
+    assert copy.negative_slope == 0.1
 
 
 def test_a_shared_layer_is_split_once():

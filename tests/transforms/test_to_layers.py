@@ -10,8 +10,10 @@ from keras import ops
 import keras_qat
 import tflite_export
 from keras_qat.keras_graph import nodes
-from keras_qat.rules import UnsupportedLayerError
+from keras_qat.lowering.pointwise import lower_pointwise
+from keras_qat.rules import ACTIVATIONS, UnsupportedLayerError
 from keras_qat.transforms.to_layers import to_layers
+from keras_qat.wrappers import approximate_gelu
 from tests.models import images, randomize
 
 layers = keras.layers
@@ -32,6 +34,14 @@ OPERATIONS = {
     "relu": lambda x, y: ops.relu(x),
     "activation_function": lambda x, y: keras.activations.relu(x),
     "relu6": lambda x, y: ops.relu6(x),
+    "sigmoid": lambda x, y: ops.sigmoid(x),
+    "exp": lambda x, y: ops.exp(x),
+    "approximate_gelu": lambda x, y: ops.gelu(x),
+    "gelu": lambda x, y: keras.activations.gelu(x),
+    "elu": lambda x, y: ops.elu(x, alpha=0.5),
+    "leaky_relu": lambda x, y: ops.leaky_relu(x, negative_slope=0.05),
+    "limited_relu": lambda x, y: keras.activations.relu(x, max_value=2.0, negative_slope=0.1),
+    "soft_shrink": lambda x, y: ops.soft_shrink(x),
     "softmax": lambda x, y: ops.softmax(x),
     "reshape": lambda x, y: ops.reshape(x, (-1, 256)),
     "transpose": lambda x, y: ops.transpose(x, (0, 3, 1, 2)),
@@ -53,6 +63,8 @@ OVER_SEQUENCES = {
     "pad": lambda x: ops.pad(x, ((0, 0), (2, 1), (0, 0))),
 }
 WITHOUT_LAYER = {
+    "celu_with_another_alpha": lambda x, y: ops.celu(x, alpha=0.5),
+    "soft_shrink_with_another_threshold": lambda x, y: ops.soft_shrink(x, threshold=0.1),
     "subtract": lambda x, y: x - y,
     "add_a_number_for_each_pixel": lambda x, y: x + np.ones((8, 8, 1), "float32"),
     "divide_by_zero": lambda x, y: x / 0.0,
@@ -66,6 +78,13 @@ WITHOUT_LAYER = {
     "pad_with_ones": lambda x, y: ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1.0),
     "pad_by_reflection": lambda x, y: ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect"),
 }
+
+
+POINTWISE = [
+    name
+    for name, rule in ACTIVATIONS.items()
+    if rule.lower is lower_pointwise and hasattr(keras.activations, name) and name != "mish"
+]
 
 
 def with_operation(operation) -> keras.Model:
@@ -117,6 +136,19 @@ def test_others_end_in_the_one_error(name, x):
     with pytest.raises(UnsupportedLayerError, match="this raw operation has no layer"):
         keras_qat.quantize(model, calibration_data=x)
     np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_a_function_of_one_number_has_a_layer(name):
+    """Every operation that stands for a function of `keras.activations` is that function."""
+    function = getattr(keras.activations, name)
+    inputs = keras.Input((64,))
+    operation = getattr(ops, {"exponential": "exp"}.get(name, name))
+    plain = to_layers(keras.Model(inputs, operation(inputs)))
+    x = np.linspace(-8.0, 8.0, 64, dtype=np.float32).reshape(1, 64)
+    if name == "gelu":
+        function = approximate_gelu
+    np.testing.assert_array_equal(plain(x), function(ops.convert_to_tensor(x)))
 
 
 def test_a_model_of_layers_is_left_alone():

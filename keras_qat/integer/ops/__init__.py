@@ -4,6 +4,7 @@ from keras_qat.integer.ops.concatenate import Concatenate
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
 from keras_qat.integer.ops.elementwise import Add, Maximum, Minimum
+from keras_qat.integer.ops.lookup import Lookup
 from keras_qat.integer.ops.op import (
     Activation,
     IntegerOp,
@@ -27,6 +28,7 @@ OPS: dict[str, type[IntegerOp]] = {
     "DepthwiseConv2D": DepthwiseConv2D,
     "FullyConnected": FullyConnected,
     "InterpolatePixels": InterpolatePixels,
+    "Lookup": Lookup,
     "MaxPool2D": MaxPool2D,
     "Maximum": Maximum,
     "Mean": Mean,
@@ -53,6 +55,7 @@ __all__ = [
     "IntegerOp",
     "InterpolatePixels",
     "LinearOp",
+    "Lookup",
     "MaxPool2D",
     "Maximum",
     "Mean",

@@ -16,16 +16,21 @@ class MicroMutableOpResolver : public MicroOpResolver {
   TfLiteStatus AddConv2D() { return Add(); }
   TfLiteStatus AddDecode() { return Add(); }
   TfLiteStatus AddDepthwiseConv2D() { return Add(); }
+  TfLiteStatus AddElu() { return Add(); }
   TfLiteStatus AddFullyConnected() { return Add(); }
   TfLiteStatus AddMaxPool2D() { return Add(); }
+  TfLiteStatus AddGather() { return Add(); }
+  TfLiteStatus AddLogistic() { return Add(); }
   TfLiteStatus AddMaximum() { return Add(); }
   TfLiteStatus AddMean() { return Add(); }
   TfLiteStatus AddMinimum() { return Add(); }
   TfLiteStatus AddPad() { return Add(); }
+  TfLiteStatus AddQuantize() { return Add(); }
   TfLiteStatus AddReshape() { return Add(); }
   TfLiteStatus AddResizeNearestNeighbor() { return Add(); }
   TfLiteStatus AddSoftmax() { return Add(); }
   TfLiteStatus AddStridedSlice() { return Add(); }
+  TfLiteStatus AddTanh() { return Add(); }
   TfLiteStatus AddTranspose() { return Add(); }
 
  private:
