@@ -181,6 +181,17 @@ def _add(op: ops.Add, graph: IntegerGraph) -> Emission:
     return Emission((), _operator("ADD", 2, op.inputs, op.output, "AddOptions", _fused(op)))
 
 
+def _sub(op: ops.Sub, graph: IntegerGraph) -> Emission:
+    return Emission((), _operator("SUB", 2, op.inputs, op.output, "SubOptions", _fused(op)))
+
+
+def _mul(op: ops.Mul, graph: IntegerGraph) -> Emission:
+    """Version 3 says that the product is rescaled by 1 or more."""
+    x, w, y = (graph.tensors[name].qparams.scale for name in (*op.inputs, op.output))
+    version = 3 if x * w / y >= 1 else 2
+    return Emission((), _operator("MUL", version, op.inputs, op.output, "MulOptions", _fused(op)))
+
+
 def _maximum(op: ops.Maximum, graph: IntegerGraph) -> Emission:
     return _clamp("MAXIMUM", op, graph)
 
@@ -296,10 +307,12 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Maximum: _maximum,
     ops.Mean: _mean,
     ops.Minimum: _minimum,
+    ops.Mul: _mul,
     ops.Pad: _pad,
     ops.RepeatPixels: _repeat_pixels,
     ops.Reshape: _reshape,
     ops.Softmax: _softmax,
+    ops.Sub: _sub,
     ops.Transpose: _transpose,
 }
 
@@ -342,7 +355,7 @@ def _window_fields(
     return {"padding": op.padding.upper(), "strideH": height, "strideW": width}
 
 
-def _fused(op: ops.LinearOp | ops.Add) -> dict[str, Any]:
+def _fused(op: ops.LinearOp | ops.BinaryOp) -> dict[str, Any]:
     return {"fusedActivationFunction": _FUSED[op.activation]}
 
 

@@ -43,11 +43,13 @@ _RESOLVER_METHODS = {
     "MAX_POOL_2D": "AddMaxPool2D",
     "MEAN": "AddMean",
     "MINIMUM": "AddMinimum",
+    "MUL": "AddMul",
     "PAD": "AddPad",
     "RESHAPE": "AddReshape",
     "RESIZE_NEAREST_NEIGHBOR": "AddResizeNearestNeighbor",
     "SOFTMAX": "AddSoftmax",
     "STRIDED_SLICE": "AddStridedSlice",
+    "SUB": "AddSub",
     "TRANSPOSE": "AddTranspose",
     DECODE_OPERATOR: "AddDecode",
 }

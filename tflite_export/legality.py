@@ -82,16 +82,28 @@ def _check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None
     _require_activation(op, graph)
 
 
-def _check_add(op: ops.Add, graph: IntegerGraph, target: Target) -> None:
+def _check_sum(op: ops.Add | ops.Sub, graph: IntegerGraph, target: Target) -> None:
     y = graph.tensors[op.output].qparams
     for name in op.inputs:
         ratio = float(graph.tensors[name].qparams.scale) / float(y.scale)
         if not target.smallest_add_ratio <= ratio < target.add_ratio_limit:
             raise ExportError(
-                f"Add {op.output!r} rescales {name!r} by {ratio:.3g}, outside what "
+                f"{type(op).__name__} {op.output!r} rescales {name!r} by {ratio:.3g}, outside what "
                 f"{target.name!r} computes ({target.smallest_add_ratio:.3g} to "
                 f"{target.add_ratio_limit:g}). Give input and output scales nearer to each other."
             )
+    _require_activation(op, graph)
+
+
+def _check_mul(op: ops.Mul, graph: IntegerGraph, target: Target) -> None:
+    x, w, y = (graph.tensors[name].qparams.scale for name in (*op.inputs, op.output))
+    multiplier = float(x * w / y)
+    if not target.smallest_mul_multiplier <= multiplier < target.multiplier_limit:
+        raise ExportError(
+            f"Mul {op.output!r} rescales its product by {multiplier:.3g}, outside what "
+            f"{target.name!r} computes ({target.smallest_mul_multiplier:.3g} to "
+            f"{target.multiplier_limit:g}). Give the output a scale nearer to the product's."
+        )
     _require_activation(op, graph)
 
 
@@ -144,7 +156,7 @@ def _check_softmax(op: ops.Softmax, graph: IntegerGraph, target: Target) -> None
         )
 
 
-def _require_activation(op: ops.LinearOp | ops.Add, graph: IntegerGraph) -> None:
+def _require_activation(op: ops.LinearOp | ops.BinaryOp, graph: IntegerGraph) -> None:
     """The fused clamp gives the grid its range, and every runtime finds the same clamp."""
     grid = graph.tensors[op.output].qparams
     low, high = activation_range(op.activation, grid)
@@ -182,7 +194,7 @@ def _require_range(op: ops.IntegerOp, graph: IntegerGraph, implied: tuple[int, i
 _Check = Callable[[Any, IntegerGraph, Target], None]
 
 _CHECKS: dict[type[ops.IntegerOp], _Check] = {
-    ops.Add: _check_add,
+    ops.Add: _check_sum,
     ops.AveragePool2D: _check_same_grid,
     ops.Conv2D: _check_linear,
     ops.Crop: _check_same_grid,
@@ -192,9 +204,11 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Maximum: _check_maximum,
     ops.Mean: _check_mean,
     ops.Minimum: _check_minimum,
+    ops.Mul: _check_mul,
     ops.Pad: _check_pad,
     ops.RepeatPixels: _check_same_grid,
     ops.Reshape: _check_same_grid,
     ops.Softmax: _check_softmax,
+    ops.Sub: _check_sum,
     ops.Transpose: _check_same_grid,
 }

@@ -49,9 +49,11 @@ _OPERATOR_DATA = {
     "FULLY_CONNECTED": 72,
     "MAX_POOL_2D": 32,
     "MEAN": 44,
+    "MUL": 28,
     "PAD": 56,
     "SOFTMAX": 80,
     "STRIDED_SLICE": 100,
+    "SUB": 48,
     DECODE_OPERATOR: 80,
 }
 Kind = Literal["activation", "decoded weights", "scratch"]

@@ -99,14 +99,26 @@ def test_a_relu6_that_ends_half_way():
     refuse(conv("relu6", grid), "half way between two integers")
 
 
-def test_an_add_across_too_many_octaves():
+@pytest.mark.parametrize("kind", [ops.Add, ops.Sub])
+def test_a_sum_across_too_many_octaves(kind):
     builder = GraphBuilder()
     left = builder.add_input("left", SHAPE, QuantParams(np.float32(2.0**-11)))
     right = builder.add_input("right", SHAPE, QuantParams(np.float32(1)))
-    y = builder.add(ops.Add((left, right), "y"), QuantParams(np.float32(1)))
+    y = builder.add(kind((left, right), "y"), QuantParams(np.float32(1)))
     graph = builder.build((y,))
-    refuse(graph, "Add 'y' rescales 'left'")
+    refuse(graph, f"{kind.__name__} 'y' rescales 'left'")
     check_legal(graph, get_target("tflm"))
+
+
+@pytest.mark.parametrize(("exponent", "tflm_runs"), [(-17, True), (8, False)])
+def test_a_product_across_too_many_octaves(exponent, tflm_runs):
+    builder = GraphBuilder()
+    left, right = (builder.add_input(n, SHAPE, QuantParams(np.float32(1))) for n in ("a", "b"))
+    y = builder.add(ops.Mul((left, right), "y"), QuantParams(np.float32(2.0**-exponent)))
+    graph = builder.build((y,))
+    refuse(graph, "Mul 'y' rescales its product by")
+    if tflm_runs:
+        check_legal(graph, get_target("tflm"))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The integer ops, one frozen dataclass each, and the table that names them all."""
 
+from keras_qat.integer.ops.arithmetic import Add, BinaryOp, Mul, Sub
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
-from keras_qat.integer.ops.elementwise import Add, Maximum, Minimum
+from keras_qat.integer.ops.elementwise import Maximum, Minimum
 from keras_qat.integer.ops.op import (
     Activation,
     IntegerOp,
@@ -26,10 +27,12 @@ OPS: dict[str, type[IntegerOp]] = {
     "Maximum": Maximum,
     "Mean": Mean,
     "Minimum": Minimum,
+    "Mul": Mul,
     "Pad": Pad,
     "RepeatPixels": RepeatPixels,
     "Reshape": Reshape,
     "Softmax": Softmax,
+    "Sub": Sub,
     "Transpose": Transpose,
 }
 
@@ -39,6 +42,7 @@ __all__ = [
     "Activation",
     "Add",
     "AveragePool2D",
+    "BinaryOp",
     "Conv2D",
     "Crop",
     "DepthwiseConv2D",
@@ -49,6 +53,7 @@ __all__ = [
     "Maximum",
     "Mean",
     "Minimum",
+    "Mul",
     "Pad",
     "Padding",
     "QuantizedArray",
@@ -56,5 +61,6 @@ __all__ = [
     "Reshape",
     "Shape",
     "Softmax",
+    "Sub",
     "Transpose",
 ]
