@@ -10,9 +10,10 @@ import keras
 from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.quantizers import Quantizer
 from keras_qat.rules import Output, Stage, rule_of
-from keras_qat.wrappers import QuantizeAdd, QuantizeWrapper
+from keras_qat.wrappers import QuantizeAdd, QuantizeSubtract, QuantizeWrapper
 from keras_qat.wrappers.add import AddNeighbours
 from keras_qat.wrappers.neighbours import Neighbours
+from keras_qat.wrappers.product import ProductNeighbours
 
 
 def link_neighbours(model: keras.Model) -> None:
@@ -32,9 +33,13 @@ def link_neighbours(model: keras.Model) -> None:
             wrapper.neighbours = found
             if found is not None and calls[id(found.output_quantizer)] == 1:
                 found.output_quantizer.accumulator = found
-        elif isinstance(wrapper, QuantizeAdd):
-            found = _add_neighbours(node, producers, readers) if calls[id(wrapper)] == 1 else None
-            wrapper.neighbours = found
+        elif isinstance(wrapper, QuantizeAdd | QuantizeSubtract):
+            found = _between_grids(node, producers, readers) if calls[id(wrapper)] == 1 else None
+            wrapper.neighbours = None if found is None else AddNeighbours(*found[:3])
+        elif type(wrapper) is keras.layers.Multiply:
+            found = _between_grids(node, producers, readers)
+            if found is not None and calls[id(found[2])] == 1:
+                found[2].accumulator = ProductNeighbours(*found)
 
 
 def _neighbours(
@@ -49,7 +54,7 @@ def _neighbours(
         batch_normalization = follower.operation
         follower = _only_reader(follower.outputs[0], readers)
     if follower is not None and Stage.LINEAR in _joins(follower):
-        ceiling = 6.0 if rule_of(follower).output is Output.ROUND_TO_INPUT else None
+        ceiling = _ceiling(follower)
         follower = _only_reader(follower.outputs[0], readers)
     if source is None or follower is None or not isinstance(follower.operation, Quantizer):
         return None
@@ -65,14 +70,16 @@ def _neighbours(
     )
 
 
-def _add_neighbours(
+def _between_grids(
     node: GraphNode,
     producers: dict[int, GraphNode],
     readers: dict[int, list[GraphNode | None]],
-) -> AddNeighbours | None:
+) -> tuple[Quantizer, Quantizer, Quantizer, float | None] | None:
+    """The grids of both operands and of the result of a sum or product, and a ReLU6's ceiling."""
     left, right = (_grid_before(tensor, producers) for tensor in node.inputs)
-    follower = _only_reader(node.outputs[0], readers)
+    follower, ceiling = _only_reader(node.outputs[0], readers), None
     if follower is not None and Stage.SUM in _joins(follower):
+        ceiling = _ceiling(follower)
         follower = _only_reader(follower.outputs[0], readers)
     if left is None or right is None or follower is None:
         return None
@@ -80,7 +87,11 @@ def _add_neighbours(
     if not isinstance(output, Quantizer):
         return None
     deployable = left.deployable and right.deployable and output.deployable
-    return AddNeighbours(left, right, output) if deployable else None
+    return (left, right, output, ceiling) if deployable else None
+
+
+def _ceiling(activation: GraphNode) -> float | None:
+    return 6.0 if rule_of(activation).output is Output.ROUND_TO_INPUT else None
 
 
 def _joins(node: GraphNode) -> frozenset[Stage]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
 from keras_qat.lowering.batch_normalization import lower_batch_normalization
 from keras_qat.lowering.context import LoweringContext, Value
-from keras_qat.lowering.merge import lower_add
+from keras_qat.lowering.merge import lower_add, lower_multiply, lower_subtract
 from keras_qat.lowering.pooling import (
     lower_average_pooling,
     lower_global_average,
@@ -33,6 +33,7 @@ from keras_qat.wrappers import (
     QuantizeConv2D,
     QuantizeDense,
     QuantizeDepthwiseConv2D,
+    QuantizeSubtract,
     QuantizeWrapper,
 )
 
@@ -55,7 +56,7 @@ class Stage(enum.Enum):
     """What a tensor without a grid is, and so which layers may still join the op that makes it."""
 
     LINEAR = "weights applied; BatchNormalization and an activation may join"
-    SUM = "a sum; an activation may join"
+    SUM = "a sum or a product of tensors; an activation may join"
     COMPLETE = "a quantizer must follow"
     FLOAT = "left in float by the user"
 
@@ -73,6 +74,7 @@ class Rule:
         minimum_bits: its output deserves at least so many bits.
         wide_inputs: what enters it gets the config's `add_bits`.
         unsigned: its output is never negative.
+        signed: its output can be negative, whatever its inputs are.
         copy_as: the layer type that stands for it in a quantized model, if not its own.
     """
 
@@ -84,6 +86,7 @@ class Rule:
     minimum_bits: int = 1
     wide_inputs: bool = False
     unsigned: bool = False
+    signed: bool = False
     copy_as: type | None = None
 
 
@@ -96,7 +99,11 @@ _RELU = Rule(Output.SAME_AS_INPUT, lower_relu, joins=_ACTIVATION_JOINS, unsigned
 _RELU6 = Rule(Output.ROUND_TO_INPUT, lower_relu6, joins=_ACTIVATION_JOINS, unsigned=True)
 _SOFTMAX = Rule(Output.FIXED, lower_softmax, unsigned=True)
 _IDENTITY = Rule(Output.SAME_AS_INPUT, lower_identity)
-_ADD = Rule(Output.QUANTIZE, lower_add, yields=Stage.SUM, wide_inputs=True, copy_as=QuantizeAdd)
+_MULTIPLY = Rule(Output.QUANTIZE, lower_multiply, yields=Stage.SUM, wide_inputs=True)
+_ADD = dataclasses.replace(_MULTIPLY, lower=lower_add, copy_as=QuantizeAdd)
+_SUBTRACT = dataclasses.replace(
+    _MULTIPLY, lower=lower_subtract, copy_as=QuantizeSubtract, signed=True
+)
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
 
 RULES: dict[type, Rule] = {
@@ -110,8 +117,11 @@ RULES: dict[type, Rule] = {
         yields=Stage.LINEAR,
         joins=frozenset({Stage.LINEAR}),
     ),
-    layers.Add: _ADD,
+    layers.Add: _ADD,  # of more than two tensors: chained before anything else, as Multiply
+    layers.Subtract: _SUBTRACT,
+    layers.Multiply: _MULTIPLY,
     QuantizeAdd: _ADD,
+    QuantizeSubtract: _SUBTRACT,
     layers.MaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_max_pooling),
     layers.AveragePooling2D: Rule(Output.ROUND_TO_INPUT, lower_average_pooling),
     layers.GlobalAveragePooling2D: _GLOBAL_AVERAGE,
@@ -125,6 +135,8 @@ RULES: dict[type, Rule] = {
     layers.Dropout: _IDENTITY,
     layers.Softmax: _SOFTMAX,
 }
+
+MERGES = (layers.Add, layers.Subtract, layers.Multiply)
 
 ACTIVATIONS: dict[str, Rule] = {
     "linear": _IDENTITY,
@@ -141,7 +153,7 @@ def supported_layers() -> list[str]:
     ['Activation(linear)', 'Activation(relu)', 'Activation(relu6)']
     """
     kinds = (*RULES, layers.ReLU, layers.SeparableConv2D)
-    types = [kind.__name__ for kind in kinds if kind is not QuantizeAdd]
+    types = [kind.__name__ for kind in kinds if kind not in (QuantizeAdd, QuantizeSubtract)]
     return sorted([*types, *(f"Activation({name})" for name in ACTIVATIONS)])
 
 
@@ -188,6 +200,12 @@ def _covers_everything(layer: Any, node: GraphNode) -> bool:
     return tuple(layer.pool_size) == tuple(node.inputs[0].shape[1:3])
 
 
+def joinable(shapes: Sequence[tuple[int | None, ...]]) -> bool:
+    """Whether two or more tensors can be added or multiplied: of one rank, sizes equal or 1."""
+    alike = len(shapes) > 1 and len({len(shape) for shape in shapes}) == 1
+    return alike and all(len({*sizes} - {1}) <= 1 for sizes in zip(*shapes, strict=True))
+
+
 def _why_not(node: GraphNode) -> str:
     """What makes a layer, of a type that has a rule, impossible here; empty if nothing does."""
     layer, shape = node.operation, node.inputs[0].shape
@@ -208,8 +226,9 @@ def _why_not(node: GraphNode) -> str:
         return "only the last axis can be normalized"
     if isinstance(layer, layers.Softmax) and layer.axis not in last_axis:
         return "only a softmax over the last axis has a rule"
-    if isinstance(layer, layers.Add) and [t.shape for t in node.inputs] != [shape, shape]:
-        return "only two tensors of one shape have a rule; chain Add layers for more"
+    if isinstance(layer, MERGES) and not joinable([tensor.shape for tensor in node.inputs]):
+        shapes = ", ".join(str(tensor.shape) for tensor in node.inputs)
+        return f"it needs tensors of one rank with equal sizes or sizes of 1, not {shapes}"
     if isinstance(layer, layers.AveragePooling2D) and not _covers_everything(layer, node):
         window = layer.pool_size[0] * layer.pool_size[1]
         if window > _LARGEST_AVERAGE_WINDOW:

@@ -115,8 +115,8 @@ class _Inserter:
         first = operands[0]
         name = node.operation.name
         members = (*first.members, name) if first.stage and rule.joins else (name,)
-        linear = rule.yields is Stage.LINEAR
-        signed = not rule.unsigned and (linear or any(state.signed for state in operands))
+        signed = rule.signed or rule.yields is Stage.LINEAR
+        signed = not rule.unsigned and (signed or any(state.signed for state in operands))
         if self._bit_widths.config_for([name])[0] is None:
             return TensorState(Stage.FLOAT, signed, members=members)
         if rule.output is Output.FIXED:

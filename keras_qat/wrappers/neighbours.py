@@ -68,19 +68,8 @@ class Neighbours:
         gain, _ = self._gain_and_offset()
         grid = self.weight_quantizer.grid
         unit = self._unit(gain, max(-grid.qmin, grid.qmax))
-        multiplier = unit / self.output_quantizer.scale
-        alive = multiplier > 0
-        safe = ops.where(alive, multiplier, 1.0)
-        ceiling = None if self.ceiling is None else self.ceiling / self.output_quantizer.scale
-
-        def round_from_accumulator(ratio: Tensor, grid: Grid) -> Tensor:
-            known = alive
-            if ceiling is not None:  # a value that was cut off is no whole number of units
-                known = ops.logical_and(alive, ratio < ceiling)
-            exact = ops.round(ratio / safe) * safe
-            return round_to_codes(ops.where(known, exact, ratio), grid)
-
-        return round_from_accumulator
+        scale = self.output_quantizer.scale
+        return rounding_in_units(unit / scale, scale, self.ceiling)
 
     def _unit(self, gain: Tensor, largest_code: Any) -> Tensor:
         """Real value of 1 in the accumulator of each channel; 0 for a channel without signal."""
@@ -94,6 +83,28 @@ class Neighbours:
         if self.batch_normalization is None:
             return ops.ones(()), ops.zeros(())
         return inference_affine(self.batch_normalization)
+
+
+def rounding_in_units(multiplier: Tensor, scale: Tensor, ceiling: float | None) -> Rounding:
+    """Rounds a whole number of units, each worth `multiplier` steps of the output, to codes.
+
+    Args:
+        multiplier: 0 where there is no unit to count.
+        scale: of the output.
+        ceiling: where an activation cuts real values off, if one does.
+    """
+    alive = multiplier > 0
+    safe = ops.where(alive, multiplier, 1.0)
+    top = None if ceiling is None else ceiling / scale
+
+    def round_from_accumulator(ratio: Tensor, grid: Grid) -> Tensor:
+        known = alive
+        if top is not None:  # a value that was cut off is no whole number of units
+            known = ops.logical_and(alive, ratio < top)
+        exact = ops.round(ratio / safe) * safe
+        return round_to_codes(ops.where(known, exact, ratio), grid)
+
+    return round_from_accumulator
 
 
 def headroom(largest_code: Any) -> Tensor:
