@@ -117,9 +117,10 @@ RULES: dict[type, Rule] = {
         yields=Stage.LINEAR,
         joins=frozenset({Stage.LINEAR}),
     ),
-    layers.Add: _ADD,  # of more than two tensors: chained before anything else, as Multiply
+    layers.Add: _ADD,  # this and Multiply: of two tensors, others are chained first
     layers.Subtract: _SUBTRACT,
     layers.Multiply: _MULTIPLY,
+    layers.Average: Rule(Output.QUANTIZE),  # becomes an Add and a Rescaling
     QuantizeAdd: _ADD,
     QuantizeSubtract: _SUBTRACT,
     layers.MaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_max_pooling),
@@ -136,7 +137,7 @@ RULES: dict[type, Rule] = {
     layers.Softmax: _SOFTMAX,
 }
 
-MERGES = (layers.Add, layers.Subtract, layers.Multiply)
+MERGES = (layers.Add, layers.Average, layers.Multiply, layers.Subtract)
 
 ACTIVATIONS: dict[str, Rule] = {
     "linear": _IDENTITY,

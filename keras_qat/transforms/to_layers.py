@@ -16,6 +16,7 @@ from keras_qat.keras_graph import (
     rebuild,
     replay,
 )
+from keras_qat.rules import joinable
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
 
 layers = keras.layers
@@ -26,12 +27,14 @@ Chain = list[tuple[type, Options]]
 """Layer types and their arguments, to be called one after another."""
 
 _SPATIAL = (1, 2)
+_OF_TWO = (layers.Add, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract)
 
 
 def to_layers(model: keras.Model) -> keras.Model:
     """The same function in layers, as far as raw operations have one; else the model itself.
 
-    `x + y` of two tensors becomes `Add`, a slice with steps over height and width `Cropping2D` and
+    `x + y`, `x - y`, `x * y`, maxima and minima of two tensors become `Add`, `Subtract`,
+    `Multiply`, `Maximum` and `Minimum`, a slice with steps over height and width `Cropping2D` and
     a `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`.
     The last layer takes the name of the operation. In the place of a model stand its layers, under
     their own names where these are free. As in Keras, `training=False` given to a model while a
@@ -60,15 +63,17 @@ class _Builder:
         if isinstance(operation, layers.Layer):
             return self.copies.of(operation, self._copy)(*args, **kwargs)
         chain = layers_of(node)
-        return operation(*args, **kwargs) if chain is None else self._apply(chain, operation, args)
+        if chain is None:
+            return operation(*args, **kwargs)
+        of_two = chain[0][0] in _OF_TWO
+        return self._apply(chain, operation, [*args, *kwargs.values()] if of_two else args[0])
 
     def _copy(self, layer: Any) -> Any:
         if id(layer) in self._outer:
             return copy_of(layer)
         return copy_of(layer, name=unused_name(layer.name, self._taken))
 
-    def _apply(self, chain: Chain, operation: Any, args: Arguments) -> Any:
-        value = list(args[:2]) if chain[0][0] is layers.Add else args[0]
+    def _apply(self, chain: Chain, operation: Any, value: Any) -> Any:
         for kind, options in chain[:-1]:
             name = unused_name(f"{operation.name}_{kind.__name__.lower()}", self._taken)
             value = kind(**options, name=name)(value)
@@ -88,9 +93,10 @@ def layers_of(node: GraphNode) -> Chain | None:
     return find(node, *node.fill_in({id(tensor): tensor for tensor in node.inputs}))
 
 
-def _add(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    same = len(node.inputs) == 2 and node.inputs[0].shape == node.inputs[1].shape
-    return [(layers.Add, {})] if same else None
+def _of_two(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    """A merge of two tensors; a constant is none."""
+    kind = getattr(layers, type(node.operation).__name__)
+    return [(kind, {})] if joinable([tensor.shape for tensor in node.inputs]) else None
 
 
 def _relu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
@@ -184,16 +190,20 @@ def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
 
 
 _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
-    "Add": _add,
+    "Add": _of_two,
     "GetItem": _get_item,
     "Max": _max,
+    "Maximum": _of_two,
     "Mean": _mean,
+    "Minimum": _of_two,
+    "Multiply": _of_two,
     "Pad": _pad,
     "ReLU": _relu_function,
     "Relu": _relu,
     "Relu6": _relu6,
     "Reshape": _reshape,
     "Softmax": _softmax,
+    "Subtract": _of_two,
     "Transpose": _transpose,
 }
 """By the name of the operation's class in Keras."""

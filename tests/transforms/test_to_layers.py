@@ -20,6 +20,13 @@ RESNET20 = pathlib.Path(__file__).parents[3] / "shared" / "models" / "resnet20_c
 OPERATIONS = {
     "add": lambda x, y: x + y,
     "ops_add": lambda x, y: ops.add(x, y),
+    "add_broadcast": lambda x, y: ops.max(y, axis=(1, 2), keepdims=True) + x,
+    "subtract": lambda x, y: x - y,
+    "ops_subtract": lambda x, y: ops.subtract(x2=x, x1=y),
+    "subtract_broadcast": lambda x, y: x - ops.max(y, axis=(1, 2), keepdims=True),
+    "multiply": lambda x, y: x * y,
+    "multiply_broadcast": lambda x, y: x * ops.max(y, axis=(1, 2), keepdims=True),
+    "square": lambda x, y: x * x,
     "relu": lambda x, y: ops.relu(x),
     "activation_function": lambda x, y: keras.activations.relu(x),
     "relu6": lambda x, y: ops.relu6(x),
@@ -36,9 +43,10 @@ OPERATIONS = {
     "pad_channels": lambda x, y: ops.pad(x, ((0, 0), (0, 0), (1, 0), (2, 1))),
 }
 WITHOUT_LAYER = {
-    "subtract": lambda x, y: x - y,
     "add_a_number": lambda x, y: x + 1.0,
-    "add_broadcast": lambda x, y: x + ops.max(y, axis=(1, 2), keepdims=True),
+    "multiply_by_a_number": lambda x, y: x * 2.0,
+    "subtract_from_a_number": lambda x, y: 1.0 - x,
+    "add_of_another_rank": lambda x, y: x + ops.max(y, axis=(0, 1, 2)),
     "mean_of_channels": lambda x, y: ops.mean(x, axis=-1),
     "mean_of_everything": lambda x, y: ops.mean(x),
     "max_with_start": lambda x, y: ops.max(x, axis=(1, 2), initial=0.0),
@@ -69,6 +77,15 @@ def test_the_function_stays_and_only_layers_are_left(name, x):
     np.testing.assert_array_equal(named.predict(x, verbose=0), model.predict(x, verbose=0))
     raw = {n.operation.name for n in nodes(model) if not isinstance(n.operation, layers.Layer)}
     assert raw <= {layer.name for layer in named.layers}
+
+
+@pytest.mark.parametrize("operation", [ops.maximum, ops.minimum])
+def test_maxima_and_minima_become_layers(operation, x):
+    model = with_operation(operation)
+    named = to_layers(model)
+    kinds = [type(node.operation).__name__ for node in nodes(named)]
+    assert kinds[-1] == {"maximum": "Maximum", "minimum": "Minimum"}[operation.__name__]
+    np.testing.assert_array_equal(named.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
