@@ -177,12 +177,14 @@ def _linear(
     return Emission((weight, bias), _operator(code, version, operands, op.output, options, fields))
 
 
-def _add(op: ops.Add, graph: IntegerGraph) -> Emission:
-    return Emission((), _operator("ADD", 2, op.inputs, op.output, "AddOptions", _fused(op)))
+def _of_two(code: str, options: str) -> Emitter:
+    """The emitter of an op that joins two tensors."""
 
+    def emit(op: ops.IntegerOp, graph: IntegerGraph) -> Emission:
+        fields = _fused(op) if isinstance(op, ops.BinaryOp) else {}
+        return Emission((), _operator(code, 2, op.inputs, op.output, options, fields))
 
-def _sub(op: ops.Sub, graph: IntegerGraph) -> Emission:
-    return Emission((), _operator("SUB", 2, op.inputs, op.output, "SubOptions", _fused(op)))
+    return emit
 
 
 def _mul(op: ops.Mul, graph: IntegerGraph) -> Emission:
@@ -297,7 +299,7 @@ def _softmax(op: ops.Softmax, graph: IntegerGraph) -> Emission:
 Emitter = Callable[[Any, IntegerGraph], Emission]
 
 EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
-    ops.Add: _add,
+    ops.Add: _of_two("ADD", "AddOptions"),
     ops.AveragePool2D: _average_pool_2d,
     ops.Conv2D: _conv_2d,
     ops.Crop: _crop,
@@ -305,14 +307,16 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.FullyConnected: _fully_connected,
     ops.MaxPool2D: _max_pool_2d,
     ops.Maximum: _maximum,
+    ops.MaximumOfTwo: _of_two("MAXIMUM", "MaximumMinimumOptions"),
     ops.Mean: _mean,
     ops.Minimum: _minimum,
+    ops.MinimumOfTwo: _of_two("MINIMUM", "MaximumMinimumOptions"),
     ops.Mul: _mul,
     ops.Pad: _pad,
     ops.RepeatPixels: _repeat_pixels,
     ops.Reshape: _reshape,
     ops.Softmax: _softmax,
-    ops.Sub: _sub,
+    ops.Sub: _of_two("SUB", "SubOptions"),
     ops.Transpose: _transpose,
 }
 

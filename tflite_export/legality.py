@@ -117,6 +117,16 @@ def _check_minimum(op: ops.Minimum, graph: IntegerGraph, target: Target) -> None
     _require_range(op, graph, (min(x.qmin, op.bound), min(x.qmax, op.bound)))
 
 
+def _check_maximum_of_two(op: ops.MaximumOfTwo, graph: IntegerGraph, target: Target) -> None:
+    x, w = _require_one_scale(op, graph)
+    _require_range(op, graph, (max(x.qmin, w.qmin), max(x.qmax, w.qmax)))
+
+
+def _check_minimum_of_two(op: ops.MinimumOfTwo, graph: IntegerGraph, target: Target) -> None:
+    x, w = _require_one_scale(op, graph)
+    _require_range(op, graph, (min(x.qmin, w.qmin), min(x.qmax, w.qmax)))
+
+
 def _check_same_grid(op: ops.IntegerOp, graph: IntegerGraph, target: Target) -> None:
     x = _require_same_scale(op, graph)
     _require_range(op, graph, (x.qmin, x.qmax))
@@ -172,13 +182,19 @@ def _require_activation(op: ops.LinearOp | ops.BinaryOp, graph: IntegerGraph) ->
 
 
 def _require_same_scale(op: ops.IntegerOp, graph: IntegerGraph) -> QuantParams:
-    x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
-    if x.zero_point != y.zero_point or not np.array_equal(x.scale, y.scale):
-        raise ExportError(
-            f"{type(op).__name__} {op.output!r} keeps the scale and zero point of its input. "
-            f"Received: input {x}, output {y}"
-        )
-    return x
+    return _require_one_scale(op, graph)[0]
+
+
+def _require_one_scale(op: ops.IntegerOp, graph: IntegerGraph) -> list[QuantParams]:
+    """The grids of the inputs, all with the scale and the zero point of the output."""
+    grids, y = [graph.tensors[name].qparams for name in op.inputs], graph.tensors[op.output].qparams
+    for x in grids:
+        if x.zero_point != y.zero_point or not np.array_equal(x.scale, y.scale):
+            raise ExportError(
+                f"{type(op).__name__} {op.output!r} keeps the scale and zero point of its input. "
+                f"Received: input {x}, output {y}"
+            )
+    return grids
 
 
 def _require_range(op: ops.IntegerOp, graph: IntegerGraph, implied: tuple[int, int]) -> None:
@@ -202,8 +218,10 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.FullyConnected: _check_linear,
     ops.MaxPool2D: _check_same_grid,
     ops.Maximum: _check_maximum,
+    ops.MaximumOfTwo: _check_maximum_of_two,
     ops.Mean: _check_mean,
     ops.Minimum: _check_minimum,
+    ops.MinimumOfTwo: _check_minimum_of_two,
     ops.Mul: _check_mul,
     ops.Pad: _check_pad,
     ops.RepeatPixels: _check_same_grid,

@@ -6,6 +6,7 @@ import pytest
 
 import keras_qat
 import tflite_export
+from keras_qat.wrappers.product import ProductNeighbours
 from tests.models import images, randomize
 from tests.seams import op_differences
 
@@ -72,3 +73,12 @@ def test_factors_have_the_width_of_what_enters_an_add(trained):
     bits = {quantizer.name: quantizer.bits for quantizer in trained.quantizers}
     assert bits["first_gate_quantizer"] == bits["depthwise_relu_quantizer"] == 8
     assert bits["first_reduce_relu_quantizer"] == bits["second_reduce_relu_quantizer"]
+
+
+def test_a_saved_model_rounds_its_products_alike(trained, tmp_path):
+    trained.save(tmp_path / "net.keras")
+    loaded = keras_qat.load_model(tmp_path / "net.keras")
+    quantizer = loaded.get_layer("second_excite_quantizer")
+    assert isinstance(quantizer.accumulator, ProductNeighbours)
+    x = images(16, (10, 10, 3))
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), trained.predict(x, verbose=0))

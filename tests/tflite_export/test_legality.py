@@ -144,6 +144,22 @@ def test_ops_that_keep_the_grid(op, y_grid, message):
     refuse(one_op_graph(op, SHAPE, GRID, y_grid), message)
 
 
+@pytest.mark.parametrize("kind", [ops.MaximumOfTwo, ops.MinimumOfTwo])
+@pytest.mark.parametrize(
+    ("right", "y_grid", "message"),
+    [
+        (QuantParams(np.float32(0.2), 3), GRID, "keeps the scale and zero point"),
+        (QuantParams(np.float32(0.1), 4), GRID, "keeps the scale and zero point"),
+        (GRID, QuantParams(np.float32(0.1), 4), "keeps the scale and zero point"),
+        (GRID, QuantParams(np.float32(0.1), 3, -127, 127), "a clamp would be lost"),
+    ],
+)
+def test_two_tensors_are_compared_on_one_grid(kind, right, y_grid, message):
+    builder = GraphBuilder()
+    inputs = (builder.add_input("a", SHAPE, GRID), builder.add_input("b", SHAPE, right))
+    refuse(builder.build((builder.add(kind(inputs, "y"), y_grid),)), message)
+
+
 def test_padding_with_zeros_that_the_grid_lacks():
     grid = QuantParams(np.float32(0.1), 0, 5, 127)
     graph = one_op_graph(lambda _, x: ops.Pad((x,), "y", ((1, 1), (0, 0))), SHAPE, grid)

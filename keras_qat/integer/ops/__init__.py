@@ -3,7 +3,7 @@
 from keras_qat.integer.ops.arithmetic import Add, BinaryOp, Mul, Sub
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
-from keras_qat.integer.ops.elementwise import Maximum, Minimum
+from keras_qat.integer.ops.elementwise import Maximum, MaximumOfTwo, Minimum, MinimumOfTwo
 from keras_qat.integer.ops.op import (
     Activation,
     IntegerOp,
@@ -25,8 +25,10 @@ OPS: dict[str, type[IntegerOp]] = {
     "FullyConnected": FullyConnected,
     "MaxPool2D": MaxPool2D,
     "Maximum": Maximum,
+    "MaximumOfTwo": MaximumOfTwo,
     "Mean": Mean,
     "Minimum": Minimum,
+    "MinimumOfTwo": MinimumOfTwo,
     "Mul": Mul,
     "Pad": Pad,
     "RepeatPixels": RepeatPixels,
@@ -51,8 +53,10 @@ __all__ = [
     "LinearOp",
     "MaxPool2D",
     "Maximum",
+    "MaximumOfTwo",
     "Mean",
     "Minimum",
+    "MinimumOfTwo",
     "Mul",
     "Pad",
     "Padding",

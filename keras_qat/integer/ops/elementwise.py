@@ -1,4 +1,4 @@
-"""Clamps against a constant (MAXIMUM, MINIMUM)."""
+"""MAXIMUM and MINIMUM: against a constant, or of two tensors on one grid."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_qat.integer.fixed_point import RoundingProfile
+from keras_qat.integer.ops.arithmetic import broadcast
 from keras_qat.integer.ops.op import IntegerOp, QuantizedArray, Shape
 from keras_qat.integer.qparams import IntArray, QuantParams
 
@@ -42,3 +43,29 @@ class Minimum(IntegerOp):
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
     ) -> IntArray:
         return np.minimum(inputs[0].values, np.int8(self.bound))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaximumOfTwo(IntegerOp):
+    """The larger stored integer; both inputs and the output share scale and zero point."""
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        return broadcast("MaximumOfTwo", *shapes)
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        return np.maximum(inputs[0].values, inputs[1].values)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MinimumOfTwo(IntegerOp):
+    """The smaller stored integer; both inputs and the output share scale and zero point."""
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        return broadcast("MinimumOfTwo", *shapes)
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        return np.minimum(inputs[0].values, inputs[1].values)
