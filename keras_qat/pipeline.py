@@ -15,9 +15,9 @@ from keras_qat.keras_graph import flat_nodes, functional
 from keras_qat.model import ORIGINALS, QuantizedModel
 from keras_qat.rules import UnsupportedLayerError, rule_of, supported_layers
 from keras_qat.transforms.bit_widths import BitWidths, Overrides
-from keras_qat.transforms.chain_merges import chain_merges, chain_origins
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
 from keras_qat.transforms.insert_quantizers import QuantizerSite, insert_quantizers
+from keras_qat.transforms.pair_merges import pair_merges
 from keras_qat.transforms.split_activations import split_activations
 from keras_qat.transforms.to_layers import layers_of, to_layers
 from keras_qat.wrappers import QuantizeWrapper
@@ -75,9 +75,8 @@ def quantize(
     _check_layers(plain)  # what stands for a raw operation needs a rule, too
     data = CalibrationData(model, calibration_data)
     separated = decompose_separable(split_activations(plain))
-    normalized = chain_merges(separated)
-    known_as = {**origins(plain), **chain_origins(separated)}
-    bit_widths = BitWidths(normalized, config, overrides or {}, known_as)
+    normalized, pairs = pair_merges(separated)
+    bit_widths = BitWidths(normalized, config, overrides or {}, {**origins(plain), **pairs})
     quantized, sites = insert_quantizers(
         normalized, bit_widths, data.signed_inputs(), QuantizedModel
     )

@@ -117,7 +117,7 @@ RULES: dict[type, Rule] = {
         yields=Stage.LINEAR,
         joins=frozenset({Stage.LINEAR}),
     ),
-    layers.Add: _ADD,  # this and Multiply: of two tensors, others are chained first
+    layers.Add: _ADD,  # of more tensors than two: chained first, as Multiply
     layers.Subtract: _SUBTRACT,
     layers.Multiply: _MULTIPLY,
     layers.Average: Rule(Output.QUANTIZE),  # becomes an Add and a Rescaling
@@ -137,7 +137,10 @@ RULES: dict[type, Rule] = {
     layers.Softmax: _SOFTMAX,
 }
 
-MERGES = (layers.Add, layers.Average, layers.Multiply, layers.Subtract)
+MERGES = (
+    *(layers.Add, layers.Average, layers.Maximum, layers.Minimum),
+    *(layers.Multiply, layers.Subtract),
+)
 
 ACTIVATIONS: dict[str, Rule] = {
     "linear": _IDENTITY,
@@ -202,9 +205,15 @@ def _covers_everything(layer: Any, node: GraphNode) -> bool:
 
 
 def joinable(shapes: Sequence[tuple[int | None, ...]]) -> bool:
-    """Whether two or more tensors can be added or multiplied: of one rank, sizes equal or 1."""
-    alike = len(shapes) > 1 and len({len(shape) for shape in shapes}) == 1
-    return alike and all(len({*sizes} - {1}) <= 1 for sizes in zip(*shapes, strict=True))
+    """Whether a merge layer of these tensors can be deployed: sizes of each axis are equal or 1.
+
+    As in Keras, a tensor of lower rank has sizes of 1 behind its batch.
+    """
+    rank = max(map(len, shapes))
+    if len(shapes) < 2 or any(None in shape[1:] for shape in shapes if len(shape) < rank):
+        return False
+    full = [(shape[0], *(1,) * (rank - len(shape)), *shape[1:]) for shape in shapes]
+    return all(len({*sizes} - {1}) <= 1 for sizes in zip(*full, strict=True))
 
 
 def _why_not(node: GraphNode) -> str:
@@ -229,7 +238,7 @@ def _why_not(node: GraphNode) -> str:
         return "only a softmax over the last axis has a rule"
     if isinstance(layer, MERGES) and not joinable([tensor.shape for tensor in node.inputs]):
         shapes = ", ".join(str(tensor.shape) for tensor in node.inputs)
-        return f"it needs tensors of one rank with equal sizes or sizes of 1, not {shapes}"
+        return f"it needs two tensors or more, with equal sizes or sizes of 1, not {shapes}"
     if isinstance(layer, layers.AveragePooling2D) and not _covers_everything(layer, node):
         window = layer.pool_size[0] * layer.pool_size[1]
         if window > _LARGEST_AVERAGE_WINDOW:

@@ -95,8 +95,10 @@ def layers_of(node: GraphNode) -> Chain | None:
 
 def _of_two(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
     """A merge of two tensors; a constant is none."""
-    kind = getattr(layers, type(node.operation).__name__)
-    return [(kind, {})] if joinable([tensor.shape for tensor in node.inputs]) else None
+    shapes = [tensor.shape for tensor in node.inputs]
+    if len({len(shape) for shape in shapes}) > 1 or not joinable(shapes):
+        return None
+    return [(getattr(layers, type(node.operation).__name__), {})]
 
 
 def _relu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
