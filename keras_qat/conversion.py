@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_qat.integer import GraphBuilder, IntegerGraph
+from keras_qat.integer.reshapes import without_needless_reshapes
 from keras_qat.keras_graph import GraphNode, consumers, input_name, nodes, replay
 from keras_qat.lowering.context import GraphInput, LoweringContext, integer_operand
 from keras_qat.lowering.pending import LoweringError, Pending
@@ -21,7 +22,8 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     """States what a quantized model has learned as an `IntegerGraph`.
 
     Tensors carry the name of the layer that yields them (`"conv_1"` for the second call of a
-    shared layer `"conv"`); inputs carry the name of their input layer.
+    shared layer `"conv"`); inputs carry the name of their input layer. A sequence may stand there
+    as an image of one row.
 
     Raises:
         LoweringError: a part of the model is float, or has no exact integer form.
@@ -29,7 +31,8 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     lowering = _Lowering(model)
     inputs = [GraphInput(input_name(t), _shape(t, input_name(t))) for t in model.inputs]
     outputs = replay(model, inputs, lowering.call)
-    return lowering.builder.build([integer_operand(value, model.name) for value in outputs])
+    graph = lowering.builder.build([integer_operand(value, model.name) for value in outputs])
+    return without_needless_reshapes(graph)
 
 
 class _Lowering:

@@ -9,9 +9,16 @@ import keras
 
 from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.quantizers import Quantizer
-from keras_qat.rules import Output, Stage, rule_of
-from keras_qat.wrappers import QuantizeAdd, QuantizeSubtract, QuantizeWrapper
+from keras_qat.rules import AVERAGE_POOLING, Output, Stage, rule_of
+from keras_qat.wrappers import (
+    QuantizeAdd,
+    QuantizeBatchNormalization,
+    QuantizeRescaling,
+    QuantizeSubtract,
+    QuantizeWrapper,
+)
 from keras_qat.wrappers.add import AddNeighbours
+from keras_qat.wrappers.affine import AffineNeighbours
 from keras_qat.wrappers.neighbours import Neighbours
 from keras_qat.wrappers.product import ProductNeighbours
 
@@ -40,6 +47,13 @@ def link_neighbours(model: keras.Model) -> None:
             found = _between_grids(node, producers, readers)
             if found is not None and calls[id(found[2])] == 1:
                 found[2].accumulator = ProductNeighbours(*found)
+        elif isinstance(wrapper, QuantizeBatchNormalization | QuantizeRescaling):
+            found = (
+                _affine_neighbours(node, producers, readers) if calls[id(wrapper)] == 1 else None
+            )
+            wrapper.neighbours = found
+            if found is not None and calls[id(found.output_quantizer)] == 1:
+                found.output_quantizer.accumulator = found
 
 
 def _neighbours(
@@ -48,26 +62,46 @@ def _neighbours(
     readers: dict[int, list[GraphNode | None]],
 ) -> Neighbours | None:
     source = _grid_before(node.inputs[0], producers)
-    batch_normalization, ceiling = None, None
+    affines, ceiling, output = _behind(node, readers)
+    quantizers = (source, node.operation.weight_quantizer, output)
+    if source is None or output is None or not _deployable(*quantizers):
+        return None
+    return Neighbours(source, node.operation.weight_quantizer, affines, output, ceiling)
+
+
+def _affine_neighbours(
+    node: GraphNode,
+    producers: dict[int, GraphNode],
+    readers: dict[int, list[GraphNode | None]],
+) -> AffineNeighbours | None:
+    """Those of an affine map that is an op of its own; `None` where another one joins it."""
+    source = _grid_before(node.inputs[0], producers)
+    affines, ceiling, output = _behind(node, readers)
+    if source is None or output is None or affines or not _deployable(source, output):
+        return None
+    return AffineNeighbours(node.operation, source, output, ceiling)
+
+
+def _behind(
+    node: GraphNode, readers: dict[int, list[GraphNode | None]]
+) -> tuple[tuple[Any, ...], float | None, Quantizer | None]:
+    """The affine maps, the ceiling and the quantizer that follow what a linear op yields."""
+    affines: list[Any] = []
+    ceiling = None
     follower = _only_reader(node.outputs[0], readers)
-    if follower is not None and type(follower.operation) is keras.layers.BatchNormalization:
-        batch_normalization = follower.operation
+    while follower is not None and Stage.LINEAR in _joins(follower):
+        rule = rule_of(follower)
+        if rule.output is Output.QUANTIZE:
+            affines.append(follower.operation)
+        elif rule.output is Output.ROUND_TO_INPUT:
+            ceiling = 6.0
         follower = _only_reader(follower.outputs[0], readers)
-    if follower is not None and Stage.LINEAR in _joins(follower):
-        ceiling = _ceiling(follower)
-        follower = _only_reader(follower.outputs[0], readers)
-    if source is None or follower is None or not isinstance(follower.operation, Quantizer):
-        return None
-    quantizers = (source, node.operation.weight_quantizer, follower.operation)
-    if not all(quantizer.deployable for quantizer in quantizers):
-        return None
-    return Neighbours(
-        input_quantizer=source,
-        weight_quantizer=node.operation.weight_quantizer,
-        batch_normalization=batch_normalization,
-        output_quantizer=follower.operation,
-        ceiling=ceiling,
-    )
+    output = None if follower is None else follower.operation
+    return tuple(affines), ceiling, output if isinstance(output, Quantizer) else None
+
+
+def _deployable(*quantizers: Any) -> bool:
+    return all(quantizer.deployable for quantizer in quantizers)
 
 
 def _between_grids(
@@ -79,19 +113,14 @@ def _between_grids(
     left, right = (_grid_before(tensor, producers) for tensor in node.inputs)
     follower, ceiling = _only_reader(node.outputs[0], readers), None
     if follower is not None and Stage.SUM in _joins(follower):
-        ceiling = _ceiling(follower)
+        ceiling = 6.0 if rule_of(follower).output is Output.ROUND_TO_INPUT else None
         follower = _only_reader(follower.outputs[0], readers)
     if left is None or right is None or follower is None:
         return None
     output = follower.operation
     if not isinstance(output, Quantizer):
         return None
-    deployable = left.deployable and right.deployable and output.deployable
-    return (left, right, output, ceiling) if deployable else None
-
-
-def _ceiling(activation: GraphNode) -> float | None:
-    return 6.0 if rule_of(activation).output is Output.ROUND_TO_INPUT else None
+    return (left, right, output, ceiling) if _deployable(left, right, output) else None
 
 
 def _joins(node: GraphNode) -> frozenset[Stage]:
@@ -106,7 +135,7 @@ def _averages(node: GraphNode, producers: dict[int, GraphNode]) -> bool:
     return (
         isinstance(node.operation, Quantizer)
         and source is not None
-        and type(source.operation) is keras.layers.AveragePooling2D
+        and type(source.operation) in AVERAGE_POOLING
         and rule_of(source).output is Output.ROUND_TO_INPUT
     )
 
@@ -122,7 +151,7 @@ def _grid_before(tensor: Any, producers: dict[int, GraphNode]) -> Quantizer | No
 
 
 def _moves_the_grid(node: GraphNode) -> bool:
-    return rule_of(node).output not in (Output.SAME_AS_INPUT, Output.ROUND_TO_INPUT)
+    return rule_of(node).output in (Output.QUANTIZE, Output.FIXED)
 
 
 def _only_reader(tensor: Any, readers: dict[int, list[GraphNode | None]]) -> GraphNode | None:

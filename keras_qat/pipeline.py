@@ -9,13 +9,14 @@ import numpy as np
 from keras import ops
 
 from keras_qat import config as configs
-from keras_qat.calibration import CalibrationData, activation_histograms
+from keras_qat.calibration import CalibrationData, Histogram, activation_histograms
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import flat_nodes, functional
 from keras_qat.model import ORIGINALS, QuantizedModel
 from keras_qat.rules import UnsupportedLayerError, rule_of, supported_layers
 from keras_qat.transforms.bit_widths import BitWidths, Overrides
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
+from keras_qat.transforms.grid_plan import GridPlan
 from keras_qat.transforms.insert_quantizers import QuantizerSite, insert_quantizers
 from keras_qat.transforms.pair_merges import pair_merges
 from keras_qat.transforms.split_activations import split_activations
@@ -77,9 +78,8 @@ def quantize(
     separated = decompose_separable(split_activations(plain))
     normalized, pairs = pair_merges(separated)
     bit_widths = BitWidths(normalized, config, overrides or {}, {**origins(plain), **pairs})
-    quantized, sites = insert_quantizers(
-        normalized, bit_widths, data.signed_inputs(), QuantizedModel
-    )
+    plan = GridPlan(normalized, bit_widths, data.signed_inputs())
+    quantized, sites = insert_quantizers(normalized, bit_widths, plan, QuantizedModel)
     if not sites:
         raise ValueError(
             f"Nothing of the model {model.name!r} would be quantized: overrides of None leave all "
@@ -137,6 +137,8 @@ def _calibrate_weights(model: keras.Model) -> None:
 def _calibrate_activations(
     float_model: keras.Model, sites: list[QuantizerSite], data: CalibrationData
 ) -> None:
-    histograms = activation_histograms(float_model, [site.float_tensor for site in sites], data)
-    for site, histogram in zip(sites, histograms, strict=True):
+    tensors = [tensor for site in sites for tensor in site.float_tensors]
+    histograms = iter(activation_histograms(float_model, tensors, data))
+    for site in sites:
+        histogram = Histogram.union([next(histograms) for _ in site.float_tensors])
         site.quantizer.calibrate(histogram, keep_range=site.is_input)

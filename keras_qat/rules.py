@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
-from keras_qat.lowering.batch_normalization import lower_batch_normalization
+from keras_qat.lowering.affine import lower_affine
 from keras_qat.lowering.context import LoweringContext, Value
-from keras_qat.lowering.merge import lower_add, lower_multiply, lower_subtract
+from keras_qat.lowering.merge import lower_add, lower_concatenate, lower_multiply, lower_subtract
 from keras_qat.lowering.pooling import (
     lower_average_pooling,
     lower_global_average,
@@ -30,9 +32,15 @@ from keras_qat.lowering.shape import (
 )
 from keras_qat.wrappers import (
     QuantizeAdd,
+    QuantizeBatchNormalization,
+    QuantizeConv1D,
+    QuantizeConv1DTranspose,
     QuantizeConv2D,
+    QuantizeConv2DTranspose,
     QuantizeDense,
+    QuantizeDepthwiseConv1D,
     QuantizeDepthwiseConv2D,
+    QuantizeRescaling,
     QuantizeSubtract,
     QuantizeWrapper,
 )
@@ -40,6 +48,8 @@ from keras_qat.wrappers import (
 layers = keras.layers
 
 LowerFunction = Callable[[Any, list[Value], LoweringContext], Value]
+AVERAGE_POOLING = (layers.AveragePooling1D, layers.AveragePooling2D)
+TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose)
 _LARGEST_AVERAGE_WINDOW = 256
 
 
@@ -49,6 +59,7 @@ class Output(enum.Enum):
     QUANTIZE = "a quantizer of its own"
     SAME_AS_INPUT = "the input's grid; every value is on it already"
     ROUND_TO_INPUT = "the input's grid; values are rounded to it again"
+    SHARED = "one grid with all inputs, whose quantizers become one"
     FIXED = "the runtimes' own grid"
 
 
@@ -75,7 +86,7 @@ class Rule:
         wide_inputs: what enters it gets the config's `add_bits`.
         unsigned: its output is never negative.
         signed: its output can be negative, whatever its inputs are.
-        copy_as: the layer type that stands for it in a quantized model, if not its own.
+        stand_in: makes the layer that stands for it where it is an op of its own.
     """
 
     output: Output
@@ -87,7 +98,12 @@ class Rule:
     wide_inputs: bool = False
     unsigned: bool = False
     signed: bool = False
-    copy_as: type | None = None
+    stand_in: Callable[[Any], Any] | None = None
+
+
+def _as(kind: type) -> Callable[[Any], Any]:
+    """Makes a layer of another type with the same configuration."""
+    return lambda layer: kind.from_config(layer.get_config())
 
 
 def _weights(wrapper: type[QuantizeWrapper]) -> Rule:
@@ -100,39 +116,66 @@ _RELU6 = Rule(Output.ROUND_TO_INPUT, lower_relu6, joins=_ACTIVATION_JOINS, unsig
 _SOFTMAX = Rule(Output.FIXED, lower_softmax, unsigned=True)
 _IDENTITY = Rule(Output.SAME_AS_INPUT, lower_identity)
 _MULTIPLY = Rule(Output.QUANTIZE, lower_multiply, yields=Stage.SUM, wide_inputs=True)
-_ADD = dataclasses.replace(_MULTIPLY, lower=lower_add, copy_as=QuantizeAdd)
+_ADD = dataclasses.replace(_MULTIPLY, lower=lower_add, stand_in=_as(QuantizeAdd))
 _SUBTRACT = dataclasses.replace(
-    _MULTIPLY, lower=lower_subtract, copy_as=QuantizeSubtract, signed=True
+    _MULTIPLY, lower=lower_subtract, stand_in=_as(QuantizeSubtract), signed=True
 )
+_AFFINE = Rule(
+    Output.QUANTIZE,
+    lower_affine,
+    yields=Stage.LINEAR,
+    joins=frozenset({Stage.LINEAR}),
+    wide_inputs=True,
+    stand_in=QuantizeRescaling.of,
+)
+_BATCH_NORMALIZATION = dataclasses.replace(_AFFINE, stand_in=_as(QuantizeBatchNormalization))
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
+_MAX_POOLING = Rule(Output.SAME_AS_INPUT, lower_max_pooling)
+_AVERAGE_POOLING = Rule(Output.ROUND_TO_INPUT, lower_average_pooling)
+_GLOBAL_MAX = Rule(Output.SAME_AS_INPUT, lower_global_max)
+_CROPPING = Rule(Output.SAME_AS_INPUT, lower_cropping)
+_UPSAMPLING = Rule(Output.SAME_AS_INPUT, lower_upsampling)
+_ZERO_PADDING = Rule(Output.SAME_AS_INPUT, lower_zero_padding)
 
 RULES: dict[type, Rule] = {
+    layers.Conv1D: _weights(QuantizeConv1D),
+    layers.Conv1DTranspose: _weights(QuantizeConv1DTranspose),
     layers.Conv2D: _weights(QuantizeConv2D),
+    layers.Conv2DTranspose: _weights(QuantizeConv2DTranspose),
+    layers.DepthwiseConv1D: _weights(QuantizeDepthwiseConv1D),
     layers.DepthwiseConv2D: _weights(QuantizeDepthwiseConv2D),
     layers.Dense: _weights(QuantizeDense),
-    layers.SeparableConv2D: Rule(Output.QUANTIZE),  # decomposed before anything else
-    layers.BatchNormalization: Rule(
-        Output.QUANTIZE,
-        lower_batch_normalization,
-        yields=Stage.LINEAR,
-        joins=frozenset({Stage.LINEAR}),
-    ),
+    layers.SeparableConv1D: Rule(Output.QUANTIZE),  # decomposed before anything else
+    layers.SeparableConv2D: Rule(Output.QUANTIZE),
+    layers.BatchNormalization: _BATCH_NORMALIZATION,
+    QuantizeBatchNormalization: _BATCH_NORMALIZATION,
+    layers.Normalization: _AFFINE,
+    layers.Rescaling: _AFFINE,
+    QuantizeRescaling: _AFFINE,
     layers.Add: _ADD,  # of more tensors than two: chained first, as Multiply
     layers.Subtract: _SUBTRACT,
     layers.Multiply: _MULTIPLY,
     layers.Average: Rule(Output.QUANTIZE),  # becomes an Add and a Rescaling
     QuantizeAdd: _ADD,
     QuantizeSubtract: _SUBTRACT,
-    layers.MaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_max_pooling),
-    layers.AveragePooling2D: Rule(Output.ROUND_TO_INPUT, lower_average_pooling),
+    layers.Concatenate: Rule(Output.SHARED, lower_concatenate),
+    layers.MaxPooling1D: _MAX_POOLING,
+    layers.MaxPooling2D: _MAX_POOLING,
+    layers.AveragePooling1D: _AVERAGE_POOLING,
+    layers.AveragePooling2D: _AVERAGE_POOLING,
+    layers.GlobalAveragePooling1D: _GLOBAL_AVERAGE,
     layers.GlobalAveragePooling2D: _GLOBAL_AVERAGE,
-    layers.GlobalMaxPooling2D: Rule(Output.SAME_AS_INPUT, lower_global_max),
-    layers.Cropping2D: Rule(Output.SAME_AS_INPUT, lower_cropping),
+    layers.GlobalMaxPooling1D: _GLOBAL_MAX,
+    layers.GlobalMaxPooling2D: _GLOBAL_MAX,
+    layers.Cropping1D: _CROPPING,
+    layers.Cropping2D: _CROPPING,
     layers.Permute: Rule(Output.SAME_AS_INPUT, lower_permute),
-    layers.UpSampling2D: Rule(Output.SAME_AS_INPUT, lower_upsampling),
+    layers.UpSampling1D: _UPSAMPLING,
+    layers.UpSampling2D: _UPSAMPLING,
     layers.Flatten: Rule(Output.SAME_AS_INPUT, lower_reshape),
     layers.Reshape: Rule(Output.SAME_AS_INPUT, lower_reshape),
-    layers.ZeroPadding2D: Rule(Output.SAME_AS_INPUT, lower_zero_padding),
+    layers.ZeroPadding1D: _ZERO_PADDING,
+    layers.ZeroPadding2D: _ZERO_PADDING,
     layers.Dropout: _IDENTITY,
     layers.Softmax: _SOFTMAX,
 }
@@ -156,8 +199,8 @@ def supported_layers() -> list[str]:
     >>> supported_layers()[:3]
     ['Activation(linear)', 'Activation(relu)', 'Activation(relu6)']
     """
-    kinds = (*RULES, layers.ReLU, layers.SeparableConv2D)
-    types = [kind.__name__ for kind in kinds if kind not in (QuantizeAdd, QuantizeSubtract)]
+    kinds = (*RULES, layers.ReLU)
+    types = [kind.__name__ for kind in kinds if not kind.__module__.startswith("keras_qat")]
     return sorted([*types, *(f"Activation({name})" for name in ACTIVATIONS)])
 
 
@@ -176,7 +219,7 @@ def rule_of(node: GraphNode) -> Rule:
         rule = ACTIVATIONS.get(_activation_name(layer))
     elif kind is layers.ReLU:
         rule = _relu_rule(layer)
-    elif kind is layers.AveragePooling2D and _covers_everything(layer, node):
+    elif kind in AVERAGE_POOLING and _covers_everything(layer, node):
         rule = _GLOBAL_AVERAGE
     else:
         rule = RULES.get(kind)
@@ -201,7 +244,7 @@ def _relu_rule(layer: Any) -> Rule | None:
 
 
 def _covers_everything(layer: Any, node: GraphNode) -> bool:
-    return tuple(layer.pool_size) == tuple(node.inputs[0].shape[1:3])
+    return tuple(layer.pool_size) == tuple(node.inputs[0].shape[1:-1])
 
 
 def joinable(shapes: Sequence[tuple[int | None, ...]]) -> bool:
@@ -226,21 +269,41 @@ def _why_not(node: GraphNode) -> str:
             return f"no rule for its activation {activation!r}"
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "only data_format='channels_last' can be deployed"
-    if getattr(layer, "groups", 1) != 1:
-        return "grouped convolutions have no rule"
-    if isinstance(layer, layers.Dense) and len(shape) != 2:
-        return f"only inputs of shape (batch, features) have a rule, not {shape}"
+    if isinstance(layer, TRANSPOSED) and (reason := _why_not_transposed(layer)):
+        return reason
     if isinstance(layer, layers.UpSampling2D) and layer.interpolation != "nearest":
         return f"only interpolation='nearest' has a rule, not {layer.interpolation!r}"
     if isinstance(layer, layers.BatchNormalization) and layer.axis not in last_axis:
         return "only the last axis can be normalized"
+    if isinstance(layer, layers.Concatenate) and layer.axis in (0, -len(shape)):
+        return "examples of a batch cannot be joined"
+    if isinstance(layer, layers.Normalization) and layer.axis not in ((), (-1,), (len(shape) - 1,)):
+        return "only the last axis, or all at once, can be normalized"
+    if isinstance(layer, layers.Rescaling):
+        sizes = {np.size(layer.scale), np.size(layer.offset)}
+        if not sizes <= {1, shape[-1]}:
+            return "its scale and offset must be one number, or one for each channel"
     if isinstance(layer, layers.Softmax) and layer.axis not in last_axis:
         return "only a softmax over the last axis has a rule"
     if isinstance(layer, MERGES) and not joinable([tensor.shape for tensor in node.inputs]):
         shapes = ", ".join(str(tensor.shape) for tensor in node.inputs)
         return f"it needs two tensors or more, with equal sizes or sizes of 1, not {shapes}"
-    if isinstance(layer, layers.AveragePooling2D) and not _covers_everything(layer, node):
-        window = layer.pool_size[0] * layer.pool_size[1]
+    if isinstance(layer, AVERAGE_POOLING) and not _covers_everything(layer, node):
+        window = math.prod(layer.pool_size)
         if window > _LARGEST_AVERAGE_WINDOW:
             return f"an average over {window} values has no rule (at most 256, or all of them)"
+    return ""
+
+
+def _why_not_transposed(layer: Any) -> str:
+    if any(rate != 1 for rate in layer.dilation_rate):
+        return "runtimes have no transposed convolution with a dilation"
+    windows = list(zip(layer.kernel_size, layer.strides, strict=True))
+    holes = any(size < stride for size, stride in windows)
+    padded = any(size > stride for size, stride in windows) or layer.output_padding is not None
+    if layer.padding == "same" and holes and padded:
+        return (
+            "with padding='same' a kernel smaller than the strides along one axis has no rule; "
+            "use padding='valid' and a Cropping layer, or a larger kernel_size"
+        )
     return ""

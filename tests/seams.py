@@ -22,8 +22,14 @@ def op_differences(
 ) -> list[Difference]:
     """Each op that yields a tensor Keras quantizes, run on Keras' integers, against Keras' own.
 
-    Tensors between (a RESHAPE, the op before a MAXIMUM) are computed from what is known.
+    A sequence of the model may be an image of one row in the graph. Tensors between (a RESHAPE, the
+    op before a MAXIMUM) are computed from what is known.
     """
+    codes = {
+        name: each.reshape(each.shape[0], *graph.tensors[name].shape[1:])
+        for name, each in codes.items()
+        if name in graph.tensors
+    }
     known = dict(codes)
     found = []
     for op in graph.ops:

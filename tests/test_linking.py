@@ -18,6 +18,8 @@ def chain(bn, relu, kind):
     first = {
         "conv": lambda: layers.Conv2D(5, 3, name="layer"),
         "depthwise": lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, name="layer"),
+        "transpose": lambda: layers.Conv2DTranspose(5, 3, strides=2, name="layer"),
+        "grouped": lambda: layers.Conv2D(6, 3, groups=3, name="layer"),
         "no_bias": lambda: layers.Conv2D(5, 3, use_bias=False, name="layer"),
     }
     x = first[kind]()(inputs)
@@ -54,12 +56,29 @@ def assert_bias_on_the_grid(qmodel):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("kind", ["conv", "depthwise", "no_bias"])
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "transpose", "grouped", "no_bias"])
 @pytest.mark.parametrize("relu", [True, False], ids=["relu", "linear"])
 @pytest.mark.parametrize("bn", [True, False], ids=["bn", "plain"])
 def test_the_inference_bias_is_on_the_int32_grid_of_the_file(bn, relu, kind, bits):
     qmodel = quantized(chain(bn, relu, kind), bits)
     assert qmodel.get_layer("layer").neighbours is not None
+    assert_bias_on_the_grid(qmodel)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Conv1D(5, 3, padding="causal", name="layer"),
+        layers.DepthwiseConv1D(3, name="layer"),
+        layers.Dense(5, name="layer"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_the_law_holds_over_sequences(layer):
+    inputs = keras.Input((8, 3), name="signal")
+    x = layers.BatchNormalization()(type(layer).from_config(layer.get_config())(inputs))
+    qmodel = quantized(randomize(keras.Model(inputs, layers.ReLU()(x))), 3)
+    assert qmodel.get_layer("layer").neighbours.batch_normalization is not None
     assert_bias_on_the_grid(qmodel)
 
 
@@ -126,10 +145,9 @@ def test_the_move_is_at_most_half_a_step():
 
 def neighbours_of(qmodel, name):
     found = qmodel.get_layer(name).neighbours
-    bn = found.batch_normalization
     return (
         found.input_quantizer.name,
-        None if bn is None else bn.name,
+        next((layer.name for layer in found.affines), None),
         found.output_quantizer.name,
     )
 

@@ -266,11 +266,16 @@ def add_of_one():
             "only data_format='channels_last'",
         ),
         (
-            lambda: after_input(layers.Conv2D(4, 1), layers.Conv2D(4, 1, groups=2, name="layer")),
-            "grouped convolutions have no rule",
+            lambda: after_input(layers.Conv2DTranspose(4, 3, dilation_rate=2, name="layer")),
+            "runtimes have no transposed convolution with a dilation",
+        ),
+        (
+            lambda: after_input(
+                layers.Conv2DTranspose(4, (3, 1), strides=2, padding="same", name="layer")
+            ),
+            "with padding='same' a kernel smaller than the strides",
         ),
         (add_of_one, "it needs two tensors or more, with equal sizes or sizes of 1, not"),
-        (lambda: after_input(layers.Dense(3, name="layer")), r"only inputs of shape \(batch, feat"),
         (
             lambda: after_input(layers.BatchNormalization(axis=1, name="layer")),
             "only the last axis can be normalized",
@@ -281,7 +286,7 @@ def add_of_one():
             "an average over 272 values has no rule",
         ),
     ],
-    ids=["data_format", "groups", "one", "dense", "axis", "softmax", "window"],
+    ids=["data_format", "dilated", "holes", "one", "axis", "softmax", "window"],
 )
 def test_what_a_known_layer_cannot_do_is_said(make, reason):
     model = make()

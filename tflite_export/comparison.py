@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -109,6 +110,7 @@ def compare_with_model(
 
 
 _MOVING_OPS = (
+    ops.Concatenate,
     ops.Crop,
     ops.MaxPool2D,
     ops.Maximum,
@@ -124,13 +126,13 @@ def _with_moved_integers(
     graph: IntegerGraph, stated: Mapping[str, npt.NDArray[np.int8]]
 ) -> dict[str, npt.NDArray[Any]]:
     """The model's integers, and those that ops which round nothing make of them."""
-    codes = {name: np.asarray(array) for name, array in stated.items()}
+    codes = {name: _as_in_graph(graph, name, np.asarray(each)) for name, each in stated.items()}
     for op in graph.ops:
-        if op.output not in codes and isinstance(op, _MOVING_OPS) and op.inputs[0] in codes:
-            (name,) = op.inputs
-            x = ops.QuantizedArray(codes[name], graph.tensors[name].qparams)
+        known = all(name in codes for name in op.inputs)
+        if op.output not in codes and isinstance(op, _MOVING_OPS) and known:
+            tensors = [ops.QuantizedArray(codes[n], graph.tensors[n].qparams) for n in op.inputs]
             grid = graph.tensors[op.output].qparams
-            codes[op.output] = op.evaluate([x], grid, get_profile("tflm"))
+            codes[op.output] = op.evaluate(tensors, grid, get_profile("tflm"))
     missing = sorted({*graph.inputs, *graph.outputs} - set(codes))
     if missing:
         raise ValueError(
@@ -138,6 +140,15 @@ def _with_moved_integers(
             f"Received: no codes for {missing}"
         )
     return codes
+
+
+def _as_in_graph(graph: IntegerGraph, name: str, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """In the shape of the graph, where a sequence of the model is an image of one row."""
+    if name not in graph.tensors:
+        return codes
+    shape = graph.tensors[name].shape[1:]
+    same_size = math.prod(shape) == math.prod(codes.shape[1:])
+    return codes.reshape(codes.shape[0], *shape) if same_size else codes
 
 
 def tensor_difference(

@@ -16,6 +16,7 @@ from tflite_export.file_model import FileModel, FileOperator, FileTensor, IoDtyp
 from tflite_export.storage import StoredGraph, WeightStorage
 
 DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat."
+_OPS_OF_ONE_EXAMPLE = (ops.TransposeConv2D,)
 _FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}
 
 
@@ -67,6 +68,8 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
             *operators,
             *(_operator("DEQUANTIZE", 2, (name,), y) for name, y in outputs.items()),
         ]
+    if any(isinstance(op, _OPS_OF_ONE_EXAMPLE) for op in graph.ops):
+        tensors = [dataclasses.replace(tensor, resizable=False) for tensor in tensors]
     return FileModel(
         description=DESCRIPTION,
         tensors=_by_unique_name(tensors),
@@ -144,8 +147,19 @@ def _depthwise_conv_2d(op: ops.DepthwiseConv2D, graph: IntegerGraph) -> Emission
     return _linear("DEPTHWISE_CONV_2D", 3, "DepthwiseConv2DOptions", fields, op, graph)
 
 
+def _transpose_conv_2d(op: ops.TransposeConv2D, graph: IntegerGraph) -> Emission:
+    """The output's shape comes first, as a constant: the batch is 1 for good."""
+    size = _int32(f"{op.output}/size", graph.tensors[op.output].shape)
+    fields = {**_window_fields(op), **_fused(op)}
+    linear = _linear("TRANSPOSE_CONV", 4, "TransposeConvOptions", fields, op, graph)
+    source, weight, bias = linear.operator.inputs
+    operator = dataclasses.replace(linear.operator, inputs=(size.name, weight, source, bias))
+    return Emission((*linear.constants, size), operator)
+
+
 def _fully_connected(op: ops.FullyConnected, graph: IntegerGraph) -> Emission:
-    return _linear("FULLY_CONNECTED", 4, "FullyConnectedOptions", _fused(op), op, graph)
+    fields = {**_fused(op), "keepNumDims": len(graph.tensors[op.output].shape) > 2}
+    return _linear("FULLY_CONNECTED", 4, "FullyConnectedOptions", fields, op, graph)
 
 
 def _linear(
@@ -215,6 +229,12 @@ def _clamp(code: str, op: ops.Maximum | ops.Minimum, graph: IntegerGraph) -> Emi
     )
     operands = (*op.inputs, bound.name)
     return Emission((bound,), _operator(code, 2, operands, op.output, "MaximumMinimumOptions"))
+
+
+def _concatenate(op: ops.Concatenate, graph: IntegerGraph) -> Emission:
+    fields = {"axis": op.axis, "fusedActivationFunction": "NONE"}
+    options = "ConcatenationOptions"
+    return Emission((), _operator("CONCATENATION", 2, op.inputs, op.output, options, fields))
 
 
 def _max_pool_2d(op: ops.MaxPool2D, graph: IntegerGraph) -> Emission:
@@ -301,6 +321,7 @@ Emitter = Callable[[Any, IntegerGraph], Emission]
 EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Add: _of_two("ADD", "AddOptions"),
     ops.AveragePool2D: _average_pool_2d,
+    ops.Concatenate: _concatenate,
     ops.Conv2D: _conv_2d,
     ops.Crop: _crop,
     ops.DepthwiseConv2D: _depthwise_conv_2d,
@@ -318,6 +339,7 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Softmax: _softmax,
     ops.Sub: _of_two("SUB", "SubOptions"),
     ops.Transpose: _transpose,
+    ops.TransposeConv2D: _transpose_conv_2d,
 }
 
 
@@ -352,9 +374,12 @@ def _int32(name: str, values: npt.ArrayLike) -> FileTensor:
     return FileTensor(name, data.shape, "int32", data=data)
 
 
-def _window_fields(
-    op: ops.Conv2D | ops.DepthwiseConv2D | ops.MaxPool2D | ops.AveragePool2D,
-) -> dict[str, Any]:
+_Windowed = (
+    ops.Conv2D | ops.DepthwiseConv2D | ops.TransposeConv2D | ops.MaxPool2D | ops.AveragePool2D
+)
+
+
+def _window_fields(op: _Windowed) -> dict[str, Any]:
     height, width = op.strides
     return {"padding": op.padding.upper(), "strideH": height, "strideW": width}
 

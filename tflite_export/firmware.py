@@ -36,6 +36,7 @@ _TEMPLATES = (
 _RESOLVER_METHODS = {
     "ADD": "AddAdd",
     "AVERAGE_POOL_2D": "AddAveragePool2D",
+    "CONCATENATION": "AddConcatenation",
     "CONV_2D": "AddConv2D",
     "DEPTHWISE_CONV_2D": "AddDepthwiseConv2D",
     "FULLY_CONNECTED": "AddFullyConnected",
@@ -51,6 +52,7 @@ _RESOLVER_METHODS = {
     "STRIDED_SLICE": "AddStridedSlice",
     "SUB": "AddSub",
     "TRANSPOSE": "AddTranspose",
+    "TRANSPOSE_CONV": "AddTransposeConv",
     DECODE_OPERATOR: "AddDecode",
 }
 _TAKEN_WORDS = """

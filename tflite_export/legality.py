@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from keras_qat.integer import IntegerGraph, QuantParams, ops
+from keras_qat.integer.fixed_point import get_profile
 from keras_qat.integer.headroom import real_multiplier
 from keras_qat.integer.ops.op import activation_range
 from keras_qat.integer.ops.softmax import MAX_SOFTMAX_CLASSES, SOFTMAX_OUTPUT
@@ -43,6 +45,18 @@ def check_legal(graph: IntegerGraph, target: Target) -> None:
                 f"Received: {type(op).__name__}"
             )
         _CHECKS[type(op)](op, graph, target)
+
+
+def runnable_profiles(graph: IntegerGraph, target: Target) -> tuple[str, ...]:
+    """The profiles of the target whose runtime runs the graph on this machine at all."""
+    classes = [graph.tensors[op.output].shape[-1] for op in graph.ops if type(op) is ops.Softmax]
+    most = max(classes, default=0)
+    return tuple(profile for profile in target.profiles if runs_softmax(profile, most))
+
+
+def runs_softmax(profile: str, classes: int) -> bool:
+    """Whether that runtime survives a softmax over so many classes."""
+    return get_profile(profile).float_softmax or classes <= MAX_SOFTMAX_CLASSES
 
 
 def check_float_inputs(graph: IntegerGraph, io_dtype: IoDtype) -> None:
@@ -82,6 +96,17 @@ def _check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None
     _require_activation(op, graph)
 
 
+def _check_transpose_conv(op: ops.TransposeConv2D, graph: IntegerGraph, target: Target) -> None:
+    """XNNPACK leaves the rest to another kernel, which rounds in another way."""
+    window = op.window
+    if op.padding == "same" and any(map(operator.lt, window.size, window.strides)):
+        raise ExportError(
+            f"TransposeConv2D {op.output!r} with padding 'same' needs a window that is no smaller "
+            f"than its strides. Received: window {window.size}, strides {window.strides}"
+        )
+    _check_linear(op, graph, target)
+
+
 def _check_sum(op: ops.Add | ops.Sub, graph: IntegerGraph, target: Target) -> None:
     y = graph.tensors[op.output].qparams
     for name in op.inputs:
@@ -118,18 +143,26 @@ def _check_minimum(op: ops.Minimum, graph: IntegerGraph, target: Target) -> None
 
 
 def _check_maximum_of_two(op: ops.MaximumOfTwo, graph: IntegerGraph, target: Target) -> None:
-    x, w = _require_one_scale(op, graph)
+    x, w = (_require_same_scale(op, graph, name) for name in op.inputs)
     _require_range(op, graph, (max(x.qmin, w.qmin), max(x.qmax, w.qmax)))
 
 
 def _check_minimum_of_two(op: ops.MinimumOfTwo, graph: IntegerGraph, target: Target) -> None:
-    x, w = _require_one_scale(op, graph)
+    x, w = (_require_same_scale(op, graph, name) for name in op.inputs)
     _require_range(op, graph, (min(x.qmin, w.qmin), min(x.qmax, w.qmax)))
 
 
 def _check_same_grid(op: ops.IntegerOp, graph: IntegerGraph, target: Target) -> None:
     x = _require_same_scale(op, graph)
     _require_range(op, graph, (x.qmin, x.qmax))
+
+
+def _check_concatenate(op: ops.Concatenate, graph: IntegerGraph, target: Target) -> None:
+    for name in op.inputs:
+        _require_same_scale(op, graph, name)
+    grids = [graph.tensors[name].qparams for name in op.inputs]
+    low, high = min(grid.qmin for grid in grids), max(grid.qmax for grid in grids)
+    _require_range(op, graph, (low, high))
 
 
 def _check_pad(op: ops.Pad, graph: IntegerGraph, target: Target) -> None:
@@ -154,7 +187,7 @@ def _check_softmax(op: ops.Softmax, graph: IntegerGraph, target: Target) -> None
             f"Softmax {op.output!r} must have the grid SOFTMAX_OUTPUT (scale 1/256, zero point "
             f"-128). Received: {y.qparams}"
         )
-    if y.shape[-1] > MAX_SOFTMAX_CLASSES:
+    if not any(runs_softmax(profile, y.shape[-1]) for profile in target.profiles):
         raise ExportError(
             f"Softmax {op.output!r} has {y.shape[-1]} classes; the fixed-point kernel aborts the "
             f"process above {MAX_SOFTMAX_CLASSES}. Export the logits instead."
@@ -181,20 +214,16 @@ def _require_activation(op: ops.LinearOp | ops.BinaryOp, graph: IntegerGraph) ->
     _require_range(op, graph, (low, high))
 
 
-def _require_same_scale(op: ops.IntegerOp, graph: IntegerGraph) -> QuantParams:
-    return _require_one_scale(op, graph)[0]
-
-
-def _require_one_scale(op: ops.IntegerOp, graph: IntegerGraph) -> list[QuantParams]:
-    """The grids of the inputs, all with the scale and the zero point of the output."""
-    grids, y = [graph.tensors[name].qparams for name in op.inputs], graph.tensors[op.output].qparams
-    for x in grids:
-        if x.zero_point != y.zero_point or not np.array_equal(x.scale, y.scale):
-            raise ExportError(
-                f"{type(op).__name__} {op.output!r} keeps the scale and zero point of its input. "
-                f"Received: input {x}, output {y}"
-            )
-    return grids
+def _require_same_scale(
+    op: ops.IntegerOp, graph: IntegerGraph, name: str | None = None
+) -> QuantParams:
+    x, y = graph.tensors[name or op.inputs[0]].qparams, graph.tensors[op.output].qparams
+    if x.zero_point != y.zero_point or not np.array_equal(x.scale, y.scale):
+        raise ExportError(
+            f"{type(op).__name__} {op.output!r} keeps the scale and zero point of its input. "
+            f"Received: input {x}, output {y}"
+        )
+    return x
 
 
 def _require_range(op: ops.IntegerOp, graph: IntegerGraph, implied: tuple[int, int]) -> None:
@@ -212,6 +241,7 @@ _Check = Callable[[Any, IntegerGraph, Target], None]
 _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Add: _check_sum,
     ops.AveragePool2D: _check_same_grid,
+    ops.Concatenate: _check_concatenate,
     ops.Conv2D: _check_linear,
     ops.Crop: _check_same_grid,
     ops.DepthwiseConv2D: _check_linear,
@@ -229,4 +259,5 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Softmax: _check_softmax,
     ops.Sub: _check_sum,
     ops.Transpose: _check_same_grid,
+    ops.TransposeConv2D: _check_transpose_conv,
 }

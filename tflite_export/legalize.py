@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -55,22 +56,26 @@ def _with_channel_scales(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
 
 
 def _dense_as_convolution(graph: IntegerGraph, op: ops.FullyConnected) -> IntegerGraph:
-    """A 1x1 convolution on an image of one pixel, which TFLM runs with INT4 weights per channel."""
+    """A 1x1 convolution on an image of one row, which TFLM runs with INT4 weights per channel."""
     (source,), (units, features) = op.inputs, op.weight.values.shape
     image, convolved = f"{op.output}/image", convolution_of(op.output)
+    places = graph.tensors[op.output].shape[1:-1]
+    columns = math.prod(places)
     weight = ops.QuantizedArray(op.weight.values.reshape(units, 1, 1, features), op.weight.qparams)
     convolution = ops.Conv2D(
         (image,), convolved, weight, op.bias, op.activation, weight_bits=op.weight_bits
     )
     tensors = {
         **graph.tensors,
-        image: IntegerTensor(image, (1, 1, 1, features), graph.tensors[source].qparams),
-        convolved: IntegerTensor(convolved, (1, 1, 1, units), graph.tensors[op.output].qparams),
+        image: IntegerTensor(image, (1, 1, columns, features), graph.tensors[source].qparams),
+        convolved: IntegerTensor(
+            convolved, (1, 1, columns, units), graph.tensors[op.output].qparams
+        ),
     }
     replacement = (
-        ops.Reshape((source,), image, (1, 1, features)),
+        ops.Reshape((source,), image, (1, columns, features)),
         convolution,
-        ops.Reshape((convolved,), op.output, (units,)),
+        ops.Reshape((convolved,), op.output, (*places, units)),
     )
     position = graph.ops.index(op)
     changed = (*graph.ops[:position], *replacement, *graph.ops[position + 1 :])

@@ -54,6 +54,7 @@ _OPERATOR_DATA = {
     "SOFTMAX": 80,
     "STRIDED_SLICE": 100,
     "SUB": 48,
+    "TRANSPOSE_CONV": 96,
     DECODE_OPERATOR: 80,
 }
 Kind = Literal["activation", "decoded weights", "scratch"]
@@ -307,16 +308,18 @@ def _weight_memory(op: ops.LinearOp, stored: StoredGraph, file: FileModel) -> We
 
 
 def _scratch_sizes(op: FileOperator, file: FileModel) -> list[int]:
-    """What kernels ask for while they run: INT4 weights unpacked, sums of a mean."""
+    """What kernels ask for while they run: INT4 weights unpacked, sums in 32 bits."""
     if _has_weights(op) and file.tensors[op.inputs[1]].dtype == "int4":
         return [_aligned(_elements(file.tensors[op.inputs[1]]))]
     if op.code == "MEAN":
         return [_ALIGNMENT, _ALIGNMENT, _aligned(4 * _elements(file.tensors[op.outputs[0]]))]
+    if op.code == "TRANSPOSE_CONV":
+        return [_aligned(4 * _elements(file.tensors[op.outputs[0]]))]
     return []
 
 
 def _has_weights(op: FileOperator) -> bool:
-    return op.code in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+    return op.code in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
 def _size(tensor: FileTensor) -> int:

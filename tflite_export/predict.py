@@ -95,6 +95,8 @@ def _predict_litert(
     takes, gives = _ends(interpreter)
     arrays = _by_name(takes, inputs)
     count = len(next(iter(arrays.values())))
+    if not all(_has_open_batch(detail) for detail in takes.values()):
+        batch_size = 1
     parts: dict[str, list[Array]] = {name: [] for name in gives}
     for start in range(0, count, batch_size):
         batch = {name: array[start : start + batch_size] for name, array in arrays.items()}
@@ -138,6 +140,11 @@ def _by_name(takes: Details, inputs: Inputs) -> Arrays:
         counts = {name: len(array) for name, array in arrays.items()}
         raise ValueError(f"All inputs need as many examples. Received: {counts}")
     return arrays
+
+
+def _has_open_batch(detail: dict[str, Any]) -> bool:
+    """Whether the file takes several examples at once; an operator may need a batch of 1."""
+    return int(detail["shape_signature"][0]) == -1
 
 
 def _invoke(interpreter: Any, takes: Details, batch: Arrays) -> None:

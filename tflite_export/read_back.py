@@ -41,7 +41,7 @@ def check_file(learned: IntegerGraph, stored_graph: StoredGraph, file: FileModel
     for op in learned.ops:
         if isinstance(op, ops.LinearOp):
             legal_op = stored_graph.linear_op(op.output)
-            _, weight, bias = writers[legal_op.output].inputs
+            _, weight, *_, bias = writers[legal_op.output].inputs
             _check_weights(op, _weights(file, weight, writers.get(weight)))
             scale = legal.tensors[legal_op.inputs[0]].qparams.scale
             _check_bias(legal_op, _tensor(file, bias), scale)

@@ -26,7 +26,8 @@ def run_litert(
     Args:
         data: the file.
         model: what the file says.
-        inputs: arrays of one batch size, by the name callers use.
+        inputs: arrays of one batch size, by the name callers use; a file whose batch is fixed
+            runs them one by one.
         reference: reference kernels instead of the default interpreter.
 
     Returns:
@@ -50,14 +51,22 @@ def run_litert(
         num_threads=1,
     )
     index_of = {name: index for index, name in enumerate(model.tensors)}
-    for name, tensor in model.inputs.items():
-        interpreter.resize_tensor_input(index_of[tensor], inputs[name].shape)
-    interpreter.allocate_tensors()
-    for name, tensor in model.inputs.items():
-        interpreter.set_tensor(index_of[tensor], inputs[name])
-    interpreter.invoke()
     wanted = _activations(model) if reference else list(model.outputs.values())
-    return {name: np.array(interpreter.get_tensor(index_of[name])) for name in wanted}
+    examples = next(iter(inputs.values())).shape[0]
+    open_batch = all(model.tensors[tensor].resizable for tensor in model.inputs.values())
+    batch = examples if open_batch else 1
+    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in wanted}
+    for start in range(0, examples, batch):
+        part = {name: array[start : start + batch] for name, array in inputs.items()}
+        for name, tensor in model.inputs.items():
+            interpreter.resize_tensor_input(index_of[tensor], part[name].shape)
+        interpreter.allocate_tensors()
+        for name, tensor in model.inputs.items():
+            interpreter.set_tensor(index_of[tensor], part[name])
+        interpreter.invoke()
+        for name, found in parts.items():
+            found.append(np.array(interpreter.get_tensor(index_of[name])))
+    return {name: np.concatenate(found) for name, found in parts.items()}
 
 
 def run_tflm(

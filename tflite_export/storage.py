@@ -80,7 +80,7 @@ def store(
     full = with_headroom(op, graph)
     if weight_storage == "auto":
         return full, min(_exact_storages(full, target), key=lambda each: file_bytes(full, each))
-    if weight_storage == "int4" and fits_int4(op.weight.values):
+    if weight_storage == "int4" and _runs_in_int4(op):
         return with_headroom(op, graph, INT4_MAX), "int4"
     few_bits = op.weight_bits <= lookup_table.MAX_INDEX_BITS
     if weight_storage == "lut" and few_bits and _fits_table(full):
@@ -123,10 +123,15 @@ def _exact_storages(op: ops.LinearOp, target: Target) -> list[WeightStorage]:
     """Those that hold the op's integers as they are."""
     fitting: dict[WeightStorage, bool] = {
         "int8": True,
-        "int4": fits_int4(op.weight.values),
+        "int4": _runs_in_int4(op),
         "lut": _fits_table(op),
     }
     return [each for each, fits in fitting.items() if fits and each in target.weight_storages]
+
+
+def _runs_in_int4(op: ops.LinearOp) -> bool:
+    """TensorFlow Lite Micro has no TRANSPOSE_CONV with INT4 weights."""
+    return not isinstance(op, ops.TransposeConv2D) and fits_int4(op.weight.values)
 
 
 def _fits_table(op: ops.LinearOp) -> bool:

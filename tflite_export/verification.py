@@ -13,6 +13,7 @@ from keras_qat.integer import IntegerGraph, run
 from tflite_export.comparison import TensorDifference, merge, tensor_difference
 from tflite_export.errors import VerificationError
 from tflite_export.file_model import FileModel
+from tflite_export.legality import runnable_profiles
 from tflite_export.legalize import legalize
 from tflite_export.read_back import check_file
 from tflite_export.runtimes import Arrays, run_litert, run_tflm
@@ -75,7 +76,7 @@ def verify(
         weight_storage: that the file was written with.
 
     Returns:
-        One entry per runtime, all of them without a difference.
+        One entry per runtime that runs such a graph, all of them without a difference.
 
     Raises:
         VerificationError: a difference; the message names the first tensor and counts elements.
@@ -86,7 +87,7 @@ def verify(
     stored = legalize(graph, target, weight_storage)
     check_file(graph, stored, file)
     results = []
-    for profile in target.profiles:
+    for profile in runnable_profiles(graph, target):
         result = verify_runtime(stored.graph, model_bytes, file, profile, samples)
         _require_equal(result)
         results.append(result)

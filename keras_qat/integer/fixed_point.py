@@ -126,6 +126,7 @@ class RoundingProfile:
     depthwise_conv: RescaleFunction
     fully_connected: RescaleFunction
     mul: RescaleFunction
+    transpose_conv: RescaleFunction
     float_add: bool
     float_mean: bool
     float_softmax: bool
@@ -140,6 +141,7 @@ PROFILES: dict[str, RoundingProfile] = {
             depthwise_conv=rescale_double_rounding,
             fully_connected=rescale_double_rounding,
             mul=rescale_double_rounding,
+            transpose_conv=rescale_double_rounding,
             float_add=False,
             float_mean=False,
             float_softmax=False,
@@ -150,6 +152,7 @@ PROFILES: dict[str, RoundingProfile] = {
             depthwise_conv=rescale_double_rounding,
             fully_connected=rescale_single_rounding,
             mul=rescale_double_rounding_of_float32,
+            transpose_conv=rescale_double_rounding,
             float_add=False,
             float_mean=False,
             float_softmax=False,
@@ -160,6 +163,7 @@ PROFILES: dict[str, RoundingProfile] = {
             depthwise_conv=rescale_float32,
             fully_connected=rescale_float32,
             mul=rescale_float32,
+            transpose_conv=rescale_float32,
             float_add=True,
             float_mean=True,
             float_softmax=True,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from keras_qat.integer import GraphBuilder, QuantParams, ops
+from keras_qat.lowering.image import flat_name
 from keras_qat.lowering.pending import LoweringError, Pending
 
 Value = str | Pending
@@ -39,6 +41,15 @@ class LoweringContext:
     def same_grid(self, op: ops.IntegerOp) -> str:
         """Appends an op whose output keeps the grid of its first input."""
         return self.builder.add(op, self.qparams(op.inputs[0]))
+
+    def in_own_shape(self, make: Callable[[str], ops.IntegerOp]) -> str:
+        """Appends `make(name)`, on the grid of its input; another shape is a RESHAPE behind it."""
+        op = make(self.name)
+        shape = op.output_shape([self.builder.tensor(name).shape for name in op.inputs])
+        if shape[1:] == self.output_shape:
+            return self.same_grid(op)
+        image = self.same_grid(make(flat_name(self.name)))
+        return self.same_grid(ops.Reshape((image,), self.name, self.output_shape))
 
 
 def integer_operand(value: Value | GraphInput, reader: str) -> str:

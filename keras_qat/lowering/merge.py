@@ -1,7 +1,8 @@
-"""Add, Subtract and Multiply in integers."""
+"""Add, Subtract, Multiply and layers that join tensors on one grid, in integers."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from keras_qat.integer import ops
@@ -27,3 +28,16 @@ def lower_multiply(layer: Any, operands: list[Value], context: LoweringContext) 
 def _pending(op: type[ops.BinaryOp], layer: Any, operands: list[Value]) -> PendingBinary:
     left, right = (integer_operand(value, layer.name) for value in operands)
     return PendingBinary((left, right), op=op)
+
+
+def lower_concatenate(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
+    """CONCATENATION of tensors that are on one grid."""
+    sources = tuple(integer_operand(value, layer.name) for value in operands)
+    if len(sources) == 1:
+        return sources[0]
+    grids = [context.qparams(source) for source in sources]
+    grid = dataclasses.replace(
+        grids[0], qmin=min(grid.qmin for grid in grids), qmax=max(grid.qmax for grid in grids)
+    )
+    axis = layer.axis % (len(context.output_shape) + 1)
+    return context.builder.add(ops.Concatenate(sources, context.name, axis), grid)

@@ -17,10 +17,12 @@ import numpy.typing as npt
 from keras_qat.integer import GraphBuilder, QuantParams, ops
 from keras_qat.integer.ops.op import activation_range
 from keras_qat.integer.qparams import INT8_MIN
+from keras_qat.lowering.image import flat_name
 from keras_qat.quantizers.lowering_error import LoweringError
 
 _LARGEST_BIAS = 1 << 30
 _WORTHLESS = 2.0**-12
+_BEYOND_INT8 = 256.0
 _CONSTANT_CHANNEL_MULTIPLIER = 2.0**-10
 
 
@@ -38,7 +40,7 @@ class Pending(abc.ABC):
     def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
         """Appends the op on the grid `qparams`, clamps included; returns the tensor's name."""
         placed = qparams.placed_in_int8()
-        if placed.qmin == INT8_MIN:
+        if placed.qmin == INT8_MIN or self.activation != "linear":
             return self._add(builder, name, placed)
         clamped = self.clamped_at_zero(builder) if placed.zero_point == placed.qmin else None
         if clamped is not None:
@@ -47,8 +49,8 @@ class Pending(abc.ABC):
         return builder.add(ops.Maximum((source,), name, bound=placed.qmin), placed)
 
     def _add(self, builder: GraphBuilder, name: str, grid: QuantParams) -> str:
-        _, high = activation_range(self.activation, grid)
-        grid = dataclasses.replace(grid, qmax=high)
+        low, high = activation_range(self.activation, grid)
+        grid = dataclasses.replace(grid, qmin=max(low, grid.qmin), qmax=high)
         return builder.add(self.finalize(builder, name, grid), grid)
 
     def clamped_at_zero(self, builder: GraphBuilder) -> Pending | None:
@@ -95,7 +97,7 @@ class PendingLinear(Pending):
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
         source = builder.tensor(self.sources[0]).qparams
-        codes, scale, bias = self._with_constant_channels(source, output, name)
+        codes, scale, bias = self._within_int32(source, output, name)
         weight = ops.QuantizedArray(
             codes.astype(np.int8),
             QuantParams(scale.astype(np.float32), 0, -127, 127, self.channel_axis),
@@ -110,14 +112,15 @@ class PendingLinear(Pending):
             **self.options,
         )
 
-    def _with_constant_channels(
+    def _within_int32(
         self, source: QuantParams, output: QuantParams, name: str
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Channels that carry no signal become constants with a fine bias grid.
+        """Codes, scales and biases whose every bias is at most `2**30` units of its accumulator.
 
-        Pruned or collapsed channels (a BatchNormalization gain near zero) would need a bias beyond
-        int32. Where all weights of such a channel together are worth less than `2**-12` of an
-        output step, they are dropped and the bias alone remains.
+        Pruned or collapsed channels (a BatchNormalization gain near zero) would need larger ones.
+        Where all weights of such a channel together are worth less than `2**-12` of an output
+        step, they are dropped, and the bias alone remains on a grid of its own. Where the output
+        would saturate with `2**30` units, too, whatever the input, these are the bias.
         """
         source_scale, output_scale = float(source.scale), float(output.scale)
         axes = tuple(axis for axis in range(self.codes.ndim) if axis != self.channel_axis)
@@ -127,19 +130,22 @@ class PendingLinear(Pending):
         grid = np.maximum(source_scale * self.scale, np.finfo(np.float32).tiny)
         beyond = (np.abs(self.bias) / grid > _LARGEST_BIAS) | (self.scale < 1e-30)
         constant = (total == 0) | (beyond & (worth < _WORTHLESS))
-        if np.any(beyond & ~constant):
-            channel = int(np.argmax(beyond & ~constant))
+        saturated = beyond & ~constant
+        saturated &= (_LARGEST_BIAS - total * reach) * grid / output_scale >= _BEYOND_INT8
+        if np.any(beyond & ~constant & ~saturated):
+            channel = int(np.argmax(beyond & ~constant & ~saturated))
             raise LoweringError(
                 f"Channel {channel} of {name!r} needs a bias beyond int32: its weights are tiny "
                 f"(scale {self.scale[channel]:.3g}) beside its bias ({self.bias[channel]:.3g}). "
                 "Train it further, or prune the channel."
             )
         fine_scale = output_scale / source_scale * _CONSTANT_CHANNEL_MULTIPLIER
-        limit = _LARGEST_BIAS * fine_scale * source_scale
+        scale = np.where(constant, fine_scale, self.scale)
+        limit = np.where(constant | saturated, _LARGEST_BIAS * scale * source_scale, np.inf)
         return (
             self.codes * self._per_channel(~constant),
-            np.where(constant, fine_scale, self.scale),
-            np.where(constant, np.clip(self.bias, -limit, limit), self.bias),
+            scale,
+            np.clip(self.bias, -limit, limit),
         )
 
     def _per_channel(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -181,7 +187,7 @@ class PendingReshape(Pending):
         return dataclasses.replace(self, inner=self.inner.activated(activation))
 
     def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
-        source = self.inner.emit(builder, f"{name}/flat", qparams)
+        source = self.inner.emit(builder, flat_name(name), qparams)
         op = ops.Reshape((source,), name, self.target_shape)
         return builder.add(op, builder.tensor(source).qparams)
 

@@ -1,4 +1,4 @@
-"""Pooling in integers."""
+"""Pooling in integers, over images and sequences."""
 
 from __future__ import annotations
 
@@ -6,34 +6,30 @@ from typing import Any
 
 from keras_qat.integer import ops
 from keras_qat.lowering.context import LoweringContext, Value, integer_operand
+from keras_qat.lowering.image import as_image, over_image
 from keras_qat.lowering.pending import Pending, PendingMean, PendingReshape
 
 
 def lower_max_pooling(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """MAX_POOL_2D on the input's grid."""
-    return context.same_grid(_windowed(ops.MaxPool2D, layer, operands, context))
+    return _windowed(ops.MaxPool2D, layer, operands, context)
 
 
 def lower_global_max(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """MAX_POOL_2D over everything; dimensions that are not kept are a RESHAPE behind it."""
-    source = integer_operand(operands[0], layer.name)
-    window = context.builder.tensor(source).shape[1:3]
-    kept = len(context.output_shape) > 1
-    name = context.name if kept else f"{context.name}/kept"
-    pooled = context.same_grid(ops.MaxPool2D((source,), name, window, window))
-    if kept:
-        return pooled
-    return context.same_grid(ops.Reshape((pooled,), context.name, context.output_shape))
+    image = _image(layer, operands, context)
+    window = context.builder.tensor(image).shape[1:3]
+    return context.in_own_shape(lambda name: ops.MaxPool2D((image,), name, window, window))
 
 
 def lower_average_pooling(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """AVERAGE_POOL_2D on the input's grid."""
-    return context.same_grid(_windowed(ops.AveragePool2D, layer, operands, context))
+    return _windowed(ops.AveragePool2D, layer, operands, context)
 
 
 def lower_global_average(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """MEAN over height and width on a grid of its own; kept dimensions are a RESHAPE behind it."""
-    mean: Pending = PendingMean((integer_operand(operands[0], layer.name),))
+    mean: Pending = PendingMean((_image(layer, operands, context),))
     if len(context.output_shape) > 1:
         mean = PendingReshape(mean.sources, inner=mean, target_shape=context.output_shape)
     return mean
@@ -44,12 +40,11 @@ def _windowed(
     layer: Any,
     operands: list[Value],
     context: LoweringContext,
-) -> ops.IntegerOp:
-    source = integer_operand(operands[0], layer.name)
-    return op(
-        (source,),
-        context.name,
-        pool_size=tuple(layer.pool_size),
-        strides=tuple(layer.strides),
-        padding=layer.padding,
-    )
+) -> str:
+    image = _image(layer, operands, context)
+    options = {"pool_size": over_image(layer.pool_size), "strides": over_image(layer.strides)}
+    return context.in_own_shape(lambda name: op((image,), name, **options, padding=layer.padding))
+
+
+def _image(layer: Any, operands: list[Value], context: LoweringContext) -> str:
+    return as_image(context.builder, integer_operand(operands[0], layer.name), context.name)

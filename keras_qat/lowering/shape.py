@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_qat.integer import ops
 from keras_qat.lowering.context import LoweringContext, Value, integer_operand
+from keras_qat.lowering.image import as_image, over_image
 
 
 def lower_identity(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
@@ -21,9 +22,8 @@ def lower_reshape(layer: Any, operands: list[Value], context: LoweringContext) -
 
 def lower_cropping(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """STRIDED_SLICE of what is left."""
-    source = integer_operand(operands[0], layer.name)
-    crops = tuple(tuple(pair) for pair in layer.cropping)
-    return context.same_grid(ops.Crop((source,), context.name, crops))
+    crops = _around_image(layer.cropping)
+    return _on_image(ops.Crop, crops, layer, operands, context)
 
 
 def lower_permute(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
@@ -34,12 +34,29 @@ def lower_permute(layer: Any, operands: list[Value], context: LoweringContext) -
 
 def lower_upsampling(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """RESIZE_NEAREST_NEIGHBOR, which repeats pixels."""
-    source = integer_operand(operands[0], layer.name)
-    return context.same_grid(ops.RepeatPixels((source,), context.name, tuple(layer.size)))
+    size = layer.size if isinstance(layer.size, tuple) else (layer.size,)
+    return _on_image(ops.RepeatPixels, over_image(size), layer, operands, context)
 
 
 def lower_zero_padding(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """PAD with the zero point."""
+    return _on_image(ops.Pad, _around_image(layer.padding), layer, operands, context)
+
+
+def _on_image(
+    op: type[ops.Crop] | type[ops.RepeatPixels] | type[ops.Pad],
+    option: Any,
+    layer: Any,
+    operands: list[Value],
+    context: LoweringContext,
+) -> str:
     source = integer_operand(operands[0], layer.name)
-    pads = tuple(tuple(pair) for pair in layer.padding)
-    return context.same_grid(ops.Pad((source,), context.name, pads))
+    image = as_image(context.builder, source, context.name)
+    return context.in_own_shape(lambda name: op((image,), name, option))
+
+
+def _around_image(amounts: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Amounts at both ends of one axis, or of two, as those of an image."""
+    pairs = [tuple(pair) for pair in amounts] if isinstance(amounts[0], tuple) else [amounts]
+    down, across = [(0, 0), *pairs][-2:]
+    return tuple(down), tuple(across)

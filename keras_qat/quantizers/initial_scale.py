@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,21 @@ class Histogram:
     counts: Array
     low: float
     high: float
+
+    @classmethod
+    def union(cls, histograms: Sequence[Histogram]) -> Histogram:
+        """That of all values of several tensors.
+
+        >>> tens = Histogram(np.array([10.0]), np.array([3]), 10.0, 10.0)
+        >>> Histogram.union([tens, Histogram(np.array([-2.0]), np.array([1]), -2.0, -2.0)]).low
+        -2.0
+        """
+        return cls(
+            np.concatenate([histogram.centers for histogram in histograms]),
+            np.concatenate([histogram.counts for histogram in histograms]),
+            min(histogram.low for histogram in histograms),
+            max(histogram.high for histogram in histograms),
+        )
 
 
 def range_scale(histogram: Histogram, grid: Grid) -> np.float32:

@@ -127,7 +127,6 @@ class Quantizer(keras.layers.Layer):
         if self.replacement is None:
             return
         self._is_activation = input_shape[0] is None
-        self._pattern_shape = input_shape[1:] if self._is_activation else input_shape
         self.replaced_share = self.add_weight(
             name="replaced_share", shape=(), initializer="ones", trainable=False, autocast=False
         )
@@ -250,7 +249,8 @@ class Quantizer(keras.layers.Layer):
         if self.replacement == "error_first":
             return by_error(share)
         if self.replacement == "persistent":
-            return by_chance(self._pattern_shape, share, self.seed)
+            shape = x.shape[1:] if self._is_activation else x.shape
+            return by_chance(shape, share, self.seed)
         return by_chance(ops.shape(x), share, self.seed_generator)
 
     def discretization_error(self, x: Tensor) -> Tensor:

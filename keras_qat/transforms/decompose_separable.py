@@ -1,4 +1,4 @@
-"""Pass: SeparableConv2D becomes DepthwiseConv2D and a 1x1 Conv2D."""
+"""Pass: a separable convolution becomes a depthwise one and a pointwise one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import keras
 from keras_qat.keras_graph import GraphNode, rebuild
 from keras_qat.transforms.layer_copies import LayerCopies, unused_name
 
+_HALVES: dict[type, tuple[type, type]] = {
+    keras.layers.SeparableConv1D: (keras.layers.DepthwiseConv1D, keras.layers.Conv1D),
+    keras.layers.SeparableConv2D: (keras.layers.DepthwiseConv2D, keras.layers.Conv2D),
+}
+
 
 def decompose_separable(model: keras.Model) -> keras.Model:
     """The same function; the layer `"sep"` becomes `"sep_depthwise"` and `"sep"`."""
@@ -18,7 +23,7 @@ def decompose_separable(model: keras.Model) -> keras.Model:
 
     def call(node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer = node.operation
-        if type(layer) is keras.layers.SeparableConv2D:
+        if type(layer) in _HALVES:
             if id(layer) not in pairs:
                 pairs[id(layer)] = (layer, _depthwise(layer, names[layer.name]), _pointwise(layer))
             _, depthwise, pointwise = pairs[id(layer)]
@@ -41,12 +46,13 @@ def origins(model: keras.Model) -> dict[str, str]:
     return {
         unused_name(f"{layer.name}_depthwise", taken): layer.name
         for layer in model.layers
-        if type(layer) is keras.layers.SeparableConv2D
+        if type(layer) in _HALVES
     }
 
 
-def _depthwise(layer: Any, name: str) -> keras.layers.DepthwiseConv2D:
-    return keras.layers.DepthwiseConv2D(
+def _depthwise(layer: Any, name: str) -> keras.layers.Layer:
+    depthwise, _ = _HALVES[type(layer)]
+    return depthwise(
         layer.kernel_size,
         strides=layer.strides,
         padding=layer.padding,
@@ -63,8 +69,9 @@ def _depthwise(layer: Any, name: str) -> keras.layers.DepthwiseConv2D:
     )
 
 
-def _pointwise(layer: Any) -> keras.layers.Conv2D:
-    return keras.layers.Conv2D(
+def _pointwise(layer: Any) -> keras.layers.Layer:
+    _, pointwise = _HALVES[type(layer)]
+    return pointwise(
         layer.filters,
         1,
         data_format=layer.data_format,

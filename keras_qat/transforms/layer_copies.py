@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
 from keras_qat.wrappers import QuantizeWrapper
 
 
@@ -30,6 +32,8 @@ class LayerCopies:
         for layer, _, holder in self._copies.values():
             if len(layer.weights) == len(holder.weights):
                 holder.set_weights(layer.get_weights())
+            if isinstance(holder, keras.layers.Normalization):
+                holder.finalize_state()  # it computes with a copy of its weights
 
 
 def unused_name(name: str, taken: set[str]) -> str:

@@ -10,9 +10,14 @@ from keras_qat.keras_graph import GraphNode, rebuild
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
 
 SPLIT_TYPES = (
+    keras.layers.Conv1D,
+    keras.layers.Conv1DTranspose,
     keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
     keras.layers.Dense,
+    keras.layers.DepthwiseConv1D,
     keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
 

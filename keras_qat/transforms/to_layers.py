@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_qat.keras_graph import (
     GraphNode,
@@ -65,15 +67,16 @@ class _Builder:
         chain = layers_of(node)
         if chain is None:
             return operation(*args, **kwargs)
-        of_two = chain[0][0] in _OF_TWO
-        return self._apply(chain, operation, [*args, *kwargs.values()] if of_two else args[0])
+        operands = [x for x in (*args, *kwargs.values()) if not _is_constant(x)]
+        return self._apply(chain, operation, operands)
 
     def _copy(self, layer: Any) -> Any:
         if id(layer) in self._outer:
             return copy_of(layer)
         return copy_of(layer, name=unused_name(layer.name, self._taken))
 
-    def _apply(self, chain: Chain, operation: Any, value: Any) -> Any:
+    def _apply(self, chain: Chain, operation: Any, tensors: list[Any]) -> Any:
+        value = tensors if chain[0][0] in _OF_TWO else tensors[0]
         for kind, options in chain[:-1]:
             name = unused_name(f"{operation.name}_{kind.__name__.lower()}", self._taken)
             value = kind(**options, name=name)(value)
@@ -93,12 +96,59 @@ def layers_of(node: GraphNode) -> Chain | None:
     return find(node, *node.fill_in({id(tensor): tensor for tensor in node.inputs}))
 
 
-def _of_two(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """A merge of two tensors; a constant is none."""
+def _of_two(node: GraphNode, args: Arguments = (), kwargs: Options | None = None) -> Chain | None:
+    """A merge of two tensors of one rank."""
     shapes = [tensor.shape for tensor in node.inputs]
     if len({len(shape) for shape in shapes}) > 1 or not joinable(shapes):
         return None
     return [(getattr(layers, type(node.operation).__name__), {})]
+
+
+def _is_constant(value: Any) -> bool:
+    return not any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(value))
+
+
+def _rescaling(node: GraphNode, scale: Any = 1.0, offset: Any = 0.0) -> Chain | None:
+    """`scale * x + offset` with a number, or with one for each channel."""
+    channels = node.outputs[0].shape[-1]
+    arrays = [ops.convert_to_numpy(each).astype(np.float32) for each in (scale, offset)]
+    known = node.inputs[0].shape == node.outputs[0].shape
+    if not known or any(x.size > 1 and (x.size, *x.shape[-1:]) != (channels,) * 2 for x in arrays):
+        return None
+    scale, offset = (float(x.item()) if x.size == 1 else x.ravel().tolist() for x in arrays)
+    return [(layers.Rescaling, {"scale": scale, "offset": offset})]
+
+
+def _multiply(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    constants = [x for x in args if _is_constant(x)]
+    return _rescaling(node, scale=constants[0]) if len(constants) == 1 else _of_two(node)
+
+
+def _divide(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    divisible = len(args) == 2 and _is_constant(args[1]) and np.all(args[1])
+    return _rescaling(node, scale=1.0 / np.asarray(args[1], np.float64)) if divisible else None
+
+
+def _subtract(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    left, right = args if len(args) == 2 else (None, None)
+    if _is_constant(right) and right is not None:
+        return _rescaling(node, offset=-np.asarray(right))
+    if _is_constant(left) and left is not None:
+        return _rescaling(node, scale=-1.0, offset=left)
+    return _of_two(node)
+
+
+def _negative(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    return _rescaling(node, scale=-1.0)
+
+
+def _add(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    constants = [x for x in args if _is_constant(x)]
+    return _rescaling(node, offset=constants[0]) if len(constants) == 1 else _of_two(node)
+
+
+def _concatenate(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
+    return [(layers.Concatenate, {"axis": node.operation.axis})]
 
 
 def _relu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
@@ -192,20 +242,24 @@ def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
 
 
 _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
-    "Add": _of_two,
+    "Add": _add,
+    "Concatenate": _concatenate,
+    "Divide": _divide,
     "GetItem": _get_item,
     "Max": _max,
     "Maximum": _of_two,
     "Mean": _mean,
     "Minimum": _of_two,
-    "Multiply": _of_two,
+    "Multiply": _multiply,
+    "Negative": _negative,
     "Pad": _pad,
     "ReLU": _relu_function,
     "Relu": _relu,
     "Relu6": _relu6,
     "Reshape": _reshape,
     "Softmax": _softmax,
-    "Subtract": _of_two,
+    "Subtract": _subtract,
     "Transpose": _transpose,
+    "TrueDivide": _divide,
 }
 """By the name of the operation's class in Keras."""

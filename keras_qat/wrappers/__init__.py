@@ -1,16 +1,27 @@
 """One wrapper per weight layer: its forward pass with a given kernel, and the same in integers."""
 
 from keras_qat.wrappers.add import QuantizeAdd, QuantizeSubtract
+from keras_qat.wrappers.affine import QuantizeBatchNormalization, QuantizeRescaling
+from keras_qat.wrappers.conv1d import QuantizeConv1D
+from keras_qat.wrappers.conv1d_transpose import QuantizeConv1DTranspose
 from keras_qat.wrappers.conv2d import QuantizeConv2D
+from keras_qat.wrappers.conv2d_transpose import QuantizeConv2DTranspose
 from keras_qat.wrappers.dense import QuantizeDense
+from keras_qat.wrappers.depthwise_conv1d import QuantizeDepthwiseConv1D
 from keras_qat.wrappers.depthwise_conv2d import QuantizeDepthwiseConv2D
 from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
 
 __all__ = [
     "QuantizeAdd",
+    "QuantizeBatchNormalization",
+    "QuantizeConv1D",
+    "QuantizeConv1DTranspose",
     "QuantizeConv2D",
+    "QuantizeConv2DTranspose",
     "QuantizeDense",
+    "QuantizeDepthwiseConv1D",
     "QuantizeDepthwiseConv2D",
+    "QuantizeRescaling",
     "QuantizeSubtract",
     "QuantizeWrapper",
 ]

@@ -6,16 +6,18 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from keras_qat.integer.ops import Conv2D
-from keras_qat.lowering.pending import PendingLinear
-from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
+from keras_qat.wrappers.window import QuantizeWindow
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeConv2D(QuantizeWrapper):
-    """`y = conv(x, w_hat) + b`; kernel (height, width, in, out)."""
+class QuantizeConv2D(QuantizeWindow):
+    """`y = conv(x, w_hat) + b`; kernel (height, width, in / groups, out)."""
+
+    integer_op = Conv2D
 
     def forward(self, x: Any, kernel: Any) -> Any:
         return ops.conv(
@@ -27,16 +29,5 @@ class QuantizeConv2D(QuantizeWrapper):
             data_format="channels_last",
         )
 
-    def lower(self, source: str) -> PendingLinear:
-        return PendingLinear(
-            (source,),
-            op=Conv2D,
-            codes=np.moveaxis(self.weight_codes(), -1, 0),
-            channel_axis=0,
-            options={
-                "strides": tuple(self.layer.strides),
-                "padding": self.layer.padding,
-                "dilation": tuple(self.layer.dilation_rate),
-            },
-            **self.learned(),
-        )
+    def image_codes(self, codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        return np.moveaxis(codes, -1, 0)

@@ -5,23 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from keras_qat.integer.ops import DepthwiseConv2D
-from keras_qat.lowering.pending import PendingLinear
-from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
+from keras_qat.wrappers.window import QuantizeWindow
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeDepthwiseConv2D(QuantizeWrapper):
+class QuantizeDepthwiseConv2D(QuantizeWindow):
     """`y = depthwise_conv(x, w_hat) + b`; kernel (height, width, in, multiplier).
 
     Output channel `c * multiplier + m` has a scale of its own.
     """
 
+    integer_op = DepthwiseConv2D
+
     def channels_last_kernel(self) -> Any:
-        height, width, channels, multiplier = self.layer.kernel.shape
-        return ops.reshape(self.layer.kernel, (height, width, channels * multiplier))
+        *window, channels, multiplier = self.layer.kernel.shape
+        return ops.reshape(self.layer.kernel, (*window, channels * multiplier))
 
     def forward(self, x: Any, kernel: Any) -> Any:
         return ops.depthwise_conv(
@@ -33,16 +36,5 @@ class QuantizeDepthwiseConv2D(QuantizeWrapper):
             data_format="channels_last",
         )
 
-    def lower(self, source: str) -> PendingLinear:
-        return PendingLinear(
-            (source,),
-            op=DepthwiseConv2D,
-            codes=self.weight_codes()[None],
-            channel_axis=3,
-            options={
-                "strides": tuple(self.layer.strides),
-                "padding": self.layer.padding,
-                "dilation": tuple(self.layer.dilation_rate),
-            },
-            **self.learned(),
-        )
+    def image_codes(self, codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        return codes[None]

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat.integer.qparams import INT8_MAX
-from keras_qat.lowering.batch_normalization import inference_affine
+from keras_qat.lowering.affine import inference_affine
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
 from keras_qat.quantizers.fixed_grids import Rounding
@@ -27,21 +27,21 @@ class Neighbours:
     Attributes:
         input_quantizer: puts the layer's input on its grid.
         weight_quantizer: the layer's own.
-        batch_normalization: the BatchNormalization directly behind the layer, if there is one.
+        affines: the affine maps directly behind the layer, such as a BatchNormalization.
         output_quantizer: puts the result on its grid.
         ceiling: where an activation between cuts values off, if it does.
     """
 
     input_quantizer: Quantizer
     weight_quantizer: Quantizer
-    batch_normalization: Any | None
+    affines: tuple[Any, ...]
     output_quantizer: Quantizer
     ceiling: float | None = None
 
     def round_bias(self, bias: Tensor, kernel: Tensor) -> Tensor:
         """The layer's bias, moved so that the folded bias is a whole number of int32 steps.
 
-        With `gain` and `offset` of the BatchNormalization in inference and the unit
+        With `gain` and `offset` of the affine maps in inference and the unit
         `u = s_x * s_w * |gain| / 2**k` of the accumulator, the folded bias `gain * bias + offset`
         becomes `u * round((gain * bias + offset) / u)`. `k` is the headroom of the stored weights
         (`headroom`) where the accumulator's unit is below half an output step, else 0.
@@ -68,8 +68,9 @@ class Neighbours:
         gain, _ = self._gain_and_offset()
         grid = self.weight_quantizer.grid
         unit = self._unit(gain, max(-grid.qmin, grid.qmax))
-        scale = self.output_quantizer.scale
-        return rounding_in_units(unit / scale, scale, self.ceiling)
+        multiplier = unit / self.output_quantizer.scale
+        ceiling = None if self.ceiling is None else self.ceiling / self.output_quantizer.scale
+        return accumulator_rounding(multiplier, ceiling)
 
     def _unit(self, gain: Tensor, largest_code: Any) -> Tensor:
         """Real value of 1 in the accumulator of each channel; 0 for a channel without signal."""
@@ -80,27 +81,27 @@ class Neighbours:
         return ops.where(weight_scale > _SMALLEST, unit, 0.0)
 
     def _gain_and_offset(self) -> tuple[Tensor, Tensor]:
-        if self.batch_normalization is None:
-            return ops.ones(()), ops.zeros(())
-        return inference_affine(self.batch_normalization)
+        gain, offset = ops.ones(()), ops.zeros(())
+        for layer in self.affines:
+            factor, term = inference_affine(layer)
+            gain, offset = gain * factor, offset * factor + term
+        return gain, offset
 
 
-def rounding_in_units(multiplier: Tensor, scale: Tensor, ceiling: float | None) -> Rounding:
-    """Rounds a whole number of units, each worth `multiplier` steps of the output, to codes.
+def accumulator_rounding(multiplier: Tensor, ceiling: Tensor | None) -> Rounding:
+    """Rounds to codes by way of a whole number of accumulator units.
 
     Args:
-        multiplier: 0 where there is no unit to count.
-        scale: of the output.
-        ceiling: where an activation cuts real values off, if one does.
+        multiplier: codes that one unit of the accumulator is worth, per channel; 0 without signal.
+        ceiling: codes at which an activation between cuts values off, if it does.
     """
     alive = multiplier > 0
     safe = ops.where(alive, multiplier, 1.0)
-    top = None if ceiling is None else ceiling / scale
 
     def round_from_accumulator(ratio: Tensor, grid: Grid) -> Tensor:
         known = alive
-        if top is not None:  # a value that was cut off is no whole number of units
-            known = ops.logical_and(alive, ratio < top)
+        if ceiling is not None:  # a value that was cut off is no whole number of units
+            known = ops.logical_and(alive, ratio < ceiling)
         exact = ops.round(ratio / safe) * safe
         return round_to_codes(ops.where(known, exact, ratio), grid)
 

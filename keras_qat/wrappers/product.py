@@ -6,7 +6,7 @@ import dataclasses
 
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.fixed_grids import Rounding
-from keras_qat.wrappers.neighbours import rounding_in_units
+from keras_qat.wrappers.neighbours import accumulator_rounding
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,4 +28,5 @@ class ProductNeighbours:
     def rounding(self) -> Rounding:
         """Rounds from the int32 product of the codes, with `multiplier = s_a * s_b / s_y`."""
         scale = self.output.scale
-        return rounding_in_units(self.left.scale * self.right.scale / scale, scale, self.ceiling)
+        ceiling = None if self.ceiling is None else self.ceiling / scale
+        return accumulator_rounding(self.left.scale * self.right.scale / scale, ceiling)

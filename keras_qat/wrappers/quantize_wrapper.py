@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from keras_qat.lowering.pending import PendingLinear
+from keras_qat.lowering.pending import Pending
 from keras_qat.objectives import sinusoidal_regularization
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
@@ -22,7 +22,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
     """Base of the wrappers: runs a layer with its kernel fake-quantized.
 
     A subclass states, for one layer type, how the kernel looks with its output channels last
-    (`channels_last`), the forward pass with an explicit kernel (`forward`), and the same in
+    (`channels_last_kernel`), the forward pass with an explicit kernel (`forward`), and the same in
     integers (`lower`).
 
     In inference the bias lies on the grid of the integer model's int32 bias (`neighbours`).
@@ -54,16 +54,13 @@ class QuantizeWrapper(keras.layers.Wrapper):
         self.built = True
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
-        kernel = self.layer.kernel
         quantized = self.weight_quantizer(self.channels_last_kernel())
         strength = self.weight_quantizer.code_regularization
         if training and strength:
             position = self.weight_quantizer.position(self.channels_last_kernel())
             self.add_loss(strength * sinusoidal_regularization(position))
         dtype = self.layer.compute_dtype
-        outputs = self.forward(
-            ops.cast(x, dtype), ops.cast(ops.reshape(quantized, kernel.shape), dtype)
-        )
+        outputs = self.forward(ops.cast(x, dtype), ops.cast(self.in_own_layout(quantized), dtype))
         bias = self.bias() if training else self.deployed_bias()
         return outputs if bias is None else ops.add(outputs, ops.cast(bias, dtype))
 
@@ -91,11 +88,15 @@ class QuantizeWrapper(keras.layers.Wrapper):
         """The latent kernel, reshaped so that its last axis counts the output channels."""
         return as_tensor(self.layer.kernel)
 
+    def in_own_layout(self, kernel: Tensor) -> Tensor:
+        """What `channels_last_kernel` made of the kernel, in the layer's layout again."""
+        return ops.reshape(kernel, self.layer.kernel.shape)
+
     def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
         """The layer's arithmetic with that kernel, bias left out."""
         raise NotImplementedError(f"{type(self).__name__} must implement forward(x, kernel)")
 
-    def lower(self, source: str) -> PendingLinear:
+    def lower(self, source: str) -> Pending:
         """The layer in integers, reading the integer tensor `source`."""
         raise NotImplementedError(f"{type(self).__name__} must implement lower(source)")
 

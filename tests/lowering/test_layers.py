@@ -21,6 +21,22 @@ CASES = {
     "conv2d_dilated": [layers.Conv2D, {"filters": 4, "kernel_size": 3, "dilation_rate": 2}],
     "conv2d_relu": [layers.Conv2D, {"filters": 5, "kernel_size": 3, "activation": "relu"}],
     "conv2d_relu6": [layers.Conv2D, {"filters": 5, "kernel_size": 3, "activation": "relu6"}],
+    "conv2d_groups": [layers.Conv2D, {"filters": 6, "kernel_size": 3, "groups": 3}],
+    "conv2d_transpose": [layers.Conv2DTranspose, {"filters": 5, "kernel_size": 3}],
+    "conv2d_transpose_same": [
+        layers.Conv2DTranspose,
+        {"filters": 5, "kernel_size": 3, "strides": 2, "padding": "same", "activation": "relu"},
+    ],
+    "conv2d_transpose_output_padding": [
+        layers.Conv2DTranspose,
+        {"filters": 5, "kernel_size": (2, 3), "strides": (2, 3), "output_padding": (0, 2)},
+    ],
+    "conv2d_transpose_with_holes": [
+        layers.Conv2DTranspose,
+        {"filters": 5, "kernel_size": (1, 3), "strides": (2, 3), "padding": "same"},
+    ],
+    "dense_on_the_last_axis": [layers.Dense, {"units": 5, "activation": "relu"}],
+    "depthwise_dilated": [layers.DepthwiseConv2D, {"kernel_size": 3, "dilation_rate": 2}],
     "depthwise": [layers.DepthwiseConv2D, {"kernel_size": 3, "padding": "same"}],
     "depthwise_multiplier": [
         layers.DepthwiseConv2D,
@@ -28,6 +44,10 @@ CASES = {
     ],
     "separable": [layers.SeparableConv2D, {"filters": 5, "kernel_size": 3, "activation": "relu"}],
     "batch_normalization": [layers.BatchNormalization, {}],
+    "rescaling": [layers.Rescaling, {"scale": 0.3, "offset": -1.0}],
+    "rescaling_of_channels": [layers.Rescaling, {"scale": [1, -2, 3], "offset": [0.1, 0.2, 0.0]}],
+    "normalization": [layers.Normalization, {"mean": [1, 2, 3], "variance": [4.0, 0.1, 1.0]}],
+    "normalization_of_all": [layers.Normalization, {"axis": None, "mean": 0.3, "variance": 2.0}],
     "max_pooling": [layers.MaxPooling2D, {"pool_size": 2}],
     "max_pooling_same": [layers.MaxPooling2D, {"pool_size": 3, "strides": 2, "padding": "same"}],
     "average_pooling": [layers.AveragePooling2D, {"pool_size": 2}],
@@ -52,8 +72,50 @@ CASES = {
     "activation_linear": [layers.Activation, {"activation": "linear"}],
     "softmax": [layers.Softmax, {}],
 }
+SEQUENCES = {
+    "conv1d": [layers.Conv1D, {"filters": 5, "kernel_size": 3, "activation": "relu"}],
+    "conv1d_same_stride": [
+        layers.Conv1D,
+        {"filters": 5, "kernel_size": 3, "strides": 2, "padding": "same"},
+    ],
+    "conv1d_causal": [
+        layers.Conv1D,
+        {"filters": 5, "kernel_size": 3, "dilation_rate": 2, "padding": "causal"},
+    ],
+    "conv1d_causal_of_one_step": [
+        layers.Conv1D,
+        {"filters": 6, "kernel_size": 1, "padding": "causal", "groups": 3},
+    ],
+    "conv1d_transpose": [
+        layers.Conv1DTranspose,
+        {"filters": 5, "kernel_size": 2, "strides": 3, "padding": "same"},
+    ],
+    "depthwise1d": [layers.DepthwiseConv1D, {"kernel_size": 3, "strides": 2, "padding": "same"}],
+    "depthwise1d_multiplier": [
+        layers.DepthwiseConv1D,
+        {"kernel_size": 3, "depth_multiplier": 2, "dilation_rate": 2},
+    ],
+    "separable1d": [layers.SeparableConv1D, {"filters": 5, "kernel_size": 3}],
+    "dense_on_sequences": [layers.Dense, {"units": 5}],
+    "batch_normalization_of_sequences": [layers.BatchNormalization, {}],
+    "max_pooling1d": [layers.MaxPooling1D, {"pool_size": 3, "strides": 2, "padding": "same"}],
+    "average_pooling1d": [
+        layers.AveragePooling1D,
+        {"pool_size": 3, "strides": 2, "padding": "same"},
+    ],
+    "average_pooling1d_of_everything": [layers.AveragePooling1D, {"pool_size": 12}],
+    "global_average_pooling1d": [layers.GlobalAveragePooling1D, {}],
+    "global_average_pooling1d_kept": [layers.GlobalAveragePooling1D, {"keepdims": True}],
+    "global_max_pooling1d": [layers.GlobalMaxPooling1D, {}],
+    "global_max_pooling1d_kept": [layers.GlobalMaxPooling1D, {"keepdims": True}],
+    "cropping1d": [layers.Cropping1D, {"cropping": (1, 3)}],
+    "upsampling1d": [layers.UpSampling1D, {"size": 2}],
+    "zero_padding1d": [layers.ZeroPadding1D, {"padding": (2, 1)}],
+}
 # Layers whose integers are those of the input, moved or compared: nothing to round.
 EXACT = {
+    *("max_pooling1d", "average_pooling1d", "global_max_pooling1d", "global_max_pooling1d_kept"),
+    *("cropping1d", "upsampling1d", "zero_padding1d"),
     *("global_max_pooling", "global_max_pooling_kept", "cropping", "permute", "upsampling"),
     *("max_pooling", "max_pooling_same", "average_pooling", "average_pooling_same"),
     *("flatten", "reshape", "zero_padding", "dropout", "relu", "relu6", "activation_linear"),
@@ -84,9 +146,18 @@ def check(qmodel, x, exact=False):
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
 @pytest.mark.parametrize("bits", [1, 3, 8])
 @pytest.mark.parametrize("case", CASES)
-def test_one_layer(case, bits, signed):
-    layer_type, arguments = CASES[case]
-    x = 3.0 * images(16, (9, 9, 3))
+def test_one_layer_on_images(case, bits, signed):
+    check_layer(case, CASES[case], 3.0 * images(16, (9, 9, 3)), bits, signed)
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(1, False), (3, True), (8, True)])
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_one_layer_on_sequences(case, bits, signed):
+    check_layer(case, SEQUENCES[case], 3.0 * images(16, (12, 3)), bits, signed)
+
+
+def check_layer(case, layer, x, bits, signed):
+    layer_type, arguments = layer
     x = x if signed else np.abs(x)
     qmodel = quantized(layer_type(**arguments), x, bits)
     graph = qmodel.to_integer()
@@ -133,6 +204,23 @@ def test_a_difference_of_positive_tensors_is_signed():
     x = np.abs(images(16, (9, 9, 3)))
     qmodel = quantized(lambda inputs: layers.Subtract()([inputs, layers.ReLU()(inputs)]), x, 8)
     assert [quantizer.grid.qmin for quantizer in qmodel.quantizers] == [0, -128]
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("activated", [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_concatenate(bits, activated, axis):
+    def branches(inputs):
+        joined = []
+        for index, relu in enumerate(activated):
+            branch = layers.Conv2D(4, 3, padding="same", name=f"conv{index}")(inputs)
+            joined.append(layers.ReLU(name=f"relu{index}")(branch) if relu else branch)
+        return layers.Conv2D(2, 1, name="last")(layers.Concatenate(axis=axis)(joined))
+
+    x = images(16, (9, 9, 3))
+    qmodel = quantized(branches, x, bits)
+    assert len(check(qmodel, x)) == 3
+    assert [type(op).__name__ for op in qmodel.to_integer().ops].count("Concatenate") == 1
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])
@@ -184,6 +272,20 @@ def test_a_channel_that_cannot_be_stated_is_refused_by_name():
     assert quantizer.qparams().scale[1] < 1e-10
     (op,) = qmodel.to_integer().ops  # worthless beside its bias: dropped
     assert not op.weight.values[1].any()
+
+
+def test_a_bias_far_beyond_the_grid_saturates_as_in_the_model(tmp_path):
+    inputs = keras.Input((9, 9, 3), name="image")
+    model = keras.Model(inputs, layers.Conv2D(3, 3, name="conv")(inputs))
+    x = 1e-9 * images(16, (9, 9, 3))
+    qmodel = keras_qat.quantize(model, "lsq", calibration_data=x)
+    qmodel.get_layer("conv").layer.bias.assign([0.0, 1.0, -1.0])
+    check(qmodel, x)
+    codes = qmodel.layer_codes(x)["conv"]
+    assert np.unique(codes[..., 0]).size > 50
+    assert np.unique(codes[..., 1:].reshape(-1, 2), axis=0).tolist() == [[127, -128]]
+    report = tflite_export.export(qmodel, tmp_path / "far.tflite", verbose=False)
+    assert all(not t.differing for v in report.verifications for t in v.tensors)
 
 
 def test_negative_batch_normalization_gain_flips_integers_and_rounds_none():

@@ -7,7 +7,7 @@ from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
 from keras_qat.integer.ops.softmax import MAX_SOFTMAX_CLASSES
 from tests.tflite_export.graphs import one_op_graph, small_network
 from tflite_export.errors import ExportError
-from tflite_export.legality import check_float_inputs, check_legal
+from tflite_export.legality import check_float_inputs, check_legal, runnable_profiles
 from tflite_export.targets import TARGETS, get_target
 
 GRID = QuantParams(np.float32(0.1), zero_point=3)
@@ -180,8 +180,12 @@ def test_softmax_limits():
     def graph(classes, x_grid=GRID, y_grid=ops.SOFTMAX_OUTPUT):
         return one_op_graph(lambda _, x: ops.Softmax((x,), "y"), (1, classes), x_grid, y_grid)
 
-    check_legal(graph(MAX_SOFTMAX_CLASSES), get_target("tflm"))
-    refuse(graph(MAX_SOFTMAX_CLASSES + 1), "has 512 classes")
+    tflm, litert = get_target("tflm"), get_target("litert")
+    check_legal(graph(MAX_SOFTMAX_CLASSES), tflm)
+    refuse(graph(MAX_SOFTMAX_CLASSES + 1), "has 512 classes", "tflm")
+    check_legal(graph(MAX_SOFTMAX_CLASSES + 1), litert)
+    assert runnable_profiles(graph(MAX_SOFTMAX_CLASSES), litert) == litert.profiles
+    assert runnable_profiles(graph(MAX_SOFTMAX_CLASSES + 1), litert) == ("xnnpack",)
     refuse(graph(3, y_grid=GRID), "SOFTMAX_OUTPUT")
     refuse(graph(3, QuantParams(np.float32(1e-9))), "scale above")
 

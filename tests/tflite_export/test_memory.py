@@ -83,8 +83,24 @@ def arithmetic_network() -> IntegerGraph:
     return builder.build((x,))
 
 
+def decoder(bits: int) -> IntegerGraph:
+    builder = GraphBuilder()
+    x = builder.add_input("code", (1, 4, 4, 32), GRID)
+    for block, filters in enumerate((16, 8, 4)):
+        _, height, width, inner = builder.tensor(x).shape
+        kernel = weight((filters, 3, 3, inner), 0, bits)
+        options = {"strides": (2, 2), "padding": "same", "weight_bits": bits}
+        size = (2 * height, 2 * width)
+        op = ops.TransposeConv2D(
+            (x,), f"t{block}", kernel, np.zeros(filters), output_size=size, **options
+        )
+        x = builder.add(op, GRID)
+    return builder.build((x,))
+
+
 NETWORKS = {
     "arithmetic": arithmetic_network(),
+    "decoder": decoder(3),
     "residual": residual_network(2),
     "wide": residual_network(4, channels=24),
     "separable": separable_network(3),

@@ -1,6 +1,7 @@
 """How weights lie in a file: what fits where, what `"auto"` takes, and that TFLM runs it."""
 
 import dataclasses
+import functools
 
 import hypothesis.strategies as st
 import numpy as np
@@ -92,10 +93,15 @@ def test_tflm_computes_layers_of_one_channel(make, input_shape, weight_shape, ax
     assert result.differing == 0
 
 
+enlarging = functools.partial(ops.TransposeConv2D, output_size=(4, 4))
+
 linear_layers = st.one_of(
     linear_graphs((1, 9), (4, 9), ops.FullyConnected, 0),
     linear_graphs((1, 5, 4, 3), (2, 3, 2, 3), ops.Conv2D, 0),
     linear_graphs((1, 5, 4, 3), (1, 2, 3, 6), ops.DepthwiseConv2D, 3),
+    linear_graphs((1, 3, 2, 9), (4, 9), ops.FullyConnected, 0),
+    linear_graphs((1, 5, 4, 6), (4, 3, 2, 3), ops.Conv2D, 0),
+    linear_graphs((1, 3, 2, 3), (4, 2, 3, 3), enlarging, 0),
 )
 
 
@@ -113,6 +119,11 @@ def test_a_storage_is_used_where_the_weights_fit(layer, bits):
     assert stored_as(layer(bits), "int8") == "int8"
     assert stored_as(layer(bits), "int4") == ("int4" if bits <= 4 else "int8")
     assert stored_as(layer(bits), "lut") == ("lut" if bits <= 7 else "int8")
+
+
+def test_a_transposed_convolution_is_not_stored_as_int4():
+    graph = one_layer(enlarging, (1, 3, 2, 16), (16, 2, 3, 16), 0, 3, 1.0)
+    assert [stored_as(graph, each) for each in ("int4", "lut")] == ["int8", "lut"]
 
 
 @pytest.mark.parametrize("storage", ["auto", "lut"])

@@ -12,6 +12,7 @@ from keras_qat.keras_graph import input_name
 from keras_qat.quantizers import Grid, Quantizer, SoftmaxRounding
 from keras_qat.transforms.bit_widths import BitWidths
 from keras_qat.transforms.decompose_separable import decompose_separable
+from keras_qat.transforms.grid_plan import GridPlan
 from keras_qat.transforms.insert_quantizers import insert_quantizers
 from keras_qat.transforms.split_activations import split_activations
 from tests.models import images, randomize, residual_network
@@ -43,7 +44,8 @@ def inserted(model, config=None, signed=True):
     """The model with quantizers, of a model whose weight layers are linear."""
     config = config or keras_qat.LSQConfig()
     signed_inputs = {input_name(tensor): signed for tensor in model.inputs}
-    return insert_quantizers(model, BitWidths(model, config, {}, {}), signed_inputs)
+    bit_widths = BitWidths(model, config, {}, {})
+    return insert_quantizers(model, bit_widths, GridPlan(model, bit_widths, signed_inputs))
 
 
 def stack(*between, shape=(6, 6, 3)):
@@ -74,7 +76,8 @@ def test_convolution_normalization_and_relu_are_one_tensor():
     result, sites = inserted(model)
     assert names(result) == ["image", "image_quantizer", "conv", "bn", "relu", "relu_quantizer"]
     assert [site.is_input for site in sites] == [True, False]
-    assert sites[1].float_tensor is model.get_layer("relu").output
+    (tensor,) = sites[1].float_tensors
+    assert tensor is model.get_layer("relu").output
     assert sites[1].quantizer.grid == Grid(0, 255)
 
 

@@ -11,6 +11,9 @@ from tests.untouched import untouched
 layers = keras.layers
 
 WEIGHT_LAYERS = {
+    "transpose": lambda activation: layers.Conv2DTranspose(
+        4, 3, activation=activation, name="layer"
+    ),
     "conv2d": lambda activation: layers.Conv2D(4, 3, activation=activation, name="layer"),
     "depthwise": lambda activation: layers.DepthwiseConv2D(3, activation=activation, name="layer"),
     "separable": lambda activation: layers.SeparableConv2D(

@@ -1,6 +1,7 @@
 """The integer ops, one frozen dataclass each, and the table that names them all."""
 
 from keras_qat.integer.ops.arithmetic import Add, BinaryOp, Mul, Sub
+from keras_qat.integer.ops.concatenate import Concatenate
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
 from keras_qat.integer.ops.elementwise import Maximum, MaximumOfTwo, Minimum, MinimumOfTwo
@@ -15,10 +16,12 @@ from keras_qat.integer.ops.op import (
 from keras_qat.integer.ops.pool import AveragePool2D, MaxPool2D, Mean
 from keras_qat.integer.ops.shape import Crop, Pad, RepeatPixels, Reshape, Transpose
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT, Softmax
+from keras_qat.integer.ops.transpose_conv import TransposeConv2D
 
 OPS: dict[str, type[IntegerOp]] = {
     "Add": Add,
     "AveragePool2D": AveragePool2D,
+    "Concatenate": Concatenate,
     "Conv2D": Conv2D,
     "Crop": Crop,
     "DepthwiseConv2D": DepthwiseConv2D,
@@ -36,6 +39,7 @@ OPS: dict[str, type[IntegerOp]] = {
     "Softmax": Softmax,
     "Sub": Sub,
     "Transpose": Transpose,
+    "TransposeConv2D": TransposeConv2D,
 }
 
 __all__ = [
@@ -45,6 +49,7 @@ __all__ = [
     "Add",
     "AveragePool2D",
     "BinaryOp",
+    "Concatenate",
     "Conv2D",
     "Crop",
     "DepthwiseConv2D",
@@ -67,4 +72,5 @@ __all__ = [
     "Softmax",
     "Sub",
     "Transpose",
+    "TransposeConv2D",
 ]

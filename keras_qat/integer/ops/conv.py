@@ -50,24 +50,40 @@ class WindowedLinearOp(LinearOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conv2D(WindowedLinearOp):
-    """Convolution; weights in the layout (out, height, width, in), channel axis 0."""
+    """Convolution; weights in the layout (out, height, width, in), channel axis 0.
+
+    With fewer input channels in the weights than in the input it has groups: the first filters read
+    the first input channels, the next filters the next ones.
+    """
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        filters, channels = self.weight.values.shape[0], self.weight.values.shape[3]
+        groups, rest = divmod(shapes[0][3], channels)
+        if rest or filters % groups:
+            raise ValueError(
+                f"{filters} filters over {channels} channels do not group an input of "
+                f"{shapes[0][3]} channels."
+            )
+        return super().output_shape(shapes)
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
     ) -> IntArray:
         (x,) = inputs
+        filters, height, width, channels = self.weight.values.shape
+        groups = x.values.shape[3] // channels
         patches = self.window.patches(x.centered())
-        batch, rows, columns = patches.shape[:3]
-        kernel = self.weight.values.reshape(self.weight.values.shape[0], -1)
-        accumulator = accumulate(
-            patches.reshape(batch * rows * columns, kernel.shape[1]),
-            kernel.T,
-            self.accumulator_bound(x.qparams),
-        )
-        accumulator += self.integer_bias(x.qparams.scale)
+        rows = patches.reshape(-1, height * width, groups, channels)
+        kernels = self.weight.values.reshape(groups, filters // groups, height * width * channels)
+        bound = self.accumulator_bound(x.qparams)
+        sums = [
+            accumulate(rows[:, :, group].reshape(-1, kernel.shape[1]), kernel.T, bound)
+            for group, kernel in enumerate(kernels)
+        ]
+        accumulator = np.concatenate(sums, axis=-1) + self.integer_bias(x.qparams.scale)
         steps = profile.conv(accumulator, rescale_of(x, self.weight.qparams, output))
         codes = finish(steps, output, self.activation)
-        return codes.reshape(batch, rows, columns, kernel.shape[0])
+        return codes.reshape(*patches.shape[:3], filters)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,11 +19,11 @@ from keras_qat.integer.qparams import IntArray, QuantParams
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FullyConnected(LinearOp):
-    """Matrix product on (batch, features); weights in the layout (out, in), channel axis 0."""
+    """Matrix product on the last axis; weights in the layout (out, in), channel axis 0."""
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         (shape,) = shapes
-        return (shape[0], self.weight.values.shape[0])
+        return (*shape[:-1], self.weight.values.shape[0])
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile

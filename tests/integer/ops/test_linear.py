@@ -49,6 +49,53 @@ def test_conv2d(activation):
     check(op, (2, 5, 5, 4), loops)
 
 
+def test_conv2d_in_groups():
+    op = ops.Conv2D(("x",), "y", random_weight((4, 1, 2, 3), 0), generator.normal(size=4))
+
+    def loops(x):
+        total = np.zeros((1, 2, 3, 4), np.int64)
+        for column, filter_ in np.ndindex(3, 4):
+            first = 3 * (filter_ // 2)
+            patch = x[:, :, column : column + 2, first : first + 3]
+            total[:, :, column, filter_] = (patch * op.weight.values[filter_, 0]).sum((2, 3))
+        return total
+
+    check(op, (1, 2, 4, 6), loops)
+
+
+def test_filters_that_do_not_group_the_channels_are_refused():
+    op = ops.Conv2D(("x",), "y", random_weight((4, 1, 1, 4), 0), np.zeros(4))
+    with pytest.raises(ValueError, match=r"4 filters over 4 channels.*input of 6 channels"):
+        op.output_shape([(1, 2, 2, 6)])
+
+
+@pytest.mark.parametrize(
+    ("padding", "output_size", "before"),
+    [("valid", (5, 5), (0, 0)), ("same", (4, 4), (0, 0)), ("same", (3, 4), (1, 0))],
+)
+def test_transpose_conv2d_adds_every_pixel_where_it_reaches(padding, output_size, before):
+    weight = random_weight((3, 3, 2, 4), 0)
+    op = ops.TransposeConv2D(
+        ("x",),
+        "y",
+        weight,
+        generator.normal(size=3),
+        strides=(2, 2),
+        padding=padding,
+        output_size=output_size,
+    )
+
+    def loops(x):
+        total = np.zeros((1, *output_size, 3), np.int64)
+        for row, column, i, j in np.ndindex(2, 2, 3, 2):
+            r, c = 2 * row + i - before[0], 2 * column + j - before[1]
+            if 0 <= r < output_size[0] and 0 <= c < output_size[1]:
+                total[:, r, c] += x[:, row, column] @ weight.values[:, i, j].T.astype(np.int64)
+        return total
+
+    check(op, (1, 2, 2, 4), loops)
+
+
 def test_depthwise_conv2d_orders_channels_by_input_first():
     weight = random_weight((1, 2, 2, 6), 3)
     op = ops.DepthwiseConv2D(("x",), "y", weight, generator.normal(size=6))

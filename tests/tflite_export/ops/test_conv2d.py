@@ -21,6 +21,15 @@ def conv_graphs(draw: st.DrawFn) -> IntegerGraph:
     return draw(linear_graphs(shape, kernel, make, 0))
 
 
+@st.composite
+def grouped_graphs(draw: st.DrawFn) -> IntegerGraph:
+    groups, channels, filters = draw(st.tuples(*[st.integers(1, 4)] * 3))
+    shape = (1, draw(st.integers(7, 9)), draw(st.integers(7, 9)), groups * channels)
+    kernel = (groups * filters, draw(sides), draw(sides), channels)
+    make = functools.partial(_conv, draw(window_options()))
+    return draw(linear_graphs(shape, kernel, make, 0))
+
+
 def _conv(options, inputs, output, weight, bias, activation):
     return ops.Conv2D(inputs, output, weight, bias, activation, **options)
 
@@ -28,6 +37,12 @@ def _conv(options, inputs, output, weight, bias, activation):
 @exact_law
 @given(conv_graphs())
 def test_every_runtime_computes_the_graph(graph):
+    assert_exact(graph)
+
+
+@exact_law
+@given(grouped_graphs())
+def test_every_runtime_computes_groups(graph):
     assert_exact(graph)
 
 

@@ -11,7 +11,8 @@ from tests.tflite_export.harness import assert_exact, exact_law
 @st.composite
 def dense_graphs(draw: st.DrawFn) -> IntegerGraph:
     features, units = draw(st.tuples(st.integers(1, 70), st.integers(1, 17)))
-    return draw(linear_graphs((1, features), (units, features), ops.FullyConnected, 0))
+    places = draw(st.just([]) | st.lists(st.integers(1, 4), max_size=2))
+    return draw(linear_graphs((1, *places, features), (units, features), ops.FullyConnected, 0))
 
 
 @exact_law

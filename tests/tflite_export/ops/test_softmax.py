@@ -9,6 +9,7 @@ from keras_qat.integer import IntegerGraph, QuantParams, ops
 from keras_qat.integer.ops.softmax import MAX_SOFTMAX_CLASSES
 from tests.tflite_export.graphs import input_grids, log_uniform, one_op_graph
 from tests.tflite_export.harness import assert_exact, exact_law
+from tflite_export import export
 
 
 @st.composite
@@ -32,3 +33,14 @@ def test_many_classes(classes, scale):
         lambda _, x: ops.Softmax((x,), "y"), (1, classes), grid, ops.SOFTMAX_OUTPUT
     )
     assert_exact(graph, samples=64)
+
+
+@pytest.mark.parametrize("classes", [MAX_SOFTMAX_CLASSES + 1, 1000])
+def test_more_classes_than_the_fixed_point_kernel_survives(classes, tmp_path):
+    grid = QuantParams(np.float32(0.1), zero_point=11)
+    graph = one_op_graph(
+        lambda _, x: ops.Softmax((x,), "y"), (1, classes), grid, ops.SOFTMAX_OUTPUT
+    )
+    report = export(graph, tmp_path / "softmax.tflite", verbose=False)
+    assert [each.profile for each in report.verifications] == ["xnnpack"]
+    assert any("reference kernels abort" in limit for limit in report.limits)

@@ -1,0 +1,83 @@
+"""Layers that are an affine map of each channel, in integers: folded exactly, or an op."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops as keras_ops
+
+from keras_qat.integer import ops
+from keras_qat.lowering.context import LoweringContext, Value, integer_operand
+from keras_qat.lowering.pending import Pending, PendingLinear, PendingReshape
+from keras_qat.lowering.pending_row import PendingRow
+from keras_qat.quantizers.custom_gradient import as_tensor
+
+layers = keras.layers
+UNIT = 64
+"""The size of every weight of an affine map that is an op of its own."""
+
+
+def lower_affine(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
+    """`gain * y + offset` per channel.
+
+    Behind a weight layer the gain goes into its per-channel weight scales, a negative one flips
+    that channel's integers, and the offset goes into the bias: no learned integer is rounded.
+    Elsewhere it is a 1x1 depthwise convolution whose weights are all -64 or +64: the step of its
+    bias is then 1/64 of that of its input.
+    """
+    channels = context.output_shape[-1]
+    gain, offset = (
+        np.broadcast_to(keras_ops.convert_to_numpy(values).astype(np.float64), (channels,))
+        for values in inference_affine(layer)
+    )
+    (x,) = operands
+    if isinstance(x, PendingLinear | PendingRow):
+        return x.affine(gain, offset)
+    source = integer_operand(x, layer.name)
+    features = context.output_shape
+    if len(features) != 3:
+        image = (1, math.prod(features[:-1]), features[-1])
+        flat = ops.Reshape((source,), f"{context.name}/spatial", image)
+        source = context.same_grid(flat)
+    affine: Pending = PendingLinear(
+        (source,),
+        op=ops.DepthwiseConv2D,
+        codes=np.full((1, 1, 1, channels), UNIT, dtype=np.int64),
+        channel_axis=3,
+        scale=np.full(channels, 1.0 / UNIT),
+        bias=np.zeros(channels),
+        weight_bits=1,
+    ).affine(gain, offset)
+    if len(features) != 3:
+        affine = PendingReshape((source,), inner=affine, target_shape=features)
+    return affine
+
+
+def inference_affine(layer: Any) -> tuple[Any, Any]:
+    """`(gain, offset)` of the map that the layer is in inference: float32, per channel or one."""
+    if isinstance(layer, layers.BatchNormalization):
+        return _batch_normalization(layer)
+    if isinstance(layer, layers.Normalization):
+        return _normalization(layer)
+    scale, offset = (keras_ops.cast(each, "float32") for each in (layer.scale, layer.offset))
+    return scale, offset
+
+
+def _batch_normalization(layer: Any) -> tuple[Any, Any]:
+    gain = 1.0 / keras_ops.sqrt(as_tensor(layer.moving_variance) + layer.epsilon)
+    if layer.scale:
+        gain = gain * as_tensor(layer.gamma)
+    offset = -as_tensor(layer.moving_mean) * gain
+    if layer.center:
+        offset = offset + as_tensor(layer.beta)
+    return gain, offset
+
+
+def _normalization(layer: Any) -> tuple[Any, Any]:
+    deviation = keras_ops.maximum(keras_ops.sqrt(layer.variance), keras.config.epsilon())
+    gain = keras_ops.reshape(deviation if layer.invert else 1.0 / deviation, (-1,))
+    mean = keras_ops.reshape(layer.mean, (-1,))
+    return gain, mean if layer.invert else -mean * gain
