@@ -14,11 +14,13 @@ from keras_qat.wrappers import (
     QuantizeAdd,
     QuantizeBatchNormalization,
     QuantizeRescaling,
+    QuantizeSubtract,
     QuantizeWrapper,
 )
 from keras_qat.wrappers.add import AddNeighbours
 from keras_qat.wrappers.affine import AffineNeighbours
 from keras_qat.wrappers.neighbours import Neighbours
+from keras_qat.wrappers.product import ProductNeighbours
 
 
 def link_neighbours(model: keras.Model) -> None:
@@ -38,9 +40,13 @@ def link_neighbours(model: keras.Model) -> None:
             wrapper.neighbours = found
             if found is not None and calls[id(found.output_quantizer)] == 1:
                 found.output_quantizer.accumulator = found
-        elif isinstance(wrapper, QuantizeAdd):
-            found = _add_neighbours(node, producers, readers) if calls[id(wrapper)] == 1 else None
-            wrapper.neighbours = found
+        elif isinstance(wrapper, QuantizeAdd | QuantizeSubtract):
+            found = _between_grids(node, producers, readers) if calls[id(wrapper)] == 1 else None
+            wrapper.neighbours = None if found is None else AddNeighbours(*found[:3])
+        elif type(wrapper) is keras.layers.Multiply:
+            found = _between_grids(node, producers, readers)
+            if found is not None and calls[id(found[2])] == 1:
+                found[2].accumulator = ProductNeighbours(*found)
         elif isinstance(wrapper, QuantizeBatchNormalization | QuantizeRescaling):
             found = (
                 _affine_neighbours(node, producers, readers) if calls[id(wrapper)] == 1 else None
@@ -98,21 +104,23 @@ def _deployable(*quantizers: Any) -> bool:
     return all(quantizer.deployable for quantizer in quantizers)
 
 
-def _add_neighbours(
+def _between_grids(
     node: GraphNode,
     producers: dict[int, GraphNode],
     readers: dict[int, list[GraphNode | None]],
-) -> AddNeighbours | None:
+) -> tuple[Quantizer, Quantizer, Quantizer, float | None] | None:
+    """The grids of both operands and of the result of a sum or product, and a ReLU6's ceiling."""
     left, right = (_grid_before(tensor, producers) for tensor in node.inputs)
-    follower = _only_reader(node.outputs[0], readers)
+    follower, ceiling = _only_reader(node.outputs[0], readers), None
     if follower is not None and Stage.SUM in _joins(follower):
+        ceiling = 6.0 if rule_of(follower).output is Output.ROUND_TO_INPUT else None
         follower = _only_reader(follower.outputs[0], readers)
     if left is None or right is None or follower is None:
         return None
     output = follower.operation
     if not isinstance(output, Quantizer):
         return None
-    return AddNeighbours(left, right, output) if _deployable(left, right, output) else None
+    return (left, right, output, ceiling) if _deployable(left, right, output) else None
 
 
 def _joins(node: GraphNode) -> frozenset[Stage]:

@@ -18,6 +18,7 @@ from keras_qat.transforms.bit_widths import BitWidths, Overrides
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
 from keras_qat.transforms.grid_plan import GridPlan
 from keras_qat.transforms.insert_quantizers import QuantizerSite, insert_quantizers
+from keras_qat.transforms.pair_merges import pair_merges
 from keras_qat.transforms.split_activations import split_activations
 from keras_qat.transforms.to_layers import layers_of, to_layers
 from keras_qat.wrappers import QuantizeWrapper
@@ -36,8 +37,8 @@ def quantize(
     the integer model rounds, and all scales start from the calibration data. The model that is
     passed in stays as it is.
 
-    The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add
-    get 8 bits unless the config or an override says otherwise.
+    The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add,
+    Subtract or Multiply get 8 bits unless the config or an override says otherwise.
 
     Args:
         model: Functional or Sequential float model.
@@ -46,8 +47,8 @@ def quantize(
         overrides: regular expression for a whole layer name -> config for the weights and the
             output of these layers, or `None` to leave them in float (such a model trains, but
             does not export). Of several patterns that match, the first counts. A
-            `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and `"sep"`; the pattern
-            `"sep"` covers both.
+            `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and `"sep"`, an `Add` of three
+            tensors named `"sum"` `"sum_partial"` and `"sum"`; the user's name covers both.
         calibration_data: input samples, a few hundred: an array, a dict or list of arrays for
             several inputs, or an iterable of batches such as a `tf.data.Dataset`.
 
@@ -74,8 +75,9 @@ def quantize(
     plain = to_layers(model)
     _check_layers(plain)  # what stands for a raw operation needs a rule, too
     data = CalibrationData(model, calibration_data)
-    normalized = decompose_separable(split_activations(plain))
-    bit_widths = BitWidths(normalized, config, overrides or {}, origins(plain))
+    separated = decompose_separable(split_activations(plain))
+    normalized, pairs = pair_merges(separated)
+    bit_widths = BitWidths(normalized, config, overrides or {}, {**origins(plain), **pairs})
     plan = GridPlan(normalized, bit_widths, data.signed_inputs())
     quantized, sites = insert_quantizers(normalized, bit_widths, plan, QuantizedModel)
     if not sites:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +15,7 @@ from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
 from keras_qat.lowering.affine import lower_affine
 from keras_qat.lowering.context import LoweringContext, Value
-from keras_qat.lowering.merge import lower_add, lower_concatenate
+from keras_qat.lowering.merge import lower_add, lower_concatenate, lower_multiply, lower_subtract
 from keras_qat.lowering.pointwise import lower_pointwise
 from keras_qat.lowering.pooling import (
     lower_average_pooling,
@@ -48,6 +48,7 @@ from keras_qat.wrappers import (
     QuantizePReLU,
     QuantizeReLU,
     QuantizeRescaling,
+    QuantizeSubtract,
     QuantizeWrapper,
     approximate_gelu,
 )
@@ -75,7 +76,7 @@ class Stage(enum.Enum):
     """What a tensor without a grid is, and so which layers may still join the op that makes it."""
 
     LINEAR = "weights applied; BatchNormalization and an activation may join"
-    SUM = "a sum; an activation may join"
+    SUM = "a sum or a product of tensors; an activation may join"
     COMPLETE = "a quantizer must follow"
     FLOAT = "left in float by the user"
 
@@ -93,8 +94,8 @@ class Rule:
         minimum_bits: its output deserves at least so many bits.
         wide_inputs: what enters it gets the config's `add_bits`.
         unsigned: its output is never negative.
+        signed: its output can be negative, whatever its inputs are.
         stand_in: makes the layer that stands for it where it is an op of its own.
-        signed: its output can be negative, whatever enters.
     """
 
     output: Output
@@ -134,8 +135,10 @@ _RELU = Rule(Output.SAME_AS_INPUT, lower_relu, joins=_ACTIVATION_JOINS, unsigned
 _RELU6 = Rule(Output.ROUND_TO_INPUT, lower_relu6, joins=_ACTIVATION_JOINS, unsigned=True)
 _SOFTMAX = Rule(Output.FIXED, lower_softmax, unsigned=True)
 _IDENTITY = Rule(Output.SAME_AS_INPUT, lower_identity)
-_ADD = Rule(
-    Output.QUANTIZE, lower_add, yields=Stage.SUM, wide_inputs=True, stand_in=_as(QuantizeAdd)
+_MULTIPLY = Rule(Output.QUANTIZE, lower_multiply, yields=Stage.SUM, wide_inputs=True)
+_ADD = dataclasses.replace(_MULTIPLY, lower=lower_add, stand_in=_as(QuantizeAdd))
+_SUBTRACT = dataclasses.replace(
+    _MULTIPLY, lower=lower_subtract, stand_in=_as(QuantizeSubtract), signed=True
 )
 _AFFINE = Rule(
     Output.QUANTIZE,
@@ -172,8 +175,12 @@ RULES: dict[type, Rule] = {
     layers.Normalization: _AFFINE,
     layers.Rescaling: _AFFINE,
     QuantizeRescaling: _AFFINE,
-    layers.Add: _ADD,
+    layers.Add: _ADD,  # of more tensors than two: chained first, as Multiply
+    layers.Subtract: _SUBTRACT,
+    layers.Multiply: _MULTIPLY,
+    layers.Average: Rule(Output.QUANTIZE),  # becomes an Add and a Rescaling
     QuantizeAdd: _ADD,
+    QuantizeSubtract: _SUBTRACT,
     layers.Concatenate: Rule(Output.SHARED, lower_concatenate),
     layers.MaxPooling1D: _MAX_POOLING,
     layers.MaxPooling2D: _MAX_POOLING,
@@ -201,6 +208,11 @@ RULES: dict[type, Rule] = {
     layers.PReLU: _PRELU,
     QuantizePReLU: _PRELU,
 }
+
+MERGES = (
+    *(layers.Add, layers.Average, layers.Maximum, layers.Minimum),
+    *(layers.Multiply, layers.Subtract),
+)
 
 _NEVER_NEGATIVE = ("exponential", "hard_sigmoid", "sigmoid", "softplus", "sparse_plus")
 _NEVER_NEGATIVE += ("sparse_sigmoid", "squareplus")
@@ -298,6 +310,18 @@ def _covers_everything(layer: Any, node: GraphNode) -> bool:
     return tuple(layer.pool_size) == tuple(node.inputs[0].shape[1:-1])
 
 
+def joinable(shapes: Sequence[tuple[int | None, ...]]) -> bool:
+    """Whether a merge layer of these tensors can be deployed: sizes of each axis are equal or 1.
+
+    As in Keras, a tensor of lower rank has sizes of 1 behind its batch.
+    """
+    rank = max(map(len, shapes))
+    if len(shapes) < 2 or any(None in shape[1:] for shape in shapes if len(shape) < rank):
+        return False
+    full = [(shape[0], *(1,) * (rank - len(shape)), *shape[1:]) for shape in shapes]
+    return all(len({*sizes} - {1}) <= 1 for sizes in zip(*full, strict=True))
+
+
 def _why_not(node: GraphNode) -> str:
     """What makes a layer, of a type that has a rule, impossible here; empty if nothing does."""
     layer, shape = node.operation, node.inputs[0].shape
@@ -327,8 +351,9 @@ def _why_not(node: GraphNode) -> str:
             return "its scale and offset must be one number, or one for each channel"
     if isinstance(layer, layers.Softmax) and layer.axis not in last_axis:
         return "only a softmax over the last axis has a rule"
-    if isinstance(layer, layers.Add) and [t.shape for t in node.inputs] != [shape, shape]:
-        return "only two tensors of one shape have a rule; chain Add layers for more"
+    if isinstance(layer, MERGES) and not joinable([tensor.shape for tensor in node.inputs]):
+        shapes = ", ".join(str(tensor.shape) for tensor in node.inputs)
+        return f"it needs two tensors or more, with equal sizes or sizes of 1, not {shapes}"
     if isinstance(layer, AVERAGE_POOLING) and not _covers_everything(layer, node):
         window = math.prod(layer.pool_size)
         if window > _LARGEST_AVERAGE_WINDOW:

@@ -183,8 +183,21 @@ def _linear(
     return Emission((weight, bias), _operator(code, version, operands, op.output, options, fields))
 
 
-def _add(op: ops.Add, graph: IntegerGraph) -> Emission:
-    return Emission((), _operator("ADD", 2, op.inputs, op.output, "AddOptions", _fused(op)))
+def _of_two(code: str, options: str) -> Emitter:
+    """The emitter of an op that joins two tensors."""
+
+    def emit(op: ops.IntegerOp, graph: IntegerGraph) -> Emission:
+        fields = _fused(op) if isinstance(op, ops.BinaryOp) else {}
+        return Emission((), _operator(code, 2, op.inputs, op.output, options, fields))
+
+    return emit
+
+
+def _mul(op: ops.Mul, graph: IntegerGraph) -> Emission:
+    """Version 3 says that the product is rescaled by 1 or more."""
+    x, w, y = (graph.tensors[name].qparams.scale for name in (*op.inputs, op.output))
+    version = 3 if x * w / y >= 1 else 2
+    return Emission((), _operator("MUL", version, op.inputs, op.output, "MulOptions", _fused(op)))
 
 
 def _maximum(op: ops.Maximum, graph: IntegerGraph) -> Emission:
@@ -310,7 +323,7 @@ def _softmax(op: ops.Softmax, graph: IntegerGraph) -> Emission:
 Emitter = Callable[[Any, IntegerGraph], Emission]
 
 EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
-    ops.Add: _add,
+    ops.Add: _of_two("ADD", "AddOptions"),
     ops.AveragePool2D: _average_pool_2d,
     ops.Concatenate: _concatenate,
     ops.Conv2D: _conv_2d,
@@ -321,12 +334,16 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Lookup: emit_lookup,
     ops.MaxPool2D: _max_pool_2d,
     ops.Maximum: _maximum,
+    ops.MaximumOfTwo: _of_two("MAXIMUM", "MaximumMinimumOptions"),
     ops.Mean: _mean,
     ops.Minimum: _minimum,
+    ops.MinimumOfTwo: _of_two("MINIMUM", "MaximumMinimumOptions"),
+    ops.Mul: _mul,
     ops.Pad: _pad,
     ops.RepeatPixels: _repeat_pixels,
     ops.Reshape: _reshape,
     ops.Softmax: _softmax,
+    ops.Sub: _of_two("SUB", "SubOptions"),
     ops.Transpose: _transpose,
     ops.TransposeConv2D: _transpose_conv_2d,
 }
@@ -376,7 +393,7 @@ def _window_fields(op: _Windowed) -> dict[str, Any]:
     return {"padding": op.padding.upper(), "strideH": height, "strideW": width}
 
 
-def _fused(op: ops.LinearOp | ops.Add) -> dict[str, Any]:
+def _fused(op: ops.LinearOp | ops.BinaryOp) -> dict[str, Any]:
     return {"fusedActivationFunction": _FUSED[op.activation]}
 
 

@@ -110,16 +110,28 @@ def _check_transpose_conv(op: ops.TransposeConv2D, graph: IntegerGraph, target: 
     _check_linear(op, graph, target)
 
 
-def _check_add(op: ops.Add, graph: IntegerGraph, target: Target) -> None:
+def _check_sum(op: ops.Add | ops.Sub, graph: IntegerGraph, target: Target) -> None:
     y = graph.tensors[op.output].qparams
     for name in op.inputs:
         ratio = float(graph.tensors[name].qparams.scale) / float(y.scale)
         if not target.smallest_add_ratio <= ratio < target.add_ratio_limit:
             raise ExportError(
-                f"Add {op.output!r} rescales {name!r} by {ratio:.3g}, outside what "
+                f"{type(op).__name__} {op.output!r} rescales {name!r} by {ratio:.3g}, outside what "
                 f"{target.name!r} computes ({target.smallest_add_ratio:.3g} to "
                 f"{target.add_ratio_limit:g}). Give input and output scales nearer to each other."
             )
+    _require_activation(op, graph)
+
+
+def _check_mul(op: ops.Mul, graph: IntegerGraph, target: Target) -> None:
+    x, w, y = (graph.tensors[name].qparams.scale for name in (*op.inputs, op.output))
+    multiplier = float(x * w / y)
+    if not target.smallest_mul_multiplier <= multiplier < target.multiplier_limit:
+        raise ExportError(
+            f"Mul {op.output!r} rescales its product by {multiplier:.3g}, outside what "
+            f"{target.name!r} computes ({target.smallest_mul_multiplier:.3g} to "
+            f"{target.multiplier_limit:g}). Give the output a scale nearer to the product's."
+        )
     _require_activation(op, graph)
 
 
@@ -131,6 +143,16 @@ def _check_maximum(op: ops.Maximum, graph: IntegerGraph, target: Target) -> None
 def _check_minimum(op: ops.Minimum, graph: IntegerGraph, target: Target) -> None:
     x = _require_same_scale(op, graph)
     _require_range(op, graph, (min(x.qmin, op.bound), min(x.qmax, op.bound)))
+
+
+def _check_maximum_of_two(op: ops.MaximumOfTwo, graph: IntegerGraph, target: Target) -> None:
+    x, w = (_require_same_scale(op, graph, name) for name in op.inputs)
+    _require_range(op, graph, (max(x.qmin, w.qmin), max(x.qmax, w.qmax)))
+
+
+def _check_minimum_of_two(op: ops.MinimumOfTwo, graph: IntegerGraph, target: Target) -> None:
+    x, w = (_require_same_scale(op, graph, name) for name in op.inputs)
+    _require_range(op, graph, (min(x.qmin, w.qmin), min(x.qmax, w.qmax)))
 
 
 def _check_same_grid(op: ops.IntegerOp, graph: IntegerGraph, target: Target) -> None:
@@ -193,7 +215,7 @@ def _check_lookup(op: ops.Lookup, graph: IntegerGraph, target: Target) -> None:
     """Any table between any grids; the graph holds that entries are on the output's."""
 
 
-def _require_activation(op: ops.LinearOp | ops.Add, graph: IntegerGraph) -> None:
+def _require_activation(op: ops.LinearOp | ops.BinaryOp, graph: IntegerGraph) -> None:
     """The fused clamp gives the grid its range, and every runtime finds the same clamp."""
     grid = graph.tensors[op.output].qparams
     low, high = activation_range(op.activation, grid)
@@ -233,7 +255,7 @@ def _require_range(op: ops.IntegerOp, graph: IntegerGraph, implied: tuple[int, i
 _Check = Callable[[Any, IntegerGraph, Target], None]
 
 _CHECKS: dict[type[ops.IntegerOp], _Check] = {
-    ops.Add: _check_add,
+    ops.Add: _check_sum,
     ops.AveragePool2D: _check_same_grid,
     ops.Concatenate: _check_concatenate,
     ops.Conv2D: _check_linear,
@@ -244,12 +266,16 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Lookup: _check_lookup,
     ops.MaxPool2D: _check_same_grid,
     ops.Maximum: _check_maximum,
+    ops.MaximumOfTwo: _check_maximum_of_two,
     ops.Mean: _check_mean,
     ops.Minimum: _check_minimum,
+    ops.MinimumOfTwo: _check_minimum_of_two,
+    ops.Mul: _check_mul,
     ops.Pad: _check_pad,
     ops.RepeatPixels: _check_same_grid,
     ops.Reshape: _check_same_grid,
     ops.Softmax: _check_softmax,
+    ops.Sub: _check_sum,
     ops.Transpose: _check_same_grid,
     ops.TransposeConv2D: _check_transpose_conv,
 }

@@ -50,10 +50,12 @@ _OPERATOR_DATA = {
     "FULLY_CONNECTED": 72,
     "MAX_POOL_2D": 32,
     "MEAN": 44,
+    "MUL": 28,
     "PAD": 56,
     "QUANTIZE": 24,
     "SOFTMAX": 80,
     "STRIDED_SLICE": 100,
+    "SUB": 48,
     "TRANSPOSE_CONV": 96,
     DECODE_OPERATOR: 80,
 }

@@ -21,9 +21,10 @@ class Target:
         weight_storages: how weights may lie in a file.
         compact: whether a file may leave out what `FileModel` says.
         smallest_multiplier: lower end (inclusive) of `s_x * s_w / s_y`.
-        multiplier_limit: upper end (exclusive) of `s_x * s_w / s_y`.
-        smallest_add_ratio: lower end (inclusive) of `s_x / s_y` of an Add.
-        add_ratio_limit: upper end (exclusive) of `s_x / s_y` of an Add.
+        multiplier_limit: upper end (exclusive) of `s_x * s_w / s_y`, and of a Mul's.
+        smallest_add_ratio: lower end (inclusive) of `s_x / s_y` of an Add or a Sub.
+        add_ratio_limit: upper end (exclusive) of `s_x / s_y` of an Add or a Sub.
+        smallest_mul_multiplier: lower end (inclusive) of `s_a * s_b / s_y` of a Mul.
         max_flip_rate: default largest share of layer elements that may differ from the trained
             model.
         min_argmax_agreement: default smallest share of examples with the same largest output.
@@ -40,6 +41,7 @@ class Target:
     multiplier_limit: float
     smallest_add_ratio: float
     add_ratio_limit: float
+    smallest_mul_multiplier: float
     max_flip_rate: float
     min_argmax_agreement: float
     limits: tuple[str, ...]
@@ -61,6 +63,7 @@ TARGETS: dict[str, Target] = {
             multiplier_limit=2.0**8,
             smallest_add_ratio=2.0**-10,
             add_ratio_limit=2.0**8,
+            smallest_mul_multiplier=2.0**-16,
             max_flip_rate=0.01,
             min_argmax_agreement=0.99,
             limits=(
@@ -79,6 +82,7 @@ TARGETS: dict[str, Target] = {
             multiplier_limit=2.0**8,
             smallest_add_ratio=2.0**-30,
             add_ratio_limit=2.0**20,
+            smallest_mul_multiplier=2.0**-31,
             # Two roundings in a row: a trained ResNet-8 at 4 bits has 0.12 and 0.97.
             max_flip_rate=0.25,
             min_argmax_agreement=0.9,

@@ -91,6 +91,12 @@ def rescale_double_rounding(accumulator: IntArray, rescale: Rescale) -> IntArray
     return multiply_double_rounding(accumulator.astype(np.int64), mantissa, shift)
 
 
+def rescale_double_rounding_of_float32(accumulator: IntArray, rescale: Rescale) -> IntArray:
+    """The same with `M` computed in float32 (LiteRT's reference MUL)."""
+    mantissa, shift = quantize_multiplier(rescale.float32_multiplier())
+    return multiply_double_rounding(accumulator.astype(np.int64), mantissa, shift)
+
+
 def rescale_single_rounding(accumulator: IntArray, rescale: Rescale) -> IntArray:
     """Fixed point, one rounding (LiteRT's reference fully-connected)."""
     mantissa, shift = quantize_multiplier(rescale.real_multiplier())
@@ -119,6 +125,7 @@ class RoundingProfile:
     conv: RescaleFunction
     depthwise_conv: RescaleFunction
     fully_connected: RescaleFunction
+    mul: RescaleFunction
     transpose_conv: RescaleFunction
     float_add: bool
     float_mean: bool
@@ -134,6 +141,7 @@ PROFILES: dict[str, RoundingProfile] = {
             conv=rescale_double_rounding,
             depthwise_conv=rescale_double_rounding,
             fully_connected=rescale_double_rounding,
+            mul=rescale_double_rounding,
             transpose_conv=rescale_double_rounding,
             float_add=False,
             float_mean=False,
@@ -145,6 +153,7 @@ PROFILES: dict[str, RoundingProfile] = {
             conv=rescale_double_rounding,
             depthwise_conv=rescale_double_rounding,
             fully_connected=rescale_single_rounding,
+            mul=rescale_double_rounding_of_float32,
             transpose_conv=rescale_double_rounding,
             float_add=False,
             float_mean=False,
@@ -156,6 +165,7 @@ PROFILES: dict[str, RoundingProfile] = {
             conv=rescale_float32,
             depthwise_conv=rescale_float32,
             fully_connected=rescale_float32,
+            mul=rescale_float32,
             transpose_conv=rescale_float32,
             float_add=True,
             float_mean=True,

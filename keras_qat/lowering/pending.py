@@ -155,11 +155,13 @@ class PendingLinear(Pending):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PendingAdd(Pending):
-    """The sum of two tensors."""
+class PendingBinary(Pending):
+    """The sum, the difference or the product of two tensors."""
+
+    op: type[ops.BinaryOp] = dataclasses.field(kw_only=True)
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
-        return ops.Add(self.sources, name, self.activation)
+        return self.op(self.sources, name, self.activation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from keras_qat.keras_graph import (
     rebuild,
     replay,
 )
+from keras_qat.rules import joinable
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
 from keras_qat.wrappers import approximate_gelu
 
@@ -34,12 +35,14 @@ _CROP_AND_POOL = {
     True: (layers.Cropping2D, layers.MaxPooling2D),
 }
 """Over sequences, and over images."""
+_OF_TWO = (layers.Add, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract)
 
 
 def to_layers(model: keras.Model) -> keras.Model:
     """The same function in layers, as far as raw operations have one; else the model itself.
 
-    `x + y` of two tensors becomes `Add`, a slice with steps over height and width `Cropping2D` and
+    `x + y`, `x - y`, `x * y`, maxima and minima of two tensors become `Add`, `Subtract`,
+    `Multiply`, `Maximum` and `Minimum`, a slice with steps over height and width `Cropping2D` and
     a `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`.
     The last layer takes the name of the operation. In the place of a model stand its layers, under
     their own names where these are free. As in Keras, `training=False` given to a model while a
@@ -68,16 +71,18 @@ class _Builder:
         if isinstance(operation, layers.Layer):
             return self.copies.of(operation, self._copy)(*args, **kwargs)
         chain = layers_of(node)
-        return operation(*args, **kwargs) if chain is None else self._apply(chain, operation, args)
+        if chain is None:
+            return operation(*args, **kwargs)
+        operands = [x for x in (*args, *kwargs.values()) if not _is_constant(x)]
+        return self._apply(chain, operation, operands)
 
     def _copy(self, layer: Any) -> Any:
         if id(layer) in self._outer:
             return copy_of(layer)
         return copy_of(layer, name=unused_name(layer.name, self._taken))
 
-    def _apply(self, chain: Chain, operation: Any, args: Arguments) -> Any:
-        merges = chain[0][0] is layers.Add
-        value = list(args[:2]) if merges else next(x for x in args if not _is_constant(x))
+    def _apply(self, chain: Chain, operation: Any, tensors: list[Any]) -> Any:
+        value = tensors if chain[0][0] in _OF_TWO else tensors[0]
         for kind, options in chain[:-1]:
             name = unused_name(f"{operation.name}_{kind.__name__.lower()}", self._taken)
             value = kind(**options, name=name)(value)
@@ -97,6 +102,14 @@ def layers_of(node: GraphNode) -> Chain | None:
     return find(node, *node.fill_in({id(tensor): tensor for tensor in node.inputs}))
 
 
+def _of_two(node: GraphNode, args: Arguments = (), kwargs: Options | None = None) -> Chain | None:
+    """A merge of two tensors of one rank."""
+    shapes = [tensor.shape for tensor in node.inputs]
+    if len({len(shape) for shape in shapes}) > 1 or not joinable(shapes):
+        return None
+    return [(getattr(layers, type(node.operation).__name__), {})]
+
+
 def _is_constant(value: Any) -> bool:
     return not any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(value))
 
@@ -114,7 +127,7 @@ def _rescaling(node: GraphNode, scale: Any = 1.0, offset: Any = 0.0) -> Chain | 
 
 def _multiply(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
     constants = [x for x in args if _is_constant(x)]
-    return _rescaling(node, scale=constants[0]) if len(constants) == 1 else None
+    return _rescaling(node, scale=constants[0]) if len(constants) == 1 else _of_two(node)
 
 
 def _divide(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
@@ -128,7 +141,7 @@ def _subtract(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None
         return _rescaling(node, offset=-np.asarray(right))
     if _is_constant(left) and left is not None:
         return _rescaling(node, scale=-1.0, offset=left)
-    return None
+    return _of_two(node)
 
 
 def _negative(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
@@ -137,10 +150,7 @@ def _negative(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None
 
 def _add(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
     constants = [x for x in args if _is_constant(x)]
-    if len(constants) == 1:
-        return _rescaling(node, offset=constants[0])
-    same = len(node.inputs) == 2 and node.inputs[0].shape == node.inputs[1].shape
-    return [(layers.Add, {})] if same else None
+    return _rescaling(node, offset=constants[0]) if len(constants) == 1 else _of_two(node)
 
 
 def _concatenate(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
@@ -287,7 +297,9 @@ _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
     "LeakyRelu": _leaky_relu,
     "LogSigmoid": _activation("log_sigmoid"),
     "Max": _max,
+    "Maximum": _of_two,
     "Mean": _mean,
+    "Minimum": _of_two,
     "Multiply": _multiply,
     "Negative": _negative,
     "Pad": _pad,

@@ -1,6 +1,6 @@
 """Layers of a quantized model: weight layers with a given kernel, exact sums and functions."""
 
-from keras_qat.wrappers.add import QuantizeAdd
+from keras_qat.wrappers.add import QuantizeAdd, QuantizeSubtract
 from keras_qat.wrappers.affine import QuantizeBatchNormalization, QuantizeRescaling
 from keras_qat.wrappers.conv1d import QuantizeConv1D
 from keras_qat.wrappers.conv1d_transpose import QuantizeConv1DTranspose
@@ -37,6 +37,7 @@ __all__ = [
     "QuantizePReLU",
     "QuantizeReLU",
     "QuantizeRescaling",
+    "QuantizeSubtract",
     "QuantizeWrapper",
     "approximate_gelu",
 ]

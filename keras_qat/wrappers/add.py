@@ -1,4 +1,4 @@
-"""Add that sums integers in inference."""
+"""Add and Subtract that sum integers in inference."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class AddNeighbours:
     right: Quantizer
     output: Quantizer
 
-    def integer_sum(self, left: Tensor, right: Tensor) -> Tensor:
-        """The sum as XNNPACK computes it: a whole number of output steps, times the step.
+    def integer_sum(self, left: Tensor, right: Tensor, sign: int = 1) -> Tensor:
+        """`left + sign * right` as XNNPACK has it: a whole number of output steps, times the step.
 
         `round((m_l * q_l + m_r * q_r) / 2**n)`, ties up, in int32, with the multipliers
         `m = round(2**n * s / s_y)`; `n` gives the larger of them 21 bits. Learned grids that are
@@ -36,13 +36,13 @@ class AddNeighbours:
         raised = ops.power(2.0, shift)
         total = _codes(left, self.left) * ops.cast(ops.round(left_ratio * raised), "int32")
         total = total + _codes(right, self.right) * ops.cast(
-            ops.round(right_ratio * raised), "int32"
+            sign * ops.round(right_ratio * raised), "int32"
         )
         bits = ops.cast(ops.clip(shift, 1, 30), "int32")
         half = ops.left_shift(ops.ones_like(bits), bits - 1)
         steps = ops.right_shift(total + half, ops.broadcast_to(bits, ops.shape(total)))
         integer_sum = ops.cast(steps, "float32") * output_scale
-        return ops.where(self._fits_int32(), integer_sum, ops.add(left, right))
+        return ops.where(self._fits_int32(), integer_sum, ops.add(left, sign * right))
 
     def _fits_int32(self) -> Tensor:
         grids = (self.left.forward_grid(), self.right.forward_grid())
@@ -62,6 +62,23 @@ class QuantizeAdd(keras.layers.Add):
         if training or self.neighbours is None:
             return super().call(inputs)
         return ops.cast(self.neighbours.integer_sum(*inputs), self.compute_dtype)
+
+    def compute_output_spec(self, inputs: list[Tensor], training: bool = False) -> Any:
+        return super().compute_output_spec(inputs)
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class QuantizeSubtract(keras.layers.Subtract):
+    """`y = a - b`; in inference, between known quantizers, the integer difference."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.neighbours: AddNeighbours | None = None
+
+    def call(self, inputs: list[Tensor], training: bool = False) -> Tensor:
+        if training or self.neighbours is None:
+            return super().call(inputs)
+        return ops.cast(self.neighbours.integer_sum(*inputs, sign=-1), self.compute_dtype)
 
     def compute_output_spec(self, inputs: list[Tensor], training: bool = False) -> Any:
         return super().compute_output_spec(inputs)

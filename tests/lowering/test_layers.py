@@ -185,15 +185,32 @@ def check_layer(case, layer, x, bits, signed):
 
 @pytest.mark.parametrize("bits", [1, 3, 8])
 @pytest.mark.parametrize("relu", [True, False])
-def test_add(bits, relu):
+@pytest.mark.parametrize("kind", [layers.Add, layers.Subtract, layers.Multiply])
+def test_two_tensors(kind, bits, relu):
     def branches(inputs):
         left = layers.Conv2D(4, 3, padding="same")(inputs)
         right = layers.Conv2D(4, 1)(inputs)
-        total = layers.Add()([left, right])
-        return layers.ReLU()(total) if relu else total
+        merged = kind()([left, right])
+        return layers.ReLU()(merged) if relu else merged
 
     x = images(16, (9, 9, 3))
     assert len(check(quantized(branches, x, bits), x)) == 3
+
+
+@pytest.mark.parametrize("kind", [layers.Add, layers.Subtract, layers.Multiply])
+def test_a_gate_per_channel_comes_first_or_second(kind):
+    def branches(inputs):
+        gate = layers.GlobalAveragePooling2D(keepdims=True)(inputs)
+        return kind()([gate, kind()([inputs, gate])])
+
+    x = images(16, (9, 9, 3))
+    assert len(check(quantized(branches, x, 8), x)) == 3
+
+
+def test_a_difference_of_positive_tensors_is_signed():
+    x = np.abs(images(16, (9, 9, 3)))
+    qmodel = quantized(lambda inputs: layers.Subtract()([inputs, layers.ReLU()(inputs)]), x, 8)
+    assert [quantizer.grid.qmin for quantizer in qmodel.quantizers] == [0, -128]
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])

@@ -104,6 +104,24 @@ def window_options(draw: st.DrawFn) -> dict[str, tuple[int, int] | str]:
     }
 
 
+@st.composite
+def broadcast_shapes(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Two shapes of one rank, batch 1, in which either may have sizes of 1 beside the other's.
+
+    Those of squeeze-and-excite, `(h, w, c)` with `(1, 1, c)`, are frequent.
+    """
+    full = (1, draw(st.integers(1, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 9)))
+    full = full if draw(st.booleans()) else (1, full[3])
+    kind = draw(st.sampled_from(["same", "channels", "any"]))
+    if kind == "same":
+        return full, full
+    ones = [draw(st.sampled_from([0, 1, 2])) if kind == "any" else 1 for _ in full[1:-1]]
+    ones.append(draw(st.sampled_from([0, 1, 2])) if kind == "any" else 0)
+    left = (1, *(1 if one == 2 else size for one, size in zip(ones, full[1:], strict=True)))
+    right = (1, *(1 if one == 1 else size for one, size in zip(ones, full[1:], strict=True)))
+    return (left, right) if draw(st.booleans()) else (right, left)
+
+
 def one_op_graph(
     op: Callable[[GraphBuilder, str], ops.IntegerOp],
     shape: tuple[int, ...],

@@ -13,6 +13,7 @@ from tflite_export.storage import StoredGraph
 from tflite_export.writer import read_model, write_model
 
 SHAPE = (1, 8, 8, 3)
+BINARY = {"ADD": ops.Add, "MUL": ops.Mul, "SUB": ops.Sub}
 ACTIVATION = {"NONE": "linear", "RELU": "relu", "RELU6": "relu6"}
 
 
@@ -29,6 +30,7 @@ def converted() -> bytes:
     )
     x = layers.Conv2D(4, 1, bias_initializer="ones")(x)
     x = layers.ReLU()(layers.Add()([short, x]))
+    x = layers.Subtract()([layers.Multiply()([short, x]), x])
     x = layers.ZeroPadding2D(((1, 0), (0, 1)))(x)
     x = layers.AveragePooling2D(2, strides=1)(layers.MaxPool2D(2)(x))
     mean = layers.GlobalAveragePooling2D()(x)
@@ -86,8 +88,9 @@ def _op(operator, constants, output_shape) -> ops.IntegerOp:
             ACTIVATION[fields["fusedActivationFunction"]],
             **window,
         )
-    if operator.code == "ADD":
-        return ops.Add(operator.inputs, output, ACTIVATION[fields["fusedActivationFunction"]])
+    if operator.code in BINARY:
+        kind = BINARY[operator.code]
+        return kind(operator.inputs, output, ACTIVATION[fields["fusedActivationFunction"]])
     if operator.code == "PAD":
         return ops.Pad(variables, output, tuple(map(tuple, constants[0].data[1:3].tolist())))
     if operator.code in ("MAX_POOL_2D", "AVERAGE_POOL_2D"):
@@ -101,7 +104,7 @@ def _op(operator, constants, output_shape) -> ops.IntegerOp:
 def test_operators_versions_and_options_are_those_of_the_converter(converted):
     theirs = read_model(converted)
     ours = read_model(write_model(emit_model(StoredGraph(_to_integer(theirs)))))
-    assert len(theirs.operators) == 11
+    assert len(theirs.operators) == 13
     for expected, actual in zip(theirs.operators, ours.operators, strict=True):
         assert (actual.code, actual.version) == (expected.code, expected.version)
         assert actual.outputs == expected.outputs

@@ -99,14 +99,26 @@ def test_a_relu6_that_ends_half_way():
     refuse(conv("relu6", grid), "half way between two integers")
 
 
-def test_an_add_across_too_many_octaves():
+@pytest.mark.parametrize("kind", [ops.Add, ops.Sub])
+def test_a_sum_across_too_many_octaves(kind):
     builder = GraphBuilder()
     left = builder.add_input("left", SHAPE, QuantParams(np.float32(2.0**-11)))
     right = builder.add_input("right", SHAPE, QuantParams(np.float32(1)))
-    y = builder.add(ops.Add((left, right), "y"), QuantParams(np.float32(1)))
+    y = builder.add(kind((left, right), "y"), QuantParams(np.float32(1)))
     graph = builder.build((y,))
-    refuse(graph, "Add 'y' rescales 'left'")
+    refuse(graph, f"{kind.__name__} 'y' rescales 'left'")
     check_legal(graph, get_target("tflm"))
+
+
+@pytest.mark.parametrize(("exponent", "tflm_runs"), [(-17, True), (8, False)])
+def test_a_product_across_too_many_octaves(exponent, tflm_runs):
+    builder = GraphBuilder()
+    left, right = (builder.add_input(n, SHAPE, QuantParams(np.float32(1))) for n in ("a", "b"))
+    y = builder.add(ops.Mul((left, right), "y"), QuantParams(np.float32(2.0**-exponent)))
+    graph = builder.build((y,))
+    refuse(graph, "Mul 'y' rescales its product by")
+    if tflm_runs:
+        check_legal(graph, get_target("tflm"))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +148,22 @@ def test_ops_that_keep_the_grid(op, y_grid, message):
 def test_an_interpolation_that_fixed_point_weights_do_not_state(factors):
     graph = one_op_graph(lambda _, x: ops.InterpolatePixels((x,), "y", factors), SHAPE, GRID)
     refuse(graph, rf"factors of 1, 2, 4 up to 64.*Received: \({factors[0]}, {factors[1]}\)")
+
+
+@pytest.mark.parametrize("kind", [ops.MaximumOfTwo, ops.MinimumOfTwo])
+@pytest.mark.parametrize(
+    ("right", "y_grid", "message"),
+    [
+        (QuantParams(np.float32(0.2), 3), GRID, "keeps the scale and zero point"),
+        (QuantParams(np.float32(0.1), 4), GRID, "keeps the scale and zero point"),
+        (GRID, QuantParams(np.float32(0.1), 4), "keeps the scale and zero point"),
+        (GRID, QuantParams(np.float32(0.1), 3, -127, 127), "a clamp would be lost"),
+    ],
+)
+def test_two_tensors_are_compared_on_one_grid(kind, right, y_grid, message):
+    builder = GraphBuilder()
+    inputs = (builder.add_input("a", SHAPE, GRID), builder.add_input("b", SHAPE, right))
+    refuse(builder.build((builder.add(kind(inputs, "y"), y_grid),)), message)
 
 
 def test_padding_with_zeros_that_the_grid_lacks():

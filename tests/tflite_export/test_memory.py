@@ -72,6 +72,17 @@ def separable_network(bits: int) -> IntegerGraph:
     return builder.build((builder.add(ops.Reshape((x,), "y", (64,)), GRID),))
 
 
+def arithmetic_network() -> IntegerGraph:
+    """Gates of squeeze-and-excite, and differences: many small operators on small tensors."""
+    builder = GraphBuilder()
+    x = builder.add_input("image", (1, 8, 8, 4), GRID)
+    gate = builder.add_input("gate", (1, 1, 1, 4), GRID)
+    for step in range(12):
+        kind = ops.Mul if step % 2 else ops.Sub
+        x = builder.add(kind((x, gate), f"y{step}"), GRID)
+    return builder.build((x,))
+
+
 def decoder(bits: int) -> IntegerGraph:
     builder = GraphBuilder()
     x = builder.add_input("code", (1, 4, 4, 32), GRID)
@@ -88,6 +99,7 @@ def decoder(bits: int) -> IntegerGraph:
 
 
 NETWORKS = {
+    "arithmetic": arithmetic_network(),
     "decoder": decoder(3),
     "residual": residual_network(2),
     "wide": residual_network(4, channels=24),

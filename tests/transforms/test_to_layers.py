@@ -22,6 +22,13 @@ RESNET20 = pathlib.Path(__file__).parents[3] / "shared" / "models" / "resnet20_c
 OPERATIONS = {
     "add": lambda x, y: x + y,
     "ops_add": lambda x, y: ops.add(x, y),
+    "add_broadcast": lambda x, y: ops.max(y, axis=(1, 2), keepdims=True) + x,
+    "subtract": lambda x, y: x - y,
+    "ops_subtract": lambda x, y: ops.subtract(x2=x, x1=y),
+    "subtract_broadcast": lambda x, y: x - ops.max(y, axis=(1, 2), keepdims=True),
+    "multiply": lambda x, y: x * y,
+    "multiply_broadcast": lambda x, y: x * ops.max(y, axis=(1, 2), keepdims=True),
+    "square": lambda x, y: x * x,
     "add_a_number": lambda x, y: x + 3.0,
     "add_to_a_number": lambda x, y: 3.0 + x,
     "subtract_a_number": lambda x, y: x - 0.25,
@@ -63,13 +70,12 @@ OVER_SEQUENCES = {
     "pad": lambda x: ops.pad(x, ((0, 0), (2, 1), (0, 0))),
 }
 WITHOUT_LAYER = {
+    "add_of_another_rank": lambda x, y: x + ops.max(y, axis=(0, 1, 2)),
     "celu_with_another_alpha": lambda x, y: ops.celu(x, alpha=0.5),
     "soft_shrink_with_another_threshold": lambda x, y: ops.soft_shrink(x, threshold=0.1),
-    "subtract": lambda x, y: x - y,
     "add_a_number_for_each_pixel": lambda x, y: x + np.ones((8, 8, 1), "float32"),
     "divide_by_zero": lambda x, y: x / 0.0,
     "divide_a_number": lambda x, y: 1.0 / x,
-    "add_broadcast": lambda x, y: x + ops.max(y, axis=(1, 2), keepdims=True),
     "mean_of_channels": lambda x, y: ops.mean(x, axis=-1),
     "mean_of_everything": lambda x, y: ops.mean(x),
     "max_with_start": lambda x, y: ops.max(x, axis=(1, 2), initial=0.0),
@@ -107,6 +113,15 @@ def test_the_function_stays_and_only_layers_are_left(name, x):
     np.testing.assert_array_equal(named.predict(x, verbose=0), model.predict(x, verbose=0))
     raw = {n.operation.name for n in nodes(model) if not isinstance(n.operation, layers.Layer)}
     assert raw <= {layer.name for layer in named.layers}
+
+
+@pytest.mark.parametrize("operation", [ops.maximum, ops.minimum])
+def test_maxima_and_minima_become_layers(operation, x):
+    model = with_operation(operation)
+    named = to_layers(model)
+    kinds = [type(node.operation).__name__ for node in nodes(named)]
+    assert kinds[-1] == {"maximum": "Maximum", "minimum": "Minimum"}[operation.__name__]
+    np.testing.assert_array_equal(named.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

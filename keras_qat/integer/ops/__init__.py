@@ -1,9 +1,10 @@
 """The integer ops, one frozen dataclass each, and the table that names them all."""
 
+from keras_qat.integer.ops.arithmetic import Add, BinaryOp, Mul, Sub
 from keras_qat.integer.ops.concatenate import Concatenate
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
-from keras_qat.integer.ops.elementwise import Add, Maximum, Minimum
+from keras_qat.integer.ops.elementwise import Maximum, MaximumOfTwo, Minimum, MinimumOfTwo
 from keras_qat.integer.ops.lookup import Lookup
 from keras_qat.integer.ops.op import (
     Activation,
@@ -31,12 +32,16 @@ OPS: dict[str, type[IntegerOp]] = {
     "Lookup": Lookup,
     "MaxPool2D": MaxPool2D,
     "Maximum": Maximum,
+    "MaximumOfTwo": MaximumOfTwo,
     "Mean": Mean,
     "Minimum": Minimum,
+    "MinimumOfTwo": MinimumOfTwo,
+    "Mul": Mul,
     "Pad": Pad,
     "RepeatPixels": RepeatPixels,
     "Reshape": Reshape,
     "Softmax": Softmax,
+    "Sub": Sub,
     "Transpose": Transpose,
     "TransposeConv2D": TransposeConv2D,
 }
@@ -47,6 +52,7 @@ __all__ = [
     "Activation",
     "Add",
     "AveragePool2D",
+    "BinaryOp",
     "Concatenate",
     "Conv2D",
     "Crop",
@@ -58,8 +64,11 @@ __all__ = [
     "Lookup",
     "MaxPool2D",
     "Maximum",
+    "MaximumOfTwo",
     "Mean",
     "Minimum",
+    "MinimumOfTwo",
+    "Mul",
     "Pad",
     "Padding",
     "QuantizedArray",
@@ -67,6 +76,7 @@ __all__ = [
     "Reshape",
     "Shape",
     "Softmax",
+    "Sub",
     "Transpose",
     "TransposeConv2D",
 ]

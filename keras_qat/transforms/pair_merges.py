@@ -1,0 +1,109 @@
+"""Pass: sums, products and averages of any tensors become layers of two tensors of one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_qat.keras_graph import GraphNode, nodes, rebuild
+from keras_qat.rules import MERGES, UnsupportedLayerError
+from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
+
+layers = keras.layers
+
+Origins = dict[str, str]
+
+
+def pair_merges(model: keras.Model) -> tuple[keras.Model, Origins]:
+    """The same function, with two tensors of one rank in every merge; else the model itself.
+
+    `Add(name="sum")([a, b, c, d])` becomes `"sum_partial"`, `"sum_partial_1"` and `"sum"`, the
+    order in which Keras adds. `Average(name="mean")([a, b])` becomes the `Add` `"mean_partial"`
+    and the `Rescaling` `"mean"` by 1/2. In front of `Multiply(name="gate")([image, features])` a
+    `Reshape` `"gate_reshape"` gives the features height and width 1.
+
+    Returns:
+        The model, and which layer of `model` each added layer comes from, by name.
+
+    Raises:
+        UnsupportedLayerError: an `Average` that is called with one and another count of tensors.
+    """
+    if all(_is_paired(node) for node in nodes(model)):
+        return model, {}
+    pairing = _Pairing(model)
+    result = rebuild(model, pairing.call)
+    pairing.copies.copy_weights()
+    return result, pairing.origins
+
+
+def _is_paired(node: GraphNode) -> bool:
+    if type(node.operation) not in MERGES:
+        return True
+    one_rank = len({len(tensor.shape) for tensor in node.inputs}) == 1
+    return one_rank and len(node.inputs) == 2 and type(node.operation) is not layers.Average
+
+
+class _Pairing:
+    def __init__(self, model: keras.Model):
+        self.copies = LayerCopies()
+        self.origins: Origins = {}
+        self._taken = {layer.name for layer in model.layers}
+        self._parts: dict[Any, Any] = {}
+        self._divisors: dict[str, int] = {}
+
+    def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What takes the place of one call in the graph."""
+        layer = node.operation
+        if type(layer) not in MERGES:
+            return self.copies.of(layer)(*args, **kwargs)
+        rank = max(len(tensor.shape) for tensor in args[0])
+        total, *others = (self._of_rank(rank, tensor, layer) for tensor in args[0])
+        average = type(layer) is layers.Average
+        for index in range(len(others) - (0 if average else 1)):
+            part = self._part(layer, "partial", index, lambda name: _pair_of(layer, name))
+            total = part([total, others[index]])
+        if average:
+            return self._division(layer, len(args[0]))(total)
+        return self.copies.of(layer)([total, others[-1]])
+
+    def _of_rank(self, rank: int, tensor: Any, layer: Any) -> Any:
+        """The tensor with sizes of 1 behind the batch, as Keras expands it."""
+        missing = rank - len(tensor.shape)
+        if not missing:
+            return tensor
+        shape = (1,) * missing + tuple(tensor.shape[1:])
+        reshape = self._part(layer, "reshape", shape, lambda name: _reshape(layer, shape, name))
+        return reshape(tensor)
+
+    def _part(self, layer: Any, suffix: str, key: Any, make: Callable[[str], Any]) -> Any:
+        """The added layer of that role, one for all calls of `layer`."""
+        if (layer.name, suffix, key) not in self._parts:
+            name = unused_name(f"{layer.name}_{suffix}", self._taken)
+            self.origins[name] = layer.name
+            self._parts[layer.name, suffix, key] = make(name)
+        return self._parts[layer.name, suffix, key]
+
+    def _division(self, layer: Any, count: int) -> Any:
+        known = self._divisors.setdefault(layer.name, count)
+        if known != count:
+            raise UnsupportedLayerError(
+                f"{layer.name!r} (Average): it is called with several counts of tensors; use one "
+                f"layer for each. Received: {known} and {count}"
+            )
+        return self.copies.of(layer, lambda layer: _rescaling(layer, 1.0 / count))
+
+
+def _pair_of(layer: Any, name: str) -> Any:
+    if type(layer) is layers.Average:
+        return layers.Add(name=name, dtype=layer.dtype_policy)
+    return copy_of(layer, name=name)
+
+
+def _reshape(layer: Any, shape: tuple[int, ...], name: str) -> Any:
+    return layers.Reshape(shape, name=name, dtype=layer.dtype_policy)
+
+
+def _rescaling(layer: Any, scale: float) -> Any:
+    return layers.Rescaling(scale, name=layer.name, dtype=layer.dtype_policy)

@@ -1,0 +1,32 @@
+"""The product of two tensors in inference, rounded as the integer kernels round it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers.fixed_grids import Rounding
+from keras_qat.wrappers.neighbours import accumulator_rounding
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProductNeighbours:
+    """The quantizers of both factors and of the product; found in the graph, never saved.
+
+    Attributes:
+        left: puts the first factor on its grid.
+        right: puts the second factor on its grid.
+        output: puts the product on its grid.
+        ceiling: where an activation between cuts values off, if it does.
+    """
+
+    left: Quantizer
+    right: Quantizer
+    output: Quantizer
+    ceiling: float | None = None
+
+    def rounding(self) -> Rounding:
+        """Rounds from the int32 product of the codes, with `multiplier = s_a * s_b / s_y`."""
+        scale = self.output.scale
+        ceiling = None if self.ceiling is None else self.ceiling / scale
+        return accumulator_rounding(self.left.scale * self.right.scale / scale, ceiling)
