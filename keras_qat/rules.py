@@ -15,7 +15,14 @@ from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
 from keras_qat.lowering.affine import lower_affine
 from keras_qat.lowering.context import LoweringContext, Value
-from keras_qat.lowering.merge import lower_add, lower_concatenate, lower_multiply, lower_subtract
+from keras_qat.lowering.merge import (
+    lower_add,
+    lower_concatenate,
+    lower_maximum,
+    lower_minimum,
+    lower_multiply,
+    lower_subtract,
+)
 from keras_qat.lowering.pointwise import lower_pointwise
 from keras_qat.lowering.pooling import (
     lower_average_pooling,
@@ -182,6 +189,8 @@ RULES: dict[type, Rule] = {
     QuantizeAdd: _ADD,
     QuantizeSubtract: _SUBTRACT,
     layers.Concatenate: Rule(Output.SHARED, lower_concatenate),
+    layers.Maximum: Rule(Output.SHARED, lower_maximum),
+    layers.Minimum: Rule(Output.SHARED, lower_minimum),
     layers.MaxPooling1D: _MAX_POOLING,
     layers.MaxPooling2D: _MAX_POOLING,
     layers.AveragePooling1D: _AVERAGE_POOLING,

@@ -1,8 +1,13 @@
-"""`Emission`: the statement between the emitter of an op and the file."""
+"""`Emission`, the statement between the emitter of an op and the file, and what it is made of."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from tflite_export.file_model import FileOperator, FileTensor
 
@@ -20,3 +25,21 @@ class Emission:
     constants: tuple[FileTensor, ...]
     operator: FileOperator
     before: tuple[FileOperator, ...] = ()
+
+
+def file_operator(
+    code: str,
+    version: int,
+    inputs: tuple[str, ...],
+    output: str,
+    options: str = "",
+    fields: Mapping[str, Any] | None = None,
+) -> FileOperator:
+    """An operator with one output."""
+    return FileOperator(code, version, inputs, (output,), options, fields or {})
+
+
+def int32_constant(name: str, values: npt.ArrayLike) -> FileTensor:
+    """A constant such as a shape."""
+    data = np.asarray(values, dtype=np.int32)
+    return FileTensor(name, data.shape, "int32", data=data)

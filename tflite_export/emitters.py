@@ -7,14 +7,21 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
 from tflite_export import lookup_table
-from tflite_export.emission import Emission
+from tflite_export.emission import Emission, file_operator, int32_constant
 from tflite_export.errors import ExportError
-from tflite_export.file_model import FileModel, FileOperator, FileTensor, IoDtype
+from tflite_export.file_model import FileModel, FileTensor, IoDtype
 from tflite_export.lookup_emitters import emit_lookup, emit_lookup_compact
+from tflite_export.shape_emitters import (
+    emit_crop,
+    emit_interpolate_pixels,
+    emit_pad,
+    emit_repeat_pixels,
+    emit_reshape,
+    emit_transpose,
+)
 from tflite_export.storage import StoredGraph, WeightStorage
 
 DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat."
@@ -52,9 +59,9 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
         tensors.extend(_float_tensor(graph, *pair) for pair in inputs.items())
         tensors.extend(_float_tensor(graph, *pair) for pair in outputs.items())
         operators = [
-            *(_operator("QUANTIZE", 1, (x,), name) for name, x in inputs.items()),
+            *(file_operator("QUANTIZE", 1, (x,), name) for name, x in inputs.items()),
             *operators,
-            *(_operator("DEQUANTIZE", 2, (name,), y) for name, y in outputs.items()),
+            *(file_operator("DEQUANTIZE", 2, (name,), y) for name, y in outputs.items()),
         ]
     if any(isinstance(op, _OPS_OF_ONE_EXAMPLE) for op in graph.ops):
         tensors = [dataclasses.replace(tensor, resizable=False) for tensor in tensors]
@@ -96,7 +103,7 @@ def _with_storage(emission: Emission, storage: WeightStorage) -> Emission:
             for name, part in zip(names, parts, strict=True)
         ]
         decoded = dataclasses.replace(weight, data=None, axis=axis)
-        decode = _operator(lookup_table.DECODE_OPERATOR, 1, names, weight.name)
+        decode = file_operator(lookup_table.DECODE_OPERATOR, 1, names, weight.name)
         return Emission((*encoded, decoded, *others), emission.operator, (decode,))
     return emission
 
@@ -141,7 +148,7 @@ def _depthwise_conv_2d(op: ops.DepthwiseConv2D, graph: IntegerGraph) -> Emission
 
 def _transpose_conv_2d(op: ops.TransposeConv2D, graph: IntegerGraph) -> Emission:
     """The output's shape comes first, as a constant: the batch is 1 for good."""
-    size = _int32(f"{op.output}/size", graph.tensors[op.output].shape)
+    size = int32_constant(f"{op.output}/size", graph.tensors[op.output].shape)
     fields = {**_window_fields(op), **_fused(op)}
     linear = _linear("TRANSPOSE_CONV", 4, "TransposeConvOptions", fields, op, graph)
     source, weight, bias = linear.operator.inputs
@@ -180,7 +187,9 @@ def _linear(
         data=op.integer_bias(input_scale),
     )
     operands = (*op.inputs, weight.name, bias.name)
-    return Emission((weight, bias), _operator(code, version, operands, op.output, options, fields))
+    return Emission(
+        (weight, bias), file_operator(code, version, operands, op.output, options, fields)
+    )
 
 
 def _of_two(code: str, options: str) -> Emitter:
@@ -188,7 +197,7 @@ def _of_two(code: str, options: str) -> Emitter:
 
     def emit(op: ops.IntegerOp, graph: IntegerGraph) -> Emission:
         fields = _fused(op) if isinstance(op, ops.BinaryOp) else {}
-        return Emission((), _operator(code, 2, op.inputs, op.output, options, fields))
+        return Emission((), file_operator(code, 2, op.inputs, op.output, options, fields))
 
     return emit
 
@@ -197,7 +206,9 @@ def _mul(op: ops.Mul, graph: IntegerGraph) -> Emission:
     """Version 3 says that the product is rescaled by 1 or more."""
     x, w, y = (graph.tensors[name].qparams.scale for name in (*op.inputs, op.output))
     version = 3 if x * w / y >= 1 else 2
-    return Emission((), _operator("MUL", version, op.inputs, op.output, "MulOptions", _fused(op)))
+    return Emission(
+        (), file_operator("MUL", version, op.inputs, op.output, "MulOptions", _fused(op))
+    )
 
 
 def _maximum(op: ops.Maximum, graph: IntegerGraph) -> Emission:
@@ -220,13 +231,13 @@ def _clamp(code: str, op: ops.Maximum | ops.Minimum, graph: IntegerGraph) -> Emi
         data=np.full(1, op.bound, dtype=np.int8),
     )
     operands = (*op.inputs, bound.name)
-    return Emission((bound,), _operator(code, 2, operands, op.output, "MaximumMinimumOptions"))
+    return Emission((bound,), file_operator(code, 2, operands, op.output, "MaximumMinimumOptions"))
 
 
 def _concatenate(op: ops.Concatenate, graph: IntegerGraph) -> Emission:
     fields = {"axis": op.axis, "fusedActivationFunction": "NONE"}
     options = "ConcatenationOptions"
-    return Emission((), _operator("CONCATENATION", 2, op.inputs, op.output, options, fields))
+    return Emission((), file_operator("CONCATENATION", 2, op.inputs, op.output, options, fields))
 
 
 def _max_pool_2d(op: ops.MaxPool2D, graph: IntegerGraph) -> Emission:
@@ -245,79 +256,21 @@ def _pool(code: str, op: ops.MaxPool2D | ops.AveragePool2D) -> Emission:
         "filterWidth": width,
         "fusedActivationFunction": "NONE",
     }
-    return Emission((), _operator(code, 2, op.inputs, op.output, "Pool2DOptions", fields))
+    return Emission((), file_operator(code, 2, op.inputs, op.output, "Pool2DOptions", fields))
 
 
 def _mean(op: ops.Mean, graph: IntegerGraph) -> Emission:
-    axes = _int32(f"{op.output}/axes", [1, 2])
+    axes = int32_constant(f"{op.output}/axes", [1, 2])
     fields = {"keepDims": False}
     operands = (*op.inputs, axes.name)
-    return Emission((axes,), _operator("MEAN", 2, operands, op.output, "ReducerOptions", fields))
-
-
-def _pad(op: ops.Pad, graph: IntegerGraph) -> Emission:
-    pads = _int32(f"{op.output}/pads", [(0, 0), *op.pads, (0, 0)])
-    operands = (*op.inputs, pads.name)
-    return Emission((pads,), _operator("PAD", 2, operands, op.output, "PadOptions"))
-
-
-def _crop(op: ops.Crop, graph: IntegerGraph) -> Emission:
-    """The batch and the channels are taken whole, whatever they are."""
-    _, rows, columns, _ = graph.tensors[op.output].shape
-    (top, _), (left, _) = op.crops
-    name, everything = op.output, 0b1001
-    begin = _int32(f"{name}/begin", [0, top, left, 0])
-    end = _int32(f"{name}/end", [0, top + rows, left + columns, 0])
-    strides = _int32(f"{name}/strides", [1, 1, 1, 1])
-    constants = (begin, end, strides)
-    operands = (*op.inputs, *(constant.name for constant in constants))
-    fields = {"beginMask": everything, "endMask": everything}
-    operator = _operator("STRIDED_SLICE", 2, operands, name, "StridedSliceOptions", fields)
-    return Emission(constants, operator)
-
-
-def _transpose(op: ops.Transpose, graph: IntegerGraph) -> Emission:
-    order = _int32(f"{op.output}/order", op.permutation)
-    operands = (*op.inputs, order.name)
-    return Emission((order,), _operator("TRANSPOSE", 2, operands, op.output, "TransposeOptions"))
-
-
-def _repeat_pixels(op: ops.RepeatPixels, graph: IntegerGraph) -> Emission:
-    return _resize("RESIZE_NEAREST_NEIGHBOR", 2, "ResizeNearestNeighborOptions", False, op, graph)
-
-
-def _interpolate_pixels(op: ops.InterpolatePixels, graph: IntegerGraph) -> Emission:
-    return _resize("RESIZE_BILINEAR", 3, "ResizeBilinearOptions", True, op, graph)
-
-
-def _resize(
-    code: str,
-    version: int,
-    options: str,
-    half_pixel_centers: bool,
-    op: ops.IntegerOp,
-    graph: IntegerGraph,
-) -> Emission:
-    size = _int32(f"{op.output}/size", graph.tensors[op.output].shape[1:3])
-    fields = {"alignCorners": False, "halfPixelCenters": half_pixel_centers}
-    operands = (*op.inputs, size.name)
-    return Emission((size,), _operator(code, version, operands, op.output, options, fields))
-
-
-def _reshape(op: ops.Reshape, graph: IntegerGraph) -> Emission:
-    """The batch is left open (-1), so that a caller may resize it."""
-    target = (-1, *op.target_shape)
-    shape = _int32(f"{op.output}/shape", target)
-    fields = {"newShape": list(target)}
-    operands = (*op.inputs, shape.name)
     return Emission(
-        (shape,), _operator("RESHAPE", 1, operands, op.output, "ReshapeOptions", fields)
+        (axes,), file_operator("MEAN", 2, operands, op.output, "ReducerOptions", fields)
     )
 
 
 def _softmax(op: ops.Softmax, graph: IntegerGraph) -> Emission:
     fields = {"beta": 1.0}
-    return Emission((), _operator("SOFTMAX", 2, op.inputs, op.output, "SoftmaxOptions", fields))
+    return Emission((), file_operator("SOFTMAX", 2, op.inputs, op.output, "SoftmaxOptions", fields))
 
 
 Emitter = Callable[[Any, IntegerGraph], Emission]
@@ -327,10 +280,10 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.AveragePool2D: _average_pool_2d,
     ops.Concatenate: _concatenate,
     ops.Conv2D: _conv_2d,
-    ops.Crop: _crop,
+    ops.Crop: emit_crop,
     ops.DepthwiseConv2D: _depthwise_conv_2d,
     ops.FullyConnected: _fully_connected,
-    ops.InterpolatePixels: _interpolate_pixels,
+    ops.InterpolatePixels: emit_interpolate_pixels,
     ops.Lookup: emit_lookup,
     ops.MaxPool2D: _max_pool_2d,
     ops.Maximum: _maximum,
@@ -339,28 +292,17 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Minimum: _minimum,
     ops.MinimumOfTwo: _of_two("MINIMUM", "MaximumMinimumOptions"),
     ops.Mul: _mul,
-    ops.Pad: _pad,
-    ops.RepeatPixels: _repeat_pixels,
-    ops.Reshape: _reshape,
+    ops.Pad: emit_pad,
+    ops.RepeatPixels: emit_repeat_pixels,
+    ops.Reshape: emit_reshape,
     ops.Softmax: _softmax,
     ops.Sub: _of_two("SUB", "SubOptions"),
-    ops.Transpose: _transpose,
+    ops.Transpose: emit_transpose,
     ops.TransposeConv2D: _transpose_conv_2d,
 }
 
 COMPACT_EMITTERS: dict[type[ops.IntegerOp], Emitter] = {ops.Lookup: emit_lookup_compact}
 """What TensorFlow Lite Micro runs in less memory, and LiteRT does not."""
-
-
-def _operator(
-    code: str,
-    version: int,
-    inputs: tuple[str, ...],
-    output: str,
-    options: str = "",
-    fields: Mapping[str, Any] | None = None,
-) -> FileOperator:
-    return FileOperator(code, version, inputs, (output,), options, fields or {})
 
 
 def _activation(tensor: IntegerTensor) -> FileTensor:
@@ -376,11 +318,6 @@ def _activation(tensor: IntegerTensor) -> FileTensor:
 
 def _float_tensor(graph: IntegerGraph, name: str, float_name: str) -> FileTensor:
     return FileTensor(float_name, graph.tensors[name].shape, "float32", resizable=True)
-
-
-def _int32(name: str, values: npt.ArrayLike) -> FileTensor:
-    data = np.asarray(values, dtype=np.int32)
-    return FileTensor(name, data.shape, "int32", data=data)
 
 
 _Windowed = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from keras_qat.integer import ops
@@ -41,3 +42,26 @@ def lower_concatenate(layer: Any, operands: list[Value], context: LoweringContex
     )
     axis = layer.axis % (len(context.output_shape) + 1)
     return context.builder.add(ops.Concatenate(sources, context.name, axis), grid)
+
+
+def lower_maximum(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
+    """MAXIMUM of two tensors that are on one grid."""
+    return _compared(ops.MaximumOfTwo, max, layer, operands, context)
+
+
+def lower_minimum(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
+    """MINIMUM of two tensors that are on one grid."""
+    return _compared(ops.MinimumOfTwo, min, layer, operands, context)
+
+
+def _compared(
+    op: type[ops.MaximumOfTwo] | type[ops.MinimumOfTwo],
+    keep: Callable[[int, int], int],
+    layer: Any,
+    operands: list[Value],
+    context: LoweringContext,
+) -> Value:
+    left, right = (integer_operand(value, layer.name) for value in operands)
+    a, b = context.qparams(left), context.qparams(right)
+    grid = dataclasses.replace(a, qmin=keep(a.qmin, b.qmin), qmax=keep(a.qmax, b.qmax))
+    return context.builder.add(op((left, right), context.name), grid)

@@ -207,6 +207,27 @@ def test_a_gate_per_channel_comes_first_or_second(kind):
     assert len(check(quantized(branches, x, 8), x)) == 3
 
 
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("kind", [layers.Maximum, layers.Minimum])
+def test_two_tensors_are_compared_on_one_grid(kind, bits):
+    """Comparing rounds nothing: the file's integers are those of the Keras model."""
+
+    def branches(inputs):
+        left = layers.Conv2D(4, 3, padding="same", name="left")(inputs)
+        right = layers.Conv2D(4, 1, activation="relu", name="right")(inputs)
+        return kind(name="kept")([left, right])
+
+    x = images(16, (9, 9, 3))
+    qmodel = quantized(branches, x, bits)
+    assert len(check(qmodel, x)) == 2
+    graph, codes = qmodel.to_integer(), qmodel.layer_codes(x)
+    keep = np.maximum if kind is layers.Maximum else np.minimum
+    np.testing.assert_array_equal(
+        graph.tensors["kept"].qparams.dequantize(keep(codes["left"], codes["right_relu"])),
+        qmodel.predict(x, verbose=0),
+    )
+
+
 def test_a_difference_of_positive_tensors_is_signed():
     x = np.abs(images(16, (9, 9, 3)))
     qmodel = quantized(lambda inputs: layers.Subtract()([inputs, layers.ReLU()(inputs)]), x, 8)
