@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         Quantizer,
         STEQuantizer,
     )
+    from keras_qat.rule import Output, Rule, UnsupportedLayerError
+    from keras_qat.rules import register_rule
     from keras_qat.saving import load_model
 
 _HOME = {
@@ -44,17 +46,21 @@ _HOME = {
     "GDNSQWeightQuantizer": "keras_qat.quantizers",
     "LSQConfig": "keras_qat.config",
     "LSQQuantizer": "keras_qat.quantizers",
+    "Output": "keras_qat.rule",
     "PACTQuantizer": "keras_qat.quantizers",
     "PEGEConfig": "keras_qat.config",
     "QuantizationConfig": "keras_qat.config",
     "QuantizedModel": "keras_qat.model",
     "Quantizer": "keras_qat.quantizers",
+    "Rule": "keras_qat.rule",
     "STEConfig": "keras_qat.config",
     "STEQuantizer": "keras_qat.quantizers",
+    "UnsupportedLayerError": "keras_qat.rule",
     "load_model": "keras_qat.saving",
     "plot_capacity": "keras_qat.plotting",
     "plot_grids": "keras_qat.plotting",
     "quantize": "keras_qat.pipeline",
+    "register_rule": "keras_qat.rules",
 }
 
 _MODULES = ("callbacks", "estimators", "optimizers")
@@ -68,13 +74,16 @@ __all__ = [
     "GDNSQWeightQuantizer",
     "LSQConfig",
     "LSQQuantizer",
+    "Output",
     "PACTQuantizer",
     "PEGEConfig",
     "QuantizationConfig",
     "QuantizedModel",
     "Quantizer",
+    "Rule",
     "STEConfig",
     "STEQuantizer",
+    "UnsupportedLayerError",
     "callbacks",
     "estimators",
     "load_model",
@@ -82,6 +91,7 @@ __all__ = [
     "plot_capacity",
     "plot_grids",
     "quantize",
+    "register_rule",
 ]
 
 

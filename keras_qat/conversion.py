@@ -14,7 +14,8 @@ from keras_qat.keras_graph import GraphNode, consumers, input_name, nodes, repla
 from keras_qat.lowering.context import GraphInput, LoweringContext, integer_operand
 from keras_qat.lowering.pending import LoweringError, Pending
 from keras_qat.quantizers import Quantizer, SoftmaxRounding
-from keras_qat.rules import Output, rule_of
+from keras_qat.rule import Output
+from keras_qat.rules import rule_or_float
 from keras_qat.wrappers import QuantizeWrapper
 
 
@@ -51,7 +52,7 @@ class _Lowering:
             return self._quantize(layer, operands[0], self._names[id(node.inputs[0])])
         if isinstance(layer, QuantizeWrapper):
             return layer.lower(integer_operand(operands[0], layer.name))
-        rule = rule_of(node)
+        rule = rule_or_float(node)
         if rule.lower is None:
             raise LoweringError(
                 f"Layer {layer.name!r} ({type(layer).__name__}) was left in float, so the model "

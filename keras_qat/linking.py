@@ -9,7 +9,9 @@ import keras
 
 from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.quantizers import Quantizer
-from keras_qat.rules import AVERAGE_POOLING, Output, Stage, rule_of
+from keras_qat.restrictions import AVERAGE_POOLING
+from keras_qat.rule import Output, Stage
+from keras_qat.rules import rule_or_float
 from keras_qat.wrappers import (
     QuantizeAdd,
     QuantizeBatchNormalization,
@@ -90,7 +92,7 @@ def _behind(
     ceiling = None
     follower = _only_reader(node.outputs[0], readers)
     while follower is not None and Stage.LINEAR in _joins(follower):
-        rule = rule_of(follower)
+        rule = rule_or_float(follower)
         if rule.output is Output.QUANTIZE:
             affines.append(follower.operation)
         elif rule.output is Output.ROUND_TO_INPUT:
@@ -113,7 +115,7 @@ def _between_grids(
     left, right = (_grid_before(tensor, producers) for tensor in node.inputs)
     follower, ceiling = _only_reader(node.outputs[0], readers), None
     if follower is not None and Stage.SUM in _joins(follower):
-        ceiling = 6.0 if rule_of(follower).output is Output.ROUND_TO_INPUT else None
+        ceiling = 6.0 if rule_or_float(follower).output is Output.ROUND_TO_INPUT else None
         follower = _only_reader(follower.outputs[0], readers)
     if left is None or right is None or follower is None:
         return None
@@ -126,7 +128,7 @@ def _between_grids(
 def _joins(node: GraphNode) -> frozenset[Stage]:
     """The stages of an input that a layer of the float model fuses with."""
     ours = isinstance(node.operation, Quantizer | QuantizeWrapper)
-    return frozenset() if ours else rule_of(node).joins
+    return frozenset() if ours else rule_or_float(node).joins
 
 
 def _averages(node: GraphNode, producers: dict[int, GraphNode]) -> bool:
@@ -136,7 +138,7 @@ def _averages(node: GraphNode, producers: dict[int, GraphNode]) -> bool:
         isinstance(node.operation, Quantizer)
         and source is not None
         and type(source.operation) in (*AVERAGE_POOLING, keras.layers.UpSampling2D)
-        and rule_of(source).output is Output.ROUND_TO_INPUT
+        and rule_or_float(source).output is Output.ROUND_TO_INPUT
     )
 
 
@@ -151,7 +153,7 @@ def _grid_before(tensor: Any, producers: dict[int, GraphNode]) -> Quantizer | No
 
 
 def _moves_the_grid(node: GraphNode) -> bool:
-    return rule_of(node).output in (Output.QUANTIZE, Output.FIXED)
+    return rule_or_float(node).output in (Output.QUANTIZE, Output.FIXED)
 
 
 def _only_reader(tensor: Any, readers: dict[int, list[GraphNode | None]]) -> GraphNode | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -11,16 +12,18 @@ from keras import ops
 from keras_qat import config as configs
 from keras_qat.calibration import CalibrationData, Histogram, activation_histograms
 from keras_qat.config import QuantizationConfig
-from keras_qat.keras_graph import flat_nodes, functional
+from keras_qat.keras_graph import flat_nodes
 from keras_qat.model import ORIGINALS, QuantizedModel
-from keras_qat.rules import UnsupportedLayerError, rule_of, supported_layers
-from keras_qat.transforms.bit_widths import BitWidths, Overrides
+from keras_qat.rule import UnsupportedLayerError
+from keras_qat.rules import rule_of, supported_layers
+from keras_qat.transforms.bit_widths import BitWidths, Overrides, stays_float
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
 from keras_qat.transforms.grid_plan import GridPlan
 from keras_qat.transforms.insert_quantizers import QuantizerSite, insert_quantizers
 from keras_qat.transforms.pair_merges import pair_merges
 from keras_qat.transforms.split_activations import split_activations
 from keras_qat.transforms.to_layers import layers_of, to_layers
+from keras_qat.transforms.tracing import as_graph, expanded
 from keras_qat.wrappers import QuantizeWrapper
 
 
@@ -41,7 +44,8 @@ def quantize(
     Subtract or Multiply get 8 bits unless the config or an override says otherwise.
 
     Args:
-        model: Functional or Sequential float model.
+        model: Functional or Sequential float model, or a built subclassed one whose `call` runs on
+            symbolic tensors. Models and layers made of other layers are taken apart.
         config: a `QuantizationConfig`, or the name `"gdnsq"`, `"lsq"` or `"ste"`; 8-bit LSQ by
             default.
         overrides: regular expression for a whole layer name -> config for the weights and the
@@ -69,21 +73,22 @@ def quantize(
     >>> [layer.name for layer in qmodel.layers][1:]
     ['input_layer_quantizer', 'dense', 'dense_quantizer']
     """
-    config = configs.get(config)
+    config, overrides = configs.get(config), overrides or {}
     _check_model(model)
-    _check_layers(model)  # before anything copies a layer
+    model = as_graph(model, calibration_data)
+    _check_layers(model, overrides)  # before anything copies a layer
     plain = to_layers(model)
-    _check_layers(plain)  # what stands for a raw operation needs a rule, too
+    _check_layers(plain, overrides)  # what stands for a raw operation needs a rule, too
     data = CalibrationData(model, calibration_data)
     separated = decompose_separable(split_activations(plain))
     normalized, pairs = pair_merges(separated)
-    bit_widths = BitWidths(normalized, config, overrides or {}, {**origins(plain), **pairs})
+    bit_widths = BitWidths(normalized, config, overrides, {**origins(plain), **pairs})
     plan = GridPlan(normalized, bit_widths, data.signed_inputs())
     quantized, sites = insert_quantizers(normalized, bit_widths, plan, QuantizedModel)
     if not sites:
         raise ValueError(
             f"Nothing of the model {model.name!r} would be quantized: overrides of None leave all "
-            f"layers in float. Received: overrides={dict(overrides or {})!r}"
+            f"layers in float. Received: overrides={dict(overrides)!r}"
         )
     _calibrate_weights(quantized)
     _calibrate_activations(normalized, sites, data)
@@ -103,26 +108,33 @@ def _check_model(model: Any) -> None:
         raise ValueError(
             f"The model {model.name!r} is quantized already: quantize the float model."
         )
-    functional(model)
 
 
-def _check_layers(model: keras.Model) -> None:
+def _check_layers(model: keras.Model, overrides: Overrides) -> None:
     """Raises one error that lists every layer without a rule, before anything copies a layer."""
-    problems = []
-    for node in flat_nodes(model):
-        if layers_of(node) is not None:
-            continue  # a raw operation that becomes layers
-        try:
-            rule_of(node)
-        except UnsupportedLayerError as error:
-            problems.append(str(error))
+    problems = list(_problems(model, overrides))
     if problems:
         listing = "".join(f"\n  {problem}" for problem in dict.fromkeys(problems))
         raise UnsupportedLayerError(
             f"The model {model.name!r} has layers that cannot be quantized:{listing}\n"
-            "Ways out: replace the layer by supported ones, or split the model and quantize the "
-            f"part without it. These have a rule: {', '.join(supported_layers())}."
+            "Ways out: replace the layer by supported ones; teach keras_qat the layer with "
+            "keras_qat.register_rule; leave it in float with overrides={its name: None}, which "
+            "trains but does not export; or split the model and quantize the part without it. "
+            f"These have a rule: {', '.join(supported_layers())}."
         )
+
+
+def _problems(model: keras.Model, overrides: Overrides) -> Iterator[str]:
+    for node in flat_nodes(model):
+        if layers_of(node) is not None or stays_float(node.operation.name, overrides):
+            continue
+        graph = expanded(node)
+        inside = [] if graph is None else list(_problems(graph, overrides))
+        try:
+            if graph is None or inside:
+                rule_of(node)
+        except UnsupportedLayerError as error:
+            yield str(error) + "".join(f"; it calls {problem}" for problem in inside)
 
 
 def _calibrate_weights(model: keras.Model) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
 from keras_qat.lowering.affine import lower_affine
-from keras_qat.lowering.context import LoweringContext, Value
 from keras_qat.lowering.merge import (
     lower_add,
     lower_concatenate,
@@ -39,6 +35,8 @@ from keras_qat.lowering.shape import (
     lower_upsampling,
     lower_zero_padding,
 )
+from keras_qat.restrictions import AVERAGE_POOLING, covers_everything, why_not
+from keras_qat.rule import Output, Rule, Stage, UnsupportedLayerError
 from keras_qat.wrappers import (
     QuantizeActivation,
     QuantizeAdd,
@@ -62,59 +60,7 @@ from keras_qat.wrappers import (
 
 layers = keras.layers
 
-LowerFunction = Callable[[Any, list[Value], LoweringContext], Value]
-AVERAGE_POOLING = (layers.AveragePooling1D, layers.AveragePooling2D)
-TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose)
-_LARGEST_AVERAGE_WINDOW = 256
 _ACTIVATION_LAYERS = (layers.Activation, QuantizeActivation)
-
-
-class Output(enum.Enum):
-    """Where the grid of a layer's output comes from."""
-
-    QUANTIZE = "a quantizer of its own"
-    SAME_AS_INPUT = "the input's grid; every value is on it already"
-    ROUND_TO_INPUT = "the input's grid; values are rounded to it again"
-    SHARED = "one grid with all inputs, whose quantizers become one"
-    FIXED = "the runtimes' own grid"
-
-
-class Stage(enum.Enum):
-    """What a tensor without a grid is, and so which layers may still join the op that makes it."""
-
-    LINEAR = "weights applied; BatchNormalization and an activation may join"
-    SUM = "a sum or a product of tensors; an activation may join"
-    COMPLETE = "a quantizer must follow"
-    FLOAT = "left in float by the user"
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What a layer type becomes.
-
-    Attributes:
-        output: where the grid of its output comes from.
-        lower: the layer in integers; weight layers state it in their wrapper.
-        wrapper: the wrapper of a weight layer.
-        yields: the stage of its output (for `Output.QUANTIZE`).
-        joins: stages of an input that it fuses with, with no quantizer in between.
-        minimum_bits: its output deserves at least so many bits.
-        wide_inputs: what enters it gets the config's `add_bits`.
-        unsigned: its output is never negative.
-        signed: its output can be negative, whatever its inputs are.
-        stand_in: makes the layer that stands for it where it is an op of its own.
-    """
-
-    output: Output
-    lower: LowerFunction | None = None
-    wrapper: type[QuantizeWrapper] | None = None
-    yields: Stage = Stage.COMPLETE
-    joins: frozenset[Stage] = frozenset()
-    minimum_bits: int = 1
-    wide_inputs: bool = False
-    unsigned: bool = False
-    signed: bool = False
-    stand_in: Callable[[Any], Any] | None = None
 
 
 def _as(kind: type) -> Callable[[Any], Any]:
@@ -158,6 +104,7 @@ _AFFINE = Rule(
 _BATCH_NORMALIZATION = dataclasses.replace(_AFFINE, stand_in=_as(QuantizeBatchNormalization))
 _LEAKY_RELU, _PRELU = _pointwise(QuantizeLeakyReLU), _pointwise(QuantizePReLU)
 _ELU = _pointwise(QuantizeELU)
+_FLOAT = Rule(Output.QUANTIZE)
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
 _MAX_POOLING = Rule(Output.SAME_AS_INPUT, lower_max_pooling)
 _AVERAGE_POOLING = Rule(Output.ROUND_TO_INPUT, lower_average_pooling)
@@ -208,7 +155,12 @@ RULES: dict[type, Rule] = {
     layers.Reshape: Rule(Output.SAME_AS_INPUT, lower_reshape),
     layers.ZeroPadding1D: _ZERO_PADDING,
     layers.ZeroPadding2D: _ZERO_PADDING,
+    layers.ActivityRegularization: _IDENTITY,
     layers.Dropout: _IDENTITY,
+    layers.GaussianDropout: _IDENTITY,
+    layers.GaussianNoise: _IDENTITY,
+    layers.SpatialDropout1D: _IDENTITY,
+    layers.SpatialDropout2D: _IDENTITY,
     layers.Softmax: _SOFTMAX,
     layers.ELU: _ELU,
     QuantizeELU: _ELU,
@@ -217,11 +169,6 @@ RULES: dict[type, Rule] = {
     layers.PReLU: _PRELU,
     QuantizePReLU: _PRELU,
 }
-
-MERGES = (
-    *(layers.Add, layers.Average, layers.Maximum, layers.Minimum),
-    *(layers.Multiply, layers.Subtract),
-)
 
 _NEVER_NEGATIVE = ("exponential", "hard_sigmoid", "sigmoid", "softplus", "sparse_plus")
 _NEVER_NEGATIVE += ("sparse_sigmoid", "squareplus")
@@ -252,10 +199,6 @@ def supported_layers() -> list[str]:
     return sorted([*types, *(f"Activation({name})" for name in names)])
 
 
-class UnsupportedLayerError(NotImplementedError):
-    """A model with layers that have no rule; the message names them all and the ways out."""
-
-
 def rule_of(node: GraphNode) -> Rule:
     """The rule of a layer at its place in a graph, looked up by its exact type.
 
@@ -263,24 +206,74 @@ def rule_of(node: GraphNode) -> Rule:
         UnsupportedLayerError: no rule; the message says why.
     """
     layer, kind = node.operation, type(node.operation)
+    if not isinstance(layer, layers.Layer):
+        reason = "this raw operation has no layer that stands for it; use a supported layer"
+        raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     if kind in _ACTIVATION_LAYERS:
         rule = _activation_rule(layer)
     elif kind in (layers.ReLU, QuantizeReLU):
         rule = _relu_rule(layer)
-    elif kind in AVERAGE_POOLING and _covers_everything(layer, node):
+    elif kind in AVERAGE_POOLING and covers_everything(layer, node):
         rule = _GLOBAL_AVERAGE
     elif kind is layers.UpSampling2D and layer.interpolation == "bilinear":
         rule = _INTERPOLATION
     else:
         rule = RULES.get(kind)
-    if not isinstance(layer, layers.Layer):
-        reason = "this raw operation has no layer that stands for it; use a supported layer"
-    else:
-        known = rule is not None or kind in _ACTIVATION_LAYERS
-        reason = _why_not(node) if known else "no rule for this layer"
+    known = rule is not None or kind in _ACTIVATION_LAYERS
+    reason = _why_not(node) if known else "no rule for this layer"
     if rule is None or reason:
         raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     return rule
+
+
+def rule_or_float(node: GraphNode) -> Rule:
+    """As `rule_of`, but a layer without a rule is one that stays in float."""
+    try:
+        return rule_of(node)
+    except UnsupportedLayerError:
+        return _FLOAT
+
+
+def register_rule(layer_type: type[keras.layers.Layer], rule: Rule) -> None:
+    """Teaches `quantize` a layer type, exactly this one; a rule it had is replaced.
+
+    A layer made of other layers needs no rule: it is taken apart into them.
+
+    Args:
+        layer_type: a subclass of `keras.layers.Layer`.
+        rule: where the grid of its output comes from, and `lower(layer, operands, context)`, which
+            states the layer in integer ops and returns the name of the tensor they yield.
+
+    Raises:
+        ValueError: no layer type, or no rule.
+
+    Example: a layer that reorders values, whatever their grid.
+
+    >>> import keras, keras_qat
+    >>> from keras_qat.integer import ops
+    >>> class Transposed(keras.layers.Layer):
+    ...     def call(self, x):
+    ...         return keras.ops.transpose(x, (0, 2, 1))
+    >>> def lower(layer, operands, context):
+    ...     return context.same_grid(ops.Transpose((operands[0],), context.name, (2, 1)))
+    >>> register_rule(Transposed, Rule(Output.SAME_AS_INPUT, lower))
+    """
+    if not (isinstance(layer_type, type) and issubclass(layer_type, layers.Layer)):
+        raise ValueError(f"A rule belongs to a type of layers. Received: {layer_type!r}")
+    if not isinstance(rule, Rule):
+        raise ValueError(f"A rule must be a keras_qat.Rule. Received: {rule!r}")
+    RULES[layer_type] = rule
+
+
+def _why_not(node: GraphNode) -> str:
+    layer = node.operation
+    ours = type(layer).__module__.startswith(("keras.", "keras_qat."))
+    if ours and hasattr(layer, "activation") and _activation_rule(layer) is None:
+        return (
+            f"no rule for its activation {_activation_name(layer)!r}; "
+            "take a function of one number of keras.activations"
+        )
+    return why_not(node)
 
 
 def _activation_rule(layer: Any) -> Rule | None:
@@ -313,84 +306,3 @@ def _relu_rule(layer: Any) -> Rule:
     if slope == threshold == 0 and layer.max_value in (None, 6.0):
         return _RELU if layer.max_value is None else _RELU6
     return _pointwise(QuantizeReLU, unsigned=slope == 0, signed=slope * threshold > 0)
-
-
-def _covers_everything(layer: Any, node: GraphNode) -> bool:
-    return tuple(layer.pool_size) == tuple(node.inputs[0].shape[1:-1])
-
-
-def joinable(shapes: Sequence[tuple[int | None, ...]]) -> bool:
-    """Whether a merge layer of these tensors can be deployed: sizes of each axis are equal or 1.
-
-    As in Keras, a tensor of lower rank has sizes of 1 behind its batch.
-    """
-    rank = max(map(len, shapes))
-    if len(shapes) < 2 or any(None in shape[1:] for shape in shapes if len(shape) < rank):
-        return False
-    full = [(shape[0], *(1,) * (rank - len(shape)), *shape[1:]) for shape in shapes]
-    return all(len({*sizes} - {1}) <= 1 for sizes in zip(*full, strict=True))
-
-
-def _why_not(node: GraphNode) -> str:
-    """What makes a layer, of a type that has a rule, impossible here; empty if nothing does."""
-    layer, shape = node.operation, node.inputs[0].shape
-    last_axis = (-1, len(shape) - 1)
-    if hasattr(layer, "activation") and _activation_rule(layer) is None:
-        return (
-            f"no rule for its activation {_activation_name(layer)!r}; "
-            "take a function of one number of keras.activations"
-        )
-    if isinstance(layer, layers.PReLU) and math.prod(layer.alpha.shape) != 1:
-        return "only one slope has a rule; share it (shared_axes=[1, 2, 3]), or use LeakyReLU"
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        return "only data_format='channels_last' can be deployed"
-    if isinstance(layer, TRANSPOSED) and (reason := _why_not_transposed(layer)):
-        return reason
-    if isinstance(layer, layers.UpSampling2D) and (reason := _why_not_interpolated(layer)):
-        return reason
-    if isinstance(layer, layers.BatchNormalization) and layer.axis not in last_axis:
-        return "only the last axis can be normalized"
-    if isinstance(layer, layers.Concatenate) and layer.axis in (0, -len(shape)):
-        return "examples of a batch cannot be joined"
-    if isinstance(layer, layers.Normalization) and layer.axis not in ((), (-1,), (len(shape) - 1,)):
-        return "only the last axis, or all at once, can be normalized"
-    if isinstance(layer, layers.Rescaling):
-        sizes = {np.size(layer.scale), np.size(layer.offset)}
-        if not sizes <= {1, shape[-1]}:
-            return "its scale and offset must be one number, or one for each channel"
-    if isinstance(layer, layers.Softmax) and layer.axis not in last_axis:
-        return "only a softmax over the last axis has a rule"
-    if isinstance(layer, MERGES) and not joinable([tensor.shape for tensor in node.inputs]):
-        shapes = ", ".join(str(tensor.shape) for tensor in node.inputs)
-        return f"it needs two tensors or more, with equal sizes or sizes of 1, not {shapes}"
-    if isinstance(layer, AVERAGE_POOLING) and not _covers_everything(layer, node):
-        window = math.prod(layer.pool_size)
-        if window > _LARGEST_AVERAGE_WINDOW:
-            return f"an average over {window} values has no rule (at most 256, or all of them)"
-    return ""
-
-
-def _why_not_interpolated(layer: Any) -> str:
-    if layer.interpolation not in ("nearest", "bilinear"):
-        return f"interpolation='nearest' and 'bilinear' have a rule, not {layer.interpolation!r}"
-    exact = all(size.bit_count() == 1 for size in layer.size)
-    if layer.interpolation == "bilinear" and not (exact and math.prod(layer.size) <= 256):
-        return (
-            "interpolation='bilinear' has a rule for sizes that are powers of two, with a product "
-            f"up to 256, not {tuple(layer.size)}"
-        )
-    return ""
-
-
-def _why_not_transposed(layer: Any) -> str:
-    if any(rate != 1 for rate in layer.dilation_rate):
-        return "runtimes have no transposed convolution with a dilation"
-    windows = list(zip(layer.kernel_size, layer.strides, strict=True))
-    holes = any(size < stride for size, stride in windows)
-    padded = any(size > stride for size, stride in windows) or layer.output_padding is not None
-    if layer.padding == "same" and holes and padded:
-        return (
-            "with padding='same' a kernel smaller than the strides along one axis has no rule; "
-            "use padding='valid' and a Cropping layer, or a larger kernel_size"
-        )
-    return ""

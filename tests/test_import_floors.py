@@ -19,6 +19,7 @@ FLOORS = [
         "keras_qat.schedules",
     },
     {"keras_qat.config", "keras_qat.objectives", "keras_qat.lowering", "keras_qat.wrappers"},
+    {"keras_qat.restrictions", "keras_qat.rule"},
     {"keras_qat.rules"},
     {
         "keras_qat.calibration",

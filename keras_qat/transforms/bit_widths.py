@@ -11,7 +11,8 @@ import keras
 from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import GraphNode, consumers, nodes
-from keras_qat.rules import Output, rule_of
+from keras_qat.rule import Output
+from keras_qat.rules import rule_or_float
 
 Overrides = Mapping[str, QuantizationConfig | str | dict[str, Any] | None]
 
@@ -71,7 +72,7 @@ class BitWidths:
         reached = list(self._readers(tensor))
         if None in reached:
             return config.first_and_last_bits
-        if any(node is not None and rule_of(node).wide_inputs for node in reached):
+        if any(node is not None and rule_or_float(node).wide_inputs for node in reached):
             return config.add_bits
         return config.activation_bits
 
@@ -79,7 +80,7 @@ class BitWidths:
         """Everything that reads the values of a tensor on its grid; `None` is a model output."""
         for node in self._consumers.get(id(tensor), []):
             yield node
-            if node is not None and rule_of(node).output is not Output.QUANTIZE:
+            if node is not None and rule_or_float(node).output is not Output.QUANTIZE:
                 yield from self._readers(node.outputs[0])
 
     def _check_patterns(self) -> None:
@@ -90,6 +91,12 @@ class BitWidths:
                     f"The override {pattern.pattern!r} matches no layer. Patterns are regular "
                     f"expressions for a whole layer name. The layers are: {', '.join(names)}"
                 )
+
+
+def stays_float(name: str, overrides: Overrides) -> bool:
+    """Whether the first override that names a layer leaves it in float."""
+    found = (value for pattern, value in overrides.items() if _compile(pattern).fullmatch(name))
+    return next(found, ...) is None
 
 
 def _compile(pattern: str) -> re.Pattern[str]:
@@ -110,7 +117,7 @@ def _ends(model: keras.Model) -> set[str]:
     every: set[str] = set()
     for node in nodes(model):
         seen = frozenset().union(*(before.get(id(tensor), frozenset()) for tensor in node.inputs))
-        if rule_of(node).wrapper is not None:
+        if rule_or_float(node).wrapper is not None:
             name = node.operation.name
             every.add(name)
             inner |= seen

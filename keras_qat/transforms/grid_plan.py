@@ -11,7 +11,8 @@ import keras
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import GraphNode, consumers, input_name, nodes
 from keras_qat.quantizers import Quantizer
-from keras_qat.rules import Output, Rule, Stage, UnsupportedLayerError, rule_of
+from keras_qat.rule import Output, Rule, Stage, UnsupportedLayerError
+from keras_qat.rules import rule_or_float
 from keras_qat.transforms.bit_widths import BitWidths
 
 
@@ -141,10 +142,12 @@ class GridPlan:
         self._start(Site(tensor, name, config, bits, signed, is_input=True))
 
     def _visit(self, node: GraphNode) -> None:
-        rule = rule_of(node)
-        (tensor,) = node.outputs
+        rule = rule_or_float(node)
         state = self._state_behind(node, rule)
-        self._states[id(tensor)] = state
+        self._states.update({id(tensor): state for tensor in node.outputs})
+        if len(node.outputs) > 1:
+            return  # only a layer in float yields several tensors
+        (tensor,) = node.outputs
         if self._needs_quantizer(tensor, state):
             self._quantize(tensor, state)
 
@@ -202,7 +205,7 @@ class GridPlan:
         readers = self._consumers.get(id(tensor), [])
         if len(readers) != 1 or readers[0] is None:
             return True
-        return state.stage not in rule_of(readers[0]).joins
+        return state.stage not in rule_or_float(readers[0]).joins
 
     def _quantize(self, tensor: Any, state: _TensorState) -> None:
         config, overridden = self._bit_widths.config_for(state.members)

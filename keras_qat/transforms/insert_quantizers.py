@@ -9,7 +9,9 @@ import keras
 
 from keras_qat.keras_graph import GraphNode, input_name, rebuild
 from keras_qat.quantizers import Quantizer, SoftmaxRounding
-from keras_qat.rules import AVERAGE_POOLING, Output, Rule, rule_of
+from keras_qat.restrictions import AVERAGE_POOLING
+from keras_qat.rule import Output, Rule
+from keras_qat.rules import rule_or_float
 from keras_qat.transforms.bit_widths import BitWidths
 from keras_qat.transforms.grid_plan import GridPlan, SharedGrid
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
@@ -71,9 +73,11 @@ class _Inserter:
 
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The layer's copy in the place of the layer, and a quantizer behind it if it needs one."""
-        rule = rule_of(node)
+        rule = rule_or_float(node)
         layer = self.copies.of(node.operation, lambda layer: self._copy(layer, rule, node))
         outputs = layer(*args, **kwargs)
+        if len(node.outputs) > 1:
+            return outputs  # only a layer in float yields several tensors
         (float_tensor,) = node.outputs
         if rule.output is Output.FIXED:
             return SoftmaxRounding(name=self._unique(node.operation.name))(outputs)

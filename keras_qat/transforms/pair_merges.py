@@ -8,7 +8,8 @@ from typing import Any
 import keras
 
 from keras_qat.keras_graph import GraphNode, nodes, rebuild
-from keras_qat.rules import MERGES, UnsupportedLayerError
+from keras_qat.restrictions import MERGES
+from keras_qat.rule import UnsupportedLayerError
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
 
 layers = keras.layers

@@ -18,8 +18,9 @@ from keras_qat.keras_graph import (
     rebuild,
     replay,
 )
-from keras_qat.rules import joinable
+from keras_qat.restrictions import joinable
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
+from keras_qat.transforms.tracing import expanded, may_expand
 from keras_qat.wrappers import approximate_gelu
 
 layers = keras.layers
@@ -45,7 +46,8 @@ def to_layers(model: keras.Model) -> keras.Model:
     `Multiply`, `Maximum` and `Minimum`, a slice with steps over height and width `Cropping2D` and
     a `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`.
     The last layer takes the name of the operation. In the place of a model stand its layers, under
-    their own names where these are free. As in Keras, `training=False` given to a model while a
+    their own names where these are free; likewise in the place of a layer of the user's own that
+    is made of layers. As in Keras, `training=False` given to a model while a
     graph is built does not outlast `fit`; `trainable=False` does.
     """
     if all(_is_plain_layer(node.operation) for node in nodes(model)):
@@ -68,6 +70,10 @@ class _Builder:
         if is_graph(operation):
             outputs = replay(operation, keras.tree.flatten(args[0]), self.call)
             return packed_outputs(operation, outputs)
+        if (graph := expanded(node)) is not None:
+            given = [x for x in keras.tree.flatten((args, kwargs)) if not _is_constant(x)]
+            values = {id(x): value for x, value in zip(node.inputs, given, strict=True)}
+            return packed_outputs(graph, replay(graph, list(values.values()), self.call))
         if isinstance(operation, layers.Layer):
             return self.copies.of(operation, self._copy)(*args, **kwargs)
         chain = layers_of(node)
@@ -91,7 +97,8 @@ class _Builder:
 
 
 def _is_plain_layer(operation: Any) -> bool:
-    return isinstance(operation, layers.Layer) and not is_graph(operation)
+    is_layer = isinstance(operation, layers.Layer)
+    return is_layer and not is_graph(operation) and not may_expand(operation)
 
 
 def layers_of(node: GraphNode) -> Chain | None:

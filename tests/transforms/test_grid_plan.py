@@ -6,7 +6,7 @@ import pytest
 
 import keras_qat
 from keras_qat.keras_graph import input_name
-from keras_qat.rules import UnsupportedLayerError
+from keras_qat.rule import UnsupportedLayerError
 from keras_qat.transforms.bit_widths import BitWidths
 from keras_qat.transforms.grid_plan import GridPlan
 from tests.models import images
