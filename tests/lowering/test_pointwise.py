@@ -125,6 +125,15 @@ def test_a_trained_network_of_functions_deploys(tmp_path):
         assert difference.largest <= (0 if difference.name in lookups else 1), difference
 
 
+def test_a_learned_slope_is_kept():
+    inputs, prelu = keras.Input((6, 6, 3), name="image"), LAYERS["prelu"]()
+    model = keras.Model(inputs, prelu(inputs))
+    prelu.alpha.assign([[[0.25]]])
+    qmodel = keras_qat.quantize(model, calibration_data=images(8, (6, 6, 3)))
+    assert float(qmodel.get_layer(prelu.name).alpha[0, 0, 0]) == 0.25
+    assert len(qmodel.get_layer(prelu.name).trainable_weights) == 1
+
+
 def test_a_gelu_by_its_approximation_stays_that(tmp_path):
     inputs = keras.Input((16,), name="numbers")
     model = keras.Model(inputs, keras.ops.gelu(inputs))
