@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from keras_qat.estimators import Estimator
     from keras_qat.model import QuantizedModel
     from keras_qat.pipeline import quantize
+    from keras_qat.planning import Plan, plan
     from keras_qat.plotting import plot_capacity, plot_grids
     from keras_qat.quantizers import (
         DoReFaQuantizer,
@@ -48,6 +49,7 @@ _HOME = {
     "LSQQuantizer": "keras_qat.quantizers",
     "Output": "keras_qat.rule",
     "PACTQuantizer": "keras_qat.quantizers",
+    "Plan": "keras_qat.planning",
     "PEGEConfig": "keras_qat.config",
     "QuantizationConfig": "keras_qat.config",
     "QuantizedModel": "keras_qat.model",
@@ -57,6 +59,7 @@ _HOME = {
     "STEQuantizer": "keras_qat.quantizers",
     "UnsupportedLayerError": "keras_qat.rule",
     "load_model": "keras_qat.saving",
+    "plan": "keras_qat.planning",
     "plot_capacity": "keras_qat.plotting",
     "plot_grids": "keras_qat.plotting",
     "quantize": "keras_qat.pipeline",
@@ -77,6 +80,7 @@ __all__ = [
     "Output",
     "PACTQuantizer",
     "PEGEConfig",
+    "Plan",
     "QuantizationConfig",
     "QuantizedModel",
     "Quantizer",
@@ -88,6 +92,7 @@ __all__ = [
     "estimators",
     "load_model",
     "optimizers",
+    "plan",
     "plot_capacity",
     "plot_grids",
     "quantize",

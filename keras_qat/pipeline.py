@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -74,15 +73,14 @@ def quantize(
     ['input_layer_quantizer', 'dense', 'dense_quantizer']
     """
     config, overrides = configs.get(config), overrides or {}
-    _check_model(model)
+    check_model(model)
     model = as_graph(model, calibration_data)
     _check_layers(model, overrides)  # before anything copies a layer
-    plain = to_layers(model)
+    plain = to_layers(model, lambda name: stays_float(name, overrides))
     _check_layers(plain, overrides)  # what stands for a raw operation needs a rule, too
     data = CalibrationData(model, calibration_data)
-    separated = decompose_separable(split_activations(plain))
-    normalized, pairs = pair_merges(separated)
-    bit_widths = BitWidths(normalized, config, overrides, {**origins(plain), **pairs})
+    normalized, known_as = normalize(plain)
+    bit_widths = BitWidths(normalized, config, overrides, known_as)
     plan = GridPlan(normalized, bit_widths, data.signed_inputs())
     quantized, sites = insert_quantizers(normalized, bit_widths, plan, QuantizedModel)
     if not sites:
@@ -96,7 +94,18 @@ def quantize(
     return quantized
 
 
-def _check_model(model: Any) -> None:
+def normalize(plain: keras.Model) -> tuple[keras.Model, dict[str, str]]:
+    """A model of layers with its weight layers linear, and merges of no more than two tensors.
+
+    Returns:
+        The model, and for the parts of layers that were taken apart the layer's name.
+    """
+    normalized, pairs = pair_merges(decompose_separable(split_activations(plain)))
+    return normalized, {**origins(plain), **pairs}
+
+
+def check_model(model: Any) -> None:
+    """Raises ValueError for what is no float Keras 3 model."""
     if type(model).__module__.startswith("tf_keras"):
         raise ValueError(
             "This is a Keras 2 (tf_keras) model. Rebuild it with Keras 3 (`import keras`), copy "
@@ -112,7 +121,7 @@ def _check_model(model: Any) -> None:
 
 def _check_layers(model: keras.Model, overrides: Overrides) -> None:
     """Raises one error that lists every layer without a rule, before anything copies a layer."""
-    problems = list(_problems(model, overrides))
+    problems = layer_problems(model, overrides).values()
     if problems:
         listing = "".join(f"\n  {problem}" for problem in dict.fromkeys(problems))
         raise UnsupportedLayerError(
@@ -124,17 +133,21 @@ def _check_layers(model: keras.Model, overrides: Overrides) -> None:
         )
 
 
-def _problems(model: keras.Model, overrides: Overrides) -> Iterator[str]:
+def layer_problems(model: keras.Model, overrides: Overrides) -> dict[str, str]:
+    """Layer name -> why it has no rule, for all that are not left in float by an override."""
+    problems = {}
     for node in flat_nodes(model):
-        if layers_of(node) is not None or stays_float(node.operation.name, overrides):
+        name = node.operation.name
+        if layers_of(node) is not None or stays_float(name, overrides):
             continue
         graph = expanded(node)
-        inside = [] if graph is None else list(_problems(graph, overrides))
+        inside = {} if graph is None else layer_problems(graph, overrides)
         try:
             if graph is None or inside:
                 rule_of(node)
         except UnsupportedLayerError as error:
-            yield str(error) + "".join(f"; it calls {problem}" for problem in inside)
+            problems[name] = "; it calls ".join([str(error), *inside.values()])
+    return problems
 
 
 def _calibrate_weights(model: keras.Model) -> None:

@@ -31,6 +31,7 @@ FLOORS = [
     },
     {"keras_qat.model", "keras_qat.penalty"},
     {"keras_qat.callbacks", "keras_qat.pipeline", "keras_qat.plotting", "keras_qat.saving"},
+    {"keras_qat.planning"},
 ]
 PLACES = ("keras_qat", "tflite_export", "tests", "examples")
 WEIGHTY = {"keras", "tensorflow", "jax", "torch"}

@@ -39,7 +39,9 @@ _CROP_AND_POOL = {
 _OF_TWO = (layers.Add, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract)
 
 
-def to_layers(model: keras.Model) -> keras.Model:
+def to_layers(
+    model: keras.Model, stays_whole: Callable[[str], bool] = lambda name: False
+) -> keras.Model:
     """The same function in layers, as far as raw operations have one; else the model itself.
 
     `x + y`, `x - y`, `x * y`, maxima and minima of two tensors become `Add`, `Subtract`,
@@ -47,19 +49,20 @@ def to_layers(model: keras.Model) -> keras.Model:
     a `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`.
     The last layer takes the name of the operation. In the place of a model stand its layers, under
     their own names where these are free; likewise in the place of a layer of the user's own that
-    is made of layers. As in Keras, `training=False` given to a model while a
-    graph is built does not outlast `fit`; `trainable=False` does.
+    is made of layers, unless `stays_whole(name)`. As in Keras, `training=False` given to a model
+    while a graph is built does not outlast `fit`; `trainable=False` does.
     """
     if all(_is_plain_layer(node.operation) for node in nodes(model)):
         return model
-    builder = _Builder(model)
+    builder = _Builder(model, stays_whole)
     result = rebuild(model, builder.call)
     builder.copies.copy_weights()
     return result
 
 
 class _Builder:
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, stays_whole: Callable[[str], bool]):
+        self._stays_whole = stays_whole
         self.copies = LayerCopies()
         self._outer = {id(layer) for layer in model.layers}  # these keep their names
         self._taken = {layer.name for layer in model.layers}
@@ -70,7 +73,8 @@ class _Builder:
         if is_graph(operation):
             outputs = replay(operation, keras.tree.flatten(args[0]), self.call)
             return packed_outputs(operation, outputs)
-        if (graph := expanded(node)) is not None:
+        graph = None if self._stays_whole(operation.name) else expanded(node)
+        if graph is not None:
             given = [x for x in keras.tree.flatten((args, kwargs)) if not _is_constant(x)]
             values = {id(x): value for x, value in zip(node.inputs, given, strict=True)}
             return packed_outputs(graph, replay(graph, list(values.values()), self.call))

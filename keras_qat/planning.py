@@ -1,0 +1,235 @@
+"""`plan`: what `quantize` would do, without doing it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.table import Table
+
+from keras_qat import config as configs
+from keras_qat.config import QuantizationConfig
+from keras_qat.keras_graph import GraphNode, input_name, nodes
+from keras_qat.pipeline import check_model, layer_problems, normalize
+from keras_qat.restrictions import TRANSPOSED
+from keras_qat.rule import Output
+from keras_qat.rules import rule_or_float
+from keras_qat.transforms.bit_widths import BitWidths, Overrides, stays_float
+from keras_qat.transforms.grid_plan import GridPlan
+from keras_qat.transforms.to_layers import to_layers
+from keras_qat.transforms.tracing import as_graph
+
+_FLOAT_BYTES = 4
+_BIAS_BYTES = 4
+_TABLE_HEADER_BYTES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """What becomes of one call of one layer.
+
+    Attributes:
+        name: of the layer; of a part, where a layer is taken apart.
+        layer_type: its class.
+        output_shape: the batch left out.
+        weight_bits: of its kernel; `None` without one, or in float.
+        output_bits: of the grid that its output is put on; `None` where it has none of its own.
+        output: where the grid of its output comes from, in words; "fused" if what follows joins
+            its op.
+        macs: multiplications by a kernel for one example; `None` where sizes are unknown.
+        float_bytes: its weights in float32.
+        litert_bytes: its kernel and bias in a file for LiteRT.
+        tflm_bytes: the same in a file for TensorFlow Lite Micro, in lookup tables where smaller.
+        why_not: why it stays in float; empty if it is quantized.
+    """
+
+    name: str
+    layer_type: str
+    output_shape: tuple[int | None, ...]
+    weight_bits: int | None
+    output_bits: int | None
+    output: str
+    macs: int | None
+    float_bytes: int
+    litert_bytes: int
+    tflm_bytes: int
+    why_not: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `quantize` would make of a model; `print(plan)` shows it as a table.
+
+    Attributes:
+        model_name: of the float model.
+        input_bits: input name -> bits of its grid; `None` in float.
+        layers: every call, in the order of the graph.
+    """
+
+    model_name: str
+    input_bits: dict[str, int | None]
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def unsupported(self) -> tuple[LayerPlan, ...]:
+        """The layers that stay in float."""
+        return tuple(layer for layer in self.layers if layer.why_not)
+
+    @property
+    def deploys(self) -> bool:
+        """Whether the whole model can be exported."""
+        return not self.unsupported and None not in self.input_bits.values()
+
+    def total(self, field: str) -> int:
+        """The sum of a column, such as `"litert_bytes"`; unknown entries count as 0."""
+        return sum(getattr(layer, field) or 0 for layer in self.layers)
+
+    def __str__(self) -> str:
+        table = Table(title=f"What quantize() would make of {self.model_name!r}", show_footer=True)
+        table.add_column("layer", "total", overflow="fold")
+        table.add_column("type", overflow="fold")
+        table.add_column("output", overflow="fold")
+        table.add_column("weights", justify="right")
+        table.add_column("output grid", overflow="fold")
+        for field in ("macs", "float_bytes", "litert_bytes", "tflm_bytes"):
+            head = field.replace("_bytes", " bytes").replace("macs", "MACs")
+            table.add_column(head, f"{self.total(field):,}", justify="right")
+        for name, bits in self.input_bits.items():
+            table.add_row(name, "Input", "", "", _bits(bits) or "float")
+        for layer in self.layers:
+            counts = (layer.macs, layer.float_bytes, layer.litert_bytes, layer.tflm_bytes)
+            table.add_row(
+                layer.name,
+                layer.layer_type,
+                "x".join("?" if size is None else str(size) for size in layer.output_shape),
+                _bits(layer.weight_bits),
+                f"[red]float: {layer.why_not}[/red]" if layer.why_not else layer.output,
+                *("?" if count is None else f"{count:,}" if count else "" for count in counts),
+            )
+        console = Console(width=140, color_system=None)
+        with console.capture() as captured:
+            console.print(table)
+        return captured.get().rstrip()
+
+
+def plan(
+    model: keras.Model,
+    config: QuantizationConfig | str | dict[str, Any] | None = None,
+    *,
+    overrides: Overrides | None = None,
+    calibration_data: Any = None,
+) -> Plan:
+    """What `quantize` with these arguments would do to every layer, and at what cost.
+
+    Nothing is quantized and nothing the model has is changed. Layers without a rule are listed with
+    the reason, where `quantize` raises an error.
+
+    Args:
+        model: as for `quantize`.
+        config: likewise.
+        overrides: likewise.
+        calibration_data: only a subclassed model needs it, for the shapes of its inputs.
+
+    Raises:
+        ValueError: as `quantize`, but for layers without a rule.
+
+    >>> import keras, keras_qat
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])
+    >>> [layer.weight_bits for layer in plan(model, keras_qat.LSQConfig(weight_bits=4)).layers]
+    [8]
+    """
+    config, overrides = configs.get(config), dict(overrides or {})
+    check_model(model)
+    graph = as_graph(model, calibration_data)
+    reasons = layer_problems(graph, overrides)
+    plain = to_layers(graph, lambda name: name in reasons or stays_float(name, overrides))
+    reasons |= layer_problems(plain, overrides)
+    unsupported: dict[str, None] = {re.escape(name): None for name in reasons}
+    normalized, origins = normalize(plain)
+    known_as = {**origins, **{name: name for name in reasons}}
+    bit_widths = BitWidths(normalized, config, {**unsupported, **overrides}, known_as)
+    grids = GridPlan(normalized, bit_widths, {input_name(t): True for t in normalized.inputs})
+    planner = _Planner(bit_widths, grids, reasons)
+    inputs = {input_name(tensor): _grid_bits(grids, tensor) for tensor in normalized.inputs}
+    return Plan(model.name, inputs, tuple(planner.layers(normalized)))
+
+
+class _Planner:
+    def __init__(self, bit_widths: BitWidths, grids: GridPlan, reasons: dict[str, str]):
+        self._bit_widths = bit_widths
+        self._grids = grids
+        self._reasons = reasons
+        self._counted: set[int] = set()
+
+    def layers(self, model: keras.Model) -> Iterator[LayerPlan]:
+        for node in nodes(model):
+            yield self._layer(node)
+
+    def _layer(self, node: GraphNode) -> LayerPlan:
+        layer, tensor = node.operation, node.outputs[0]
+        first_call = id(layer) not in self._counted
+        self._counted.add(id(layer))
+        config, _ = self._bit_widths.config_for([layer.name])
+        why_not = self._reasons.get(layer.name, "left in float by an override")
+        has_kernel = config is not None and rule_or_float(node).wrapper is not None
+        bits = self._bit_widths.weight_bits(layer) if has_kernel else None
+        litert, tflm = _stored_bytes(node, bits) if bits and first_call else (0, 0)
+        return LayerPlan(
+            name=layer.name,
+            layer_type=type(layer).__name__,
+            output_shape=tuple(tensor.shape[1:]),
+            weight_bits=bits,
+            output_bits=_grid_bits(self._grids, tensor),
+            output=self._output(node),
+            macs=_macs(node) if has_kernel else 0,
+            float_bytes=_FLOAT_BYTES * _parameters(layer) if first_call else 0,
+            litert_bytes=litert,
+            tflm_bytes=tflm,
+            why_not="" if config is not None else why_not,
+        )
+
+    def _output(self, node: GraphNode) -> str:
+        tensor, rule = node.outputs[0], rule_or_float(node)
+        if (grid := self._grids.starts(tensor)) is not None:
+            shared = f", shared by {len(grid.sites)}" if len(grid.sites) > 1 else ""
+            return _bits(grid.bits) + shared
+        if rule.output is Output.FIXED:
+            return "8 bits, the runtimes' own"
+        if self._grids.grid_of(tensor) is not None:
+            return "as its input"
+        return "fused"
+
+
+def _grid_bits(grids: GridPlan, tensor: Any) -> int | None:
+    grid = grids.starts(tensor)
+    return None if grid is None else grid.bits
+
+
+def _bits(bits: int | None) -> str:
+    return "" if bits is None else f"{bits} bit{'s' if bits > 1 else ''}"
+
+
+def _parameters(operation: Any) -> int:
+    return operation.count_params() if isinstance(operation, keras.layers.Layer) else 0
+
+
+def _macs(node: GraphNode) -> int | None:
+    source = node.inputs if isinstance(node.operation, TRANSPOSED) else node.outputs
+    positions = source[0].shape[1:-1]
+    if None in positions:
+        return None
+    return math.prod(node.operation.kernel.shape) * math.prod(positions)
+
+
+def _stored_bytes(node: GraphNode, bits: int) -> tuple[int, int]:
+    """Bytes of kernel and bias: in int8, and in the smaller of int8 and lookup tables."""
+    weights, channels = math.prod(node.operation.kernel.shape), node.outputs[0].shape[-1]
+    values = 2 if bits == 1 else 2**bits - 1
+    packed = -(-weights * bits // 8) + _TABLE_HEADER_BYTES + channels * values
+    bias = _BIAS_BYTES * channels
+    return weights + bias, (min(weights, packed) if bits < 8 else weights) + bias

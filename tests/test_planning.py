@@ -1,0 +1,120 @@
+"""`plan` says what `quantize` does, without doing it."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_qat
+from keras_qat.quantizers import SoftmaxRounding
+from keras_qat.wrappers import QuantizeWrapper
+from tests.models import images, residual_network
+from tests.untouched import untouched
+
+layers = keras.layers
+CONFIG = keras_qat.LSQConfig(weight_bits=2, activation_bits=4)
+
+
+def by_name(planned):
+    return {layer.name: layer for layer in planned.layers}
+
+
+def test_it_says_what_quantize_does():
+    model, x = residual_network(), images(16)
+    with untouched(model, x):
+        planned = keras_qat.plan(model, CONFIG, overrides={"conv": keras_qat.LSQConfig()})
+    qmodel = keras_qat.quantize(
+        model, CONFIG, overrides={"conv": keras_qat.LSQConfig()}, calibration_data=x
+    )
+    assert planned.deploys
+    assert planned.input_bits == {"image": qmodel.get_layer("image_quantizer").bits}
+    wrappers = {
+        layer.name: layer.weight_quantizer.bits
+        for layer in qmodel.layers
+        if isinstance(layer, QuantizeWrapper)
+    }
+    found = by_name(planned)
+    assert wrappers == {n: each.weight_bits for n, each in found.items() if each.weight_bits}
+    for name, layer in found.items():
+        if layer.output_bits is not None:
+            assert qmodel.get_layer(f"{name}_quantizer").bits == layer.output_bits
+    assert sum(layer.output_bits is not None for layer in planned.layers) == sum(
+        isinstance(layer, keras_qat.Quantizer) and not isinstance(layer, SoftmaxRounding)
+        for layer in qmodel.layers[2:]
+    )
+
+
+def test_it_counts_multiplications_and_bytes():
+    inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(16, 3, name="conv")(inputs)
+    x = layers.DepthwiseConv2D(3, strides=2, padding="same", name="depthwise")(x)
+    x = layers.Conv2DTranspose(8, 2, strides=2, name="up")(x)
+    model = keras.Model(inputs, layers.Dense(5, name="dense")(layers.Flatten()(x)))
+    found = by_name(keras_qat.plan(model, keras_qat.LSQConfig(weight_bits=3)))
+    assert found["conv"].macs == 36 * 3 * 3 * 4 * 16
+    assert found["depthwise"].macs == 9 * 3 * 3 * 16
+    assert found["up"].macs == 9 * 2 * 2 * 16 * 8
+    assert found["dense"].macs == 6 * 6 * 8 * 5
+    assert found["conv"].float_bytes == 4 * (3 * 3 * 4 * 16 + 16)
+    assert found["conv"].litert_bytes == 3 * 3 * 4 * 16 + 4 * 16  # the first layer has 8 bits
+    weights = 2 * 2 * 16 * 8
+    assert found["up"].tflm_bytes == weights * 3 // 8 + 16 + 8 * 7 + 4 * 8
+
+
+def test_a_shared_layer_is_stored_once_and_computed_twice():
+    inputs, dense = keras.Input((4,)), layers.Dense(4, name="dense")
+    planned = keras_qat.plan(keras.Model(inputs, dense(dense(inputs))))
+    first, second = planned.layers
+    assert first.macs == second.macs == 16
+    assert (first.litert_bytes, second.litert_bytes) == (32, 0)
+
+
+def test_what_cannot_be_quantized_is_listed_with_its_reason():
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.LayerNormalization(name="norm")(layers.Conv2D(4, 3, name="conv")(inputs))
+    x = keras.ops.power(layers.Conv2D(4, 1, name="second")(x), 2)
+    planned = keras_qat.plan(keras.Model(inputs, layers.Conv2D(2, 1, name="last")(x)))
+    assert not planned.deploys
+    norm, power = planned.unsupported
+    assert norm.why_not == "'norm' (LayerNormalization): no rule for this layer"
+    assert "this raw operation has no layer" in power.why_not
+    assert by_name(planned)["second"].weight_bits == 8
+    assert "float: 'norm'" in str(planned)
+
+
+def test_a_layer_left_in_float_says_so():
+    planned = keras_qat.plan(residual_network(), CONFIG, overrides={"conv": None})
+    (conv,) = planned.unsupported
+    assert (conv.name, conv.why_not) == ("conv", "left in float by an override")
+
+
+def test_the_table_shows_every_layer_and_the_totals():
+    planned = keras_qat.plan(residual_network(), CONFIG)
+    text = str(planned)
+    assert all(layer.name in text for layer in planned.layers)
+    assert f"{planned.total('macs'):,}" in text
+    assert "fused" in text
+    assert max(map(len, text.splitlines())) <= 140
+
+
+def test_joined_tensors_share_a_grid():
+    inputs = keras.Input((8, 8, 3))
+    parts = [layers.Conv2D(2, 1, name=name)(inputs) for name in "ab"]
+    model = keras.Model(inputs, layers.Conv2D(2, 1)(layers.Concatenate(name="joined")(parts)))
+    found = by_name(keras_qat.plan(model, CONFIG))
+    assert found["a"].output == found["b"].output == "4 bits, shared by 2"
+    assert found["joined"].output == "as its input"
+
+
+@pytest.mark.parametrize("model", [None, layers.Dense(2)])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(ValueError, match=r"takes a keras\.Model"):
+        keras_qat.plan(model)
+
+
+def test_sizes_that_are_unknown_have_no_count():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, layers.Conv2D(2, 1, name="conv")(inputs))
+    planned = keras_qat.plan(model)
+    assert planned.layers[0].macs is None
+    assert "?x?x2" in str(planned)
+    assert np.isclose(planned.total("macs"), 0)
