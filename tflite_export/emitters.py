@@ -109,11 +109,14 @@ def _with_storage(emission: Emission, storage: WeightStorage) -> Emission:
 
 
 def _without_bias_scale(constants: Iterable[FileTensor]) -> list[FileTensor]:
-    """Kernels take an int32 bias as it is; nothing reads its scales."""
+    """Kernels take an int32 bias as it is; nothing reads its scales where there are several.
+
+    FULLY_CONNECTED with a single output compares the one scale with that of its accumulator.
+    """
     no_scale = np.zeros(0, np.float32)
     return [
         dataclasses.replace(tensor, scale=no_scale)
-        if tensor.dtype == "int32" and tensor.data is not None
+        if tensor.dtype == "int32" and tensor.data is not None and tensor.scale.size > 1
         else tensor
         for tensor in constants
     ]

@@ -76,8 +76,8 @@ class FileModel:
         inputs: tensor name of each model input, by the name callers use.
         outputs: tensor name of each model output, by the name callers use.
         compact: for TensorFlow Lite Micro alone. What it does without is left out: batches of
-            other sizes, the scales of biases, and all zero points of a vector of scales but one.
-            Of operators that do the same, it has those that take less memory.
+            other sizes, the scales of several biases, and all zero points of a vector of scales but
+            one. Of operators that do the same, it has those that take less memory.
     """
 
     description: str

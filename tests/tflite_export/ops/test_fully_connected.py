@@ -1,9 +1,11 @@
 """FULLY_CONNECTED end to end."""
 
 import hypothesis.strategies as st
+import numpy as np
+import pytest
 from hypothesis import given
 
-from keras_qat.integer import IntegerGraph, ops
+from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import linear_graphs
 from tests.tflite_export.harness import assert_exact, exact_law
 
@@ -19,3 +21,14 @@ def dense_graphs(draw: st.DrawFn) -> IntegerGraph:
 @given(dense_graphs())
 def test_every_runtime_computes_the_graph(graph):
     assert_exact(graph, samples=8)
+
+
+@pytest.mark.parametrize("units", [1, 2])
+def test_a_single_output_with_large_steps_runs(units):
+    """TensorFlow Lite Micro checks the scale of a bias where the weights have one scale."""
+    builder = GraphBuilder()
+    x = builder.add_input("x", (1, 6), QuantParams(np.float32(0.1)))
+    grid = QuantParams(np.ones(units, np.float32), 0, -127, 127, 0)
+    weight = ops.QuantizedArray(np.ones((units, 6), np.int8), grid)
+    op = ops.FullyConnected((x,), "y", weight, np.zeros(units), "linear")
+    assert_exact(builder.build((builder.add(op, QuantParams(np.float32(0.1))),)))

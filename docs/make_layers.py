@@ -1,0 +1,155 @@
+"""Writes `layers.md`, the table of supported layers: `python docs/make_layers.py`.
+
+Which layers train is said by `keras_qat.rules`, which integer ops a target runs by
+`tflite_export.targets`. Stated here are the ops of each rule and, for people, its restrictions.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import keras
+
+from keras_qat import wrappers
+from keras_qat.integer import ops
+from keras_qat.lowering import activation, affine, merge, pointwise, pooling, shape
+from keras_qat.rules import ACTIVATIONS, RULES, Rule
+from tflite_export.targets import TARGETS
+
+layers = keras.layers
+PATH = pathlib.Path(__file__).parent / "layers.md"
+TARGET_NAMES = {"litert": "LiteRT", "tflm": "TFLite Micro"}
+
+_ON_ROWS = (ops.Reshape,)
+OPS: dict[Any, tuple[type[ops.IntegerOp], ...]] = {
+    wrappers.QuantizeConv1D: (ops.Conv2D, ops.Pad, *_ON_ROWS),
+    wrappers.QuantizeConv1DTranspose: (ops.TransposeConv2D, *_ON_ROWS),
+    wrappers.QuantizeConv2D: (ops.Conv2D,),
+    wrappers.QuantizeConv2DTranspose: (ops.TransposeConv2D,),
+    wrappers.QuantizeDense: (ops.FullyConnected,),
+    wrappers.QuantizeDepthwiseConv1D: (ops.DepthwiseConv2D, *_ON_ROWS),
+    wrappers.QuantizeDepthwiseConv2D: (ops.DepthwiseConv2D,),
+    activation.lower_relu: (ops.Maximum,),
+    activation.lower_relu6: (ops.Maximum, ops.Minimum),
+    activation.lower_softmax: (ops.Softmax,),
+    affine.lower_affine: (ops.DepthwiseConv2D, ops.Reshape),
+    merge.lower_add: (ops.Add,),
+    merge.lower_concatenate: (ops.Concatenate,),
+    merge.lower_maximum: (ops.MaximumOfTwo,),
+    merge.lower_minimum: (ops.MinimumOfTwo,),
+    merge.lower_multiply: (ops.Mul,),
+    merge.lower_subtract: (ops.Sub,),
+    pointwise.lower_pointwise: (ops.Lookup,),
+    pooling.lower_average_pooling: (ops.AveragePool2D,),
+    pooling.lower_global_average: (ops.Mean,),
+    pooling.lower_global_max: (ops.MaxPool2D,),
+    pooling.lower_max_pooling: (ops.MaxPool2D,),
+    shape.lower_cropping: (ops.Crop,),
+    shape.lower_identity: (),
+    shape.lower_interpolation: (ops.InterpolatePixels,),
+    shape.lower_permute: (ops.Transpose,),
+    shape.lower_reshape: (ops.Reshape,),
+    shape.lower_upsampling: (ops.RepeatPixels,),
+    shape.lower_zero_padding: (ops.Pad,),
+}
+"""The integer ops of a rule, by its wrapper or its lower function."""
+
+REPLACED_BY: dict[type, tuple[type, ...]] = {
+    layers.Average: (layers.Add, layers.Rescaling),
+    layers.SeparableConv1D: (layers.DepthwiseConv1D, layers.Conv1D),
+    layers.SeparableConv2D: (layers.DepthwiseConv2D, layers.Conv2D),
+}
+"""Layers that become others before anything else, and so have no integer ops of their own."""
+
+_LAST_AXIS = "the last axis only"
+_SIZES = "two tensors or more; sizes equal, or 1"
+_TRANSPOSED = "no dilation; `padding='same'` with a kernel at least as large as the strides"
+_AVERAGE_WINDOW = "windows of at most 256 values, or all of them; not behind Softmax"
+NOTES: dict[type, str] = {
+    layers.Add: _SIZES,
+    layers.Average: _SIZES,
+    layers.AveragePooling1D: _AVERAGE_WINDOW,
+    layers.AveragePooling2D: _AVERAGE_WINDOW,
+    layers.BatchNormalization: _LAST_AXIS + "; folds into the weight layer before it",
+    layers.Concatenate: "not over the batch; not of a Softmax and other tensors",
+    layers.Conv1DTranspose: _TRANSPOSED,
+    layers.Conv2DTranspose: _TRANSPOSED,
+    layers.Dropout: "leaves no op behind",
+    layers.Maximum: _SIZES,
+    layers.Minimum: _SIZES,
+    layers.Multiply: _SIZES,
+    layers.Normalization: "the last axis, or all at once",
+    layers.PReLU: "one slope for everything (`shared_axes`)",
+    layers.ReLU: "any limits; all but ReLU and ReLU6 are a table",
+    layers.Rescaling: "one number, or one for each channel",
+    layers.Softmax: _LAST_AXIS,
+    layers.Subtract: _SIZES,
+    layers.UpSampling2D: (
+        "nearest; bilinear for sizes that are powers of two, with a product up to 256"
+    ),
+}
+
+_HEAD = """# Layers
+
+Written by `docs/make_layers.py`; do not edit. A layer that is listed trains. Its columns say which
+ops of the integer model it may become, and whether all of them run in a target. A layer with a
+`data_format` takes `"channels_last"`; `activation=` takes any function of the second table. A model
+with anything else ends in one error that names it all.
+"""
+_LAYERS_HEAD = """
+| layer | integer ops | LiteRT | TFLite Micro | restrictions |
+|---|---|---|---|---|
+"""
+_FUNCTIONS_HEAD = """
+## Functions
+
+As `activation=` or in an `Activation` layer. A table has 256 values between an 8-bit input and the
+output.
+
+| function | integer ops | LiteRT | TFLite Micro |
+|---|---|---|---|
+"""
+
+
+def integer_ops(kind: type, rule: Rule) -> tuple[type[ops.IntegerOp], ...]:
+    """The ops that a layer can become; a `KeyError` where `OPS` does not state them."""
+    if kind in REPLACED_BY:
+        parts = (each for part in REPLACED_BY[kind] for each in integer_ops(part, RULES[part]))
+        return tuple(dict.fromkeys(parts))
+    return OPS[rule.wrapper if rule.wrapper is not None else rule.lower]
+
+
+def render() -> str:
+    """The whole file."""
+    kinds = [kind for kind in RULES if kind.__module__.startswith("keras.")]
+    rows = [_row(kind, integer_ops(kind, RULES[kind])) for kind in kinds]
+    rows.append(_row(layers.ReLU, (ops.Maximum, ops.Minimum, ops.Lookup)))
+    functions: dict[tuple[type[ops.IntegerOp], ...], list[str]] = {}
+    for name, rule in ACTIVATIONS.items():
+        if hasattr(keras.activations, name):
+            functions.setdefault(OPS[rule.lower], []).append(f"`{name}`")
+    groups = [
+        f"| {', '.join(sorted(names))} | {_names(used)} | {_cells(used)} |"
+        for used, names in functions.items()
+    ]
+    lines = [_HEAD, _LAYERS_HEAD, *(f"{row}\n" for row in sorted(rows)), _FUNCTIONS_HEAD]
+    return "".join([*lines, *(f"{group}\n" for group in groups)])
+
+
+def _row(kind: type, used: tuple[type[ops.IntegerOp], ...]) -> str:
+    return f"| {kind.__name__} | {_names(used)} | {_cells(used)} | {NOTES.get(kind, '')} |"
+
+
+def _names(used: tuple[type[ops.IntegerOp], ...]) -> str:
+    return ", ".join(each.__name__ for each in used) or "none"
+
+
+def _cells(used: tuple[type[ops.IntegerOp], ...]) -> str:
+    """Whether each target runs all of these ops."""
+    runs = (set(used) <= TARGETS[target].op_types for target in TARGET_NAMES)
+    return " | ".join("yes" if each else "no" for each in runs)
+
+
+if __name__ == "__main__":
+    PATH.write_text(render())
