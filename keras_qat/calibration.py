@@ -177,5 +177,5 @@ def activation_histograms(
 
 def _probe(probe: keras.Model, data: CalibrationData) -> Iterator[list[Array]]:
     for batch in data:
-        outputs = probe.predict_on_batch(batch)
-        yield outputs if isinstance(outputs, list) else [outputs]
+        outputs = probe(batch, training=False)  # eagerly: tracing costs more than a few batches
+        yield [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]

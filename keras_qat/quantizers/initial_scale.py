@@ -12,6 +12,7 @@ import numpy.typing as npt
 from keras_qat.quantizers.fake_quantize import Grid
 
 _CANDIDATES = np.linspace(0.02, 1.0, 99)
+_CACHED_WEIGHTS = 1 << 14  # searched together: larger arrays leave the processor's cache
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -74,13 +75,30 @@ def least_error_weight_scale(kernel: Array, grid: Grid, per_channel: bool) -> Ar
     """
     if not np.all(np.isfinite(kernel)):
         raise ValueError("The weights hold NaN or infinity.")
-    columns = kernel.reshape(-1, kernel.shape[-1]) if per_channel else kernel.reshape(-1, 1)
-    full = np.array([_full_range(column, grid) for column in columns.T])
+    channels = np.moveaxis(kernel, -1, 0) if per_channel else kernel[np.newaxis]
+    channels = channels.reshape(len(channels), -1)
+    together = max(1, _CACHED_WEIGHTS // channels.shape[1])
+    parts = [
+        _least_error_of_rows(channels[start : start + together], grid)
+        for start in range(0, len(channels), together)
+    ]
+    scales = np.concatenate(parts).astype(np.float32)
+    return scales if per_channel else scales[0]
+
+
+def _least_error_of_rows(rows: Array, grid: Grid) -> Array:
+    """One scale for each row."""
+    rows = np.ascontiguousarray(rows, dtype=np.float64)
+    full = np.array([_full_range(row, grid) for row in rows])[:, np.newaxis]
     best, least = full, np.full(full.shape, np.inf)
     for scale in (full * fraction for fraction in _CANDIDATES):
-        error = ((_nearest(columns / scale, grid) * scale - columns) ** 2).sum(axis=0)
-        best, least = np.where(error < least, scale, best), np.minimum(error, least)
-    return best.astype(np.float32) if per_channel else np.float32(best[0])
+        error = _nearest(rows / scale, grid)
+        error *= scale
+        error -= rows
+        error *= error
+        total = error.sum(axis=1, keepdims=True)
+        best, least = np.where(total < least, scale, best), np.minimum(total, least)
+    return best[:, 0]
 
 
 def _full_range(values: Array, grid: Grid) -> float:
@@ -93,5 +111,11 @@ def _full_range(values: Array, grid: Grid) -> float:
 
 
 def _nearest(ratio: Array, grid: Grid) -> Array:
-    position = (np.clip(ratio, grid.qmin, grid.qmax) - grid.qmin) / grid.step
-    return np.rint(position) * grid.step + grid.qmin
+    """The nearest level of the grid, in the place of `ratio`."""
+    np.clip(ratio, grid.qmin, grid.qmax, out=ratio)
+    ratio -= grid.qmin
+    ratio /= grid.step
+    np.rint(ratio, out=ratio)
+    ratio *= grid.step
+    ratio += grid.qmin
+    return ratio

@@ -16,9 +16,14 @@ _HALVES: dict[type, tuple[type, type]] = {
 
 
 def decompose_separable(model: keras.Model) -> keras.Model:
-    """The same function; the layer `"sep"` becomes `"sep_depthwise"` and `"sep"`."""
-    copies = LayerCopies()
+    """The same function; the layer `"sep"` becomes `"sep_depthwise"` and `"sep"`.
+
+    A model without separable convolutions is returned itself.
+    """
     names = {origin: name for name, origin in origins(model).items()}
+    if not names:
+        return model
+    copies = LayerCopies()
     pairs: dict[int, tuple[Any, Any, Any]] = {}
 
     def call(node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

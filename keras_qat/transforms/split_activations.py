@@ -23,11 +23,13 @@ SPLIT_TYPES = (
 
 
 def split_activations(model: keras.Model) -> keras.Model:
-    """The same function, with every weight layer linear.
+    """The same function, with every weight layer linear; the model itself where all are.
 
     `Dense(10, activation="softmax", name="dense")` becomes `Dense(10, name="dense")` and
     `Activation("softmax", name="dense_softmax")`; a layer as `activation` is copied.
     """
+    if not any(_splits(layer) for layer in model.layers):
+        return model
     copies, activations = LayerCopies(), LayerCopies()
     taken = {layer.name for layer in model.layers}
 
@@ -35,7 +37,7 @@ def split_activations(model: keras.Model) -> keras.Model:
         layer = node.operation
         if not isinstance(layer, keras.layers.Layer):
             return layer(*args, **kwargs)
-        if type(layer) not in SPLIT_TYPES or layer.activation is keras.activations.linear:
+        if not _splits(layer):
             return copies.of(layer)(*args, **kwargs)
         outputs = copies.of(layer, _linear)(*args, **kwargs)
         return activations.of(layer, lambda layer: _activation(layer, taken))(outputs)
@@ -43,6 +45,10 @@ def split_activations(model: keras.Model) -> keras.Model:
     result = rebuild(model, call)
     copies.copy_weights()
     return result
+
+
+def _splits(layer: Any) -> bool:
+    return type(layer) in SPLIT_TYPES and layer.activation is not keras.activations.linear
 
 
 def _linear(layer: Any) -> Any:

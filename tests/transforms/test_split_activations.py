@@ -40,12 +40,18 @@ def test_the_function_is_the_same_and_the_weight_layer_is_linear(kind, activatio
 
 
 def test_layers_without_a_fused_activation_are_copied_as_they_are():
-    stack = [layers.Conv2D(4, 3, name="conv"), layers.ReLU(6.0, name="relu6")]
-    model = model_of(*stack, layers.Activation("relu", name="relu"), layers.Flatten(name="flat"))
+    stack = [layers.Conv2D(4, 3, activation="relu", name="conv"), layers.ReLU(6.0, name="relu6")]
+    model = model_of(*stack, layers.Activation("tanh", name="tanh"), layers.Flatten(name="flat"))
     split = split_activations(model)
-    assert [layer.name for layer in split.layers][1:] == ["conv", "relu6", "relu", "flat"]
+    names = [layer.name for layer in split.layers][1:]
+    assert names == ["conv", "conv_relu", "relu6", "tanh", "flat"]
     assert not set(map(id, split.layers)) & set(map(id, model.layers))
     assert split.get_layer("relu6").max_value == 6.0
+
+
+def test_a_model_without_fused_activations_is_the_same_model():
+    model = model_of(layers.Conv2D(4, 3, name="conv"), layers.ReLU(name="relu"))
+    assert split_activations(model) is model
 
 
 def test_a_layer_given_as_activation_is_copied():
