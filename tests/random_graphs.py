@@ -66,7 +66,8 @@ class RandomNetwork:
         other = self._one_of(*made)
         if self._rarely() and other is not outputs[0]:
             outputs.append(other)
-        return randomize(keras.Model(inputs, outputs, name="random"))
+        alone = inputs if len(inputs) > 1 else inputs[0]
+        return randomize(keras.Model(alone, outputs, name="random"))
 
     def _step(self, x: Any) -> Any:
         steps = [self._normalization, self._function, self._dense, self._branches, self._raw]
