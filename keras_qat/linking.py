@@ -1,4 +1,4 @@
-"""Tells every weight layer of a quantized model who its neighbours are."""
+"""Tells the layers of a quantized model whose results runtimes round who their neighbours are."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def _of_two(code: str, options: str) -> Emitter:
     """The emitter of an op that joins two tensors."""
 
     def emit(op: ops.IntegerOp, graph: IntegerGraph) -> Emission:
-        fields = _fused(op) if isinstance(op, ops.BinaryOp) else {}
+        fields = _fused(op) if isinstance(op, ops.ArithmeticOp) else {}
         return Emission((), file_operator(code, 2, op.inputs, op.output, options, fields))
 
     return emit
@@ -333,7 +333,7 @@ def _window_fields(op: _Windowed) -> dict[str, Any]:
     return {"padding": op.padding.upper(), "strideH": height, "strideW": width}
 
 
-def _fused(op: ops.LinearOp | ops.BinaryOp) -> dict[str, Any]:
+def _fused(op: ops.LinearOp | ops.ArithmeticOp) -> dict[str, Any]:
     return {"fusedActivationFunction": _FUSED[op.activation]}
 
 

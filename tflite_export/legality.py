@@ -215,7 +215,7 @@ def _check_lookup(op: ops.Lookup, graph: IntegerGraph, target: Target) -> None:
     """Any table between any grids; the graph holds that entries are on the output's."""
 
 
-def _require_activation(op: ops.LinearOp | ops.BinaryOp, graph: IntegerGraph) -> None:
+def _require_activation(op: ops.LinearOp | ops.ArithmeticOp, graph: IntegerGraph) -> None:
     """The fused clamp gives the grid its range, and every runtime finds the same clamp."""
     grid = graph.tensors[op.output].qparams
     low, high = activation_range(op.activation, grid)

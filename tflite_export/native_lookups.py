@@ -57,15 +57,8 @@ NATIVE_FUNCTIONS = (
     NativeFunction("GELU", 2, ("litert",), "GeluOptions", {"approximate": False}),
     NativeFunction("GELU", 2, ("litert",), "GeluOptions", {"approximate": True}),
     NativeFunction("ELU", 1, ("tflm",)),
-    NativeFunction(
-        "LOGISTIC",
-        2,
-        ("litert", "tflm"),
-        output=QuantParams(np.array(1 / 256, np.float32), zero_point=INT8_MIN),
-    ),
-    NativeFunction(
-        "TANH", 2, ("litert", "tflm"), output=QuantParams(np.array(1 / 128, np.float32))
-    ),
+    NativeFunction("LOGISTIC", 2, ("litert", "tflm"), output=_PROBABILITIES),
+    NativeFunction("TANH", 2, ("litert", "tflm"), output=_SIGNED_UNIT),
 )
 
 

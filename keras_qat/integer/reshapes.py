@@ -7,7 +7,7 @@ import dataclasses
 from keras_qat.integer import ops
 from keras_qat.integer.graph import GraphBuilder, IntegerGraph
 
-_OF_ANY_SHAPE = (ops.Add, ops.Maximum, ops.Minimum)
+_OF_ANY_SHAPE = (ops.BinaryOp, ops.Lookup, ops.Maximum, ops.Minimum)
 """They compute element by element, in whatever shape all their inputs have."""
 
 _FLAT = "/flat"

@@ -26,7 +26,7 @@ def lower_multiply(layer: Any, operands: list[Value], context: LoweringContext) 
     return _pending(ops.Mul, layer, operands)
 
 
-def _pending(op: type[ops.BinaryOp], layer: Any, operands: list[Value]) -> PendingBinary:
+def _pending(op: type[ops.ArithmeticOp], layer: Any, operands: list[Value]) -> PendingBinary:
     left, right = (integer_operand(value, layer.name) for value in operands)
     return PendingBinary((left, right), op=op)
 

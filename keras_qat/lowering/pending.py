@@ -158,7 +158,7 @@ class PendingLinear(Pending):
 class PendingBinary(Pending):
     """The sum, the difference or the product of two tensors."""
 
-    op: type[ops.BinaryOp] = dataclasses.field(kw_only=True)
+    op: type[ops.ArithmeticOp] = dataclasses.field(kw_only=True)
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
         return self.op(self.sources, name, self.activation)

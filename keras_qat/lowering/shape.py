@@ -49,7 +49,7 @@ def lower_zero_padding(layer: Any, operands: list[Value], context: LoweringConte
 
 
 def _on_image(
-    op: type[ops.Crop] | type[ops.InterpolatePixels] | type[ops.RepeatPixels] | type[ops.Pad],
+    op: type[ops.Crop] | type[ops.UpsamplingOp] | type[ops.Pad],
     option: Any,
     layer: Any,
     operands: list[Value],

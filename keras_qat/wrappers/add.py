@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -23,7 +23,7 @@ class AddNeighbours:
     right: Quantizer
     output: Quantizer
 
-    def integer_sum(self, left: Tensor, right: Tensor, sign: int = 1) -> Tensor:
+    def integer_sum(self, left: Tensor, right: Tensor, sign: int) -> Tensor:
         """`left + sign * right` as XNNPACK has it: a whole number of output steps, times the step.
 
         `round((m_l * q_l + m_r * q_r) / 2**n)`, ties up, in int32, with the multipliers
@@ -50,38 +50,37 @@ class AddNeighbours:
         return ops.all(ops.stack([ops.cast(end, "float32") for end in ends]) <= _LARGEST_CODE)
 
 
+class _IntegerSum(keras.layers.Layer):
+    """Mixed into Add and Subtract: between known quantizers, inference sums integers."""
+
+    sign: ClassVar[int]
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.neighbours: AddNeighbours | None = None
+
+    def call(self, inputs: list[Tensor], training: bool = False) -> Tensor:
+        if training or self.neighbours is None:
+            return super().call(inputs)
+        total = self.neighbours.integer_sum(*inputs, sign=self.sign)
+        return ops.cast(total, self.compute_dtype)
+
+    def compute_output_spec(self, inputs: list[Tensor], training: bool = False) -> Any:
+        return super().compute_output_spec(inputs)
+
+
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeAdd(keras.layers.Add):
+class QuantizeAdd(_IntegerSum, keras.layers.Add):
     """`y = a + b`; in inference, between known quantizers, the integer sum of the runtimes."""
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.neighbours: AddNeighbours | None = None
-
-    def call(self, inputs: list[Tensor], training: bool = False) -> Tensor:
-        if training or self.neighbours is None:
-            return super().call(inputs)
-        return ops.cast(self.neighbours.integer_sum(*inputs), self.compute_dtype)
-
-    def compute_output_spec(self, inputs: list[Tensor], training: bool = False) -> Any:
-        return super().compute_output_spec(inputs)
+    sign = 1
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeSubtract(keras.layers.Subtract):
+class QuantizeSubtract(_IntegerSum, keras.layers.Subtract):
     """`y = a - b`; in inference, between known quantizers, the integer difference."""
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.neighbours: AddNeighbours | None = None
-
-    def call(self, inputs: list[Tensor], training: bool = False) -> Tensor:
-        if training or self.neighbours is None:
-            return super().call(inputs)
-        return ops.cast(self.neighbours.integer_sum(*inputs, sign=-1), self.compute_dtype)
-
-    def compute_output_spec(self, inputs: list[Tensor], training: bool = False) -> Any:
-        return super().compute_output_spec(inputs)
+    sign = -1
 
 
 def _codes(x: Tensor, quantizer: Quantizer) -> Tensor:

@@ -1,6 +1,6 @@
 """The integer ops, one frozen dataclass each, and the table that names them all."""
 
-from keras_qat.integer.ops.arithmetic import Add, BinaryOp, Mul, Sub
+from keras_qat.integer.ops.arithmetic import Add, ArithmeticOp, Mul, Sub
 from keras_qat.integer.ops.concatenate import Concatenate
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
@@ -8,6 +8,7 @@ from keras_qat.integer.ops.elementwise import Maximum, MaximumOfTwo, Minimum, Mi
 from keras_qat.integer.ops.lookup import Lookup
 from keras_qat.integer.ops.op import (
     Activation,
+    BinaryOp,
     IntegerOp,
     LinearOp,
     Padding,
@@ -15,8 +16,8 @@ from keras_qat.integer.ops.op import (
     Shape,
 )
 from keras_qat.integer.ops.pool import AveragePool2D, MaxPool2D, Mean
-from keras_qat.integer.ops.resize import InterpolatePixels
-from keras_qat.integer.ops.shape import Crop, Pad, RepeatPixels, Reshape, Transpose
+from keras_qat.integer.ops.resize import InterpolatePixels, RepeatPixels, UpsamplingOp
+from keras_qat.integer.ops.shape import Crop, Pad, Reshape, Transpose
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT, Softmax
 from keras_qat.integer.ops.transpose_conv import TransposeConv2D
 
@@ -51,6 +52,7 @@ __all__ = [
     "SOFTMAX_OUTPUT",
     "Activation",
     "Add",
+    "ArithmeticOp",
     "AveragePool2D",
     "BinaryOp",
     "Concatenate",
@@ -79,4 +81,5 @@ __all__ = [
     "Sub",
     "Transpose",
     "TransposeConv2D",
+    "UpsamplingOp",
 ]

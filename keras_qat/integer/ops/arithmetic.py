@@ -15,9 +15,8 @@ from keras_qat.integer.fixed_point import (
 )
 from keras_qat.integer.ops.op import (
     Activation,
-    IntegerOp,
+    BinaryOp,
     QuantizedArray,
-    Shape,
     finish,
     rescale_of,
 )
@@ -27,20 +26,14 @@ _ADD_HEADROOM_BITS = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class BinaryOp(IntegerOp):
-    """Two tensors of one rank, element by element, with a fused activation.
-
-    Axes of size 1 are repeated along the other tensor's.
-    """
+class ArithmeticOp(BinaryOp):
+    """Two tensors, element by element, with a fused activation."""
 
     activation: Activation = "linear"
 
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        return broadcast(type(self).__name__, *shapes)
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Add(BinaryOp):
+class Add(ArithmeticOp):
     """`left + right`."""
 
     def evaluate(
@@ -50,7 +43,7 @@ class Add(BinaryOp):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sub(BinaryOp):
+class Sub(ArithmeticOp):
     """`left - right`."""
 
     def evaluate(
@@ -60,7 +53,7 @@ class Sub(BinaryOp):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Mul(BinaryOp):
+class Mul(ArithmeticOp):
     """`left * right`: the int32 product of the integers, rescaled once."""
 
     def evaluate(
@@ -71,26 +64,6 @@ class Mul(BinaryOp):
             left.centered() * right.centered(), rescale_of(left, right.qparams, output)
         )
         return finish(steps, output, self.activation)
-
-
-def broadcast(kind: str, left: Shape, right: Shape) -> Shape:
-    """The shape of two tensors together.
-
-    >>> broadcast("Mul", (1, 8, 8, 4), (1, 1, 1, 4))
-    (1, 8, 8, 4)
-
-    Raises:
-        ValueError: tensors of other ranks, or sizes that differ where neither is 1.
-    """
-    fit = len(left) == len(right) and all(
-        a == b or 1 in (a, b) for a, b in zip(left, right, strict=True)
-    )
-    if not fit:
-        raise ValueError(
-            f"{kind} needs two tensors of one rank, with equal sizes or sizes of 1. "
-            f"Received: {left} and {right}"
-        )
-    return tuple(np.broadcast_shapes(left, right))
 
 
 def _signed_sum(

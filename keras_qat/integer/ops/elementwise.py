@@ -8,20 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_qat.integer.fixed_point import RoundingProfile
-from keras_qat.integer.ops.arithmetic import broadcast
-from keras_qat.integer.ops.op import IntegerOp, QuantizedArray, Shape
+from keras_qat.integer.ops.op import BinaryOp, QuantizedArray, UnaryOp
 from keras_qat.integer.qparams import IntArray, QuantParams
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Maximum(IntegerOp):
+class Maximum(UnaryOp):
     """`max(x, bound)` on the stored integers; input and output share scale and zero point."""
 
     bound: int
-
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        (shape,) = shapes
-        return shape
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
@@ -30,14 +25,10 @@ class Maximum(IntegerOp):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Minimum(IntegerOp):
+class Minimum(UnaryOp):
     """`min(x, bound)` on the stored integers; input and output share scale and zero point."""
 
     bound: int
-
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        (shape,) = shapes
-        return shape
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
@@ -46,11 +37,8 @@ class Minimum(IntegerOp):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MaximumOfTwo(IntegerOp):
+class MaximumOfTwo(BinaryOp):
     """The larger stored integer; both inputs and the output share scale and zero point."""
-
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        return broadcast("MaximumOfTwo", *shapes)
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
@@ -59,11 +47,8 @@ class MaximumOfTwo(IntegerOp):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MinimumOfTwo(IntegerOp):
+class MinimumOfTwo(BinaryOp):
     """The smaller stored integer; both inputs and the output share scale and zero point."""
-
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        return broadcast("MinimumOfTwo", *shapes)
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer.fixed_point import RoundingProfile
-from keras_qat.integer.ops.op import IntegerOp, QuantizedArray, Shape
+from keras_qat.integer.ops.op import QuantizedArray, UnaryOp
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN, IntArray, QuantParams
 
 TABLE_SIZE = INT8_MAX - INT8_MIN + 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Lookup(IntegerOp):
+class Lookup(UnaryOp):
     """`table[x + 128]` for every integer `x`: the same in every runtime.
 
     Attributes:
@@ -43,10 +43,6 @@ class Lookup(IntegerOp):
                 f"The table of {self.output!r} leaves its grid, {output.qmin} to {output.qmax}. "
                 f"Received: entries from {low} to {high}"
             )
-
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        (shape,) = shapes
-        return shape
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile

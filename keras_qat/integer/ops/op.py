@@ -55,6 +55,26 @@ class IntegerOp(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class UnaryOp(IntegerOp):
+    """One tensor, element by element."""
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        (shape,) = shapes
+        return shape
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BinaryOp(IntegerOp):
+    """Two tensors of one rank, element by element.
+
+    Axes of size 1 are repeated along the other tensor's.
+    """
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        return broadcast(type(self).__name__, *shapes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class LinearOp(IntegerOp):
     """An op with integer weights, a bias and a fused activation.
 
@@ -103,6 +123,26 @@ class LinearOp(IntegerOp):
         total = codes.sum(axis=tuple(i for i in range(codes.ndim) if i != self.channel_axis))
         bias = np.abs(self.integer_bias(input_params.scale).astype(np.int64))
         return int((total * reach + bias).max())
+
+
+def broadcast(kind: str, left: Shape, right: Shape) -> Shape:
+    """The shape of two tensors together.
+
+    >>> broadcast("Mul", (1, 8, 8, 4), (1, 1, 1, 4))
+    (1, 8, 8, 4)
+
+    Raises:
+        ValueError: tensors of other ranks, or sizes that differ where neither is 1.
+    """
+    fit = len(left) == len(right) and all(
+        a == b or 1 in (a, b) for a, b in zip(left, right, strict=True)
+    )
+    if not fit:
+        raise ValueError(
+            f"{kind} needs two tensors of one rank, with equal sizes or sizes of 1. "
+            f"Received: {left} and {right}"
+        )
+    return tuple(np.broadcast_shapes(left, right))
 
 
 def activation_range(activation: Activation, qparams: QuantParams) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""RESIZE_BILINEAR: pixels between pixels."""
+"""Images enlarged by whole factors: RESIZE_NEAREST_NEIGHBOR and RESIZE_BILINEAR."""
 
 from __future__ import annotations
 
@@ -13,19 +13,35 @@ from keras_qat.integer.qparams import IntArray, QuantParams
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class InterpolatePixels(IntegerOp):
-    """Bilinear upsampling by whole factors, pixels seen as squares (half-pixel centers).
-
-    An output pixel is the mean of the four stored integers around it, weighted by how near they
-    are. Ties between two integers go away from zero, in XNNPACK up. The factors are powers of two:
-    for others the fixed-point weights of the runtimes are not exact.
-    """
+class UpsamplingOp(IntegerOp):
+    """`factors` times the height and the width."""
 
     factors: tuple[int, int]
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         ((batch, height, width, channels),) = shapes
         return (batch, height * self.factors[0], width * self.factors[1], channels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RepeatPixels(UpsamplingOp):
+    """Every pixel `factors` times down and across: nearest-neighbor upsampling."""
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        (x,) = inputs
+        return x.values.repeat(self.factors[0], axis=1).repeat(self.factors[1], axis=2)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InterpolatePixels(UpsamplingOp):
+    """Bilinear upsampling by whole factors, pixels seen as squares (half-pixel centers).
+
+    An output pixel is the mean of the four stored integers around it, weighted by how near they
+    are. Ties between two integers go away from zero, in XNNPACK up. The factors are powers of two:
+    for others the fixed-point weights of the runtimes are not exact.
+    """
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile

@@ -96,20 +96,3 @@ class Transpose(IntegerOp):
     ) -> IntArray:
         (x,) = inputs
         return x.values.transpose(self.permutation)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RepeatPixels(IntegerOp):
-    """Every pixel `factors` times down and across: nearest-neighbor upsampling."""
-
-    factors: tuple[int, int]
-
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        ((batch, height, width, channels),) = shapes
-        return (batch, height * self.factors[0], width * self.factors[1], channels)
-
-    def evaluate(
-        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
-    ) -> IntArray:
-        (x,) = inputs
-        return x.values.repeat(self.factors[0], axis=1).repeat(self.factors[1], axis=2)

@@ -14,7 +14,7 @@ from keras_qat.integer.fixed_point import (
     rounding_divide_by_power_of_two,
     saturating_rounding_doubling_high_mul,
 )
-from keras_qat.integer.ops.op import INT32_MAX, IntegerOp, QuantizedArray, Shape
+from keras_qat.integer.ops.op import INT32_MAX, QuantizedArray, UnaryOp
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN, FloatArray, IntArray, QuantParams
 
 SOFTMAX_OUTPUT = QuantParams(np.array(1 / 256, np.float32), zero_point=INT8_MIN)
@@ -25,12 +25,8 @@ MAX_SOFTMAX_CLASSES = 511
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Softmax(IntegerOp):
+class Softmax(UnaryOp):
     """Probabilities over the last axis, always on the grid `SOFTMAX_OUTPUT`."""
-
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        (shape,) = shapes
-        return shape
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_qat.integer import PROFILES, QuantParams, ops
-from keras_qat.integer.ops.arithmetic import broadcast
+from keras_qat.integer.ops.op import broadcast
 
 
 @pytest.mark.parametrize(
