@@ -123,7 +123,17 @@ class QuantizedModel(keras.Model):
                 "callbacks=[keras_qat.callbacks.GDNSQSchedule()].",
                 stacklevel=2,
             )
+        self._build_optimizer()
         return super().fit(*args, **kwargs)
+
+    def _build_optimizer(self) -> None:
+        """Before TensorFlow traces a step, which otherwise creates every variable of the optimizer
+        in a branch of the graph, and is traced a second time without them.
+        """
+        deferred = keras.backend.backend() == "tensorflow" and self.compiled
+        if deferred and self.optimizer is not None and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
     def compute_loss(
         self,

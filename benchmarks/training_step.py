@@ -1,0 +1,205 @@
+"""What a training step costs under quantization: time and memory, with float training as the unit.
+
+    python benchmarks/training_step.py --output_dir=benchmarks/results/training_step \\
+        --peer=tfmot=ENVIRONMENT --peer=hgq2=ENVIRONMENT --peer=qkeras=ENVIRONMENT
+
+All variants of one setting (network, batch size, jit) are alive at once, each in a process of its
+own, and take turns: a few steps each, many times round. A step's cost is the median over its turns;
+what else a busy machine does then hits all of them alike. CPU time counts all threads. "memory" is
+what training adds to the peak of the process with its model built. "first steps" is the time of the
+first turn, tracing and compiling included.
+
+A peer's ENVIRONMENT is a virtual environment into which it was installed (`tensorflow-model-
+optimization tf_keras`, `HGQ2`, `qkeras`); no two of them agree on one Keras.
+
+A finished setting is a JSON file in --output_dir and is not measured again; `--report_only` writes
+the table and the picture from what is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import matplotlib.pyplot as plt
+from absl import app, flags, logging
+
+NETWORKS = flags.DEFINE_multi_string("network", ["resnet8", "resnet20", "mobilenet"], "Networks.")
+BATCH_SIZES = flags.DEFINE_multi_integer("batch_size", [128, 32, 256], "Batch sizes.")
+JIT = flags.DEFINE_multi_enum("jit", ["off", "on"], ["off", "on"], "With and without XLA.")
+VARIANTS = flags.DEFINE_multi_string(
+    "variant", ["ste", "lsq", "pege", "gdnsq", "gdnsq_distilled"], "Ways to train, beside float."
+)
+PEERS = flags.DEFINE_multi_string("peer", [], "NAME=ENVIRONMENT: a peer and where it lives.")
+STEPS = flags.DEFINE_integer("steps", 8, "Steps in a turn.", 1)
+TURNS = flags.DEFINE_integer("turns", 9, "Turns of every variant, the first one left out.", 3)
+BITS = flags.DEFINE_integer("bits", 4, "Bits of weights and activations.", 1, 8)
+OUTPUT_DIR = flags.DEFINE_string("output_dir", "training_step_output", "Where results go.")
+REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Measure nothing: table and picture.")
+
+WORKER = pathlib.Path(__file__).with_name("training_step_worker.py")
+TITLES = {
+    "float": "Keras, float",
+    "ste": "STE",
+    "lsq": "LSQ",
+    "pege": "PEGE",
+    "gdnsq": "GDNSQ",
+    "gdnsq_distilled": "GDNSQ, distilled",
+    "tfmot": "TFMOT (8 bits)",
+    "hgq2": "HGQ2",
+    "qkeras": "QKeras",
+}
+
+
+class Worker:
+    """One variant, training in a process of its own."""
+
+    def __init__(self, variant: str, python: str, arguments: list[str]):
+        self.variant = variant
+        self.turns: list[dict[str, float]] = []
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            [python, str(WORKER), f"--variant={variant}", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        self.alive = self._read() is not None
+
+    def turn(self) -> None:
+        """A few steps; afterwards `turns` has one entry more, or the worker is dead."""
+        print("run", file=self._process.stdin, flush=True)
+        answer = self._read()
+        if answer is None:
+            self.alive = False
+        else:
+            self.turns.append(answer)
+
+    def stop(self) -> str:
+        """Ends the process; what it said last if it died by itself."""
+        self._process.communicate("stop\n" if self.alive else "")
+        self._errors.seek(0)
+        return "" if self.alive else self._errors.read().strip().rpartition("\n")[2]
+
+    def _read(self) -> dict[str, float] | None:
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        return None
+
+
+def measure(network: str, batch_size: int, jit: str) -> dict[str, Any]:
+    """All variants of one setting, in turns."""
+    arguments = [
+        f"--network={network}",
+        f"--batch_size={batch_size}",
+        f"--jit={jit == 'on'}",
+        f"--steps={STEPS.value}",
+        f"--bits={BITS.value}",
+    ]
+    pythons = dict.fromkeys(["float", *VARIANTS.value], sys.executable)
+    for peer in PEERS.value:
+        name, _, environment = peer.partition("=")
+        pythons[name] = str(pathlib.Path(environment) / "bin" / "python")
+    workers = [Worker(name, python, arguments) for name, python in pythons.items()]
+    for _ in range(TURNS.value):
+        for worker in workers:
+            if worker.alive:
+                worker.turn()
+    rows = {}
+    for worker in workers:
+        error = worker.stop()
+        if error:
+            logging.warning("%s, %s: %s", network, worker.variant, error)
+        rows[worker.variant] = {"error": error} if error else summary(worker.turns)
+    return {"network": network, "batch_size": batch_size, "jit": jit, "variants": rows}
+
+
+def summary(turns: list[dict[str, float]]) -> dict[str, float]:
+    first, *others = turns
+    return {
+        "cpu": statistics.median(turn["cpu"] for turn in others),
+        "wall": statistics.median(turn["wall"] for turn in others),
+        "megabytes": others[-1]["megabytes"],
+        "first_steps": first["wall"] * STEPS.value,
+    }
+
+
+def report(settings: list[dict[str, Any]]) -> str:
+    """Markdown: one table for each setting."""
+    text = ""
+    for setting in settings:
+        rows, unit = setting["variants"], setting["variants"]["float"]
+        jit = "with" if setting["jit"] == "on" else "without"
+        text += f"\n{setting['network']}, batches of {setting['batch_size']}, {jit} jit\n\n"
+        text += "| training | CPU time | over float | time | over float | memory | over float "
+        text += "| first steps |\n|---|---:|---:|---:|---:|---:|---:|---:|\n"
+        for name, row in rows.items():
+            title = TITLES.get(name, name)
+            if "error" in row:
+                text += f"| {title} | failed: {row['error'][:100]} | | | | | | |\n"
+                continue
+            cells = [title]
+            for field, form in (("cpu", "ms"), ("wall", "ms"), ("megabytes", "MB")):
+                value = row[field] * (1000 if form == "ms" else 1)
+                cells += [f"{value:.0f} {form}", f"{row[field] / unit[field]:.2f}"]
+            text += f"| {' | '.join(cells)} | {row['first_steps']:.1f} s |\n"
+    return text
+
+
+def draw(settings: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """CPU time over float: one panel for each network and jit at the first batch size."""
+    batch_size = BATCH_SIZES.value[0]
+    chosen = [setting for setting in settings if setting["batch_size"] == batch_size]
+    figure, panels = plt.subplots(
+        1, len(chosen), figsize=(3.2 * len(chosen), 3.6), sharey=True, squeeze=False
+    )
+    for axes, setting in zip(panels[0], chosen, strict=True):
+        rows = {k: row for k, row in setting["variants"].items() if "error" not in row}
+        ratios = [row["cpu"] / rows["float"]["cpu"] for row in rows.values()]
+        colors = ["#9d9da1" if k == "float" else "#4c78a8" for k in rows]
+        colors = [
+            "#f58518" if k in ("tfmot", "hgq2", "qkeras") else color
+            for k, color in zip(rows, colors, strict=True)
+        ]
+        bars = axes.barh([TITLES.get(k, k) for k in rows], ratios, color=colors)
+        axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=2)
+        axes.set_xlim(0, max(ratios) * 1.15)
+        axes.set_title(f"{setting['network']}, jit {setting['jit']}", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0][0].invert_yaxis()
+    figure.suptitle(f"CPU time of a training step over float, batches of {batch_size}", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    folder = pathlib.Path(OUTPUT_DIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = []
+    for setting in itertools.product(NETWORKS.value, BATCH_SIZES.value, JIT.value):
+        path = folder / "{}_batch{}_jit_{}.json".format(*setting)
+        if not path.exists() and not REPORT_ONLY.value:
+            path.write_text(json.dumps(measure(*setting), indent=1) + "\n")
+            logging.info("%s is done", path.name)
+        if path.exists():
+            settings.append(json.loads(path.read_text()))
+    print(report(settings), end="")
+    if settings:
+        draw(settings, folder / "training_step.png")
+
+
+if __name__ == "__main__":
+    app.run(main)
