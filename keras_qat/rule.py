@@ -50,7 +50,7 @@ class Rule:
         wide_inputs: what enters it gets the config's `add_bits`.
         unsigned: its output is never negative.
         signed: its output can be negative, whatever its inputs are.
-        stand_in: makes the layer that stands for it where it is an op of its own.
+        stand_in: makes the layer that takes its place in the quantized model.
     """
 
     output: Output

@@ -14,7 +14,7 @@ _SMALLEST_VARIANCE = 1e-3
 _LARGEST_REDUCTION = 0.99
 
 
-@register_estimator("aewgs")
+@register_estimator("aewgs", keeps_noiseless=True)
 def adaptive_element_wise_scaling(upstream: Tensor, noise: Tensor, step: GridStep) -> Tensor:
     """EWGS with the least-squares slope of `sign(g)` on `e` in place of `delta`.
 

@@ -12,6 +12,7 @@ Axes = tuple[int, ...]
 
 _RULES: dict[str, Callable[..., Tensor]] = {}
 _VARIABLES: dict[str, tuple[str, ...]] = {}
+_KEEP_NOISELESS: set[str] = set()
 
 
 class GridStep(NamedTuple):
@@ -85,6 +86,11 @@ class Estimator:
         return self.name == "ste"
 
     @property
+    def keeps_noiseless(self) -> bool:
+        """Whether the gradient of an element without noise stays as it is."""
+        return self.name in _KEEP_NOISELESS
+
+    @property
     def variables(self) -> dict[str, float]:
         """The options that may change while a model trains, and where they start."""
         parameters = inspect.signature(_RULES[self.name]).parameters
@@ -101,7 +107,7 @@ class Estimator:
 
 
 def register_estimator(
-    name: str, variables: tuple[str, ...] = ()
+    name: str, variables: tuple[str, ...] = (), keeps_noiseless: bool = False
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Makes a pure function an estimator under a name, for configs and saved models.
 
@@ -112,6 +118,8 @@ def register_estimator(
         name: by which configs choose it.
         variables: numeric options that quantizers keep in variables, so that callbacks may change
             them; the function gets them as tensors.
+        keeps_noiseless: the function returns `upstream` where `noise` is 0, which saves a choice
+            while elements are replaced progressively.
 
     Raises:
         ValueError: the name is taken.
@@ -128,6 +136,8 @@ def register_estimator(
         if known is not None and _origin(known) != _origin(rule):
             raise ValueError(f"There is an estimator {name!r} already: {_origin(known)}.")
         _RULES[name], _VARIABLES[name] = rule, variables
+        if keeps_noiseless:
+            _KEEP_NOISELESS.add(name)
         return rule
 
     return register

@@ -13,7 +13,7 @@ Tensor = Any
 WEIGHTINGS = ("rms", "raw", "ewgs")
 
 
-@register_estimator("pege", variables=("strength",))
+@register_estimator("pege", variables=("strength",), keeps_noiseless=True)
 def pull_to_code(
     upstream: Tensor,
     noise: Tensor,
@@ -42,11 +42,11 @@ def pull_to_code(
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"The weighting must be one of {WEIGHTINGS}. Received: {weighting!r}")
-    error = ops.divide(noise, step.count)
+    strength = ops.divide(strength, step.count)  # numbers first: fewer passes over the tensor
     if weighting == "rms":
-        pull = ops.sqrt(ops.mean(ops.square(upstream)))
+        strength = strength * ops.sqrt(ops.mean(ops.square(upstream)))
     elif weighting == "raw":
-        pull = 1.0 / (step.size * step.count)
+        strength = strength / (step.size * step.count)
     else:
-        pull = ops.abs(upstream)
-    return upstream - strength * pull * error
+        noise = ops.abs(upstream) * noise
+    return upstream - strength * noise

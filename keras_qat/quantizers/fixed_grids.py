@@ -2,11 +2,15 @@
 
 All share the forward pass `x_hat = scale * round(clip(x / scale, qmin, qmax))`, and write
 `v = x / scale`, `c = clip(v, qmin, qmax)`, `q` for the code, `g` for the upstream gradient,
-`inside = [qmin < v < qmax]`. `scale` is a scalar, or one number per channel of the last axis.
+`inside = [qmin * scale < x < qmax * scale]`. `scale` is a scalar, or one number per channel of the
+last axis.
 
 An estimator (`keras_qat.estimators`) makes of `g` and the noise `e = (q - v) / step` the gradient
 `passed`; straight through it is `g`. With a selection (`keras_qat.quantizers.replacement`) only
 the elements it takes are quantized: of the others the code is `c`, the noise 0, and `passed = g`.
+
+The backward pass starts from `x` and `x_hat`, which the layers around keep anyway: between the two
+passes nothing else takes memory.
 """
 
 from __future__ import annotations
@@ -19,12 +23,12 @@ from keras import ops
 from keras_qat.estimators import STE, Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
 from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
-from keras_qat.quantizers.replacement import Selection
+from keras_qat.quantizers.replacement import Selection, passed_gradient, select
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 
 Tensor = Any
 Rounding = Callable[[Tensor, Grid], Tensor]
-ScaleGradient = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+ScaleGradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def fixed_step_size(
@@ -60,9 +64,9 @@ def learned_step_size(
     """Fake-quantize whose scale is learned (LSQ).
 
     Forward: `x_hat = scale * q`. Backward: `dx = passed * inside` and
-    `dscale = gradient_scale * sum (g * (q - v * inside) + (g - passed) * v * inside)`, summed over
-    all elements that share the scale; straight through, that is LSQ's. The paper's
-    `gradient_scale` is `1 / sqrt(elements * qmax)`.
+    `dscale = gradient_scale * sum (g * x_hat - dx * x) / scale`, summed over all elements that
+    share the scale: `sum g * (q - v * inside)`, which is LSQ's, and what the estimator takes from
+    the values inside. The paper's `gradient_scale` is `1 / sqrt(elements * qmax)`.
 
     Source: Esser et al. 2020 (arXiv 1902.08153), equations 1 to 3.
 
@@ -70,11 +74,8 @@ def learned_step_size(
     [0.0, 0.5, 0.5]
     """
 
-    def scale_gradient(upstream: Tensor, passed: Tensor, code: Tensor, inner: Tensor) -> Tensor:
-        slope = upstream * (code - inner)
-        if passed is not upstream:
-            slope += (upstream - passed) * inner
-        return slope
+    def scale_gradient(x: Tensor, x_hat: Tensor, g: Tensor, dx: Tensor, inside: Tensor) -> Tensor:
+        return g * x_hat - dx * x
 
     return _fake_quantize(
         x, scale, grid, rounding, estimator, selection, scale_gradient, gradient_scale
@@ -101,8 +102,8 @@ def learned_clipping(
     [0.0, 1.0, 1.5]
     """
 
-    def scale_gradient(upstream: Tensor, passed: Tensor, code: Tensor, inner: Tensor) -> Tensor:
-        return upstream * code * ops.cast(inner == 0.0, code.dtype)
+    def scale_gradient(x: Tensor, x_hat: Tensor, g: Tensor, dx: Tensor, inside: Tensor) -> Tensor:
+        return g * x_hat * (1.0 - inside)
 
     return _fake_quantize(x, scale, grid, rounding, estimator, selection, scale_gradient)
 
@@ -117,50 +118,42 @@ def _fake_quantize(
     scale_gradient: ScaleGradient | None,
     factor: float = 1.0,
 ) -> Tensor:
-    """`scale_gradient(g, passed, q, v * inside)`, summed and times `factor`, is `dscale`."""
+    """`scale_gradient(x, x_hat, g, dx, inside)`, summed, times `factor / scale`, is `dscale`."""
 
     @custom_gradient
     def fake_quantize(x: Tensor, scale: Tensor) -> Any:
         ratio = x / scale
-        code = rounding(ratio, grid)
-        selected = None
-        if selection is not None:
-            clipped = ops.clip(ratio, grid.qmin, grid.qmax)
-            selected = selection((code - clipped) / grid.step)
-            code = ops.where(selected, code, clipped)
+        code, selected = _select(selection, ratio, rounding(ratio, grid), grid)
+        x_hat = code * scale
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             # Masks as factors: a choice by where() takes three times as long.
-            inside = ops.logical_and(ratio > grid.qmin, ratio < grid.qmax)
-            inside = ops.cast(inside, ratio.dtype)
-            inner = inside * ops.clip(ratio, grid.qmin, grid.qmax)
-            passed = _passed(estimator, upstream, inner, code, inside, selected, grid, scale)
+            inside = ops.logical_and(x > grid.qmin * scale, x < grid.qmax * scale)
+            inside = ops.cast(inside, x.dtype)
+            passed = upstream
+            if not estimator.passes_through:
+                size = scale * grid.step
+                step = GridStep(size, (grid.qmax - grid.qmin) / grid.step, sharing_axes(x, scale))
+                noise = (x_hat - x) * inside / size
+                passed = passed_gradient(estimator, upstream, noise, step, selected)
             dx = passed * inside
             if scale_gradient is None:
                 return dx, ops.zeros_like(scale)
-            slope = scale_gradient(upstream, passed, code, inner)
-            return dx, sum_over_sharing(slope, scale) * factor
+            slope = sum_over_sharing(scale_gradient(x, x_hat, upstream, dx, inside), scale)
+            return dx, slope * (factor / scale)
 
-        return code * scale, gradient
+        return x_hat, gradient
 
     return fake_quantize(x, scale)
 
 
-def _passed(
-    estimator: Estimator,
-    upstream: Tensor,
-    inner: Tensor,
-    code: Tensor,
-    inside: Tensor,
-    selected: Tensor | None,
-    grid: Grid,
-    scale: Tensor,
-) -> Tensor:
-    """The estimator's gradient; clipped elements have no noise, unselected ones their own."""
-    if estimator.passes_through:
-        return upstream
-    noise = (code * inside - inner) / grid.step
-    count = (grid.qmax - grid.qmin) / grid.step
-    step = GridStep(scale * grid.step, count, sharing_axes(inner, scale))
-    passed = estimator(upstream, noise, step)
-    return passed if selected is None else ops.where(selected, passed, upstream)
+def _select(
+    selection: Selection | None, ratio: Tensor, code: Tensor, grid: Grid
+) -> tuple[Tensor, Tensor | None]:
+    """Codes of the selected elements, clipped ratios of the others; and which are selected."""
+    clipped = ops.clip(ratio, grid.qmin, grid.qmax)
+    if grid.step == 1:
+        return select(selection, clipped, code)
+    first, step = grid.qmin, grid.step
+    steps, selected = select(selection, (clipped - first) / step, (code - first) / step)
+    return steps * step + first, selected

@@ -34,7 +34,7 @@ from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
 from keras_qat.quantizers.noise_signs import SignProduct, signed_sum
 from keras_qat.quantizers.power_of_two import power_of_two
-from keras_qat.quantizers.replacement import Selection
+from keras_qat.quantizers.replacement import Selection, passed_gradient, select
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 
 Tensor = Any
@@ -90,7 +90,9 @@ def fake_quantize_affine(
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             axes = sharing_axes(x, log_scale) if mean_axes is None else mean_axes
             step = GridStep(scale, (upper - lower) / scale, axes)
-            passed, lost, slope = backward(upstream, position, code, log_scale, step, selected)
+            passed, lost, slope = backward(
+                upstream, code - position, position, log_scale, step, selected
+            )
             below, above = x < lower, x > upper
             return (
                 ops.where(ops.logical_or(below, above), 0.0, passed),
@@ -140,7 +142,9 @@ def fake_quantize_weights(
             axes = sharing if mean_axes is None else mean_axes
             count = ops.maximum(ops.max(ops.round(position), axis=sharing, keepdims=True), 1.0)
             step = GridStep(scale, count, axes)
-            passed, lost, slope = backward(upstream, position, code, log_scale, step, selected)
+            passed, lost, slope = backward(
+                upstream, code - position, position, log_scale, step, selected
+            )
             if lost is not None:
                 at_minimum = ops.cast(weights == smallest, weights.dtype)
                 ties = ops.sum(at_minimum, axis=sharing, keepdims=True)
@@ -194,7 +198,9 @@ def fake_quantize_activations(
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             axes = sharing_axes(x, log_scale) if mean_axes is None else mean_axes
             step = GridStep(scale, width / scale - 1.0, axes)
-            passed, _, slope = backward(upstream, position, code, log_scale, step, selected)
+            passed, _, slope = backward(
+                upstream, code - position, position, log_scale, step, selected
+            )
             above = ops.where(x > upper, passed, 0.0)
             dx = ops.where(ops.logical_or(x < offset, x > upper), 0.0, passed)
             return (
@@ -270,47 +276,29 @@ class NoiseBackward:
     def __call__(
         self,
         upstream: Tensor,
+        noise: Tensor,
         position: Tensor,
-        code: Tensor,
         log_scale: Tensor,
         step: GridStep,
         selected: Tensor | None = None,
         origin: Tensor = 0.0,
+        noise_unit: Tensor = 1.0,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """`(passed, lost, sum slope)`, see the module; `lost` is None where it is 0.
 
         Positions may be counted from anywhere: `v - origin` is what `slope` has. The sum is one
-        for each step. `code` is the position itself where `selected` is False.
+        for each step. `noise / noise_unit` is in steps, and 0 where `selected` is False.
         """
-        noise = code - position
-        slope = sum_over_sharing(upstream * noise, log_scale)
+        slope = sum_over_sharing(upstream * noise, log_scale) / noise_unit
         if self._scale_term == "lsq":
             slope += step.size * slope
         elif self._scale_term == "head" and self._noise_sign is not None:
-            rounded = upstream if selected is None else ops.where(selected, upstream, 0.0)
-            signed = signed_sum(rounded, self._noise_sign, log_scale)
+            taken = 1.0 if selected is None else ops.cast(selected, upstream.dtype)
+            signed = signed_sum(upstream * taken, self._noise_sign, log_scale)
             slope += step.size * (signed / math.sqrt(3.0))
         if self.estimator.passes_through:
             return upstream, None, slope
-        passed = self.estimator(upstream, noise, step)
-        if selected is not None:
-            passed = ops.where(selected, passed, upstream)
+        passed = passed_gradient(self.estimator, upstream, noise / noise_unit, step, selected)
         lost = upstream - passed
         slope += sum_over_sharing(lost * (position - origin), log_scale)
         return passed, lost, slope
-
-
-def select(
-    selection: Selection | None, position: Tensor, code: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """The codes with those left out at their positions, and which are not; `None` for all.
-
-    >>> position = ops.array([0.7, 1.4])
-    >>> code, selected = select(lambda noise: noise > 0, position, ops.round(position))
-    >>> [round(float(v), 1) for v in code]
-    [1.0, 1.4]
-    """
-    if selection is None:
-        return code, None
-    selected = selection(code - position)
-    return ops.where(selected, code, position), selected

@@ -31,6 +31,7 @@ from keras_qat.quantizers.initial_scale import (
 from keras_qat.quantizers.replacement import (
     Selection,
     by_chance,
+    by_chance_in_batch,
     by_error,
     check_replacement,
 )
@@ -256,7 +257,8 @@ class Quantizer(keras.layers.Layer):
         if self.replacement == "persistent":
             shape = x.shape[1:] if self._is_activation else x.shape
             return by_chance(shape, share, self.seed)
-        return by_chance(ops.shape(x), share, self.seed_generator)
+        draw = by_chance_in_batch if self._is_activation else by_chance
+        return draw(ops.shape(x), share, self.seed_generator)
 
     def discretization_error(self, x: Tensor) -> Tensor:
         """`mean((clip(x) - x_hat)**2)` in ranges, from the lowest to the highest code: a scalar."""

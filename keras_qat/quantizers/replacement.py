@@ -14,12 +14,18 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+
+from keras_qat.estimators import Estimator, GridStep
 
 Tensor = Any
 Selection = Callable[[Tensor], Tensor]
 
 SELECTIONS = ("random", "persistent", "error_first")
+
+_NUMBERS = 1 << 15
+_LAST_NUMBER = np.uint16(_NUMBERS - 1)
 
 
 def check_replacement(replacement: Any) -> None:
@@ -31,6 +37,44 @@ def check_replacement(replacement: Any) -> None:
         raise ValueError(
             f"The replacement must be None or one of {SELECTIONS}. Received: {replacement!r}"
         )
+
+
+def select(
+    selection: Selection | None, position: Tensor, code: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The codes with those left out at their positions, and which are not; `None` for all.
+
+    Both count steps of 1. The selected are codes to the last bit: `position + (code - position)`
+    is `code`, as float32 holds the difference of a number and the nearest whole one.
+
+    >>> position = ops.array([0.7, 1.4])
+    >>> code, selected = select(lambda noise: noise > 0, position, ops.round(position))
+    >>> [round(float(v), 1) for v in code]
+    [1.0, 1.4]
+    """
+    if selection is None:
+        return code, None
+    noise = code - position
+    selected = selection(noise)
+    return position + noise * ops.cast(selected, noise.dtype), selected
+
+
+def passed_gradient(
+    estimator: Estimator, upstream: Tensor, noise: Tensor, step: GridStep, selected: Tensor | None
+) -> Tensor:
+    """The estimator's gradient for the selected elements, `upstream` for the others.
+
+    Those have no noise, so most estimators need not be told; `None` selects all.
+
+    >>> halved = passed_gradient(Estimator("dsq"), 1.0, 0.0, None, ops.array([True, False]))
+    >>> [round(float(v), 3) for v in halved]
+    [0.494, 1.0]
+    """
+    passed = estimator(upstream, noise, step)
+    if selected is None or estimator.keeps_noiseless:
+        return passed
+    # In place of where(), which takes twice as long.
+    return upstream + (passed - upstream) * ops.cast(selected, passed.dtype)
 
 
 def by_chance(shape: Any, share: Tensor, seed: Any) -> Selection:
@@ -48,6 +92,31 @@ def by_chance(shape: Any, share: Tensor, seed: Any) -> Selection:
     """
     numbers = keras.random.uniform(shape, seed=seed)
     return lambda noise: numbers < share
+
+
+def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Selection:
+    """The same for a batch, at a fraction of the cost: fresh choices that are independent in pairs.
+
+    The number of an element is the sum, modulo 1, of one drawn for its example and one for its
+    feature, so each is uniform, and any two of them are independent. Numbers have 15 bits.
+
+    Args:
+        shape: of the batch, examples first.
+        share: as for `by_chance`.
+        seed: a `keras.random.SeedGenerator`.
+
+    >>> seed = keras.random.SeedGenerator(0)
+    >>> taken = by_chance_in_batch((32, 100), 0.25, seed)(None)
+    >>> 700 < int(keras.ops.sum(keras.ops.cast(taken, "int32"))) < 900
+    True
+    """
+    batch, *features = shape
+    examples, feature = (
+        ops.cast(keras.random.randint(each, 0, _NUMBERS, seed=seed), "uint16")
+        for each in ((batch, *(1 for _ in features)), (1, *features))
+    )
+    below = ops.cast(ops.round(share * _NUMBERS), "uint16")
+    return lambda noise: ops.bitwise_and(examples + feature, _LAST_NUMBER) < below
 
 
 def by_error(share: Tensor) -> Selection:

@@ -43,9 +43,9 @@ from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
 from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
 from keras_qat.quantizers.fixed_grids import Rounding
-from keras_qat.quantizers.gdnsq_gradients import NoiseBackward, select
+from keras_qat.quantizers.gdnsq_gradients import NoiseBackward
 from keras_qat.quantizers.noise_signs import SignProduct
-from keras_qat.quantizers.replacement import Selection
+from keras_qat.quantizers.replacement import Selection, select
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 from keras_qat.quantizers.step_table import learned_step, table_index, table_value
 
@@ -174,8 +174,8 @@ def fake_quantize_snapped_weights(
             follows = half_steps and held_levels <= 0.0
             passed, lost, slope = backward(
                 upstream - cut,
+                code - position,
                 position,
-                code,
                 log_scale,
                 GridStep(scale, ops.maximum(grid.steps, 1.0), sharing),
                 selected,
@@ -250,19 +250,28 @@ def fake_quantize_snapped_activations(
     def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
         scale, grid = snapped_activation_grid(offset, log_scale, log_range, held_levels)
         ratio = x / scale
-        code, selected = rounding(ratio, grid), None
-        if selection is not None:
-            code, selected = select(selection, ops.clip(ratio, grid.qmin, grid.qmax), code)
+        clipped_ratio = ops.clip(ratio, grid.qmin, grid.qmax)
+        code, selected = select(selection, clipped_ratio, rounding(ratio, grid))
+        x_hat = code * scale
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
-            position = ops.clip(ratio, grid.qmin, grid.qmax)
+            # From `x` and `x_hat`, which the layers around keep anyway.
+            highest = grid.qmax * scale
+            clipped = ops.clip(x, grid.qmin * scale, highest)
             step = GridStep(scale, grid.qmax - grid.qmin, sharing_axes(x, log_scale))
             passed, _, slope = backward(
-                upstream, position, code, log_scale, step, selected, grid.qmin
+                upstream,
+                x_hat - clipped,
+                clipped / scale,
+                log_scale,
+                step,
+                selected,
+                origin=grid.qmin,
+                noise_unit=scale,
             )
             # Masks as factors: a choice by where() takes three times as long.
-            dx = passed * ops.cast(position == ratio, x.dtype)
-            cut = ops.sum(passed * ops.cast(ratio > grid.qmax, x.dtype))
+            dx = passed * ops.cast(clipped == x, x.dtype)
+            cut = ops.sum(passed * ops.cast(x > highest, x.dtype))
             width = table_value(table_index(log_range))
             held = held_levels > 0.0
             end = ops.where(held, grid.qmax - grid.qmin, -1.0)
@@ -273,6 +282,6 @@ def fake_quantize_snapped_activations(
                 _LN2 * width * ops.where(held, 0.0, cut),
             )
 
-        return code * scale, gradient
+        return x_hat, gradient
 
     return fake_quantize(x, offset, log_scale, log_range)

@@ -74,7 +74,7 @@ class _Inserter:
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The layer's copy in the place of the layer, and a quantizer behind it if it needs one."""
         rule = rule_or_float(node)
-        layer = self.copies.of(node.operation, lambda layer: self._copy(layer, rule, node))
+        layer = self.copies.of(node.operation, lambda layer: self._copy(layer, rule))
         outputs = layer(*args, **kwargs)
         if len(node.outputs) > 1:
             return outputs  # only a layer in float yields several tensors
@@ -95,11 +95,10 @@ class _Inserter:
             self._quantizers[id(grid)] = grid.quantizer(self._unique(grid.name))
         return self._quantizers[id(grid)]
 
-    def _copy(self, layer: Any, rule: Rule, node: GraphNode) -> Any:
+    def _copy(self, layer: Any, rule: Rule) -> Any:
         """The layer's copy, in its wrapper if it is a weight layer to be quantized."""
         config, _ = self._bit_widths.config_for([layer.name])
-        joins = rule.joins and self._plan.grid_of(node.inputs[0]) is None
-        if rule.stand_in is not None and not joins:
+        if rule.stand_in is not None:
             return rule.stand_in(layer)
         if rule.wrapper is None or config is None:
             return copy_of(layer)

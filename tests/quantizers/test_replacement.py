@@ -3,15 +3,22 @@
 import functools
 import itertools
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import strategies as st
 
 from keras_qat.estimators import STE, Estimator
 from keras_qat.quantizers import Grid, LSQQuantizer, STEQuantizer
 from keras_qat.quantizers.fixed_grids import fixed_step_size, learned_step_size
-from keras_qat.quantizers.replacement import SELECTIONS, by_chance, by_error
+from keras_qat.quantizers.replacement import (
+    SELECTIONS,
+    by_chance,
+    by_chance_in_batch,
+    by_error,
+)
 from tests.golden_vectors import Case, cases, compiled, value_and_gradients
 
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
@@ -72,14 +79,33 @@ def test_all_pege_cases_are_here():
 # Choosing.
 
 
+@pytest.mark.parametrize("draw", [by_chance, by_chance_in_batch])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_chance_takes_its_share_and_all_or_none_at_the_ends(share):
+def test_chance_takes_its_share_and_all_or_none_at_the_ends(share, draw):
     seed = keras.random.SeedGenerator(1)
-    first, second = (np.asarray(by_chance((100, 80), share, seed)(None)) for _ in range(2))
+    first, second = (np.asarray(draw((100, 80), share, seed)(None)) for _ in range(2))
     # 5 standard deviations of the mean of 8,000 draws
     assert abs(first.mean() - share) <= 5 * np.sqrt(share * (1 - share) / first.size)
     if 0 < share < 1:
         assert (first != second).any()
+
+
+def test_choices_of_a_batch_are_independent_in_pairs():
+    draw = functools.partial(by_chance_in_batch, (2, 3), 0.5, keras.random.SeedGenerator(2))
+    taken = np.array([np.asarray(draw()(None)).reshape(-1) for _ in range(2000)], float)
+    # standard error of a correlation of 2,000 draws: 0.022
+    np.testing.assert_allclose(np.corrcoef(taken.T), np.eye(6), atol=5 * 0.022)
+
+
+@hypothesis.given(
+    st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=9),
+    st.sampled_from([Grid(0, 15), Grid(-128, 127), Grid(-1, 1, step=2)]),
+)
+def test_the_selected_are_codes_to_the_last_bit(ratios, grid):
+    ratio = np.float32(ratios)
+    everything = by_chance(ratio.shape, 1.0, seed=0)
+    quantize = functools.partial(fixed_step_size, scale=np.float32(1.0), grid=grid)
+    np.testing.assert_array_equal(quantize(ratio, selection=everything), quantize(ratio))
 
 
 def test_what_persists_once_taken_stays_taken():
