@@ -13,6 +13,7 @@ from tflite_export import lookup_table
 from tflite_export.emission import Emission, file_operator, int32_constant
 from tflite_export.errors import ExportError
 from tflite_export.file_model import FileModel, FileTensor, IoDtype
+from tflite_export.float_parts import emit_float_part
 from tflite_export.lookup_emitters import emit_lookup, emit_lookup_compact
 from tflite_export.shape_emitters import (
     emit_crop,
@@ -25,7 +26,7 @@ from tflite_export.shape_emitters import (
 from tflite_export.storage import StoredGraph, WeightStorage
 
 DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat."
-_OPS_OF_ONE_EXAMPLE = (ops.TransposeConv2D,)
+_OPS_OF_ONE_EXAMPLE = (ops.FloatPart, ops.TransposeConv2D)
 _FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}
 
 
@@ -285,6 +286,7 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Conv2D: _conv_2d,
     ops.Crop: emit_crop,
     ops.DepthwiseConv2D: _depthwise_conv_2d,
+    ops.FloatPart: emit_float_part,
     ops.FullyConnected: _fully_connected,
     ops.InterpolatePixels: emit_interpolate_pixels,
     ops.Lookup: emit_lookup,

@@ -21,7 +21,13 @@ from tflite_export.file_model import IO_DTYPES, FileModel, IoDtype
 from tflite_export.graph_of import graph_of
 from tflite_export.legality import check_float_inputs, runnable_profiles
 from tflite_export.legalize import legalize, with_channel_scales
-from tflite_export.report import Report, WeightReport, report_operators, report_weights
+from tflite_export.report import (
+    Report,
+    WeightReport,
+    report_float_parts,
+    report_operators,
+    report_weights,
+)
 from tflite_export.storage import check_weight_storage, require_faithful
 from tflite_export.targets import get_target
 from tflite_export.verification import verify as verify_file
@@ -200,6 +206,7 @@ def prepare(
             *((_FLOAT_INPUT_LIMIT,) if dtype == "float32" else ()),
             *((_describe_loss(lossy, comparison),) if lossy else ()),
         ),
+        float_parts=report_float_parts(stored, file),
     )
     return Exported(data, file, legal, codes, report)
 

@@ -21,6 +21,7 @@ def run(
     profile: str | RoundingProfile = "tflm",
     keep_all: bool = False,
     batch_size: int = 64,
+    given: Mapping[str, IntArray] | None = None,
 ) -> Values:
     """Evaluates the graph on int8 inputs, batch by batch.
 
@@ -31,6 +32,7 @@ def run(
         profile: whose rounding to follow: `"tflm"`, `"litert_ref"` or `"xnnpack"`.
         keep_all: return every tensor instead of the outputs only.
         batch_size: how many examples are held in memory at once.
+        given: tensor name -> what ops read in the place of what the graph computes there.
 
     Returns:
         int8 arrays by tensor name.
@@ -41,26 +43,37 @@ def run(
     """
     rounding = get_profile(profile)
     arrays = check_inputs(graph, inputs)
+    given = given or {}
     examples = next(iter(arrays.values())).shape[0]
     parts = [
         _run_batch(
             graph,
-            {name: array[start : start + batch_size] for name, array in arrays.items()},
+            _examples(arrays, start, batch_size),
             rounding,
             keep_all,
+            _examples(given, start, batch_size),
         )
         for start in range(0, max(examples, 1), batch_size)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def _examples(arrays: Mapping[str, IntArray], start: int, count: int) -> Values:
+    return {name: array[start : start + count] for name, array in arrays.items()}
+
+
 def _run_batch(
-    graph: IntegerGraph, inputs: Values, profile: RoundingProfile, keep_all: bool
+    graph: IntegerGraph,
+    inputs: Values,
+    profile: RoundingProfile,
+    keep_all: bool,
+    given: Values,
 ) -> Values:
     values = dict(inputs)
     last_use = {name: index for index, op in enumerate(graph.ops) for name in op.inputs}
     for index, op in enumerate(graph.ops):
-        operands = [QuantizedArray(values[name], graph.tensors[name].qparams) for name in op.inputs]
+        read = {name: given.get(name, values[name]) for name in op.inputs}
+        operands = [QuantizedArray(read[name], graph.tensors[name].qparams) for name in op.inputs]
         values[op.output] = op.evaluate(operands, graph.tensors[op.output].qparams, profile)
         if not keep_all:
             for name in set(op.inputs):

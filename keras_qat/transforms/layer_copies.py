@@ -9,6 +9,14 @@ import keras
 
 from keras_qat.wrappers import QuantizeWrapper
 
+StaysFloat = Callable[[str], bool]
+"""Whether the layer of a name stays in float, and so as it is."""
+
+
+def nothing_stays_float(name: str) -> bool:
+    """The answer for a model without layers in float."""
+    return False
+
 
 class LayerCopies:
     """One copy of each layer, however often the layer is called.
