@@ -55,12 +55,14 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
     inputs = {name: name for name in graph.inputs}
     outputs = {name: name for name in graph.outputs}
     if io_dtype == "float32":
-        inputs = {name: f"{name}/float32_input" for name in graph.inputs}
+        on_grid = [name for name in graph.inputs if graph.tensors[name].on_grid]
+        wrapped = {name: f"{name}/float32_input" for name in on_grid}
+        inputs |= wrapped
         outputs = {name: f"{name}/float32_output" for name in graph.outputs}
-        tensors.extend(_float_tensor(graph, *pair) for pair in inputs.items())
+        tensors.extend(_float_tensor(graph, *pair) for pair in wrapped.items())
         tensors.extend(_float_tensor(graph, *pair) for pair in outputs.items())
         operators = [
-            *(file_operator("QUANTIZE", 1, (x,), name) for name, x in inputs.items()),
+            *(file_operator("QUANTIZE", 1, (x,), name) for name, x in wrapped.items()),
             *operators,
             *(file_operator("DEQUANTIZE", 2, (name,), y) for name, y in outputs.items()),
         ]
@@ -311,6 +313,8 @@ COMPACT_EMITTERS: dict[type[ops.IntegerOp], Emitter] = {ops.Lookup: emit_lookup_
 
 
 def _activation(tensor: IntegerTensor) -> FileTensor:
+    if not tensor.on_grid:
+        return FileTensor(tensor.name, tensor.shape, tensor.dtype)
     return FileTensor(
         name=tensor.name,
         shape=tensor.shape,

@@ -22,18 +22,23 @@ def network_of(op: ops.FloatPart) -> FileModel:
     except ValueError as error:
         raise ExportError(
             f"The layers in float {', '.join(map(repr, op.layers))} cannot be written into the "
-            "file: their operators are more than one list (a recurrent layer is a loop). Replace "
-            f"them, or split the model there. {error}"
+            "file: their operators are more than one list. A recurrent layer is a loop; make it "
+            f"with unroll=True, replace it, or split the model there. {error}"
         ) from error
 
 
 def emit_float_part(op: ops.FloatPart, graph: IntegerGraph) -> Emission:
-    """A DEQUANTIZE for each input, the part's own operators under other names, and a QUANTIZE."""
+    """A DEQUANTIZE for each input on a grid, the part's own operators, and a QUANTIZE."""
     part = network_of(op)
     names = {name: f"{inside(op)}{index}" for index, name in enumerate(part.tensors)}
     names[""] = ""  # of an input that an operator does without
+    entries = dict(zip(part.inputs.values(), op.inputs, strict=True))
+    raw = {entry: x for entry, x in entries.items() if not graph.tensors[x].on_grid}
+    names |= raw
     tensors = tuple(
-        dataclasses.replace(tensor, name=names[name]) for name, tensor in part.tensors.items()
+        dataclasses.replace(tensor, name=names[name])
+        for name, tensor in part.tensors.items()
+        if name not in raw
     )
     operators = tuple(
         dataclasses.replace(
@@ -43,8 +48,11 @@ def emit_float_part(op: ops.FloatPart, graph: IntegerGraph) -> Emission:
         )
         for each in part.operators
     )
-    entries = zip(op.inputs, part.inputs.values(), strict=True)
-    dequantize = [file_operator("DEQUANTIZE", 2, (x,), names[entry]) for x, entry in entries]
+    dequantize = [
+        file_operator("DEQUANTIZE", 2, (x,), names[entry])
+        for entry, x in entries.items()
+        if entry not in raw
+    ]
     (result,) = part.outputs.values()
     quantize = file_operator("QUANTIZE", 1, (names[result],), op.output)
     return Emission(tensors, quantize, (*dequantize, *operators))

@@ -34,10 +34,11 @@ def check_file(learned: IntegerGraph, stored_graph: StoredGraph, file: FileModel
     for name, tensor in legal.tensors.items():
         stored = _tensor(file, name)
         grid = tensor.qparams
-        same = np.array_equal(stored.scale, grid.scale.reshape(1)) and (
+        scale = grid.scale.reshape(1) if tensor.on_grid else ()
+        same = np.array_equal(stored.scale, scale) and (
             stored.zero_point == grid.zero_point and stored.shape == tensor.shape
         )
-        if not same or stored.dtype != "int8":
+        if not same or stored.dtype != tensor.dtype:
             raise VerificationError(f"The file states another grid or shape for tensor {name!r}.")
     writers = {name: op for op in file.operators for name in op.outputs}
     for op in legal.ops:

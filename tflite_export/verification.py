@@ -173,7 +173,7 @@ def _runtime_inputs(
 ) -> Arrays:
     """What the file's inputs take: the integers, or the real numbers they stand for."""
     return {
-        name: graph.tensors[name].qparams.dequantize(samples[name])
+        name: graph.tensors[name].dequantize(samples[name])
         if file.tensors[tensor].dtype == "float32"
         else samples[name]
         for name, tensor in file.inputs.items()

@@ -85,7 +85,7 @@ def _run_batch(
 def check_inputs(
     graph: IntegerGraph, inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike]
 ) -> Values:
-    """The inputs as int8 arrays by name.
+    """The inputs as arrays by name, int8 but for those on no grid.
 
     Raises:
         ValueError: names, shapes, batch sizes or a dtype that do not fit the graph.
@@ -101,11 +101,11 @@ def check_inputs(
         raise ValueError(f"The graph's inputs are {list(graph.inputs)}. Received: {sorted(inputs)}")
     arrays = {name: np.asarray(inputs[name]) for name in graph.inputs}
     for name, array in arrays.items():
-        expected = graph.tensors[name].shape[1:]
-        if array.dtype != np.int8 or array.shape[1:] != expected:
+        dtype, expected = graph.tensors[name].dtype, graph.tensors[name].shape[1:]
+        if array.dtype != dtype or array.shape[1:] != expected:
             raise ValueError(
-                f"Input {name!r} must be int8 of shape (batch, {', '.join(map(str, expected))}). "
-                f"Received: {array.dtype} of shape {array.shape}"
+                f"Input {name!r} must be {dtype} of shape (batch, {', '.join(map(str, expected))})."
+                f" Received: {array.dtype} of shape {array.shape}"
             )
     if len({array.shape[0] for array in arrays.values()}) > 1:
         sizes = {name: array.shape[0] for name, array in arrays.items()}

@@ -35,11 +35,12 @@ class PendingFloat(Pending):
         return None
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
-        shapes = [builder.tensor(source).shape for source in self.sources]
+        tensors = [builder.tensor(source) for source in self.sources]
+        signature = [(each.shape, "float32" if each.on_grid else each.dtype) for each in tensors]
         return ops.FloatPart(
             self.sources,
             name,
-            file=np.frombuffer(_converted(self, shapes), np.uint8),
+            file=np.frombuffer(_converted(self, signature), np.uint8),
             layers=tuple(dict.fromkeys(call.operation.name for call in self.calls)),
             target_shape=tuple(self.tensor.shape[1:]),
         )
@@ -62,7 +63,7 @@ def call_in_float(node: GraphNode, operands: Sequence[PendingFloat]) -> list[Pen
     ]
 
 
-def _converted(part: PendingFloat, shapes: Sequence[ops.Shape]) -> bytes:
+def _converted(part: PendingFloat, signature: Sequence[tuple[ops.Shape, str]]) -> bytes:
     """A `.tflite` file of builtin operators in float32, of one example and in inference mode.
 
     Raises:
@@ -78,16 +79,17 @@ def _converted(part: PendingFloat, shapes: Sequence[ops.Shape]) -> bytes:
     import tensorflow as tf
 
     def network(*inputs: Any) -> Any:
-        values = {id(place): x for place, x in zip(part.places, inputs, strict=True)}
+        given = zip(part.places, inputs, strict=True)
+        values = {id(place): tf.cast(x, place.dtype) for place, x in given}
         for call in part.calls:
             outputs = keras.tree.flatten(_called(call, values))
             pairs = zip(call.outputs, outputs, strict=True)
             values.update((id(tensor), output) for tensor, output in pairs)
         return values[id(part.tensor)]
 
-    signature = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
     try:
-        traced = tf.function(network, autograph=False).get_concrete_function(*signature)
+        specs = [tf.TensorSpec(*each) for each in signature]
+        traced = tf.function(network, autograph=False).get_concrete_function(*specs)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module())
         converter.experimental_lower_to_saved_model = False  # which would keep weights as variables
         file: bytes = converter.convert()

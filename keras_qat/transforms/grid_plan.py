@@ -141,12 +141,14 @@ class GridPlan:
         name = input_name(tensor)
         signed = self._signs.get(name, True)
         config, overridden = self._bit_widths.config_for([name])
-        if config is None:
-            if self._is_read_on_a_grid(tensor):
-                raise ValueError(
-                    f"The input {name!r} is left in float, and a quantized layer reads it. Leave "
-                    "those layers in float, too, or drop the override of the input."
-                )
+        on_a_grid = self._is_read_on_a_grid(tensor)
+        if config is None and on_a_grid:
+            raise ValueError(
+                f"The input {name!r} is left in float, and a quantized layer reads it. Leave "
+                "those layers in float, too, or drop the override of the input."
+            )
+        whole_numbers = not keras.backend.is_float_dtype(tensor.dtype)
+        if config is None or (whole_numbers and not on_a_grid):
             self._states[id(tensor)] = _TensorState(Stage.FLOAT, signed)
             return
         bits = config.activation_bits if overridden else config.input_bits
@@ -165,6 +167,12 @@ class GridPlan:
     def _visit_float(self, node: GraphNode) -> None:
         """Its tensors have no grid where layers in float alone read them."""
         name = node.operation.name
+        if isinstance(node.operation, keras.layers.Embedding) and self.grid_of(node.inputs[0]):
+            raise UnsupportedLayerError(
+                f"{name!r} (Embedding): it reads whole numbers, which a grid would round. State "
+                "that the input holds some, keras.Input(..., dtype='int32'), or leave the input in "
+                f"float, too. Received: {node.inputs[0].dtype}"
+            )
         signed = self._signs.get(name, True)
         for tensor in node.outputs:
             self._states[id(tensor)] = _TensorState(Stage.FLOAT, signed)

@@ -77,7 +77,16 @@ def branching_network():
     return keras.Model(inputs, [layers.Dense(3, name="head")(x), scores])
 
 
+def words_network():
+    """Numbers of words, more than int8 has integers: an embedding reads them as they are."""
+    inputs = keras.Input((6,), dtype="int32", name="words")
+    x = layers.Embedding(1000, 8, name="embedding")(inputs)
+    x = layers.Conv1D(8, 3, activation="relu", name="conv")(x)
+    return keras.Model(inputs, layers.Dense(3, name="head")(layers.Flatten(name="flat")(x)))
+
+
 CASES = {
+    "words": (words_network, "embedding", [("embedding", ("embedding",))]),
     "norm": (norm_network, "norm", [("norm", ("norm",))]),
     "attention": (
         attention_network,
@@ -98,9 +107,17 @@ CASES = {
 }
 
 
+def samples(model, count=48):
+    (tensor,) = model.inputs
+    if tensor.dtype == "int32":
+        rng = np.random.default_rng(0)
+        return rng.integers(0, 1000, (count, *tensor.shape[1:]), dtype=np.int32)
+    return images(count, tensor.shape[1:])
+
+
 def quantized(make, pattern, config=CONFIG):
     model = randomize(make())
-    x = images(48, model.inputs[0].shape[1:])
+    x = samples(model)
     return keras_qat.quantize(model, config, overrides={pattern: None}, calibration_data=x), x
 
 
@@ -169,7 +186,7 @@ def test_a_saved_graph_runs_and_exports_alike(case, tmp_path):
     save_graph(graph, tmp_path / "graph.npz")
     again = load_graph(tmp_path / "graph.npz")
     (name,) = graph.inputs
-    codes = graph.tensors[name].qparams.quantize(x).astype(np.int8)
+    codes = graph.tensors[name].quantize(x)
     for expected, found in zip(run(graph, codes).values(), run(again, codes).values(), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert tflite_export.export(again, tmp_path / "net.tflite", verbose=False).mismatches == 0
@@ -265,8 +282,52 @@ def test_a_loop_in_float_is_an_error_that_names_the_layer(tmp_path):
     x = layers.LSTM(4, name="lstm")(layers.Dense(4, name="dense")(inputs))
     model = keras.Model(inputs, layers.Dense(2, name="head")(x))
     qmodel, _ = quantized(lambda: model, "lstm")
-    with pytest.raises((LoweringError, tflite_export.ExportError), match="'lstm'"):
+    with pytest.raises(tflite_export.ExportError, match=r"'lstm'.*make it with unroll=True"):
         tflite_export.export(qmodel, tmp_path / "net.tflite", verbose=False)
+
+
+def test_an_unrolled_loop_in_float_is_a_part(tmp_path):
+    inputs = keras.Input((6, 4), name="steps")
+    x = layers.GRU(4, unroll=True, name="gru")(layers.Dense(4, name="dense")(inputs))
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    qmodel, x = quantized(lambda: model, "gru")
+    report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
+    assert report.mismatches == 0
+    assert [part.layers for part in report.float_parts] == [("gru",)]
+
+
+def two_inputs_network(dtype="float32"):
+    """An input that a layer in float reads, and one that a quantized layer does."""
+    words = keras.Input((6,), dtype=dtype, name="words")
+    steps = keras.Input((6, 8), name="steps")
+    x = layers.Embedding(1000, 8, name="embedding")(words)
+    x = layers.Add(name="add")([x, layers.Dense(8, name="dense")(steps)])
+    return keras.Model([words, steps], layers.Dense(3, name="head")(x))
+
+
+@pytest.mark.parametrize("io_dtype", ["int8", "float32"])
+def test_an_input_in_float_stays_as_it_is(tmp_path, io_dtype):
+    x = {"words": np.arange(120.0).reshape(20, 6), "steps": images(20, (6, 8))}
+    overrides = {"words|embedding": None}
+    model = two_inputs_network()
+    qmodel = keras_qat.quantize(model, overrides=overrides, calibration_data=x)
+    graph = qmodel.to_integer()
+    assert {name: graph.tensors[name].dtype for name in graph.inputs} == {
+        "words": "float32",
+        "steps": "int8",
+    }
+    path = tmp_path / "net.tflite"
+    report = tflite_export.export(qmodel, path, samples=x, io_dtype=io_dtype, verbose=False)
+    assert report.mismatches == 0
+    found = tflite_export.predict(path, x)
+    step = float(graph.tensors["head"].qparams.scale)
+    assert np.mean(np.abs(found - qmodel.predict(x, verbose=0)) > 0.5 * step) < 0.01
+
+
+def test_an_embedding_of_rounded_numbers_is_refused():
+    x = {"words": np.arange(120.0).reshape(20, 6), "steps": images(20, (6, 8))}
+    with pytest.raises(keras_qat.UnsupportedLayerError, match=r"'embedding'.*dtype='int32'"):
+        keras_qat.quantize(two_inputs_network(), overrides={"embedding": None}, calibration_data=x)
 
 
 def test_the_share_that_may_flip_is_small():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from keras_qat.integer.qparams import FloatArray, IntArray, QuantParams
 class FloatPart(IntegerOp):
     """`quantize(f(dequantize(x), ...))`: `f` is a network in float32.
 
+    An input that is not int8 is on no grid, and `f` reads it as it is.
     The one op whose result no integer arithmetic defines: LiteRT runs `f`, with its reference
     kernels for the profile `"litert_ref"` and as it comes (XNNPACK) for the others.
 
@@ -41,12 +43,15 @@ class FloatPart(IntegerOp):
         Raises:
             ImportError: LiteRT is not installed.
         """
-        values = [x.qparams.dequantize(x.values) for x in inputs]
+        values = [
+            x.qparams.dequantize(x.values) if x.values.dtype == np.int8 else x.values
+            for x in inputs
+        ]
         results = self._run(values, reference=profile.name == "litert_ref")
         steps = profile.quantize(results, output.scale) + output.zero_point
         return np.clip(steps, output.qmin, output.qmax).astype(np.int8)
 
-    def _run(self, inputs: Sequence[FloatArray], reference: bool) -> FloatArray:
+    def _run(self, inputs: Sequence[npt.NDArray[Any]], reference: bool) -> FloatArray:
         """`f` of every example."""
         try:
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
