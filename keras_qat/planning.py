@@ -77,12 +77,12 @@ class Plan:
 
     @property
     def unsupported(self) -> tuple[LayerPlan, ...]:
-        """The layers that stay in float."""
+        """The layers that stay in float: `quantize` takes them where an override says so."""
         return tuple(layer for layer in self.layers if layer.why_not)
 
     @property
     def deploys(self) -> bool:
-        """Whether the whole model can be exported."""
+        """Whether the whole model becomes integers; with layers in float it is for LiteRT alone."""
         return not self.unsupported and None not in self.input_bits.values()
 
     def total(self, field: str) -> int:
