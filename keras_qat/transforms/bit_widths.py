@@ -99,6 +99,7 @@ class BitWidths:
 
     def _check_patterns(self) -> None:
         names = [layer.name for layer in self._model.layers] + list(self._origins.values())
+        names += [node.operation.name for node in nodes(self._model) if _is_raw(node.operation)]
         for pattern, _ in self._overrides:
             if not any(pattern.fullmatch(name) for name in names):
                 raise ValueError(
@@ -111,6 +112,10 @@ def stays_float(name: str, overrides: Overrides) -> bool:
     """Whether the first override that names a layer leaves it in float."""
     found = (value for pattern, value in overrides.items() if _compile(pattern).fullmatch(name))
     return next(found, ...) is None
+
+
+def _is_raw(operation: Any) -> bool:
+    return not isinstance(operation, keras.layers.Layer)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

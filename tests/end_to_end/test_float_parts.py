@@ -330,5 +330,19 @@ def test_an_embedding_of_rounded_numbers_is_refused():
         keras_qat.quantize(two_inputs_network(), overrides={"embedding": None}, calibration_data=x)
 
 
+def test_a_raw_operation_in_float_is_a_part(tmp_path):
+    inputs = keras.Input((6, 8), name="steps")
+    x = layers.Dense(8, name="dense")(inputs)
+    x = keras.ops.sin(x)
+    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
+    name = x._keras_history.operation.name
+    qmodel, x = quantized(lambda: model, name)
+    qmodel.save(tmp_path / "qat.keras")
+    for each in (qmodel, keras_qat.load_model(tmp_path / "qat.keras")):
+        report = tflite_export.export(each, tmp_path / "net.tflite", samples=x, verbose=False)
+        assert report.mismatches == 0
+        assert [part.layers for part in report.float_parts] == [(name,)]
+
+
 def test_the_share_that_may_flip_is_small():
     assert 0 < FLOAT_PART_FLIPS <= 1e-3
