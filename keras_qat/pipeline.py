@@ -101,6 +101,7 @@ def quantize(
         )
     signs = {**data.signed_inputs(), **_signs(normalized, float_nodes, data)}
     plan = GridPlan(normalized, bit_widths, signs)
+    _check_embeddings(float_nodes, plan)
     quantized, sites = insert_quantizers(normalized, bit_widths, plan, QuantizedModel)
     _calibrate_weights(quantized)
     _calibrate_activations(normalized, sites, data)
@@ -165,6 +166,17 @@ def layer_problems(model: keras.Model, overrides: Overrides) -> dict[str, str]:
         except UnsupportedLayerError as error:
             problems[name] = "; it calls ".join([str(error), *inside.values()])
     return problems
+
+
+def _check_embeddings(float_nodes: list[GraphNode], plan: GridPlan) -> None:
+    for node in float_nodes:
+        layer, tensor = node.operation, node.inputs[0]
+        if isinstance(layer, keras.layers.Embedding) and plan.grid_of(tensor) is not None:
+            raise UnsupportedLayerError(
+                f"{layer.name!r} (Embedding): it reads whole numbers, which a grid would round. "
+                "State that the input holds some, keras.Input(..., dtype='int32'), or leave the "
+                f"input in float, too. Received: an input of dtype {tensor.dtype!r}"
+            )
 
 
 def _signs(

@@ -167,12 +167,6 @@ class GridPlan:
     def _visit_float(self, node: GraphNode) -> None:
         """Its tensors have no grid where layers in float alone read them."""
         name = node.operation.name
-        if isinstance(node.operation, keras.layers.Embedding) and self.grid_of(node.inputs[0]):
-            raise UnsupportedLayerError(
-                f"{name!r} (Embedding): it reads whole numbers, which a grid would round. State "
-                "that the input holds some, keras.Input(..., dtype='int32'), or leave the input in "
-                f"float, too. Received: {node.inputs[0].dtype}"
-            )
         signed = self._signs.get(name, True)
         for tensor in node.outputs:
             self._states[id(tensor)] = _TensorState(Stage.FLOAT, signed)
