@@ -21,6 +21,7 @@ __all__ = [
     "CalibrationData",
     "Histogram",
     "activation_histograms",
+    "activation_ranges",
     "least_error_scale",
     "least_error_weight_scale",
     "range_scale",
@@ -141,13 +142,10 @@ def _is_endless(data: Any) -> bool:
     return hasattr(data, "cardinality") and int(data.cardinality()) == -1
 
 
-def activation_histograms(
+def activation_ranges(
     model: keras.Model, tensors: Sequence[Any], data: CalibrationData
-) -> list[Histogram]:
-    """One histogram for each symbolic tensor of the model, in inference mode.
-
-    Two passes over the data, one for the ranges and one for the counts: memory does not grow with
-    the number of samples.
+) -> npt.NDArray[np.float64]:
+    """The least and the largest value of each symbolic tensor of the model, in inference mode.
 
     Raises:
         ValueError: a tensor takes NaN or infinite values.
@@ -164,6 +162,22 @@ def activation_histograms(
                     "and the data."
                 )
             ranges[index] = min(ranges[index, 0], low), max(ranges[index, 1], high)
+    return ranges
+
+
+def activation_histograms(
+    model: keras.Model, tensors: Sequence[Any], data: CalibrationData
+) -> list[Histogram]:
+    """One histogram for each symbolic tensor of the model, in inference mode.
+
+    Two passes over the data, one for the ranges and one for the counts: memory does not grow with
+    the number of samples.
+
+    Raises:
+        ValueError: a tensor takes NaN or infinite values.
+    """
+    probe = keras.Model(model.inputs, list(tensors))
+    ranges = activation_ranges(model, tensors, data)
     counts = np.zeros((len(tensors), _BINS))
     edges = [np.linspace(low, high if high > low else low + 1.0, _BINS + 1) for low, high in ranges]
     for values in _probe(probe, data):

@@ -35,8 +35,8 @@ class QuantizationConfig(abc.ABC):
         per_channel: one weight scale for each output channel, else one for each layer.
         first_and_last_bits: bits of the weights of the first and the last weight layers, and of
             the model's outputs.
-        input_bits: bits of the model's inputs.
-        add_bits: bits of a tensor that enters an Add, a Subtract or a Multiply.
+        input_bits: bits of the model's inputs, and of what layers in float yield.
+        add_bits: bits of a tensor that enters an Add, a Subtract, a Multiply or a layer in float.
         estimator: of the gradient through rounding, a `keras_qat.estimators.Estimator` or its name.
         activation_estimator: that of activations, where it is another.
         replacement: `None` quantizes all elements from the first batch on; "random", "persistent"

@@ -8,12 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qat.integer import GraphBuilder, IntegerGraph
+from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams
 from keras_qat.integer.reshapes import without_needless_reshapes
 from keras_qat.keras_graph import GraphNode, consumers, input_name, nodes, replay
 from keras_qat.lowering.context import GraphInput, LoweringContext, integer_operand
+from keras_qat.lowering.float_part import PendingFloat, call_in_float
 from keras_qat.lowering.pending import LoweringError, Pending
-from keras_qat.quantizers import Quantizer, SoftmaxRounding
+from keras_qat.quantizers import Dequantize, Quantizer, SoftmaxRounding
 from keras_qat.rule import Output
 from keras_qat.rules import rule_or_float
 from keras_qat.wrappers import QuantizeWrapper
@@ -30,7 +31,7 @@ def to_integer(model: keras.Model) -> IntegerGraph:
         LoweringError: a part of the model is float, or has no exact integer form.
     """
     lowering = _Lowering(model)
-    inputs = [GraphInput(input_name(t), _shape(t, input_name(t))) for t in model.inputs]
+    inputs = [lowering.start(tensor) for tensor in model.inputs]
     outputs = replay(model, inputs, lowering.call)
     graph = lowering.builder.build([integer_operand(value, model.name) for value in outputs])
     return without_needless_reshapes(graph)
@@ -41,6 +42,17 @@ class _Lowering:
         self.builder = GraphBuilder()
         self._names = tensor_names(model)
         self._consumers = consumers(model)
+        self._raw_inputs = raw_inputs(model)
+
+    def start(self, tensor: Any) -> GraphInput | PendingFloat:
+        """What stands for a model input: on no grid, if a layer in float reads it as it is."""
+        name = input_name(tensor)
+        shape = _shape(tensor, name)
+        if name not in self._raw_inputs:
+            return GraphInput(name, shape)
+        no_grid = QuantParams(np.float32(1.0))
+        self.builder.add_input(name, shape, no_grid, self._raw_inputs[name].dtype)
+        return PendingFloat((name,), places=(tensor,), tensor=tensor)
 
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer = node.operation
@@ -50,13 +62,24 @@ class _Lowering:
         name = self._names[id(node.outputs[0])]
         if isinstance(layer, Quantizer):
             return self._quantize(layer, operands[0], self._names[id(node.inputs[0])])
+        if isinstance(layer, Dequantize):
+            source = integer_operand(operands[0], layer.name)
+            (tensor,) = node.outputs
+            return PendingFloat((source,), places=(tensor,), tensor=tensor)
         if isinstance(layer, QuantizeWrapper):
             return layer.lower(integer_operand(operands[0], layer.name))
+        found = keras.tree.flatten((args, kwargs))
+        in_float = [value for value in found if isinstance(value, PendingFloat)]
+        if in_float:
+            for tensor in node.outputs:
+                _shape(tensor, name)
+            return call_in_float(node, in_float)
         rule = rule_or_float(node)
         if rule.lower is None:
             raise LoweringError(
-                f"Layer {layer.name!r} ({type(layer).__name__}) was left in float, so the model "
-                "has no integer form. Quantize it (drop its override of None) and train again."
+                f"Layer {layer.name!r} ({type(layer).__name__}) has no integer form, and no "
+                "Dequantize layer before it that leaves it in float. Make the model with "
+                "keras_qat.quantize."
             )
         if rule.output is Output.ROUND_TO_INPUT and isinstance(operands[0], str):
             self._check_rounded(node)
@@ -69,8 +92,7 @@ class _Lowering:
         if not any(reader and isinstance(reader.operation, Quantizer) for reader in readers):
             raise LoweringError(
                 f"Layer {node.operation.name!r} ({type(node.operation).__name__}) has no quantizer "
-                "behind it, so the model has no integer form: it was left in float, or it follows "
-                "a Softmax."
+                "behind it, so the model has no integer form: it follows a Softmax."
             )
 
     def _quantize(self, quantizer: Quantizer, value: Any, name: str) -> str:
@@ -89,7 +111,10 @@ class _Lowering:
 
 
 def tensor_names(model: keras.Model) -> dict[int, str]:
-    """Name of every symbolic tensor, by `id(tensor)`: that of the layer that yields it."""
+    """Name of every symbolic tensor, by `id(tensor)`: that of the layer that yields it.
+
+    A second tensor of a layer `"attention"` is `"attention/1"`.
+    """
     names = {id(tensor): input_name(tensor) for tensor in model.inputs}
     taken = {layer.name for layer in model.layers}
     for node in nodes(model):
@@ -97,9 +122,29 @@ def tensor_names(model: keras.Model) -> dict[int, str]:
         while node.call_index and (name := f"{node.operation.name}_{count}") in taken:
             count += 1
         taken.add(name)
-        for tensor in node.outputs:
-            names[id(tensor)] = name
+        for index, tensor in enumerate(node.outputs):
+            names[id(tensor)] = f"{name}/{index}" if index else name
     return names
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RawInput:
+    """A model input that no quantizer reads, and what it is in the integer graph."""
+
+    tensor: Any
+    dtype: str
+
+
+def raw_inputs(model: keras.Model) -> dict[str, RawInput]:
+    """Every model input that layers in float read as it is, by its name in the integer graph."""
+    readers = consumers(model)
+    found = {}
+    for tensor in model.inputs:
+        layers = [node.operation for node in readers.get(id(tensor), []) if node is not None]
+        if layers and not any(isinstance(layer, Quantizer) for layer in layers):
+            dtype = "float32" if keras.backend.is_float_dtype(tensor.dtype) else "int32"
+            found[input_name(tensor)] = RawInput(tensor, dtype)
+    return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

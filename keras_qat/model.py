@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.conversion import placed_codes, quantized_tensors, to_integer
+from keras_qat.conversion import placed_codes, quantized_tensors, raw_inputs, to_integer
 from keras_qat.distillation import Distillation
 from keras_qat.integer import IntegerGraph
 from keras_qat.keras_graph import nodes
@@ -226,14 +226,16 @@ class QuantizedModel(keras.Model):
 
         Returns:
             int8 arrays by tensor name of the integer graph: every input, and every tensor that
-            a quantizer yields.
+            a quantizer yields. Inputs that layers in float read are as they are.
         """
-        sites = quantized_tensors(self)
+        sites, raw = quantized_tensors(self), raw_inputs(self)
         if self not in _PROBES:
             outputs = {name: site.tensor for name, site in sites.items()}
+            outputs |= {name: each.tensor for name, each in raw.items()}
             _PROBES[self] = keras.Model(self.inputs, outputs)
         values = _PROBES[self].predict(x, batch_size=batch_size, verbose=0)
-        return {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
+        codes = {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
+        return codes | {name: values[name].astype(each.dtype) for name, each in raw.items()}
 
 
 def _schedules_widths(callbacks: Any) -> bool:

@@ -9,9 +9,14 @@ import numpy as np
 from keras import ops
 
 from keras_qat import config as configs
-from keras_qat.calibration import CalibrationData, Histogram, activation_histograms
+from keras_qat.calibration import (
+    CalibrationData,
+    Histogram,
+    activation_histograms,
+    activation_ranges,
+)
 from keras_qat.config import QuantizationConfig
-from keras_qat.keras_graph import flat_nodes
+from keras_qat.keras_graph import GraphNode, flat_nodes, nodes
 from keras_qat.model import ORIGINALS, QuantizedModel
 from keras_qat.rule import UnsupportedLayerError
 from keras_qat.rules import rule_of, supported_layers
@@ -19,6 +24,7 @@ from keras_qat.transforms.bit_widths import BitWidths, Overrides, stays_float
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
 from keras_qat.transforms.grid_plan import GridPlan
 from keras_qat.transforms.insert_quantizers import QuantizerSite, insert_quantizers
+from keras_qat.transforms.layer_copies import StaysFloat
 from keras_qat.transforms.pair_merges import pair_merges
 from keras_qat.transforms.split_activations import split_activations
 from keras_qat.transforms.to_layers import layers_of, to_layers
@@ -48,8 +54,10 @@ def quantize(
         config: a `QuantizationConfig`, or the name `"gdnsq"`, `"lsq"` or `"ste"`; 8-bit LSQ by
             default.
         overrides: regular expression for a whole layer name -> config for the weights and the
-            output of these layers, or `None` to leave them in float (such a model trains, but
-            does not export). Of several patterns that match, the first counts. A
+            output of these layers, or `None` to leave them in float: they train and run in
+            float32 between a grid before and a grid behind them, of the config's `add_bits` and
+            `input_bits`, and the model exports for LiteRT alone. Of several patterns that match,
+            the first counts. A
             `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and `"sep"`, an `Add` of three
             tensors named `"sum"` `"sum_partial"` and `"sum"`; the user's name covers both.
         calibration_data: input samples, a few hundred: an array, a dict or list of arrays for
@@ -76,32 +84,42 @@ def quantize(
     check_model(model)
     model = as_graph(model, calibration_data)
     _check_layers(model, overrides)  # before anything copies a layer
-    plain = to_layers(model, lambda name: stays_float(name, overrides))
+
+    def left_in_float(name: str) -> bool:
+        return stays_float(name, overrides)
+
+    plain = to_layers(model, left_in_float)
     _check_layers(plain, overrides)  # what stands for a raw operation needs a rule, too
     data = CalibrationData(model, calibration_data)
-    normalized, known_as = normalize(plain)
+    normalized, known_as = normalize(plain, left_in_float)
     bit_widths = BitWidths(normalized, config, overrides, known_as)
-    plan = GridPlan(normalized, bit_widths, data.signed_inputs())
-    quantized, sites = insert_quantizers(normalized, bit_widths, plan, QuantizedModel)
-    if not sites:
+    float_nodes = [node for node in nodes(normalized) if bit_widths.is_float(node.operation.name)]
+    if len(float_nodes) == len(list(nodes(normalized))):
         raise ValueError(
             f"Nothing of the model {model.name!r} would be quantized: overrides of None leave all "
             f"layers in float. Received: overrides={dict(overrides)!r}"
         )
+    signs = {**data.signed_inputs(), **_signs(normalized, float_nodes, data)}
+    plan = GridPlan(normalized, bit_widths, signs)
+    _check_embeddings(float_nodes, plan)
+    quantized, sites = insert_quantizers(normalized, bit_widths, plan, QuantizedModel)
     _calibrate_weights(quantized)
     _calibrate_activations(normalized, sites, data)
     ORIGINALS[quantized] = model
     return quantized
 
 
-def normalize(plain: keras.Model) -> tuple[keras.Model, dict[str, str]]:
+def normalize(plain: keras.Model, left_in_float: StaysFloat) -> tuple[keras.Model, dict[str, str]]:
     """A model of layers with its weight layers linear, and merges of no more than two tensors.
+
+    Layers that stay in float stay as they are.
 
     Returns:
         The model, and for the parts of layers that were taken apart the layer's name.
     """
-    normalized, pairs = pair_merges(decompose_separable(split_activations(plain)))
-    return normalized, {**origins(plain), **pairs}
+    linear = decompose_separable(split_activations(plain, left_in_float), left_in_float)
+    normalized, pairs = pair_merges(linear, left_in_float)
+    return normalized, {**origins(plain, left_in_float), **pairs}
 
 
 def check_model(model: Any) -> None:
@@ -128,7 +146,7 @@ def _check_layers(model: keras.Model, overrides: Overrides) -> None:
             f"The model {model.name!r} has layers that cannot be quantized:{listing}\n"
             "Ways out: replace the layer by supported ones; teach keras_qat the layer with "
             "keras_qat.register_rule; leave it in float with overrides={its name: None}, which "
-            "trains but does not export; or split the model and quantize the part without it. "
+            "exports for LiteRT alone; or split the model and quantize the part without it. "
             f"These have a rule: {', '.join(supported_layers())}."
         )
 
@@ -148,6 +166,30 @@ def layer_problems(model: keras.Model, overrides: Overrides) -> dict[str, str]:
         except UnsupportedLayerError as error:
             problems[name] = "; it calls ".join([str(error), *inside.values()])
     return problems
+
+
+def _check_embeddings(float_nodes: list[GraphNode], plan: GridPlan) -> None:
+    for node in float_nodes:
+        layer, tensor = node.operation, node.inputs[0]
+        if isinstance(layer, keras.layers.Embedding) and plan.grid_of(tensor) is not None:
+            raise UnsupportedLayerError(
+                f"{layer.name!r} (Embedding): it reads whole numbers, which a grid would round. "
+                "State that the input holds some, keras.Input(..., dtype='int32'), or leave the "
+                f"input in float, too. Received: an input of dtype {tensor.dtype!r}"
+            )
+
+
+def _signs(
+    model: keras.Model, float_nodes: list[GraphNode], data: CalibrationData
+) -> dict[str, bool]:
+    """Name of a layer in float -> whether anything it yields for the data is negative."""
+    outputs = [(node.operation.name, tensor) for node in float_nodes for tensor in node.outputs]
+    signs = {name: False for name, _ in outputs}
+    if outputs:
+        ranges = activation_ranges(model, [tensor for _, tensor in outputs], data)
+        for (name, _), (low, _) in zip(outputs, ranges, strict=True):
+            signs[name] |= bool(low < 0)
+    return signs
 
 
 def _calibrate_weights(model: keras.Model) -> None:

@@ -77,12 +77,12 @@ class Plan:
 
     @property
     def unsupported(self) -> tuple[LayerPlan, ...]:
-        """The layers that stay in float."""
+        """The layers that stay in float: `quantize` takes them where an override says so."""
         return tuple(layer for layer in self.layers if layer.why_not)
 
     @property
     def deploys(self) -> bool:
-        """Whether the whole model can be exported."""
+        """Whether the whole model becomes integers; with layers in float it is for LiteRT alone."""
         return not self.unsupported and None not in self.input_bits.values()
 
     def total(self, field: str) -> int:
@@ -147,13 +147,17 @@ def plan(
     check_model(model)
     graph = as_graph(model, calibration_data)
     reasons = layer_problems(graph, overrides)
-    plain = to_layers(graph, lambda name: name in reasons or stays_float(name, overrides))
+
+    def left_in_float(name: str) -> bool:
+        return name in reasons or stays_float(name, overrides)
+
+    plain = to_layers(graph, left_in_float)
     reasons |= layer_problems(plain, overrides)
     unsupported: dict[str, None] = {re.escape(name): None for name in reasons}
-    normalized, origins = normalize(plain)
+    normalized, origins = normalize(plain, left_in_float)
     known_as = {**origins, **{name: name for name in reasons}}
     bit_widths = BitWidths(normalized, config, {**unsupported, **overrides}, known_as)
-    grids = GridPlan(normalized, bit_widths, {input_name(t): True for t in normalized.inputs})
+    grids = GridPlan(normalized, bit_widths, signs={})
     planner = _Planner(bit_widths, grids, reasons)
     inputs = {input_name(tensor): _grid_bits(grids, tensor) for tensor in normalized.inputs}
     return Plan(model.name, inputs, tuple(planner.layers(normalized)))

@@ -10,6 +10,7 @@ from keras_qat.calibration import (
     CalibrationData,
     Histogram,
     activation_histograms,
+    activation_ranges,
     least_error_scale,
     least_error_weight_scale,
     range_scale,
@@ -266,3 +267,10 @@ def test_an_endless_dataset_is_refused():
     assert len(list(CalibrationData(model, dataset))) == 2
     with pytest.raises(ValueError, match=r"repeats without end.*take"):
         CalibrationData(model, dataset.repeat())
+
+
+def test_the_ranges_are_those_of_all_batches():
+    model = keras.Sequential([keras.Input((2,)), layers.Rescaling(-2.0, name="twice")])
+    batches = [np.float32([[1, 2]]), np.float32([[-3, 0.5]])]
+    data = CalibrationData(model, iter(batches))
+    assert activation_ranges(model, [model.get_layer("twice").output], data).tolist() == [[-4, 6]]

@@ -81,6 +81,15 @@ def test_what_cannot_be_quantized_is_listed_with_its_reason():
     assert "float: 'norm'" in str(planned)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_an_embedding_is_listed_whatever_it_reads(dtype):
+    inputs = keras.Input((6,), dtype=dtype, name="words")
+    x = layers.Embedding(1000, 8, name="embedding")(inputs)
+    planned = keras_qat.plan(keras.Model(inputs, layers.Dense(2, name="head")(x)))
+    assert [layer.name for layer in planned.unsupported] == ["embedding"]
+    assert planned.input_bits == {"words": 8 if dtype == "float32" else None}
+
+
 def test_a_layer_left_in_float_says_so():
     planned = keras_qat.plan(residual_network(), CONFIG, overrides={"conv": None})
     (conv,) = planned.unsupported

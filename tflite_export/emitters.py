@@ -13,6 +13,7 @@ from tflite_export import lookup_table
 from tflite_export.emission import Emission, file_operator, int32_constant
 from tflite_export.errors import ExportError
 from tflite_export.file_model import FileModel, FileTensor, IoDtype
+from tflite_export.float_parts import emit_float_part
 from tflite_export.lookup_emitters import emit_lookup, emit_lookup_compact
 from tflite_export.shape_emitters import (
     emit_crop,
@@ -25,7 +26,7 @@ from tflite_export.shape_emitters import (
 from tflite_export.storage import StoredGraph, WeightStorage
 
 DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat."
-_OPS_OF_ONE_EXAMPLE = (ops.TransposeConv2D,)
+_OPS_OF_ONE_EXAMPLE = (ops.FloatPart, ops.TransposeConv2D)
 _FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}
 
 
@@ -54,12 +55,14 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
     inputs = {name: name for name in graph.inputs}
     outputs = {name: name for name in graph.outputs}
     if io_dtype == "float32":
-        inputs = {name: f"{name}/float32_input" for name in graph.inputs}
+        on_grid = [name for name in graph.inputs if graph.tensors[name].on_grid]
+        wrapped = {name: f"{name}/float32_input" for name in on_grid}
+        inputs |= wrapped
         outputs = {name: f"{name}/float32_output" for name in graph.outputs}
-        tensors.extend(_float_tensor(graph, *pair) for pair in inputs.items())
+        tensors.extend(_float_tensor(graph, *pair) for pair in wrapped.items())
         tensors.extend(_float_tensor(graph, *pair) for pair in outputs.items())
         operators = [
-            *(file_operator("QUANTIZE", 1, (x,), name) for name, x in inputs.items()),
+            *(file_operator("QUANTIZE", 1, (x,), name) for name, x in wrapped.items()),
             *operators,
             *(file_operator("DEQUANTIZE", 2, (name,), y) for name, y in outputs.items()),
         ]
@@ -285,6 +288,7 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Conv2D: _conv_2d,
     ops.Crop: emit_crop,
     ops.DepthwiseConv2D: _depthwise_conv_2d,
+    ops.FloatPart: emit_float_part,
     ops.FullyConnected: _fully_connected,
     ops.InterpolatePixels: emit_interpolate_pixels,
     ops.Lookup: emit_lookup,
@@ -309,6 +313,8 @@ COMPACT_EMITTERS: dict[type[ops.IntegerOp], Emitter] = {ops.Lookup: emit_lookup_
 
 
 def _activation(tensor: IntegerTensor) -> FileTensor:
+    if not tensor.on_grid:
+        return FileTensor(tensor.name, tensor.shape, tensor.dtype)
     return FileTensor(
         name=tensor.name,
         shape=tensor.shape,

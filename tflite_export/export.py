@@ -21,7 +21,13 @@ from tflite_export.file_model import IO_DTYPES, FileModel, IoDtype
 from tflite_export.graph_of import graph_of
 from tflite_export.legality import check_float_inputs, runnable_profiles
 from tflite_export.legalize import legalize, with_channel_scales
-from tflite_export.report import Report, WeightReport, report_operators, report_weights
+from tflite_export.report import (
+    Report,
+    WeightReport,
+    report_float_parts,
+    report_operators,
+    report_weights,
+)
 from tflite_export.storage import check_weight_storage, require_faithful
 from tflite_export.targets import get_target
 from tflite_export.verification import verify as verify_file
@@ -174,8 +180,7 @@ def prepare(
     else:
         real = _real_samples(graph, samples)
         comparison = compare_with_model(legal, model, real, chosen.default_profile)
-        codes = {name: graph.tensors[name].qparams.quantize(x) for name, x in real.items()}
-    codes = {name: array.astype(np.int8) for name, array in codes.items()}
+        codes = {name: graph.tensors[name].quantize(x) for name, x in real.items()}
     verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
     unproven = set(chosen.profiles) - set(runnable_profiles(legal, chosen))
     if comparison is not None:
@@ -200,6 +205,7 @@ def prepare(
             *((_FLOAT_INPUT_LIMIT,) if dtype == "float32" else ()),
             *((_describe_loss(lossy, comparison),) if lossy else ()),
         ),
+        float_parts=report_float_parts(stored, file),
     )
     return Exported(data, file, legal, codes, report)
 
@@ -247,6 +253,8 @@ def _code_samples(
     codes = check_inputs(graph, samples)
     for name, array in codes.items():
         grid = graph.tensors[name].qparams
+        if not graph.tensors[name].on_grid:
+            continue
         if array.size == 0 or array.min() < grid.qmin or array.max() > grid.qmax:
             raise ValueError(
                 f"Samples of {name!r} must be integers from {grid.qmin} to {grid.qmax}, at least "
@@ -261,7 +269,7 @@ def _real_samples(
     """float32 samples for a trained model."""
     if samples is None:
         codes = _random_codes(graph)
-        return {name: graph.tensors[name].qparams.dequantize(q) for name, q in codes.items()}
+        return {name: graph.tensors[name].dequantize(q) for name, q in codes.items()}
     if not isinstance(samples, Mapping):
         if len(graph.inputs) != 1:
             raise ValueError(
@@ -271,7 +279,10 @@ def _real_samples(
         samples = {graph.inputs[0]: samples}
     if set(samples) != set(graph.inputs):
         raise ValueError(f"The inputs are {list(graph.inputs)}. Received: {sorted(samples)}")
-    real = {name: np.asarray(samples[name], dtype=np.float32) for name in graph.inputs}
+    real = {
+        name: np.asarray(samples[name], np.int32 if _is_whole(graph, name) else np.float32)
+        for name in graph.inputs
+    }
     counts = {array.shape[:1] for array in real.values()}
     for name, array in real.items():
         expected = graph.tensors[name].shape[1:]
@@ -293,7 +304,13 @@ def _random_codes(graph: IntegerGraph) -> Samples:
         shape = (_RANDOM_SAMPLES, *tensor.shape[1:])
         low, high = tensor.qparams.qmin, tensor.qparams.qmax
         codes[name] = generator.integers(low, high, shape, dtype=np.int8, endpoint=True)
+        if not tensor.on_grid:
+            codes[name] = np.zeros(shape, tensor.dtype)  # valid as an index, whatever it indexes
     return codes
+
+
+def _is_whole(graph: IntegerGraph, name: str) -> bool:
+    return graph.tensors[name].dtype == "int32"
 
 
 def _span(array: npt.NDArray[Any]) -> str:

@@ -24,7 +24,7 @@ class FileTensor:
     Attributes:
         name: unique in the file.
         shape: batch 1 first for activations.
-        dtype: `"int4"`, `"int8"`, `"int32"`, `"uint8"` or `"float32"`.
+        dtype: `"int4"`, or the name of a dtype of NumPy.
         scale: float32 scales, empty without quantization, one number or one per channel.
         zero_point: the integer that stands for 0.0.
         axis: the channel axis of a vector of scales.
@@ -51,7 +51,8 @@ class FileOperator:
     Attributes:
         code: name of the operator, as `"CONV_2D"`; custom where it is no builtin one.
         version: lowest version of the operator that has these dtypes.
-        inputs: tensor names, activations and constants, in the operator's order.
+        inputs: tensor names, activations and constants, in the operator's order; empty for one
+            that it does without.
         outputs: tensor names.
         options: name of the operator's option table, as `"Conv2DOptions"`; empty without.
         fields: values of the option table; enumerations by the name of the value.

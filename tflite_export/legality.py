@@ -16,6 +16,7 @@ from keras_qat.integer.ops.softmax import MAX_SOFTMAX_CLASSES, SOFTMAX_OUTPUT
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
 from tflite_export.errors import ExportError
 from tflite_export.file_model import IoDtype
+from tflite_export.float_parts import network_of
 from tflite_export.targets import Target
 
 _LARGEST_FACTOR = 64
@@ -41,6 +42,7 @@ def check_legal(graph: IntegerGraph, target: Target) -> None:
                 f"Tensor {tensor.name!r} needs a zero point within int8. "
                 f"Received: zero_point={tensor.qparams.zero_point}"
             )
+    _check_float_parts(graph, target)
     for op in graph.ops:
         if type(op) not in target.op_types:
             raise ExportError(
@@ -48,6 +50,17 @@ def check_legal(graph: IntegerGraph, target: Target) -> None:
                 f"Received: {type(op).__name__}"
             )
         _CHECKS[type(op)](op, graph, target)
+
+
+def _check_float_parts(graph: IntegerGraph, target: Target) -> None:
+    parts = [op for op in graph.ops if isinstance(op, ops.FloatPart)]
+    if parts and ops.FloatPart not in target.op_types:
+        layers = ", ".join(repr(layer) for op in parts for layer in op.layers)
+        raise ExportError(
+            f"Target {target.name!r} runs integers alone, and these layers stay in float: "
+            f"{layers}. Replace them by layers that have a rule, split the model there, or export "
+            "for 'litert'."
+        )
 
 
 def runnable_profiles(graph: IntegerGraph, target: Target) -> tuple[str, ...]:
@@ -211,6 +224,12 @@ def _check_softmax(op: ops.Softmax, graph: IntegerGraph, target: Target) -> None
         )
 
 
+def _check_float_part(op: ops.FloatPart, graph: IntegerGraph, target: Target) -> None:
+    """A QUANTIZE saturates at int8's ends."""
+    network_of(op)
+    _require_range(op, graph, (INT8_MIN, INT8_MAX))
+
+
 def _check_lookup(op: ops.Lookup, graph: IntegerGraph, target: Target) -> None:
     """Any table between any grids; the graph holds that entries are on the output's."""
 
@@ -261,6 +280,7 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Conv2D: _check_linear,
     ops.Crop: _check_same_grid,
     ops.DepthwiseConv2D: _check_linear,
+    ops.FloatPart: _check_float_part,
     ops.FullyConnected: _check_linear,
     ops.InterpolatePixels: _check_interpolate,
     ops.Lookup: _check_lookup,

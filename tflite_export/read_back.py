@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from keras_qat.integer import IntegerGraph, ops
 from tflite_export import lookup_table
 from tflite_export.errors import VerificationError
 from tflite_export.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.float_parts import emit_float_part
 from tflite_export.storage import StoredGraph
 
 
@@ -22,17 +24,21 @@ def check_file(learned: IntegerGraph, stored_graph: StoredGraph, file: FileModel
             grid, bias or table that is not the graph's.
     """
     legal = stored_graph.graph
-    outside = {*file.inputs.values(), *file.outputs.values()}
+    floats = {*file.inputs.values(), *file.outputs.values()}
+    for op in legal.ops:
+        if isinstance(op, ops.FloatPart):
+            floats |= _check_float_part(op, legal, file)
     for name, stored in file.tensors.items():
-        if stored.dtype == "float32" and name not in outside:
+        if stored.dtype == "float32" and name not in floats:
             raise VerificationError(f"The file computes in float32 inside, at tensor {name!r}.")
     for name, tensor in legal.tensors.items():
         stored = _tensor(file, name)
         grid = tensor.qparams
-        same = np.array_equal(stored.scale, grid.scale.reshape(1)) and (
+        scale = grid.scale.reshape(1) if tensor.on_grid else ()
+        same = np.array_equal(stored.scale, scale) and (
             stored.zero_point == grid.zero_point and stored.shape == tensor.shape
         )
-        if not same or stored.dtype != "int8":
+        if not same or stored.dtype != tensor.dtype:
             raise VerificationError(f"The file states another grid or shape for tensor {name!r}.")
     writers = {name: op for op in file.operators for name in op.outputs}
     for op in legal.ops:
@@ -92,6 +98,31 @@ def _check_bias(op: ops.LinearOp, stored: FileTensor, input_scale: npt.NDArray[n
     )
     if not same:
         raise VerificationError(f"The file's bias of {op.output!r} is not that of the graph.")
+
+
+def _check_float_part(op: ops.FloatPart, graph: IntegerGraph, file: FileModel) -> set[str]:
+    """The tensors inside the part; constants and operators are those of its own file."""
+    stated = emit_float_part(op, graph)
+    for tensor in stated.constants:
+        stored = _tensor(file, tensor.name)
+        same = (stored.dtype, stored.shape) == (tensor.dtype, tensor.shape)
+        if not same or not _same_data(stored.data, tensor.data):
+            raise VerificationError(
+                f"The file's tensor {tensor.name!r} is not that of the float part {op.output!r}."
+            )
+    operators = [(each.code, each.inputs, each.outputs) for each in file.operators]
+    for each in (*stated.before, stated.operator):
+        if (each.code, each.inputs, each.outputs) not in operators:
+            raise VerificationError(
+                f"The file has no operator {each.code} of the float part {op.output!r}."
+            )
+    return {tensor.name for tensor in stated.constants}
+
+
+def _same_data(stored: npt.NDArray[Any] | None, stated: npt.NDArray[Any] | None) -> bool:
+    if stored is None or stated is None:
+        return stored is stated
+    return stored.tobytes() == stated.tobytes()
 
 
 def _check_table(op: ops.Lookup, stored: FileTensor) -> None:

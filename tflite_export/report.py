@@ -14,6 +14,7 @@ from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.headroom import WEIGHT_MAX, headroom_bits, real_multiplier
 from tflite_export.comparison import ModelComparison
 from tflite_export.file_model import FileModel, stored_bytes
+from tflite_export.float_parts import inside
 from tflite_export.storage import INT4_MAX, StoredGraph
 from tflite_export.text_table import text_table
 from tflite_export.verification import RuntimeVerification
@@ -64,6 +65,23 @@ class OpReport:
 
 
 @dataclasses.dataclass(frozen=True)
+class FloatPartReport:
+    """Layers that the file computes in float32, between a DEQUANTIZE and a QUANTIZE.
+
+    Attributes:
+        name: the tensor that they yield.
+        layers: their names.
+        operators: how many operators they are, without those two.
+        stored_bytes: what their constants take.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    operators: int
+    stored_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What `export` did.
 
@@ -77,6 +95,7 @@ class Report:
         verifications: one entry per runtime, empty when verification was turned off.
         comparison: against the trained model, `None` for a bare graph.
         limits: what the numbers do not cover.
+        float_parts: what is not integer; empty for most models.
     """
 
     path: str
@@ -88,6 +107,7 @@ class Report:
     verifications: tuple[RuntimeVerification, ...]
     comparison: ModelComparison | None
     limits: tuple[str, ...]
+    float_parts: tuple[FloatPartReport, ...] = ()
 
     @property
     def mismatches(self) -> int:
@@ -141,6 +161,7 @@ class Report:
                 ],
             ),
             "",
+            *map(_render_float_part, self.float_parts),
             *self._render_verifications(),
             *self._render_comparison(),
             *(f"Limit: {limit}" for limit in self.limits),
@@ -180,6 +201,33 @@ def report_operators(file: FileModel) -> tuple[OpReport, ...]:
         OpReport(name, op.code, op.version, file.tensors[name].dtype, file.tensors[name].shape)
         for op in file.operators
         for name in op.outputs
+    )
+
+
+def report_float_parts(stored: StoredGraph, file: FileModel) -> tuple[FloatPartReport, ...]:
+    """Every part in float."""
+    return tuple(
+        _report_float_part(op, file) for op in stored.graph.ops if isinstance(op, ops.FloatPart)
+    )
+
+
+def _report_float_part(op: ops.FloatPart, file: FileModel) -> FloatPartReport:
+    names = [name for name in file.tensors if name.startswith(inside(op))]
+    own = [each for each in file.operators if each.code != "DEQUANTIZE"]
+    written = {name for each in own for name in each.outputs}
+    constants = [name for name in names if file.tensors[name].data is not None]
+    return FloatPartReport(
+        name=op.output,
+        layers=op.layers,
+        operators=len(written.intersection(names)),
+        stored_bytes=sum(stored_bytes(file, name) for name in constants),
+    )
+
+
+def _render_float_part(part: FloatPartReport) -> str:
+    return (
+        f"In float32: {', '.join(part.layers)} ({part.operators} operators, "
+        f"{part.stored_bytes:,} bytes of constants), from int8 to int8 tensor {part.name}."
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_qat.integer import IntegerGraph, run
+from keras_qat.integer import IntegerGraph, ops, run
 from tflite_export.comparison import TensorDifference, merge, tensor_difference
 from tflite_export.errors import VerificationError
 from tflite_export.file_model import FileModel
@@ -21,6 +21,14 @@ from tflite_export.targets import Target, get_target
 from tflite_export.writer import read_model, write_model
 
 _CHUNK = 64
+FLOAT_PART_FLIPS = 1e-3
+"""Share of what a float part yields that may be one step off.
+
+The interpreter runs its op in the same runtime, with the same kernels, but alone. Inside a larger
+file other kernels may be chosen, which sum in another order. A sum that differs by 2**-20 of the
+grid's range rounds to another code where it is as near to one of the 256 ties in that range: one
+element in two thousand, by one step. None was seen on x86-64.
+"""
 _RUNTIMES = {
     "litert_ref": "LiteRT reference kernels",
     "xnnpack": "LiteRT default (XNNPACK)",
@@ -67,6 +75,8 @@ def verify(
     The file is read back through the raw schema: its weights over `2**k` are the learned
     integers, its scales, zero points and biases those of the graph. Then every runtime of the
     target runs the samples, and every tensor is compared with the interpreter, without tolerance.
+    What layers in float yield may be one step off in `FLOAT_PART_FLIPS` of its elements; what comes
+    behind is compared with what the graph makes of the runtime's own integers there.
 
     Args:
         graph: the learned graph, before any pass.
@@ -89,14 +99,16 @@ def verify(
     results = []
     for profile in runnable_profiles(graph, target):
         result = verify_runtime(stored.graph, model_bytes, file, profile, samples)
-        _require_equal(result)
+        _require_equal(result, stored.graph)
         results.append(result)
     return tuple(results)
 
 
-def _require_equal(result: RuntimeVerification) -> None:
+def _require_equal(result: RuntimeVerification, graph: IntegerGraph) -> None:
+    in_float = _float_outputs(graph)
     for tensor in result.tensors:
-        if tensor.differing:
+        near = tensor.max_difference <= 1 and tensor.rate <= FLOAT_PART_FLIPS
+        if tensor.differing and not (tensor.name in in_float and near):
             raise VerificationError(
                 f"{result.runtime} and the integer graph (profile {result.profile!r}) differ first "
                 f"in tensor {tensor.name!r}: {tensor.differing} of {tensor.elements} elements, by "
@@ -125,8 +137,10 @@ def verify_runtime(
     chunks = []
     for start in range(0, count, _CHUNK):
         inputs = {name: array[start : start + _CHUNK] for name, array in samples.items()}
-        expected = _expected(graph, file, run(graph, inputs, profile, keep_all=True))
         actual = _run(profile, data, file, _runtime_inputs(graph, file, inputs))
+        given = {name: actual[name] for name in _float_outputs(graph)}
+        computed = run(graph, inputs, profile, keep_all=True, given=given)
+        expected = _expected(graph, file, computed, given)
         chunks.append(
             [
                 tensor_difference(name, actual[name], expected[name])
@@ -148,8 +162,9 @@ def _run(profile: str, data: bytes, file: FileModel, inputs: Arrays) -> Arrays:
 
 
 def open_every_tensor(file: FileModel) -> FileModel:
-    """The same network with every tensor as an output: XNNPACK keeps no others."""
-    written = {name: name for op in file.operators for name in op.outputs}
+    """The same network with every int8 tensor as an output: XNNPACK keeps no others."""
+    names = [name for op in file.operators for name in op.outputs]
+    written = {name: name for name in names if file.tensors[name].dtype == "int8"}
     return dataclasses.replace(file, outputs=written)
 
 
@@ -158,19 +173,27 @@ def _runtime_inputs(
 ) -> Arrays:
     """What the file's inputs take: the integers, or the real numbers they stand for."""
     return {
-        name: graph.tensors[name].qparams.dequantize(samples[name])
+        name: graph.tensors[name].dequantize(samples[name])
         if file.tensors[tensor].dtype == "float32"
         else samples[name]
         for name, tensor in file.inputs.items()
     }
 
 
+def _float_outputs(graph: IntegerGraph) -> set[str]:
+    """What layers in float yield."""
+    return {op.output for op in graph.ops if isinstance(op, ops.FloatPart)}
+
+
 def _expected(
-    graph: IntegerGraph, file: FileModel, codes: Mapping[str, npt.NDArray[Any]]
+    graph: IntegerGraph,
+    file: FileModel,
+    codes: Mapping[str, npt.NDArray[Any]],
+    given: Mapping[str, npt.NDArray[Any]],
 ) -> Arrays:
     """Every int8 tensor, and the float32 outputs where the file has them."""
     floats = {
-        tensor: graph.tensors[name].qparams.dequantize(codes[name])
+        tensor: graph.tensors[name].qparams.dequantize(given.get(name, codes[name]))
         for name, tensor in file.outputs.items()
         if file.tensors[tensor].dtype == "float32"
     }

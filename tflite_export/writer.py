@@ -16,13 +16,7 @@ _IDENTIFIER = b"TFL3"
 _ALIGNMENT = 16
 _LAST_DEPRECATED_CODE = 127
 _CUSTOM = "CUSTOM"
-_DTYPES = {
-    "float32": "FLOAT32",
-    "int4": "INT4",
-    "int8": "INT8",
-    "int32": "INT32",
-    "uint8": "UINT8",
-}
+_ABSENT = -1
 _ENUMERATIONS = {
     "fusedActivationFunction": "ActivationFunctionType",
     "inDataType": "TensorType",
@@ -158,7 +152,7 @@ def _tensor(schema: Any, tensor: FileTensor, buffers: _Buffers, compact: bool) -
     packed.hasRank = True
     if tensor.resizable and not compact:
         packed.shapeSignature = [-1, *tensor.shape[1:]]
-    packed.type = getattr(schema.TensorType, _DTYPES[tensor.dtype])
+    packed.type = getattr(schema.TensorType, tensor.dtype.upper())
     packed.buffer = buffers.index(_stored_data(tensor))
     if tensor.scale.size:
         packed.quantization = schema.QuantizationParametersT()
@@ -191,7 +185,7 @@ def _values(stored: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> npt
 def _operator(schema: Any, op: FileOperator, indices: dict[str, int], code: int) -> Any:
     packed = schema.OperatorT()
     packed.opcodeIndex = code
-    packed.inputs = [indices[name] for name in op.inputs]
+    packed.inputs = [indices[name] if name else _ABSENT for name in op.inputs]
     packed.outputs = [indices[name] for name in op.outputs]
     if op.options:
         packed.builtinOptionsType = getattr(schema.BuiltinOptions, op.options)
@@ -255,7 +249,7 @@ def _read_operator(schema: Any, op: Any, file: Any, names: list[str]) -> FileOpe
     return FileOperator(
         code=code.customCode.decode() if name == _CUSTOM else name,
         version=int(code.version),
-        inputs=tuple(names[i] for i in op.inputs),
+        inputs=tuple("" if i == _ABSENT else names[i] for i in op.inputs),
         outputs=tuple(names[i] for i in op.outputs),
         options="" if options == "NONE" else options,
         fields=fields,

@@ -117,6 +117,21 @@ def _wrap_int32(x: Int64Array) -> Int64Array:
 RescaleFunction = Callable[[IntArray, Rescale], IntArray]
 
 
+def quantize_half_away(values: FloatArray, scale: FloatArray) -> FloatArray:
+    """`round(x / s)`, ties away from zero (LiteRT's reference kernels, TFLM)."""
+    steps = values / scale
+    whole = np.trunc(steps)
+    tied = np.abs(steps - whole) == np.float32(0.5)
+    rounded: FloatArray = np.where(tied, whole + np.sign(steps), np.rint(steps))
+    return rounded
+
+
+def quantize_by_reciprocal(values: FloatArray, scale: FloatArray) -> FloatArray:
+    """`round(x * (1 / s))`, ties to even (XNNPACK)."""
+    rounded: FloatArray = np.rint(values * (np.float32(1.0) / scale))
+    return rounded
+
+
 @dataclasses.dataclass(frozen=True)
 class RoundingProfile:
     """Which arithmetic a runtime uses for each kind of op."""
@@ -131,6 +146,7 @@ class RoundingProfile:
     float_mean: bool
     float_softmax: bool
     resize_ties_up: bool
+    quantize: Callable[[FloatArray, FloatArray], FloatArray]
 
 
 PROFILES: dict[str, RoundingProfile] = {
@@ -147,6 +163,7 @@ PROFILES: dict[str, RoundingProfile] = {
             float_mean=False,
             float_softmax=False,
             resize_ties_up=False,
+            quantize=quantize_half_away,
         ),
         RoundingProfile(
             name="litert_ref",
@@ -159,6 +176,7 @@ PROFILES: dict[str, RoundingProfile] = {
             float_mean=False,
             float_softmax=False,
             resize_ties_up=False,
+            quantize=quantize_half_away,
         ),
         RoundingProfile(
             name="xnnpack",
@@ -171,6 +189,7 @@ PROFILES: dict[str, RoundingProfile] = {
             float_mean=True,
             float_softmax=True,
             resize_ties_up=True,
+            quantize=quantize_by_reciprocal,
         ),
     )
 }

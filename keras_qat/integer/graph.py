@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from keras_qat.integer.ops import IntegerOp, LinearOp, Lookup, Shape
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer.ops import FloatPart, IntegerOp, LinearOp, Lookup, Shape
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN, QuantParams
 
 
 @dataclasses.dataclass(frozen=True)
 class IntegerTensor:
-    """An activation: its name, its shape (batch first, batch 1, NHWC) and its int8 grid."""
+    """An activation: its name, its shape (batch first, batch 1, NHWC) and its int8 grid.
+
+    Attributes:
+        dtype: `"int8"`; of an input that layers in float alone read, `"float32"` or `"int32"` for
+            values on no grid: `qparams` says nothing then.
+    """
 
     name: str
     shape: Shape
     qparams: QuantParams
+    dtype: str = "int8"
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether its values are integers of its grid."""
+        return self.dtype == "int8"
+
+    def quantize(self, values: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Real numbers as this tensor holds them."""
+        held = self.qparams.quantize(values) if self.on_grid else np.asarray(values)
+        return held.astype(self.dtype)
+
+    def dequantize(self, held: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The real numbers that this tensor's values stand for."""
+        return self.qparams.dequantize(held) if self.on_grid else held
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +75,7 @@ class IntegerGraph:
         Raises:
             ValueError: a tensor that is read before it is written, written twice, of another
                 shape than its op yields, or outside int8; an accumulator beyond int32; a table
-                that leaves the grid of its tensor.
+                that leaves the grid of its tensor; values on no grid that an integer op reads.
         """
         written = set(self.inputs)
         for op in self.ops:
@@ -61,6 +85,7 @@ class IntegerGraph:
             if op.output in written:
                 raise ValueError(f"Tensor {op.output!r} is written twice.")
             written.add(op.output)
+            self._check_grids(op)
             self._check_shape(op)
             self._check_accumulator(op)
             if isinstance(op, Lookup):
@@ -74,6 +99,13 @@ class IntegerGraph:
                     f"Tensor {tensor.name!r} does not fit in int8. Received: {tensor.qparams}"
                 )
         return self
+
+    def _check_grids(self, op: IntegerOp) -> None:
+        off = [name for name in (*op.inputs, op.output) if not self.tensors[name].on_grid]
+        if off and (op.output in off or not isinstance(op, FloatPart)):
+            raise ValueError(
+                f"Op {op.output!r} ({type(op).__name__}) needs int8 tensors. Received: {off}"
+            )
 
     def _check_shape(self, op: IntegerOp) -> None:
         expected = op.output_shape([self.tensors[name].shape for name in op.inputs])
@@ -105,9 +137,9 @@ class GraphBuilder:
         """The tensor of that name."""
         return self._tensors[name]
 
-    def add_input(self, name: str, shape: Shape, qparams: QuantParams) -> str:
+    def add_input(self, name: str, shape: Shape, qparams: QuantParams, dtype: str = "int8") -> str:
         """Declares a graph input and returns its name."""
-        self._tensors[name] = IntegerTensor(name, shape, qparams)
+        self._tensors[name] = IntegerTensor(name, shape, qparams, dtype)
         self._inputs.append(name)
         return name
 

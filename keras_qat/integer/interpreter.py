@@ -21,6 +21,7 @@ def run(
     profile: str | RoundingProfile = "tflm",
     keep_all: bool = False,
     batch_size: int = 64,
+    given: Mapping[str, IntArray] | None = None,
 ) -> Values:
     """Evaluates the graph on int8 inputs, batch by batch.
 
@@ -31,6 +32,7 @@ def run(
         profile: whose rounding to follow: `"tflm"`, `"litert_ref"` or `"xnnpack"`.
         keep_all: return every tensor instead of the outputs only.
         batch_size: how many examples are held in memory at once.
+        given: tensor name -> what ops read in the place of what the graph computes there.
 
     Returns:
         int8 arrays by tensor name.
@@ -41,26 +43,37 @@ def run(
     """
     rounding = get_profile(profile)
     arrays = check_inputs(graph, inputs)
+    given = given or {}
     examples = next(iter(arrays.values())).shape[0]
     parts = [
         _run_batch(
             graph,
-            {name: array[start : start + batch_size] for name, array in arrays.items()},
+            _examples(arrays, start, batch_size),
             rounding,
             keep_all,
+            _examples(given, start, batch_size),
         )
         for start in range(0, max(examples, 1), batch_size)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def _examples(arrays: Mapping[str, IntArray], start: int, count: int) -> Values:
+    return {name: array[start : start + count] for name, array in arrays.items()}
+
+
 def _run_batch(
-    graph: IntegerGraph, inputs: Values, profile: RoundingProfile, keep_all: bool
+    graph: IntegerGraph,
+    inputs: Values,
+    profile: RoundingProfile,
+    keep_all: bool,
+    given: Values,
 ) -> Values:
     values = dict(inputs)
     last_use = {name: index for index, op in enumerate(graph.ops) for name in op.inputs}
     for index, op in enumerate(graph.ops):
-        operands = [QuantizedArray(values[name], graph.tensors[name].qparams) for name in op.inputs]
+        read = {name: given.get(name, values[name]) for name in op.inputs}
+        operands = [QuantizedArray(read[name], graph.tensors[name].qparams) for name in op.inputs]
         values[op.output] = op.evaluate(operands, graph.tensors[op.output].qparams, profile)
         if not keep_all:
             for name in set(op.inputs):
@@ -72,7 +85,7 @@ def _run_batch(
 def check_inputs(
     graph: IntegerGraph, inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike]
 ) -> Values:
-    """The inputs as int8 arrays by name.
+    """The inputs as arrays by name, int8 but for those on no grid.
 
     Raises:
         ValueError: names, shapes, batch sizes or a dtype that do not fit the graph.
@@ -88,11 +101,11 @@ def check_inputs(
         raise ValueError(f"The graph's inputs are {list(graph.inputs)}. Received: {sorted(inputs)}")
     arrays = {name: np.asarray(inputs[name]) for name in graph.inputs}
     for name, array in arrays.items():
-        expected = graph.tensors[name].shape[1:]
-        if array.dtype != np.int8 or array.shape[1:] != expected:
+        dtype, expected = graph.tensors[name].dtype, graph.tensors[name].shape[1:]
+        if array.dtype != dtype or array.shape[1:] != expected:
             raise ValueError(
-                f"Input {name!r} must be int8 of shape (batch, {', '.join(map(str, expected))}). "
-                f"Received: {array.dtype} of shape {array.shape}"
+                f"Input {name!r} must be {dtype} of shape (batch, {', '.join(map(str, expected))})."
+                f" Received: {array.dtype} of shape {array.shape}"
             )
     if len({array.shape[0] for array in arrays.values()}) > 1:
         sizes = {name: array.shape[0] for name, array in arrays.items()}

@@ -37,7 +37,12 @@ def save_graph(graph: IntegerGraph, path: PathLike) -> None:
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "tensors": [
-            {"name": t.name, "shape": list(t.shape), "qparams": _pack_qparams(t.qparams)}
+            {
+                "name": t.name,
+                "shape": list(t.shape),
+                "qparams": _pack_qparams(t.qparams),
+                "dtype": t.dtype,
+            }
             for t in graph.tensors.values()
         ],
         "ops": [_pack_op(op, f"op{index}", arrays) for index, op in enumerate(graph.ops)],
@@ -98,7 +103,9 @@ def load_graph(path: PathLike) -> IntegerGraph:
 
 def _unpack_graph(header: dict[str, Any], arrays: Arrays) -> IntegerGraph:
     tensors = [
-        IntegerTensor(t["name"], tuple(t["shape"]), _unpack_qparams(t["qparams"]))
+        IntegerTensor(
+            t["name"], tuple(t["shape"]), _unpack_qparams(t["qparams"]), t.get("dtype", "int8")
+        )
         for t in header["tensors"]
     ]
     return IntegerGraph(

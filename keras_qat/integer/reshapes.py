@@ -39,7 +39,8 @@ class _Rewiring:
         self._new = GraphBuilder()
         self._origin: dict[str, str] = {}  # what a RESHAPE wrote -> what no RESHAPE wrote
         for name in graph.inputs:
-            self._new.add_input(name, graph.tensors[name].shape, graph.tensors[name].qparams)
+            tensor = graph.tensors[name]
+            self._new.add_input(name, tensor.shape, tensor.qparams, tensor.dtype)
 
     def graph(self) -> IntegerGraph:
         for op in self._old.ops:

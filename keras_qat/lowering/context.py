@@ -60,7 +60,7 @@ def integer_operand(value: Value | GraphInput, reader: str) -> str:
     """
     if not isinstance(value, str):
         raise LoweringError(
-            f"Layer {reader!r} reads a float tensor, so it has no integer form. A layer before it "
-            "was left in float; quantize that layer, or export the part behind it on its own."
+            f"Layer {reader!r} reads a tensor that is on no grid, so it has no integer form. Make "
+            "the model with keras_qat.quantize, which puts a quantizer there."
         )
     return value

@@ -1,5 +1,6 @@
 """Quantizers: an integer grid, its scale, and a gradient."""
 
+from keras_qat.quantizers.dequantize import Dequantize
 from keras_qat.quantizers.dorefa import DoReFaQuantizer
 from keras_qat.quantizers.fake_quantize import Grid
 from keras_qat.quantizers.gdnsq_activations import GDNSQActivationQuantizer
@@ -12,6 +13,7 @@ from keras_qat.quantizers.softmax_rounding import SoftmaxRounding
 from keras_qat.quantizers.ste import STEQuantizer
 
 __all__ = [
+    "Dequantize",
     "DoReFaQuantizer",
     "GDNSQActivationQuantizer",
     "GDNSQWeightQuantizer",

@@ -56,6 +56,15 @@ class BitWidths:
                     return config, True
         return self._config, False
 
+    def is_float(self, name: str) -> bool:
+        """Whether an override leaves the layer (or the input) of that name in float."""
+        return self.config_for([name])[0] is None
+
+    @property
+    def behind_float(self) -> tuple[QuantizationConfig, int]:
+        """The config and the bits of a grid for what layers in float yield."""
+        return self._config, self._config.input_bits
+
     def weight_bits(self, layer: Any) -> int:
         """Bits of the kernel of a weight layer that is not left in float."""
         config, overridden = self.config_for([layer.name])
@@ -72,19 +81,25 @@ class BitWidths:
         reached = list(self._readers(tensor))
         if None in reached:
             return config.first_and_last_bits
-        if any(node is not None and rule_or_float(node).wide_inputs for node in reached):
+        if any(self._reads_wide(node) for node in reached if node is not None):
             return config.add_bits
         return config.activation_bits
+
+    def _reads_wide(self, node: GraphNode) -> bool:
+        return self.is_float(node.operation.name) or rule_or_float(node).wide_inputs
 
     def _readers(self, tensor: Any) -> Iterable[GraphNode | None]:
         """Everything that reads the values of a tensor on its grid; `None` is a model output."""
         for node in self._consumers.get(id(tensor), []):
             yield node
-            if node is not None and rule_or_float(node).output is not Output.QUANTIZE:
+            if node is None or self.is_float(node.operation.name):
+                continue
+            if rule_or_float(node).output is not Output.QUANTIZE:
                 yield from self._readers(node.outputs[0])
 
     def _check_patterns(self) -> None:
         names = [layer.name for layer in self._model.layers] + list(self._origins.values())
+        names += [node.operation.name for node in nodes(self._model) if _is_raw(node.operation)]
         for pattern, _ in self._overrides:
             if not any(pattern.fullmatch(name) for name in names):
                 raise ValueError(
@@ -97,6 +112,10 @@ def stays_float(name: str, overrides: Overrides) -> bool:
     """Whether the first override that names a layer leaves it in float."""
     found = (value for pattern, value in overrides.items() if _compile(pattern).fullmatch(name))
     return next(found, ...) is None
+
+
+def _is_raw(operation: Any) -> bool:
+    return not isinstance(operation, keras.layers.Layer)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -7,7 +7,12 @@ from typing import Any
 import keras
 
 from keras_qat.keras_graph import GraphNode, rebuild
-from keras_qat.transforms.layer_copies import LayerCopies, unused_name
+from keras_qat.transforms.layer_copies import (
+    LayerCopies,
+    StaysFloat,
+    nothing_stays_float,
+    unused_name,
+)
 
 _HALVES: dict[type, tuple[type, type]] = {
     keras.layers.SeparableConv1D: (keras.layers.DepthwiseConv1D, keras.layers.Conv1D),
@@ -15,12 +20,14 @@ _HALVES: dict[type, tuple[type, type]] = {
 }
 
 
-def decompose_separable(model: keras.Model) -> keras.Model:
+def decompose_separable(
+    model: keras.Model, stays_float: StaysFloat = nothing_stays_float
+) -> keras.Model:
     """The same function; the layer `"sep"` becomes `"sep_depthwise"` and `"sep"`.
 
-    A model without separable convolutions is returned itself.
+    A model without separable convolutions, but for those that stay in float, is returned itself.
     """
-    names = {origin: name for name, origin in origins(model).items()}
+    names = {origin: name for name, origin in origins(model, stays_float).items()}
     if not names:
         return model
     copies = LayerCopies()
@@ -28,7 +35,7 @@ def decompose_separable(model: keras.Model) -> keras.Model:
 
     def call(node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer = node.operation
-        if type(layer) in _HALVES:
+        if layer.name in names:
             if id(layer) not in pairs:
                 pairs[id(layer)] = (layer, _depthwise(layer, names[layer.name]), _pointwise(layer))
             _, depthwise, pointwise = pairs[id(layer)]
@@ -45,13 +52,13 @@ def decompose_separable(model: keras.Model) -> keras.Model:
     return result
 
 
-def origins(model: keras.Model) -> dict[str, str]:
+def origins(model: keras.Model, stays_float: StaysFloat = nothing_stays_float) -> dict[str, str]:
     """Which layer of `model` each layer that the pass adds comes from, by name."""
     taken = {layer.name for layer in model.layers}
     return {
         unused_name(f"{layer.name}_depthwise", taken): layer.name
         for layer in model.layers
-        if type(layer) in _HALVES
+        if type(layer) in _HALVES and not stays_float(layer.name)
     }
 
 

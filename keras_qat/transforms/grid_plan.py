@@ -98,22 +98,23 @@ class GridPlan:
     Args:
         model: normalized float model: linear weight layers, known layer types only.
         bit_widths: bits and configs by layer.
-        signed_inputs: input name -> whether the input can be negative.
+        signs: name of an input, or of a layer in float -> whether it can be negative; of what is
+            not named that is taken for granted.
 
     Raises:
         UnsupportedLayerError: a layer that joins tensors whose grids cannot be one.
+        ValueError: an input that is left in float, and a quantized layer that reads it.
     """
 
-    def __init__(
-        self, model: keras.Model, bit_widths: BitWidths, signed_inputs: Mapping[str, bool]
-    ):
+    def __init__(self, model: keras.Model, bit_widths: BitWidths, signs: Mapping[str, bool]):
         self._bit_widths = bit_widths
+        self._signs = signs
         self._consumers = consumers(model)
         self._states: dict[int, _TensorState] = {}
         self._sites: dict[int, Site] = {}
         self._grids: dict[int, SharedGrid] = {}
         for tensor in model.inputs:
-            self._visit_input(tensor, signed_inputs[input_name(tensor)])
+            self._visit_input(tensor)
         for node in nodes(model):
             self._visit(node)
 
@@ -132,24 +133,51 @@ class GridPlan:
         site = self._states[id(tensor)].grid
         return None if site is None else self._grids[id(site)]
 
-    def _visit_input(self, tensor: Any, signed: bool) -> None:
+    def is_float(self, node: GraphNode) -> bool:
+        """Whether the layer of this call stays in float."""
+        return self._bit_widths.is_float(node.operation.name)
+
+    def _visit_input(self, tensor: Any) -> None:
         name = input_name(tensor)
+        signed = self._signs.get(name, True)
         config, overridden = self._bit_widths.config_for([name])
-        if config is None:
+        on_a_grid = self._is_read_on_a_grid(tensor)
+        if config is None and on_a_grid:
+            raise ValueError(
+                f"The input {name!r} is left in float, and a quantized layer reads it. Leave "
+                "those layers in float, too, or drop the override of the input."
+            )
+        whole_numbers = not keras.backend.is_float_dtype(tensor.dtype)
+        if config is None or (whole_numbers and not on_a_grid):
             self._states[id(tensor)] = _TensorState(Stage.FLOAT, signed)
             return
         bits = config.activation_bits if overridden else config.input_bits
         self._start(Site(tensor, name, config, bits, signed, is_input=True))
 
     def _visit(self, node: GraphNode) -> None:
-        rule = rule_or_float(node)
-        state = self._state_behind(node, rule)
-        self._states.update({id(tensor): state for tensor in node.outputs})
-        if len(node.outputs) > 1:
-            return  # only a layer in float yields several tensors
-        (tensor,) = node.outputs
+        if self.is_float(node):
+            self._visit_float(node)
+            return
+        state = self._state_behind(node, rule_or_float(node))
+        (tensor,) = node.outputs  # only a layer in float yields several
+        self._states[id(tensor)] = state
         if self._needs_quantizer(tensor, state):
             self._quantize(tensor, state)
+
+    def _visit_float(self, node: GraphNode) -> None:
+        """Its tensors have no grid where layers in float alone read them."""
+        name = node.operation.name
+        signed = self._signs.get(name, True)
+        for tensor in node.outputs:
+            self._states[id(tensor)] = _TensorState(Stage.FLOAT, signed)
+            if self._is_read_on_a_grid(tensor):
+                config, bits = self._bit_widths.behind_float
+                self._start(Site(tensor, name, config, bits, signed))
+
+    def _is_read_on_a_grid(self, tensor: Any) -> bool:
+        """Whether a quantized layer reads the tensor, or it is an output of the model."""
+        readers = self._consumers.get(id(tensor), [])
+        return any(reader is None or not self.is_float(reader) for reader in readers)
 
     def _state_behind(self, node: GraphNode, rule: Rule) -> _TensorState:
         operands = [self._states[id(tensor)] for tensor in node.inputs]
@@ -157,8 +185,6 @@ class GridPlan:
         members = (*first.members, name) if first.stage and rule.joins else (name,)
         any_sign = rule.yields is Stage.LINEAR or rule.signed
         signed = not rule.unsigned and (any_sign or any(state.signed for state in operands))
-        if self._bit_widths.config_for([name])[0] is None:
-            return _TensorState(Stage.FLOAT, signed, members=members)
         if rule.output is Output.FIXED:
             return _TensorState(None, signed)
         if rule.output is Output.QUANTIZE:
@@ -167,15 +193,13 @@ class GridPlan:
             )
         if rule.output is Output.SHARED:
             return self._joined(node, operands, signed)
-        if first.stage in (None, Stage.FLOAT):
+        if first.stage is None:
             return dataclasses.replace(first, signed=signed and first.signed, members=members)
         return _TensorState(Stage.COMPLETE, signed, members=members)
 
     def _joined(self, node: GraphNode, operands: list[_TensorState], signed: bool) -> _TensorState:
         """All operands on one grid from now on."""
         name = node.operation.name
-        if any(state.stage is Stage.FLOAT for state in operands):
-            return _TensorState(Stage.FLOAT, signed, members=(name,))
         sites = [state.grid for state in operands if state.grid is not None]
         if sites and len(sites) < len(operands):
             raise UnsupportedLayerError(
@@ -200,18 +224,17 @@ class GridPlan:
 
     def _needs_quantizer(self, tensor: Any, state: _TensorState) -> bool:
         """Whether a grid must come here, because not exactly one reader fuses with the tensor."""
-        if state.stage in (None, Stage.FLOAT):
+        if state.stage is None:
             return False
         readers = self._consumers.get(id(tensor), [])
-        if len(readers) != 1 or readers[0] is None:
+        if len(readers) != 1 or readers[0] is None or self.is_float(readers[0]):
             return True
         return state.stage not in rule_or_float(readers[0]).joins
 
     def _quantize(self, tensor: Any, state: _TensorState) -> None:
         config, overridden = self._bit_widths.config_for(state.members)
         if config is None:
-            self._states[id(tensor)] = dataclasses.replace(state, stage=Stage.FLOAT)
-            return
+            raise ValueError(f"{state.members} stay in float: they have no grid.")
         bits = self._bit_widths.activation_bits(tensor, config, overridden)
         if not overridden:
             bits = max(bits, state.minimum_bits)

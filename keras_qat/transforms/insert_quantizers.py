@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import GraphNode, input_name, rebuild
-from keras_qat.quantizers import Quantizer, SoftmaxRounding
+from keras_qat.keras_graph import GraphNode, input_name, layer_name, rebuild
+from keras_qat.quantizers import Dequantize, Quantizer, SoftmaxRounding
 from keras_qat.restrictions import AVERAGE_POOLING
 from keras_qat.rule import Output, Rule
 from keras_qat.rules import rule_or_float
@@ -54,6 +54,8 @@ class _Inserter:
         self._float_inputs = {input_name(tensor): tensor for tensor in model.inputs}
         self._quantizers: dict[int, Quantizer] = {}
         self._taken = {layer.name for layer in model.layers}
+        self._in_float: dict[int, Any] = {}  # tensors without a grid, by their id
+        self._dequantized: dict[int, Any] = {}  # by the id of the tensor on its grid
 
     def sites(self) -> list[QuantizerSite]:
         """Every quantizer, in the order of the graph."""
@@ -68,16 +70,15 @@ class _Inserter:
 
     def on_input(self, tensor: Any) -> Any:
         """A fresh input, on the grid that an application will feed."""
-        grid = self._plan.starts(self._float_inputs[input_name(tensor)])
-        return tensor if grid is None else self._quantizer_of(grid)(tensor)
+        return self._on_its_grid(self._float_inputs[input_name(tensor)], tensor)
 
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The layer's copy in the place of the layer, and a quantizer behind it if it needs one."""
+        if self._plan.is_float(node):
+            return self._call_in_float(node, args, kwargs)
         rule = rule_or_float(node)
         layer = self.copies.of(node.operation, lambda layer: self._copy(layer, rule))
         outputs = layer(*args, **kwargs)
-        if len(node.outputs) > 1:
-            return outputs  # only a layer in float yields several tensors
         (float_tensor,) = node.outputs
         if rule.output is Output.FIXED:
             return SoftmaxRounding(name=self._unique(node.operation.name))(outputs)
@@ -90,6 +91,31 @@ class _Inserter:
             return self._quantizer_of(grid)(outputs, pooled=pooled, interpolated=interpolated)
         return outputs
 
+    def _call_in_float(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The layer's copy in float32, its inputs off their grids, its outputs on theirs."""
+        layer = self.copies.of(node.operation, _copy_in_float32)
+        args, kwargs = keras.tree.map_structure(self._off_its_grid, (args, kwargs))
+        outputs = layer(*args, **kwargs)
+        found = map(self._on_its_grid, node.outputs, keras.tree.flatten(outputs))
+        return keras.tree.pack_sequence_as(outputs, list(found))
+
+    def _on_its_grid(self, float_tensor: Any, tensor: Any) -> Any:
+        grid = self._plan.starts(float_tensor)
+        if grid is not None:
+            return self._quantizer_of(grid)(tensor)
+        self._in_float[id(tensor)] = tensor
+        return tensor
+
+    def _off_its_grid(self, argument: Any) -> Any:
+        key = id(argument)
+        if not isinstance(argument, keras.KerasTensor) or key in self._in_float:
+            return argument
+        if key not in self._dequantized:
+            source = layer_name(argument).removesuffix("_quantizer")
+            name = unused_name(f"{source}_dequantize", self._taken)
+            self._dequantized[key] = Dequantize(name=name)(argument)
+        return self._dequantized[key]
+
     def _quantizer_of(self, grid: SharedGrid) -> Quantizer:
         if id(grid) not in self._quantizers:
             self._quantizers[id(grid)] = grid.quantizer(self._unique(grid.name))
@@ -97,13 +123,19 @@ class _Inserter:
 
     def _copy(self, layer: Any, rule: Rule) -> Any:
         """The layer's copy, in its wrapper if it is a weight layer to be quantized."""
-        config, _ = self._bit_widths.config_for([layer.name])
         if rule.stand_in is not None:
             return rule.stand_in(layer)
-        if rule.wrapper is None or config is None:
+        if rule.wrapper is None:
             return copy_of(layer)
+        config, _ = self._bit_widths.config_for([layer.name])
         bits = self._bit_widths.weight_bits(layer)
         return rule.wrapper(copy_of(layer), config.weight_quantizer(bits))
 
     def _unique(self, name: str) -> str:
         return unused_name(f"{name}_quantizer", self._taken)
+
+
+def _copy_in_float32(layer: Any) -> Any:
+    """The layer's copy, whatever it computed in: so do the kernels that run it."""
+    changes = {"dtype": "float32"} if "dtype" in layer.get_config() else {}
+    return copy_of(layer, **changes)

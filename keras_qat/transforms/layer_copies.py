@@ -9,6 +9,14 @@ import keras
 
 from keras_qat.wrappers import QuantizeWrapper
 
+StaysFloat = Callable[[str], bool]
+"""Whether the layer of a name stays in float, and so as it is."""
+
+
+def nothing_stays_float(name: str) -> bool:
+    """The answer for a model without layers in float."""
+    return False
+
 
 class LayerCopies:
     """One copy of each layer, however often the layer is called.
@@ -20,7 +28,12 @@ class LayerCopies:
         self._copies: dict[int, tuple[Any, Any, Any]] = {}
 
     def of(self, layer: Any, make: Callable[[Any], Any] | None = None) -> Any:
-        """The copy of a layer; `make(layer)` creates it the first time."""
+        """The copy of a layer; `make(layer)` creates it the first time.
+
+        A raw operation holds nothing that could change, and is no copy.
+        """
+        if not isinstance(layer, keras.layers.Layer):
+            return layer
         if id(layer) not in self._copies:
             copy = copy_of(layer) if make is None else make(layer)
             holder = copy.layer if isinstance(copy, QuantizeWrapper) else copy

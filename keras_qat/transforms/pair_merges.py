@@ -10,20 +10,29 @@ import keras
 from keras_qat.keras_graph import GraphNode, nodes, rebuild
 from keras_qat.restrictions import MERGES
 from keras_qat.rule import UnsupportedLayerError
-from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
+from keras_qat.transforms.layer_copies import (
+    LayerCopies,
+    StaysFloat,
+    copy_of,
+    nothing_stays_float,
+    unused_name,
+)
 
 layers = keras.layers
 
 Origins = dict[str, str]
 
 
-def pair_merges(model: keras.Model) -> tuple[keras.Model, Origins]:
+def pair_merges(
+    model: keras.Model, stays_float: StaysFloat = nothing_stays_float
+) -> tuple[keras.Model, Origins]:
     """The same function, with two tensors of one rank in every merge; else the model itself.
 
     `Add(name="sum")([a, b, c, d])` becomes `"sum_partial"`, `"sum_partial_1"` and `"sum"`, the
     order in which Keras adds. `Average(name="mean")([a, b])` becomes the `Add` `"mean_partial"`
     and the `Rescaling` `"mean"` by 1/2. In front of `Multiply(name="gate")([image, features])` a
-    `Reshape` `"gate_reshape"` gives the features height and width 1.
+    `Reshape` `"gate_reshape"` gives the features height and width 1. Layers that stay in float
+    merge what they do.
 
     Returns:
         The model, and which layer of `model` each added layer comes from, by name.
@@ -31,9 +40,10 @@ def pair_merges(model: keras.Model) -> tuple[keras.Model, Origins]:
     Raises:
         UnsupportedLayerError: an `Average` that is called with one and another count of tensors.
     """
-    if all(_is_paired(node) for node in nodes(model)):
+    unpaired = [node for node in nodes(model) if not _is_paired(node)]
+    if all(stays_float(node.operation.name) for node in unpaired):
         return model, {}
-    pairing = _Pairing(model)
+    pairing = _Pairing(model, stays_float)
     result = rebuild(model, pairing.call)
     pairing.copies.copy_weights()
     return result, pairing.origins
@@ -47,7 +57,8 @@ def _is_paired(node: GraphNode) -> bool:
 
 
 class _Pairing:
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, stays_float: StaysFloat):
+        self._stays_float = stays_float
         self.copies = LayerCopies()
         self.origins: Origins = {}
         self._taken = {layer.name for layer in model.layers}
@@ -57,7 +68,7 @@ class _Pairing:
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What takes the place of one call in the graph."""
         layer = node.operation
-        if type(layer) not in MERGES:
+        if type(layer) not in MERGES or self._stays_float(layer.name):
             return self.copies.of(layer)(*args, **kwargs)
         rank = max(len(tensor.shape) for tensor in args[0])
         total, *others = (self._of_rank(rank, tensor, layer) for tensor in args[0])

@@ -7,7 +7,13 @@ from typing import Any
 import keras
 
 from keras_qat.keras_graph import GraphNode, rebuild
-from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
+from keras_qat.transforms.layer_copies import (
+    LayerCopies,
+    StaysFloat,
+    copy_of,
+    nothing_stays_float,
+    unused_name,
+)
 
 SPLIT_TYPES = (
     keras.layers.Conv1D,
@@ -22,13 +28,20 @@ SPLIT_TYPES = (
 )
 
 
-def split_activations(model: keras.Model) -> keras.Model:
+def split_activations(
+    model: keras.Model, stays_float: StaysFloat = nothing_stays_float
+) -> keras.Model:
     """The same function, with every weight layer linear; the model itself where all are.
 
     `Dense(10, activation="softmax", name="dense")` becomes `Dense(10, name="dense")` and
     `Activation("softmax", name="dense_softmax")`; a layer as `activation` is copied.
+    Layers that stay in float keep theirs.
     """
-    if not any(_splits(layer) for layer in model.layers):
+
+    def splits(layer: Any) -> bool:
+        return _splits(layer) and not stays_float(layer.name)
+
+    if not any(map(splits, model.layers)):
         return model
     copies, activations = LayerCopies(), LayerCopies()
     taken = {layer.name for layer in model.layers}
@@ -37,7 +50,7 @@ def split_activations(model: keras.Model) -> keras.Model:
         layer = node.operation
         if not isinstance(layer, keras.layers.Layer):
             return layer(*args, **kwargs)
-        if not _splits(layer):
+        if not splits(layer):
             return copies.of(layer)(*args, **kwargs)
         outputs = copies.of(layer, _linear)(*args, **kwargs)
         return activations.of(layer, lambda layer: _activation(layer, taken))(outputs)

@@ -92,3 +92,19 @@ def test_reshape_keeps_the_size():
     x = builder.add_input("x", (1, 4), GRID)
     with pytest.raises(ValueError, match="sizes differ"):
         builder.add(ops.Reshape((x,), "y", (3,)), GRID)
+
+
+def test_an_integer_op_cannot_read_values_on_no_grid():
+    builder = GraphBuilder()
+    x = builder.add_input("x", (1, 4), QuantParams(np.float32(1)), "float32")
+    y = builder.add(ops.Maximum((x,), "y", bound=0), QuantParams(np.float32(1)))
+    with pytest.raises(ValueError, match=r"Op 'y' \(Maximum\) needs int8 tensors\. .*\['x'\]"):
+        builder.build((y,))
+
+
+def test_a_tensor_on_no_grid_holds_its_values():
+    grid = QuantParams(np.float32(0.5))
+    on_grid, words = (IntegerTensor("x", (1, 2), grid, dtype) for dtype in ("int8", "int32"))
+    assert on_grid.quantize([1.0, -2.0]).tolist() == [2, -4]
+    assert words.quantize([700.0, 3.0]).tolist() == [700, 3]
+    np.testing.assert_array_equal(words.dequantize(np.int32([700])), [700])

@@ -6,7 +6,6 @@ import pytest
 
 import keras_qat
 from keras_qat.integer import ops
-from keras_qat.lowering.pending import LoweringError
 from tests.models import images, residual_network
 
 layers = keras.layers
@@ -175,29 +174,43 @@ def test_an_override_of_a_separable_layer_covers_both_halves():
     assert weight_bits(half) == {"first": 8, "sep_depthwise": 2, "sep": 4, "last": 8}
 
 
-@pytest.mark.parametrize("name", ["first", "middle", "last", "image"])
+@pytest.mark.parametrize("name", ["first", "middle", "last"])
 def test_none_leaves_one_layer_in_float_and_the_rest_quantized(name):
     qmodel = quantized(chain(), overrides={name: None})
-    everything = {"image", "first_relu", "middle_relu", "last_relu"}
-    here = name if name == "image" else f"{name}_relu"
-    assert set(grid_bits(qmodel)) == everything - {here}
+    weight_layers = ("first", "middle", "last")
+    grids = [each if each == name else f"{each}_relu" for each in weight_layers]
+    assert list(grid_bits(qmodel)) == ["image", *grids]
+    assert grid_bits(qmodel)[name] == 8
     assert set(weight_bits(qmodel)) == {"first", "middle", "last"} - {name}
     x = images(8, (6, 6, 3))
     qmodel.compile("sgd", "mse")
     before = qmodel.get_layer("middle").trainable_variables[0].numpy()
     qmodel.fit(x, np.zeros((8, 6, 6, 3)), verbose=0)
     assert np.any(qmodel.get_layer("middle").trainable_variables[0].numpy() != before)
-    reader = {"image": "first"}.get(name, name)
-    with pytest.raises(LoweringError, match=f"Layer '{reader}'"):
-        qmodel.to_integer()
+    parts = [op for op in qmodel.to_integer().ops if isinstance(op, ops.FloatPart)]
+    assert [(op.output, op.layers) for op in parts] == [(name, (name,))]
 
 
-def test_pooling_left_in_float_does_not_round_in_integers_alone():
-    inputs = keras.Input((6, 6, 3))
-    x = layers.AveragePooling2D(2, name="pool")(layers.Conv2D(3, 1)(inputs))
-    qmodel = quantized(keras.Model(inputs, layers.Conv2D(2, 1)(x)), overrides={"pool": None})
-    with pytest.raises(LoweringError, match=r"'pool' \(AveragePooling2D\) has no quantizer"):
-        qmodel.to_integer()
+def test_what_enters_or_leaves_a_layer_in_float_has_bits_of_its_own():
+    config = LSQ(weight_bits=4, activation_bits=3, add_bits=6, input_bits=7)
+    x = images(8, (6, 6, 3))
+    qmodel = keras_qat.quantize(chain(), config, overrides={"middle": None}, calibration_data=x)
+    found = {"image": 7, "first_relu": 6, "middle": 7, "last_relu": 8}
+    assert grid_bits(qmodel) == found
+
+
+def test_an_input_in_float_cannot_be_read_by_a_quantized_layer():
+    with pytest.raises(ValueError, match="The input 'image' is left in float"):
+        quantized(chain(), overrides={"image": None})
+
+
+def test_pooling_left_in_float_has_a_grid_of_its_own_behind_it():
+    inputs = keras.Input((6, 6, 3), name="image")
+    x = layers.AveragePooling2D(2, name="pool")(layers.Conv2D(3, 1, name="conv")(inputs))
+    model = keras.Model(inputs, layers.Conv2D(2, 1, name="last")(x))
+    qmodel = quantized(model, overrides={"pool": None})
+    assert list(grid_bits(qmodel)) == ["image", "conv", "pool", "last"]
+    assert any(isinstance(op, ops.FloatPart) for op in qmodel.to_integer().ops)
 
 
 def test_the_integers_use_the_bits():

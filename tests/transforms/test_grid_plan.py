@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import keras_qat
-from keras_qat.keras_graph import input_name
 from keras_qat.rule import UnsupportedLayerError
 from keras_qat.transforms.bit_widths import BitWidths
 from keras_qat.transforms.grid_plan import GridPlan
@@ -16,8 +15,7 @@ layers = keras.layers
 
 def planned(model, overrides=None, **signed):
     config = keras_qat.LSQConfig(weight_bits=4, activation_bits=4)
-    signed_inputs = {input_name(t): signed.get(input_name(t), True) for t in model.inputs}
-    return GridPlan(model, BitWidths(model, config, overrides or {}, {}), signed_inputs)
+    return GridPlan(model, BitWidths(model, config, overrides or {}, {}), signed)
 
 
 def two_branches(left=True, right=True):
@@ -95,10 +93,24 @@ def test_a_softmax_and_another_tensor_do_not_join():
         planned(model)
 
 
-def test_a_float_tensor_leaves_what_it_is_joined_with_float():
+def test_what_a_layer_in_float_yields_shares_the_grid_of_what_it_is_joined_with():
+    plan = planned(two_branches(), {"left.*": None})
+    assert described(plan) == [
+        ("image", 8, True, 1),
+        ("joined", 8, True, 2),
+        ("last", 8, True, 1),
+    ]
+
+
+def test_consecutive_layers_in_float_have_no_grid_between_them():
     model = two_branches()
     plan = planned(model, {"left.*": None})
-    assert plan.grid_of(model.get_layer("joined").output) is None
+    assert plan.starts(model.get_layer("left").output) is None
+    assert plan.starts(model.get_layer("left_relu").output) is not None
+
+
+def test_the_sign_of_what_a_layer_in_float_yields_is_as_told():
+    assert described(planned(two_branches(), {"left.*": None}, left_relu=False))[1][2] is False
 
 
 @pytest.mark.parametrize("left", [True, False])

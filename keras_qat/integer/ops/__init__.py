@@ -5,6 +5,7 @@ from keras_qat.integer.ops.concatenate import Concatenate
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
 from keras_qat.integer.ops.elementwise import Maximum, MaximumOfTwo, Minimum, MinimumOfTwo
+from keras_qat.integer.ops.float_part import FloatPart
 from keras_qat.integer.ops.lookup import Lookup
 from keras_qat.integer.ops.op import (
     Activation,
@@ -28,6 +29,7 @@ OPS: dict[str, type[IntegerOp]] = {
     "Conv2D": Conv2D,
     "Crop": Crop,
     "DepthwiseConv2D": DepthwiseConv2D,
+    "FloatPart": FloatPart,
     "FullyConnected": FullyConnected,
     "InterpolatePixels": InterpolatePixels,
     "Lookup": Lookup,
@@ -59,6 +61,7 @@ __all__ = [
     "Conv2D",
     "Crop",
     "DepthwiseConv2D",
+    "FloatPart",
     "FullyConnected",
     "IntegerOp",
     "InterpolatePixels",

@@ -1,0 +1,77 @@
+"""FLOAT_PART: layers in float between two grids, as the TensorFlow Lite file that computes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer.fixed_point import RoundingProfile
+from keras_qat.integer.ops.op import IntegerOp, QuantizedArray, Shape
+from keras_qat.integer.qparams import FloatArray, IntArray, QuantParams
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FloatPart(IntegerOp):
+    """`quantize(f(dequantize(x), ...))`: `f` is a network in float32.
+
+    An input that is not int8 is on no grid, and `f` reads it as it is.
+    The one op whose result no integer arithmetic defines: LiteRT runs `f`, with its reference
+    kernels for the profile `"litert_ref"` and as it comes (XNNPACK) for the others.
+
+    Attributes:
+        file: the bytes of `f` as a `.tflite` file, for one example at a time.
+        layers: names of the layers that `f` is made of.
+        target_shape: of what `f` yields; leaves the batch out.
+    """
+
+    file: npt.NDArray[np.uint8]
+    layers: tuple[str, ...]
+    target_shape: Shape
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        return (shapes[0][0], *self.target_shape)
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> IntArray:
+        """The output's integers (int8).
+
+        Raises:
+            ImportError: LiteRT is not installed.
+        """
+        values = [
+            x.qparams.dequantize(x.values) if x.values.dtype == np.int8 else x.values
+            for x in inputs
+        ]
+        results = self._run(values, reference=profile.name == "litert_ref")
+        steps = profile.quantize(results, output.scale) + output.zero_point
+        return np.clip(steps, output.qmin, output.qmax).astype(np.int8)
+
+    def _run(self, inputs: Sequence[npt.NDArray[Any]], reference: bool) -> FloatArray:
+        """`f` of every example."""
+        try:
+            from ai_edge_litert.interpreter import Interpreter, OpResolverType
+        except ImportError as error:
+            raise ImportError(
+                f"The layers in float {self.layers} run in LiteRT: pip install 'keras_qat[export]'"
+            ) from error
+        resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+        interpreter = Interpreter(
+            model_content=self.file.tobytes(),
+            experimental_op_resolver_type=resolver,
+            num_threads=1,
+        )
+        interpreter.allocate_tensors()
+        places = [detail["index"] for detail in interpreter.get_input_details()]
+        (result,) = (detail["index"] for detail in interpreter.get_output_details())
+        outputs = np.empty((inputs[0].shape[0], *self.target_shape), np.float32)
+        for example in range(len(outputs)):
+            for place, values in zip(places, inputs, strict=True):
+                interpreter.set_tensor(place, values[example : example + 1])
+            interpreter.invoke()
+            outputs[example] = interpreter.get_tensor(result)[0]
+        return outputs

@@ -1,0 +1,107 @@
+"""Layers in float, as the float32 network that TensorFlow's own converter makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qat.integer import GraphBuilder, QuantParams, ops
+from keras_qat.keras_graph import GraphNode
+from keras_qat.lowering.pending import Pending
+from keras_qat.quantizers.lowering_error import LoweringError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PendingFloat(Pending):
+    """A tensor in float: all calls between it and the grids before it.
+
+    Attributes:
+        places: the symbolic tensors, one for each of `sources`, that the calls start from.
+        tensor: the symbolic tensor that they end in.
+        calls: in an order in which they run.
+    """
+
+    places: tuple[Any, ...] = dataclasses.field(kw_only=True)
+    tensor: Any = dataclasses.field(kw_only=True)
+    calls: tuple[GraphNode, ...] = ()
+
+    def clamped_at_zero(self, builder: GraphBuilder) -> Pending | None:
+        """A QUANTIZE saturates at int8's ends alone."""
+        return None
+
+    def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
+        tensors = [builder.tensor(source) for source in self.sources]
+        signature = [(each.shape, "float32" if each.on_grid else each.dtype) for each in tensors]
+        return ops.FloatPart(
+            self.sources,
+            name,
+            file=np.frombuffer(_converted(self, signature), np.uint8),
+            layers=tuple(dict.fromkeys(call.operation.name for call in self.calls)),
+            target_shape=tuple(self.tensor.shape[1:]),
+        )
+
+
+def call_in_float(node: GraphNode, operands: Sequence[PendingFloat]) -> list[PendingFloat]:
+    """What each output of a call is, given what its inputs are."""
+    pairs = [pair for each in operands for pair in zip(each.places, each.sources, strict=True)]
+    sources = {id(place): source for place, source in pairs}
+    places = {id(place): place for place, _ in pairs}
+    calls = {id(call): call for each in operands for call in each.calls}
+    return [
+        PendingFloat(
+            tuple(sources.values()),
+            places=tuple(places.values()),
+            tensor=tensor,
+            calls=(*calls.values(), node),
+        )
+        for tensor in node.outputs
+    ]
+
+
+def _converted(part: PendingFloat, signature: Sequence[tuple[ops.Shape, str]]) -> bytes:
+    """A `.tflite` file of builtin operators in float32, of one example and in inference mode.
+
+    Raises:
+        LoweringError: another backend than TensorFlow, or an operation that has no such operators.
+    """
+    names = ", ".join(repr(call.operation.name) for call in part.calls)
+    if keras.backend.backend() != "tensorflow":
+        raise LoweringError(
+            f"The layers {names} stay in float, and TensorFlow converts those. Save the model, "
+            "load it with KERAS_BACKEND=tensorflow and export it there. "
+            f"Received: backend {keras.backend.backend()!r}"
+        )
+    import tensorflow as tf
+
+    def network(*inputs: Any) -> Any:
+        given = zip(part.places, inputs, strict=True)
+        values = {id(place): tf.cast(x, place.dtype) for place, x in given}
+        for call in part.calls:
+            outputs = keras.tree.flatten(_called(call, values))
+            pairs = zip(call.outputs, outputs, strict=True)
+            values.update((id(tensor), output) for tensor, output in pairs)
+        return values[id(part.tensor)]
+
+    try:
+        specs = [tf.TensorSpec(*each) for each in signature]
+        traced = tf.function(network, autograph=False).get_concrete_function(*specs)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module())
+        converter.experimental_lower_to_saved_model = False  # which would keep weights as variables
+        file: bytes = converter.convert()
+    except Exception as error:  # the converter raises what it likes
+        raise LoweringError(
+            f"TensorFlow's converter has no float32 network for the layers {names}: {error}"
+        ) from error
+    return file
+
+
+def _called(call: GraphNode, values: dict[int, Any]) -> Any:
+    args, kwargs = call.fill_in(values)
+    if "training" in inspect.signature(call.operation.call).parameters:
+        kwargs["training"] = False
+    return call.operation(*args, **kwargs)

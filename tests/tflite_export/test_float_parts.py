@@ -1,0 +1,127 @@
+"""Layers in float within a file: what is found, what is refused, and what may be one step off."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from keras_qat.integer import QuantParams, ops
+from tests.tflite_export.float_networks import difference_graph
+from tests.tflite_export.graphs import random_codes
+from tflite_export import ExportError, VerificationError, export, verify
+from tflite_export.emitters import emit_model
+from tflite_export.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.legality import check_legal
+from tflite_export.legalize import legalize
+from tflite_export.targets import get_target
+from tflite_export.writer import read_model, write_model
+
+GRAPH = difference_graph(
+    0.7,
+    QuantParams(np.float32(0.03)),
+    QuantParams(np.float32(0.02), zero_point=5),
+    QuantParams(np.float32(0.02)),
+    (1, 8, 8, 4),
+)
+
+
+@pytest.fixture(scope="module")
+def file() -> FileModel:
+    return emit_model(legalize(GRAPH, get_target("litert")))
+
+
+def test_the_part_stands_between_dequantize_and_quantize(file):
+    codes = [op.code for op in file.operators]
+    assert codes == ["DEQUANTIZE", "DEQUANTIZE", "MUL", "SUB", "QUANTIZE", "MAX_POOL_2D"]
+    assert not any(tensor.resizable for tensor in file.tensors.values())
+    assert [name for name in file.tensors if name.startswith("part/")] == [
+        f"part/float/{index}" for index in range(5)
+    ]
+
+
+def test_a_changed_constant_inside_is_found(file):
+    (name,) = (n for n, t in file.tensors.items() if t.data is not None)
+    changed = dataclasses.replace(file.tensors[name], data=np.float32([0.8]))
+    data = write_model(dataclasses.replace(file, tensors={**file.tensors, name: changed}))
+    with pytest.raises(VerificationError, match="is not that of the float part 'part'"):
+        verify(GRAPH, data, "litert", random_codes(GRAPH))
+
+
+def test_a_changed_operator_inside_is_found(file):
+    operators = [
+        dataclasses.replace(op, code="ADD", options="AddOptions") if op.code == "SUB" else op
+        for op in file.operators
+    ]
+    data = write_model(dataclasses.replace(file, operators=tuple(operators)))
+    with pytest.raises(VerificationError, match="no operator SUB of the float part 'part'"):
+        verify(GRAPH, data, "litert", random_codes(GRAPH))
+
+
+def moved(monkeypatch, elements: int, steps: int) -> None:
+    """The interpreter computes that many elements of the part so many steps off."""
+    evaluate = ops.FloatPart.evaluate
+
+    def other(self, inputs, output, profile):
+        values = evaluate(self, inputs, output, profile).astype(int)
+        values.reshape(-1)[:elements] += np.where(values.reshape(-1)[:elements] > 0, -steps, steps)
+        return values.astype(np.int8)
+
+    monkeypatch.setattr(ops.FloatPart, "evaluate", other)
+
+
+def test_few_single_steps_are_accepted_and_what_comes_behind_stays_exact(file, monkeypatch):
+    moved(monkeypatch, elements=8, steps=1)
+    for result in verify(GRAPH, write_model(file), "litert", random_codes(GRAPH, samples=64)):
+        assert {tensor.name: tensor.differing for tensor in result.tensors} == {
+            "part": 8,
+            "pool": 0,
+        }
+
+
+@pytest.mark.parametrize(("elements", "steps"), [(1, 2), (64, 1)])
+def test_more_is_refused(file, monkeypatch, elements, steps):
+    moved(monkeypatch, elements, steps)
+    with pytest.raises(VerificationError, match=f"'part': {elements} of .* up to {steps}"):
+        verify(GRAPH, write_model(file), "litert", random_codes(GRAPH, samples=64))
+
+
+def test_the_report_names_the_part(tmp_path):
+    report = export(GRAPH, tmp_path / "net.tflite", verbose=False)
+    (part,) = report.float_parts
+    assert (part.name, part.layers, part.operators, part.stored_bytes) == (
+        "part",
+        ("mine", "yours"),
+        2,
+        4,
+    )
+    assert "In float32: mine, yours (2 operators, 4 bytes of constants)" in report.render()
+    assert '"layers": [' in report.to_json()
+
+
+def test_microcontrollers_get_none():
+    with pytest.raises(ExportError, match=r"'tflm' runs integers alone.*'mine', 'yours'"):
+        check_legal(GRAPH, get_target("tflm"))
+
+
+def test_a_grid_that_quantize_does_not_clamp_to_is_refused():
+    narrow = QuantParams(np.float32(0.02), qmin=-100)
+    grid = QuantParams(np.float32(0.02))
+    with pytest.raises(ExportError, match="a clamp would be lost"):
+        check_legal(difference_graph(1.0, grid, grid, narrow), get_target("litert"))
+
+
+def test_bytes_that_are_no_file_are_refused():
+    part = dataclasses.replace(GRAPH.ops[0], file=np.zeros(16, np.uint8))
+    graph = dataclasses.replace(GRAPH, ops=(part, *GRAPH.ops[1:]))
+    with pytest.raises(ExportError, match="'mine', 'yours' cannot be written"):
+        check_legal(graph, get_target("litert"))
+
+
+def test_an_operator_may_do_without_an_input():
+    """A FULLY_CONNECTED of no bias says so with index -1."""
+    weight = FileTensor("w", (3, 2), "float32", data=np.ones((3, 2), np.float32))
+    tensors = {"x": FileTensor("x", (1, 2), "float32"), "w": weight}
+    tensors["y"] = FileTensor("y", (1, 3), "float32")
+    operator = FileOperator("FULLY_CONNECTED", 1, ("x", "w", ""), ("y",), "FullyConnectedOptions")
+    file = FileModel("no bias", tensors, (operator,), {"x": "x"}, {"y": "y"})
+    assert read_model(write_model(file)).operators[0].inputs == ("x", "w", "")
