@@ -23,7 +23,7 @@ from tests.random_graphs import configs, described, inputs_of, networks
 from tests.seams import op_differences
 from tflite_export.errors import ExportError
 
-GRAPHS = int(os.environ.get("RANDOM_GRAPHS", "25"))
+GRAPHS = int(os.environ.get("RANDOM_GRAPHS", "200"))
 """How many networks; a thorough run by hand takes 2,000."""
 _MOST_REFUSED = 0.05
 _REFUSALS = (
