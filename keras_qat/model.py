@@ -21,6 +21,8 @@ from keras_qat.learned_widths import LearnedWidth, learned_widths
 from keras_qat.linking import link_neighbours
 from keras_qat.penalty import BitWidthPenalty
 from keras_qat.quantizers import LoweringError, Quantizer
+from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.replicas import replica_share
 from keras_qat.wrappers import QuantizeWrapper
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
@@ -145,10 +147,10 @@ class QuantizedModel(keras.Model):
         if distillation is None:
             return super().compute_loss(x, y, y_pred, sample_weight)
         regularization = sum((ops.sum(loss) for loss in self.losses), ops.zeros(()))
-        loss = distillation(x, y_pred) + regularization
+        loss = replica_share(distillation(x, y_pred) + regularization)
         if distillation.label_weight == 0.0:
             return loss
-        labelled = super().compute_loss(x, y, y_pred, sample_weight) - regularization
+        labelled = super().compute_loss(x, y, y_pred, sample_weight) - replica_share(regularization)
         return loss + distillation.label_weight * labelled
 
     @property
@@ -198,10 +200,11 @@ class QuantizedModel(keras.Model):
         return to_integer(planned)
 
     def _check_replaced(self) -> None:
-        shares = [float(each.replaced_share) for each in self.replaced_quantizers.values()]
-        if shares and min(shares) < 1.0:
+        quantizers = self.replaced_quantizers.values()
+        share = min((float(as_tensor(each.replaced_share)) for each in quantizers), default=1.0)
+        if share < 1.0:
             raise LoweringError(
-                f"Training has replaced {100.0 * min(shares):.0f} % of the elements of "
+                f"Training has replaced {100.0 * share:.0f} % of the elements of "
                 f"{self.name!r} by their quantized values: the network that would ship was not "
                 "trained. Train on with keras_qat.callbacks.PEGESchedule to the end of its "
                 "curriculum."

@@ -16,6 +16,7 @@ FLOORS = [
         "keras_qat.keras_graph",
         "keras_qat.optimizers",
         "keras_qat.quantizers",
+        "keras_qat.replicas",
         "keras_qat.schedules",
     },
     {"keras_qat.config", "keras_qat.objectives", "keras_qat.lowering", "keras_qat.wrappers"},
