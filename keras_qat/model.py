@@ -38,6 +38,25 @@ class QuantizedModel(keras.Model):
 
     Its float32 latent weights are what trains and what a `.keras` file keeps; `to_integer` gives
     the integers that deploy.
+
+    A training step of one's own takes its loss from `compute_loss`, which adds the penalty on bit
+    widths and the loss against a teacher to the compiled one (for a subclass, name the teacher):
+
+    ```
+    class Mine(keras_qat.QuantizedModel):
+        def train_step(self, data):
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+            with tf.GradientTape() as tape:
+                y_pred = self(x, training=True)
+                loss = self.compute_loss(x, y, y_pred, sample_weight)
+                scaled = self.optimizer.scale_loss(loss)  # of mixed_float16
+            gradients = tape.gradient(scaled, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
+            return self.compute_metrics(x, y, y_pred, sample_weight)
+
+
+    mine = Mine(qmodel.inputs, qmodel.outputs)
+    ```
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -59,16 +78,21 @@ class QuantizedModel(keras.Model):
         return list(found.values())
 
     @property
-    def replaced_quantizers(self) -> dict[str, Quantizer]:
-        """Those that training replaces elements for, as `"conv/weights"`, `"relu/activations"`."""
+    def named_quantizers(self) -> dict[str, Quantizer]:
+        """Every quantizer by what it quantizes: `"conv/weights"`, `"relu/activations"`."""
         found = {
             f"{layer.name}/weights": layer.weight_quantizer
             for layer in self.layers
             if isinstance(layer, QuantizeWrapper)
         }
         sites = quantized_tensors(self).items()
-        found |= {f"{name}/activations": site.quantizer for name, site in sites}
-        return {name: each for name, each in found.items() if each.replacement is not None}
+        return found | {f"{name}/activations": site.quantizer for name, site in sites}
+
+    @property
+    def replaced_quantizers(self) -> dict[str, Quantizer]:
+        """Those of `named_quantizers` that training replaces elements for."""
+        found = self.named_quantizers.items()
+        return {name: each for name, each in found if each.replacement is not None}
 
     @property
     def learned_widths(self) -> list[LearnedWidth]:
