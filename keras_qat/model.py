@@ -80,11 +80,7 @@ class QuantizedModel(keras.Model):
     @property
     def named_quantizers(self) -> dict[str, Quantizer]:
         """Every quantizer by what it quantizes: `"conv/weights"`, `"relu/activations"`."""
-        found = {
-            f"{layer.name}/weights": layer.weight_quantizer
-            for layer in self.layers
-            if isinstance(layer, QuantizeWrapper)
-        }
+        found = {f"{layer.name}/weights": layer.weight_quantizer for layer in self._wrappers}
         sites = quantized_tensors(self).items()
         return found | {f"{name}/activations": site.quantizer for name, site in sites}
 
@@ -93,6 +89,10 @@ class QuantizedModel(keras.Model):
         """Those of `named_quantizers` that training replaces elements for."""
         found = self.named_quantizers.items()
         return {name: each for name, each in found if each.replacement is not None}
+
+    @property
+    def _wrappers(self) -> list[QuantizeWrapper]:
+        return [layer for layer in self.layers if isinstance(layer, QuantizeWrapper)]
 
     @property
     def learned_widths(self) -> list[LearnedWidth]:
@@ -162,6 +162,9 @@ class QuantizedModel(keras.Model):
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = self._task_loss(x, y, y_pred, sample_weight)
+        pulled = [layer for layer in self._wrappers if layer.weight_quantizer.code_regularization]
+        if pulled:
+            loss += replica_share(sum(layer.code_regularization() for layer in pulled))
         if self.bit_width_penalty is None:
             return loss
         return self.bit_width_penalty.add_to(loss, self.learned_widths)
