@@ -103,10 +103,10 @@ def test_it_warns_once_and_goes_on():
     assert len(history["loss"]) == 2
 
 
-@pytest.mark.parametrize("kind", ["lsq", "gdnsq", "pege"])
-def test_a_sound_training_is_not_disturbed(kind):
+def test_a_sound_training_is_not_disturbed():
+    """Of learned widths, whose steps grow the most."""
     monitor = DivergenceMonitor("raise", every=3)
-    fit(new_model(kind), kind, monitor, epochs=8)
+    fit(new_model("gdnsq"), "gdnsq", monitor, epochs=8)
     assert monitor.problems == []
 
 
