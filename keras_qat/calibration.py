@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from keras_qat.keras_graph import input_name, layer_name
 from keras_qat.quantizers.initial_scale import (
+    LARGEST_VALUE,
     Histogram,
     least_error_scale,
     least_error_weight_scale,
@@ -71,9 +72,12 @@ class CalibrationData:
     def _split(self, data: Any) -> Iterable[list[Any]]:
         if hasattr(data, "shape") or isinstance(data, Mapping | list | tuple):
             arrays = [np.asarray(array) for array in self._in_order(data)]
+            if not arrays[0].shape:
+                yield arrays  # one number: no samples, which the check of shapes says
+                return
             for start in range(0, len(arrays[0]), _BATCH_SIZE):
                 yield [array[start : start + _BATCH_SIZE] for array in arrays]
-        elif isinstance(data, Iterable):
+        elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
             if _is_endless(data):
                 raise ValueError(
                     "The calibration dataset repeats without end. Take a few batches of it: "
@@ -127,7 +131,10 @@ class CalibrationData:
 
 def _as_numbers(array: Any, name: str) -> Array:
     try:
-        numbers = np.asarray(array, dtype=np.float32)
+        if np.iscomplexobj(array):
+            raise TypeError("complex numbers have two parts")
+        with np.errstate(over="ignore"):  # infinity says it
+            numbers = np.asarray(array, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Calibration data for input {name!r} must be numbers. Received: {array.dtype}"
@@ -148,7 +155,7 @@ def activation_ranges(
     """The least and the largest value of each symbolic tensor of the model, in inference mode.
 
     Raises:
-        ValueError: a tensor takes NaN or infinite values.
+        ValueError: a tensor takes NaN or infinite values, or larger ones than `LARGEST_VALUE`.
     """
     probe = keras.Model(model.inputs, list(tensors))
     ranges = np.array([[np.inf, -np.inf]] * len(tensors))
@@ -160,6 +167,13 @@ def activation_ranges(
                     f"The model's own values are not finite behind layer "
                     f"{layer_name(tensors[index])!r} for the calibration data. Check the weights "
                     "and the data."
+                )
+            if max(-low, high) > LARGEST_VALUE:
+                raise ValueError(
+                    f"The model's own values are too large behind layer "
+                    f"{layer_name(tensors[index])!r} for the calibration data: products beyond "
+                    f"{LARGEST_VALUE:.0e} overflow float32. Scale the data, or check the weights. "
+                    f"Received: {max(-low, high):.3g}"
                 )
             ranges[index] = min(ranges[index, 0], low), max(ranges[index, 1], high)
     return ranges

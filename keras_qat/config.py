@@ -5,9 +5,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_qat import estimators
 from keras_qat.quantizers import (
@@ -62,10 +64,12 @@ class QuantizationConfig(abc.ABC):
 
     def __post_init__(self) -> None:
         check_replacement(self.replacement)
-        if not 0.0 <= self.code_regularization < math.inf:
+        if not isinstance(self.per_channel, bool | np.bool_):
+            raise ValueError(f"per_channel must be True or False. Received: {self.per_channel!r}")
+        strength = self.code_regularization
+        if not isinstance(strength, numbers.Real) or not 0.0 <= strength < math.inf:
             raise ValueError(
-                "The code_regularization must be a number from 0 on. "
-                f"Received: {self.code_regularization!r}"
+                f"The code_regularization must be a number from 0 on. Received: {strength!r}"
             )
         object.__setattr__(self, "estimator", self._checked_estimator(self.estimator))
         if self.activation_estimator is not None:

@@ -21,6 +21,8 @@ from keras_qat.learned_widths import LearnedWidth, learned_widths
 from keras_qat.linking import link_neighbours
 from keras_qat.penalty import BitWidthPenalty
 from keras_qat.quantizers import LoweringError, Quantizer
+from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.replicas import replica_share
 from keras_qat.wrappers import QuantizeWrapper
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
@@ -36,6 +38,25 @@ class QuantizedModel(keras.Model):
 
     Its float32 latent weights are what trains and what a `.keras` file keeps; `to_integer` gives
     the integers that deploy.
+
+    A training step of one's own takes its loss from `compute_loss`, which adds the penalty on bit
+    widths and the loss against a teacher to the compiled one (for a subclass, name the teacher):
+
+    ```
+    class Mine(keras_qat.QuantizedModel):
+        def train_step(self, data):
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+            with tf.GradientTape() as tape:
+                y_pred = self(x, training=True)
+                loss = self.compute_loss(x, y, y_pred, sample_weight)
+                scaled = self.optimizer.scale_loss(loss)  # of mixed_float16
+            gradients = tape.gradient(scaled, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
+            return self.compute_metrics(x, y, y_pred, sample_weight)
+
+
+    mine = Mine(qmodel.inputs, qmodel.outputs)
+    ```
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -57,16 +78,21 @@ class QuantizedModel(keras.Model):
         return list(found.values())
 
     @property
-    def replaced_quantizers(self) -> dict[str, Quantizer]:
-        """Those that training replaces elements for, as `"conv/weights"`, `"relu/activations"`."""
-        found = {
-            f"{layer.name}/weights": layer.weight_quantizer
-            for layer in self.layers
-            if isinstance(layer, QuantizeWrapper)
-        }
+    def named_quantizers(self) -> dict[str, Quantizer]:
+        """Every quantizer by what it quantizes: `"conv/weights"`, `"relu/activations"`."""
+        found = {f"{layer.name}/weights": layer.weight_quantizer for layer in self._wrappers}
         sites = quantized_tensors(self).items()
-        found |= {f"{name}/activations": site.quantizer for name, site in sites}
-        return {name: each for name, each in found.items() if each.replacement is not None}
+        return found | {f"{name}/activations": site.quantizer for name, site in sites}
+
+    @property
+    def replaced_quantizers(self) -> dict[str, Quantizer]:
+        """Those of `named_quantizers` that training replaces elements for."""
+        found = self.named_quantizers.items()
+        return {name: each for name, each in found if each.replacement is not None}
+
+    @property
+    def _wrappers(self) -> list[QuantizeWrapper]:
+        return [layer for layer in self.layers if isinstance(layer, QuantizeWrapper)]
 
     @property
     def learned_widths(self) -> list[LearnedWidth]:
@@ -146,6 +172,9 @@ class QuantizedModel(keras.Model):
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = self._task_loss(x, y, y_pred, sample_weight)
+        pulled = [layer for layer in self._wrappers if layer.weight_quantizer.code_regularization]
+        if pulled:
+            loss += replica_share(sum(layer.code_regularization() for layer in pulled))
         if self.bit_width_penalty is None:
             return loss
         return self.bit_width_penalty.add_to(loss, self.learned_widths)
@@ -155,10 +184,10 @@ class QuantizedModel(keras.Model):
         if distillation is None:
             return super().compute_loss(x, y, y_pred, sample_weight)
         regularization = sum((ops.sum(loss) for loss in self.losses), ops.zeros(()))
-        loss = distillation(x, y_pred) + regularization
+        loss = replica_share(distillation(x, y_pred) + regularization)
         if distillation.label_weight == 0.0:
             return loss
-        labelled = super().compute_loss(x, y, y_pred, sample_weight) - regularization
+        labelled = super().compute_loss(x, y, y_pred, sample_weight) - replica_share(regularization)
         return loss + distillation.label_weight * labelled
 
     @property
@@ -208,10 +237,11 @@ class QuantizedModel(keras.Model):
         return to_integer(planned)
 
     def _check_replaced(self) -> None:
-        shares = [float(each.replaced_share) for each in self.replaced_quantizers.values()]
-        if shares and min(shares) < 1.0:
+        quantizers = self.replaced_quantizers.values()
+        share = min((float(as_tensor(each.replaced_share)) for each in quantizers), default=1.0)
+        if share < 1.0:
             raise LoweringError(
-                f"Training has replaced {100.0 * min(shares):.0f} % of the elements of "
+                f"Training has replaced {100.0 * share:.0f} % of the elements of "
                 f"{self.name!r} by their quantized values: the network that would ship was not "
                 "trained. Train on with keras_qat.callbacks.PEGESchedule to the end of its "
                 "curriculum."

@@ -11,6 +11,7 @@ from keras import ops
 from keras_qat.learned_widths import LearnedWidth
 from keras_qat.objectives import RunningMean, exterior_point_potential
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.replicas import replica_share, whole_loss
 
 Tensor = Any
 
@@ -29,13 +30,15 @@ class PenaltyLog(keras.metrics.Metric):
 
     `weight_violation` and `activation_violation` are the mean bits above target, `mean_` and
     `max_weight_bits` (`_activation_bits`) the real-valued widths of all channels (activations).
+    Several replicas log the mean over them: widths are the same on all.
     """
 
     def __init__(self, name: str = "penalty_log", **kwargs: Any):
         super().__init__(name=name, **kwargs)
-        self._task_loss = self.add_variable((), "zeros", name="task_loss")
-        self._batches = self.add_variable((), "zeros", name="batches")
-        self._values = [self.add_variable((), "zeros", name=name) for name in _LAST_VALUES]
+        self._task_loss, self._batches, *self._values = (
+            self.add_variable((), "zeros", name=name, aggregation="mean")
+            for name in ("task_loss", "batches", *_LAST_VALUES)
+        )
 
     def update_state(self, task_loss: Tensor, **values: Tensor) -> None:
         """Takes the terms of one batch."""
@@ -87,10 +90,10 @@ class BitWidthPenalty(keras.layers.Layer):
         """The loss to train on; updates the running mean and the log.
 
         Args:
-            task_loss: scalar.
+            task_loss: scalar; of several replicas the part of this one.
             widths: every learned width.
         """
-        task_loss = ops.cast(task_loss, "float32")
+        task_loss = whole_loss(ops.cast(task_loss, "float32"))
         weights = _Widths([width for width in widths if width.layer is not None])
         activations = _Widths([width for width in widths if width.layer is None])
         mean_loss = RunningMean(as_tensor(self.mean_loss), as_tensor(self.mean_loss_count))
@@ -115,7 +118,7 @@ class BitWidthPenalty(keras.layers.Layer):
             mean_activation_bits=activations.mean(),
             max_activation_bits=activations.max(),
         )
-        return potential.loss
+        return replica_share(potential.loss)
 
 
 class _Widths:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_qat import config as configs
@@ -18,9 +17,10 @@ from keras_qat.calibration import (
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import GraphNode, flat_nodes, nodes
 from keras_qat.model import ORIGINALS, QuantizedModel
+from keras_qat.model_checks import check_graph, check_model, check_weights
 from keras_qat.rule import UnsupportedLayerError
 from keras_qat.rules import rule_of, supported_layers
-from keras_qat.transforms.bit_widths import BitWidths, Overrides, stays_float
+from keras_qat.transforms.bit_widths import BitWidths, Overrides, check_overrides, stays_float
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
 from keras_qat.transforms.grid_plan import GridPlan
 from keras_qat.transforms.insert_quantizers import QuantizerSite, insert_quantizers
@@ -48,6 +48,10 @@ def quantize(
     The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add,
     Subtract or Multiply get 8 bits unless the config or an override says otherwise.
 
+    A layer with `trainable = False` stays frozen, and the scales of its weights with it; the scales
+    of its output are those of an activation, and train. A tensor that is zero throughout, a channel
+    of zero weights, or values below about 1e-15 get a scale on which they are zero.
+
     Args:
         model: Functional or Sequential float model, or a built subclassed one whose `call` runs on
             symbolic tensors. Models and layers made of other layers are taken apart.
@@ -68,8 +72,9 @@ def quantize(
 
     Raises:
         UnsupportedLayerError: layers without a rule; the message lists all of them.
-        ValueError: a model without a layer graph, calibration data that does not fit or is not
-            finite, an override that matches nothing, overrides that leave all in float, a bit width
+        ValueError: a model without a layer graph or without layers, weights that are not float32,
+            calibration data that does not fit, weights or values that are not finite or beyond
+            1e18, an override that matches nothing, overrides that leave all in float, a bit width
             outside 1 to 8.
 
     Example:
@@ -80,9 +85,10 @@ def quantize(
     >>> [layer.name for layer in qmodel.layers][1:]
     ['input_layer_quantizer', 'dense', 'dense_quantizer']
     """
-    config, overrides = configs.get(config), overrides or {}
+    config, overrides = configs.get(config), check_overrides(overrides)
     check_model(model)
     model = as_graph(model, calibration_data)
+    check_graph(model)
     _check_layers(model, overrides)  # before anything copies a layer
 
     def left_in_float(name: str) -> bool:
@@ -103,6 +109,7 @@ def quantize(
     plan = GridPlan(normalized, bit_widths, signs)
     _check_embeddings(float_nodes, plan)
     quantized, sites = insert_quantizers(normalized, bit_widths, plan, QuantizedModel)
+    check_weights(quantized)
     _calibrate_weights(quantized)
     _calibrate_activations(normalized, sites, data)
     ORIGINALS[quantized] = model
@@ -120,21 +127,6 @@ def normalize(plain: keras.Model, left_in_float: StaysFloat) -> tuple[keras.Mode
     linear = decompose_separable(split_activations(plain, left_in_float), left_in_float)
     normalized, pairs = pair_merges(linear, left_in_float)
     return normalized, {**origins(plain, left_in_float), **pairs}
-
-
-def check_model(model: Any) -> None:
-    """Raises ValueError for what is no float Keras 3 model."""
-    if type(model).__module__.startswith("tf_keras"):
-        raise ValueError(
-            "This is a Keras 2 (tf_keras) model. Rebuild it with Keras 3 (`import keras`), copy "
-            f"its weights with set_weights, and quantize that. Received: {type(model).__name__}"
-        )
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"quantize() takes a keras.Model. Received: {type(model).__name__}")
-    if isinstance(model, QuantizedModel):
-        raise ValueError(
-            f"The model {model.name!r} is quantized already: quantize the float model."
-        )
 
 
 def _check_layers(model: keras.Model, overrides: Overrides) -> None:
@@ -196,8 +188,6 @@ def _calibrate_weights(model: keras.Model) -> None:
     for layer in model.layers:
         if isinstance(layer, QuantizeWrapper):
             kernel = ops.convert_to_numpy(layer.channels_last_kernel())
-            if not np.all(np.isfinite(kernel)):
-                raise ValueError(f"The weights of layer {layer.name!r} hold NaN or infinity.")
             layer.weight_quantizer.calibrate_weights(kernel)
 
 

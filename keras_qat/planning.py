@@ -15,11 +15,12 @@ from rich.table import Table
 from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import GraphNode, input_name, nodes
-from keras_qat.pipeline import check_model, layer_problems, normalize
+from keras_qat.model_checks import check_graph, check_model
+from keras_qat.pipeline import layer_problems, normalize
 from keras_qat.restrictions import TRANSPOSED
 from keras_qat.rule import Output
 from keras_qat.rules import rule_or_float
-from keras_qat.transforms.bit_widths import BitWidths, Overrides, stays_float
+from keras_qat.transforms.bit_widths import BitWidths, Overrides, check_overrides, stays_float
 from keras_qat.transforms.grid_plan import GridPlan
 from keras_qat.transforms.to_layers import to_layers
 from keras_qat.transforms.tracing import as_graph
@@ -143,9 +144,10 @@ def plan(
     >>> [layer.weight_bits for layer in plan(model, keras_qat.LSQConfig(weight_bits=4)).layers]
     [8]
     """
-    config, overrides = configs.get(config), dict(overrides or {})
+    config, overrides = configs.get(config), check_overrides(overrides)
     check_model(model)
     graph = as_graph(model, calibration_data)
+    check_graph(graph)
     reasons = layer_problems(graph, overrides)
 
     def left_in_float(name: str) -> bool:

@@ -104,11 +104,15 @@ WRONG = {
     "samples and labels": ((X, X[:, 0]), r"has 1 inputs: \['x'\].*for 2. Pass inputs without"),
     "a list of samples": (list(X), "stack samples into one array"),
     "words": (np.array([["a"] * 4]), "must be numbers. Received: <U1"),
+    "complex numbers": (X + 1j, "must be numbers. Received: complex"),
     "a number": (3.0, "Received: float"),
+    "an array of one number": (np.float32(3.0), r"must have shape \(None, 4\). Received: \(\)"),
+    "a word": ("x.npy", "Received: str"),
+    "nothing in a list": ([None], r"must have shape \(None, 4\). Received: \(\)"),
+    "an empty list": ([], "has 1 inputs.*for 0"),
 }
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 @pytest.mark.parametrize("name", WRONG)
 def test_data_that_does_not_fit_is_refused(name):
     data, message = WRONG[name]

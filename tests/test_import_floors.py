@@ -16,6 +16,7 @@ FLOORS = [
         "keras_qat.keras_graph",
         "keras_qat.optimizers",
         "keras_qat.quantizers",
+        "keras_qat.replicas",
         "keras_qat.schedules",
     },
     {"keras_qat.config", "keras_qat.objectives", "keras_qat.lowering", "keras_qat.wrappers"},
@@ -30,7 +31,8 @@ FLOORS = [
         "keras_qat.transforms",
     },
     {"keras_qat.model", "keras_qat.penalty"},
-    {"keras_qat.callbacks", "keras_qat.pipeline", "keras_qat.plotting", "keras_qat.saving"},
+    {"keras_qat.callbacks", "keras_qat.model_checks", "keras_qat.plotting", "keras_qat.saving"},
+    {"keras_qat.pipeline"},
     {"keras_qat.planning"},
 ]
 PLACES = ("keras_qat", "tflite_export", "tests", "examples")

@@ -5,6 +5,7 @@ import re
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -25,9 +26,12 @@ def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "x": np.random.default_rng(0).normal(size=(640, 8, 8, 1)).astype(np.float32),
         "y": np.arange(640) % 3,
+        "tf": tf,
+        "strategy": tf.distribute.get_strategy(),
     }
+    names["dataset"] = tf.data.Dataset.from_tensor_slices((names["x"], names["y"])).batch(64)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         exec(block, names)
     assert (tmp_path / "model.tflite").exists()

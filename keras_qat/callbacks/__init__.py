@@ -1,8 +1,16 @@
 """Callbacks for `fit`: schedules of quantization-aware training, and what to watch."""
 
 from keras_qat.callbacks.capacity_monitor import CapacityMonitor
+from keras_qat.callbacks.divergence_monitor import DivergenceMonitor, TrainingDivergedError
 from keras_qat.callbacks.ewgs_schedule import EWGSSchedule
 from keras_qat.callbacks.gdnsq_schedule import GDNSQSchedule
 from keras_qat.callbacks.pege_schedule import PEGESchedule
 
-__all__ = ["CapacityMonitor", "EWGSSchedule", "GDNSQSchedule", "PEGESchedule"]
+__all__ = [
+    "CapacityMonitor",
+    "DivergenceMonitor",
+    "EWGSSchedule",
+    "GDNSQSchedule",
+    "PEGESchedule",
+    "TrainingDivergedError",
+]

@@ -328,7 +328,7 @@ def _learning_rates(optimizer: Any, batches: int) -> np.ndarray:
     rate = _inner(optimizer)._learning_rate
     if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return np.full(batches, float(ops.convert_to_numpy(optimizer.learning_rate)))
-    first = int(optimizer.iterations)
+    first = int(ops.convert_to_numpy(optimizer.iterations))
     steps = np.linspace(first, first + batches - 1, min(batches, 200)).astype(np.int64)
     sampled = [float(ops.convert_to_numpy(rate(int(step)))) for step in steps]
     return np.interp(np.arange(first, first + batches), steps, sampled)

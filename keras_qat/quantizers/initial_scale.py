@@ -14,6 +14,11 @@ from keras_qat.quantizers.fake_quantize import Grid
 _CANDIDATES = np.linspace(0.02, 1.0, 99)
 _CACHED_WEIGHTS = 1 << 14  # searched together: larger arrays leave the processor's cache
 
+LARGEST_VALUE = 2.0**60
+"""What `quantize` takes: with values and weights up to it, no product overflows float32."""
+_SMALLEST_SCALE = 2.0**-50
+"""The product of two such scales, the step of a bias, is still a normal float32 number."""
+
 Array = npt.NDArray[np.floating[Any]]
 
 
@@ -102,12 +107,16 @@ def _least_error_of_rows(rows: Array, grid: Grid) -> Array:
 
 
 def _full_range(values: Array, grid: Grid) -> float:
-    """The smallest scale whose grid reaches all values; 1 where all of them are zero."""
+    """The smallest scale whose grid reaches all values; 1 where all of them are zero.
+
+    It is never below `_SMALLEST_SCALE`: on that, what is far smaller becomes zero.
+    """
     high = max(float(np.max(values)), 0.0)
     low = min(float(np.min(values)), 0.0)
     reach = [high / grid.qmax] if grid.qmax > 0 else []
     reach += [low / grid.qmin] if grid.qmin < 0 else []
-    return max(reach, default=0.0) or 1.0
+    found = max(reach, default=0.0)
+    return max(found, _SMALLEST_SCALE) if found > 0.0 else 1.0
 
 
 def _nearest(ratio: Array, grid: Grid) -> Array:

@@ -219,7 +219,7 @@ class Quantizer(keras.layers.Layer):
     def call(
         self, x: Tensor, pooled: bool = False, interpolated: bool = False, training: bool = False
     ) -> Tensor:
-        x = self.prepare(x)
+        x = self.prepare(_as_float(x))
         selection = self._select(x) if training else None
         rounding = self._rounding(pooled, training, interpolated)
         return self._tapped(self.fake_quantize(x, rounding, selection))
@@ -325,3 +325,9 @@ class Quantizer(keras.layers.Layer):
             "seed": self.seed,
             "code_regularization": self.code_regularization,
         }
+
+
+def _as_float(x: Tensor) -> Tensor:
+    """Whole numbers, as a model's input may have, as float32; Keras casts other floats itself."""
+    whole = not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype))
+    return ops.cast(x, "float32") if whole else x

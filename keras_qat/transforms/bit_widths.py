@@ -108,6 +108,22 @@ class BitWidths:
                 )
 
 
+def check_overrides(overrides: Any) -> dict[str, Any]:
+    """The overrides as a dict; raises ValueError for what is none.
+
+    >>> check_overrides(None)
+    {}
+    """
+    if overrides is None:
+        return {}
+    if not isinstance(overrides, Mapping):
+        raise ValueError(
+            "Overrides are a dict from regular expressions for layer names to configs, or None "
+            f"for float, such as {{'head': None}}. Received: {overrides!r}"
+        )
+    return dict(overrides)
+
+
 def stays_float(name: str, overrides: Overrides) -> bool:
     """Whether the first override that names a layer leaves it in float."""
     found = (value for pattern, value in overrides.items() if _compile(pattern).fullmatch(name))

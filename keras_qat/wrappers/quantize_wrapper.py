@@ -55,14 +55,19 @@ class QuantizeWrapper(keras.layers.Wrapper):
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         quantized = self.weight_quantizer(self.channels_last_kernel())
-        strength = self.weight_quantizer.code_regularization
-        if training and strength:
-            position = self.weight_quantizer.position(self.channels_last_kernel())
-            self.add_loss(strength * sinusoidal_regularization(position))
         dtype = self.layer.compute_dtype
         outputs = self.forward(ops.cast(x, dtype), ops.cast(self.in_own_layout(quantized), dtype))
         bias = self.bias() if training else self.deployed_bias()
         return outputs if bias is None else ops.add(outputs, ops.cast(bias, dtype))
+
+    def code_regularization(self) -> Tensor:
+        """What pulls the kernel to its codes, for the training loss: a scalar.
+
+        It is not added by `add_loss`: replicas of a MirroredStrategy share one list of such losses,
+        and where they wait for one another within a forward pass, they find each other's in it.
+        """
+        position = self.weight_quantizer.position(self.channels_last_kernel())
+        return self.weight_quantizer.code_regularization * sinusoidal_regularization(position)
 
     def bias(self) -> Tensor | None:
         """The layer's own bias, one number for each output channel; `None` without one."""

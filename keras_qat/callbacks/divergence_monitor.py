@@ -1,0 +1,171 @@
+"""`DivergenceMonitor`: notices a run that diverged, and names where."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat.callbacks.backend_state import synchronize
+from keras_qat.model import QuantizedModel
+
+ACTIONS = ("raise", "stop", "warn")
+_COLLAPSED, _EXPLODED = 2.0**-8, 2.0**20
+_LISTED = 5
+
+
+class TrainingDivergedError(RuntimeError):
+    """Training diverged; the message names the loss, the layers and the quantizers."""
+
+
+class DivergenceMonitor(keras.callbacks.Callback):
+    """Ends a training that diverged, and names the loss, the quantizers and the layers.
+
+    A quantizer hides divergence: NaN on a grid may come out as a plain number, and a step that
+    collapsed or exploded leaves a network whose loss is finite and does not move. At the end of
+    every epoch, and in mid-epoch after every `every` batches, this callback looks at
+
+    * the loss and the loss of the validation: not finite;
+    * the variables of every quantizer and layer: not finite;
+    * the step of every quantizer: collapsed, below `2**-8` of what it was when `fit` began (the
+      scales of LSQ end at `2**-10` of the calibrated ones), or exploded, above `2**20` times that
+      (learned widths of 16 bits make steps `2**15` times as wide on their way to one bit).
+
+    What it finds is in `problems`, as text. Nothing of the model is changed: the weights are those
+    of the batch that was last; load those of a checkpoint, as `keras.callbacks.ModelCheckpoint` or
+    `keras.callbacks.BackupAndRestore` keep them.
+
+    Args:
+        action: "stop" warns and ends `fit` after that batch or epoch, "raise" raises
+            `TrainingDivergedError`, "warn" warns and goes on.
+        every: batches between two looks in mid-epoch, each of which waits for the batch and reads
+            all variables; `None` looks at the end of epochs alone, and costs a batch nothing.
+
+    Raises:
+        ValueError: no such action, or an `every` below 1; when `fit` starts: a model that is not
+            quantized.
+
+    >>> DivergenceMonitor("raise", every=100).problems
+    []
+    """
+
+    def __init__(self, action: str = "stop", every: int | None = None):
+        super().__init__()
+        if action not in ACTIONS:
+            raise ValueError(f"The action must be one of {ACTIONS}. Received: {action!r}")
+        if every is not None and (
+            isinstance(every, bool) or not isinstance(every, int) or every < 1
+        ):
+            raise ValueError(
+                f"every must be a whole number of batches from 1 on, or None. Received: {every!r}"
+            )
+        self.action = action
+        self.every = every
+        self.problems: list[str] = []
+        self._first_steps: dict[str, np.ndarray] = {}
+        self._told: set[str] = set()
+        self._epoch = self._seen = 0
+        if every is not None:  # a method of the class would make Keras read the logs every batch
+            self.on_train_batch_end = self._look_in_mid_epoch
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if not isinstance(self.model, QuantizedModel):
+            raise ValueError(
+                "DivergenceMonitor needs a model that keras_qat.quantize returned. Received: "
+                f"{type(self.model).__name__} {self.model.name!r}"
+            )
+        self.problems, self._first_steps, self._seen, self._told = [], {}, 0, set()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+        if not self._first_steps:  # only now has BackupAndRestore put back a killed run
+            synchronize(self.model)
+            self._first_steps = dict(self._steps())
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._look(logs, f"after epoch {epoch + 1}")
+
+    def _look_in_mid_epoch(self, batch: int, logs: Any = None) -> None:
+        before, self._seen = self._seen, batch + 1
+        if self._seen // self.every > (0 if self._seen < before else before // self.every):
+            self._look(logs, f"in epoch {self._epoch + 1}, after batch {self._seen}")
+
+    def _look(self, logs: Any, when: str) -> None:
+        synchronize(self.model)
+        found = {**_losses(logs or {}), **self._bad_variables(), **self._bad_steps()}
+        self.problems = list(found.values())
+        if found.keys() <= self._told:
+            return
+        self._told |= found.keys()
+        message = self._message(when)
+        if self.action == "raise":
+            raise TrainingDivergedError(message)
+        warnings.warn(message, stacklevel=2)
+        if self.action == "stop":
+            self.model.stop_training = True
+
+    def _message(self, when: str) -> str:
+        left = len(self.problems) - _LISTED
+        listed = "; ".join(self.problems[:_LISTED]) + (f"; and {left} more" if left > 0 else "")
+        rate = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        return (
+            f"The training of {self.model.name!r} diverged, {when}: {listed}. Lower the learning "
+            f"rate (it is {rate:.3g}), let it warm up, or clip gradients (clipnorm=1.0 of the "
+            "optimizer), and start again from the float model or a checkpoint."
+        )
+
+    def _steps(self) -> Iterator[tuple[str, np.ndarray]]:
+        for name, quantizer in self.model.named_quantizers.items():
+            yield name, ops.convert_to_numpy(quantizer.step)
+
+    def _bad_variables(self) -> dict[str, str]:
+        found, of_quantizers = {}, set()
+        for name, quantizer in self.model.named_quantizers.items():
+            of_quantizers |= {id(variable) for variable in quantizer.variables}
+            found[f"{name} ({type(quantizer).__name__})"] = quantizer.variables
+        for layer in self.model.layers:
+            own = [each for each in layer.variables if id(each) not in of_quantizers]
+            found[f"layer {layer.name!r}"] = own
+        bad = {
+            owner: ", ".join(each.name for each in variables if not _is_finite(each))
+            for owner, variables in found.items()
+        }
+        return {
+            f"{owner} {names}": f"of {owner} not finite: {names}"
+            for owner, names in bad.items()
+            if names
+        }
+
+    def _bad_steps(self) -> dict[str, str]:
+        found, quantizers = {}, self.model.named_quantizers
+        for name, step in self._steps():
+            ratio = np.ravel(step / self._first_steps[name])
+            for what, bad, worst in (
+                ("collapsed", ratio < _COLLAPSED, np.min),
+                ("exploded", ratio > _EXPLODED, np.max),
+            ):
+                if np.any(bad):
+                    share = f" in {bad.sum()} of {bad.size} channels" if bad.size > 1 else ""
+                    found[f"{name} {what}"] = (
+                        f"the step of {name} ({type(quantizers[name]).__name__}) {what}{share}, to "
+                        f"{worst(ratio):.2g} of what it was"
+                    )
+        return found
+
+
+def _losses(logs: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: f"the {name} is {float(logs[name])}"
+        for name in ("loss", "val_loss")
+        if name in logs and not math.isfinite(logs[name])
+    }
+
+
+def _is_finite(variable: Any) -> bool:
+    values = ops.convert_to_numpy(variable)
+    return not np.issubdtype(values.dtype, np.floating) or bool(np.all(np.isfinite(values)))

@@ -1,0 +1,102 @@
+"""What `quantize` cannot work on, said before anything is made of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat.keras_graph import flat_nodes
+from keras_qat.model import QuantizedModel
+from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers.initial_scale import LARGEST_VALUE
+from keras_qat.wrappers import QuantizeWrapper
+
+_OTHER_FLOATS = {"bfloat16", "float16", "float64"}
+
+
+def check_model(model: Any) -> None:
+    """Raises ValueError for what is no float Keras 3 model."""
+    if type(model).__module__.startswith("tf_keras"):
+        raise ValueError(
+            "This is a Keras 2 (tf_keras) model. Rebuild it with Keras 3 (`import keras`), copy "
+            f"its weights with set_weights, and quantize that. Received: {type(model).__name__}"
+        )
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"quantize() takes a keras.Model. Received: {type(model).__name__}")
+    if isinstance(model, QuantizedModel):
+        raise ValueError(
+            f"The model {model.name!r} is quantized already: quantize the float model."
+        )
+    if isinstance(model, keras.Sequential) and not model.layers:
+        raise _without_layers(model)
+    if keras.config.floatx() != "float32":
+        raise ValueError(
+            "Quantizers compute in float32. Call keras.config.set_floatx('float32') and rebuild "
+            f"the model. Received: keras.config.floatx() is {keras.config.floatx()!r}"
+        )
+
+
+def check_graph(model: keras.Model) -> None:
+    """Raises ValueError for a layer graph that has nothing to quantize, or no float32 weights."""
+    operations = [node.operation for node in flat_nodes(model)]
+    if not operations:
+        raise _without_layers(model)
+    for layer in operations:
+        _check_layer(layer)
+
+
+def _check_layer(layer: Any) -> None:
+    if isinstance(layer, QuantizeWrapper | Quantizer):
+        raise ValueError(
+            f"Layer {layer.name!r} is quantized already: put the float model inside, and quantize "
+            f"the whole. Received: {type(layer).__name__}"
+        )
+    mode = getattr(layer, "quantization_mode", None)
+    if mode is not None:
+        raise ValueError(
+            f"Layer {layer.name!r} was quantized by Keras itself: quantize the float model. "
+            f"Received: quantization_mode={mode!r}"
+        )
+    if getattr(layer, "lora_enabled", False):
+        raise ValueError(
+            f"Layer {layer.name!r} has LoRA weights beside its kernel. Merge them: save the "
+            "weights, load them into a model without enable_lora, and quantize that."
+        )
+    found = {variable.dtype for variable in getattr(layer, "variables", ())}
+    found |= {getattr(layer, "compute_dtype", None)} & {"float64"}
+    if found & _OTHER_FLOATS:
+        raise ValueError(
+            f"Layer {layer.name!r} has the dtype {min(found & _OTHER_FLOATS)}: quantization-aware "
+            "training keeps float32 weights. Rebuild the model with the dtype policy 'float32' or "
+            "a mixed one, copy the weights with set_weights, and quantize that. "
+            f"Received: {layer.dtype_policy.name!r}"
+        )
+
+
+def check_weights(model: keras.Model) -> None:
+    """Raises ValueError for weights, in a quantized model, that no integers stand for."""
+    for layer in model.layers:
+        if not isinstance(layer, QuantizeWrapper | keras.layers.BatchNormalization):
+            continue
+        for variable in layer.variables:
+            values = ops.convert_to_numpy(variable)
+            if not np.issubdtype(values.dtype, np.floating):
+                continue
+            if not np.all(np.isfinite(values)):
+                raise ValueError(
+                    f"The weights of layer {layer.name!r} hold NaN or infinity, in "
+                    f"{variable.name!r}."
+                )
+            largest = float(np.max(np.abs(values), initial=0.0))
+            if largest > LARGEST_VALUE:
+                raise ValueError(
+                    f"The weights of layer {layer.name!r} are too large, in {variable.name!r}: "
+                    f"products beyond {LARGEST_VALUE:.0e} overflow float32. Received: {largest:.3g}"
+                )
+
+
+def _without_layers(model: keras.Model) -> ValueError:
+    return ValueError(f"The model {model.name!r} has no layers: there is nothing to quantize.")
