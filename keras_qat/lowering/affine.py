@@ -34,7 +34,7 @@ def lower_affine(layer: Any, operands: list[Value], context: LoweringContext) ->
         for values in inference_affine(layer)
     )
     (x,) = operands
-    if isinstance(x, PendingLinear | PendingRow):
+    if isinstance(x, PendingLinear | PendingReshape | PendingRow):
         return x.affine(gain, offset)
     source = integer_operand(x, layer.name)
     features = context.output_shape

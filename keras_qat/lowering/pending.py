@@ -186,6 +186,14 @@ class PendingReshape(Pending):
     def activated(self, activation: ops.Activation) -> Pending:
         return dataclasses.replace(self, inner=self.inner.activated(activation))
 
+    def affine(
+        self, gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
+    ) -> PendingReshape:
+        """`gain * y + offset` per channel, of a linear op."""
+        if not isinstance(self.inner, PendingLinear):
+            raise LoweringError("Only a linear op can take on gains and offsets.")
+        return dataclasses.replace(self, inner=self.inner.affine(gain, offset))
+
     def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
         source = self.inner.emit(builder, flat_name(name), qparams)
         op = ops.Reshape((source,), name, self.target_shape)

@@ -6,6 +6,7 @@ import pytest
 
 import keras_qat
 import tflite_export
+from keras_qat.integer import ops
 from tests.models import images, randomize
 from tests.seams import op_differences
 
@@ -150,8 +151,7 @@ def check(qmodel, x, exact=False):
     return differences
 
 
-@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
-@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize(("bits", "signed"), [(1, True), (3, False), (8, True), (8, False)])
 @pytest.mark.parametrize("case", CASES)
 def test_one_layer_on_images(case, bits, signed):
     check_layer(case, CASES[case], 3.0 * images(16, (9, 9, 3)), bits, signed)
@@ -181,6 +181,16 @@ def check_layer(case, layer, x, bits, signed):
         )
     else:
         assert outputs is not None
+
+
+@pytest.mark.parametrize("shape", [(9, 9, 3), (12, 3), (5,)], ids=str)
+def test_one_normalization_behind_another_is_one_op(shape):
+    x = images(16, shape)
+    both = keras.Sequential([layers.BatchNormalization(), layers.BatchNormalization()])
+    qmodel = quantized(both, x, 8)
+    assert check(qmodel, x)
+    kinds = [type(op) for op in qmodel.to_integer().ops]
+    assert kinds.count(ops.DepthwiseConv2D) == 1
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])
