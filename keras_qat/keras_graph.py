@@ -30,6 +30,10 @@ class GraphNode:
     call_index: int
     _arguments: Any
 
+    def option(self, name: str, default: Any) -> Any:
+        """What the call gives for a keyword."""
+        return self._arguments.kwargs.get(name, default)
+
     def fill_in(self, values: dict[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's arguments with every symbolic tensor replaced by `values[id(tensor)]`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -24,105 +25,162 @@ from keras_qat.wrappers.affine import AffineNeighbours
 from keras_qat.wrappers.neighbours import Neighbours
 from keras_qat.wrappers.product import ProductNeighbours
 
+_YIELDS = dict.fromkeys((QuantizeAdd, QuantizeSubtract, keras.layers.Multiply), Stage.SUM)
+"""What may join the result of a layer, where it is not what may join a linear op."""
+
 
 def link_neighbours(model: keras.Model) -> None:
-    """Finds the neighbours of every wrapper that is called once and sits between two grids.
+    """Finds the neighbours of every wrapper that sits between two grids.
 
-    A layer that is called several times has a bias grid for each call: its bias stays real, and
-    lowering rounds it. A quantizer that clamps again behind an activation rounds from its grid.
-    Where one of the grids has no integers (`Quantizer.deployable`), there is no int32 bias either.
+    A weight layer that is called several times has a bias grid for each call, and a quantizer that
+    several ops share rounds from the accumulator of each: both are told by the call argument
+    `source`. Sums and normalizations have neighbours if they are called once. A quantizer that
+    clamps again behind an activation rounds from its grid. Where one of the grids has no integers
+    (`Quantizer.deployable`), there is no int32 bias either.
     """
-    producers = {id(tensor): node for node in nodes(model) for tensor in node.outputs}
-    readers = consumers(model)
-    calls = Counter(id(node.operation) for node in nodes(model) if not _averages(node, producers))
-    for node in nodes(model):
-        wrapper = node.operation
-        if isinstance(wrapper, QuantizeWrapper):
-            found = _neighbours(node, producers, readers) if calls[id(wrapper)] == 1 else None
-            wrapper.neighbours = found
-            if found is not None and calls[id(found.output_quantizer)] == 1:
-                found.output_quantizer.accumulator = found
-        elif isinstance(wrapper, QuantizeAdd | QuantizeSubtract):
-            found = _between_grids(node, producers, readers) if calls[id(wrapper)] == 1 else None
-            wrapper.neighbours = None if found is None else AddNeighbours(*found[:3])
-        elif type(wrapper) is keras.layers.Multiply:
-            found = _between_grids(node, producers, readers)
-            if found is not None and calls[id(found[2])] == 1:
-                found[2].accumulator = ProductNeighbours(*found)
-        elif isinstance(wrapper, QuantizeBatchNormalization | QuantizeRescaling):
-            found = (
-                _affine_neighbours(node, producers, readers) if calls[id(wrapper)] == 1 else None
-            )
-            wrapper.neighbours = found
-            if found is not None and calls[id(found.output_quantizer)] == 1:
-                found.output_quantizer.accumulator = found
+    _Linker(model).link()
 
 
-def _neighbours(
-    node: GraphNode,
-    producers: dict[int, GraphNode],
-    readers: dict[int, list[GraphNode | None]],
-) -> Neighbours | None:
-    source = _grid_before(node.inputs[0], producers)
-    affines, ceiling, output = _behind(node, readers)
-    quantizers = (source, node.operation.weight_quantizer, output)
-    if source is None or output is None or not _deployable(*quantizers):
-        return None
-    return Neighbours(source, node.operation.weight_quantizer, affines, output, ceiling)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Follower:
+    """The call of a quantizer behind an op, and what joins the op in between.
+
+    Attributes:
+        call: of the quantizer.
+        affines: the affine maps that join.
+        ceiling: where an activation that joins cuts values off, if it does.
+    """
+
+    call: GraphNode
+    affines: tuple[Any, ...] = ()
+    ceiling: float | None = None
+
+    @property
+    def quantizer(self) -> Quantizer:
+        return self.call.operation
 
 
-def _affine_neighbours(
-    node: GraphNode,
-    producers: dict[int, GraphNode],
-    readers: dict[int, list[GraphNode | None]],
-) -> AffineNeighbours | None:
-    """Those of an affine map that is an op of its own; `None` where another one joins it."""
-    source = _grid_before(node.inputs[0], producers)
-    affines, ceiling, output = _behind(node, readers)
-    if source is None or output is None or affines or not _deployable(source, output):
-        return None
-    return AffineNeighbours(node.operation, source, output, ceiling)
+class _Linker:
+    def __init__(self, model: keras.Model):
+        self._nodes = list(nodes(model))
+        self._producers = {id(tensor): node for node in self._nodes for tensor in node.outputs}
+        self._readers = consumers(model)
+        self._calls = Counter(map(_call_key, filter(self._rounds, self._nodes)))
+
+    def link(self) -> None:
+        """Tells every layer of the model."""
+        for node in self._nodes:
+            layer = node.operation
+            if isinstance(layer, Quantizer):
+                layer.accumulators.clear()
+            elif isinstance(layer, QuantizeWrapper):
+                layer.neighbours.clear()
+        for node in self._nodes:
+            layer, follower = node.operation, self._follower(node)
+            once = self._calls[_call_key(node)] == 1
+            if isinstance(layer, QuantizeWrapper):
+                neighbours = self._neighbours(node, follower) if once else None
+                if neighbours is not None:
+                    layer.neighbours[_source(node)] = neighbours
+                    self._round_from(neighbours, follower)
+            elif isinstance(layer, QuantizeAdd | QuantizeSubtract):
+                found = self._between_grids(node, follower) if once else None
+                layer.neighbours = None if found is None else AddNeighbours(*found)
+            elif type(layer) is keras.layers.Multiply:
+                found = self._between_grids(node, follower)
+                if found is not None and follower is not None:
+                    self._round_from(ProductNeighbours(*found, follower.ceiling), follower)
+            elif isinstance(layer, QuantizeBatchNormalization | QuantizeRescaling):
+                layer.neighbours = self._affine_neighbours(node, follower) if once else None
+                self._round_from(layer.neighbours, follower)
+
+    def _round_from(self, accumulator: Any, follower: _Follower | None) -> None:
+        """Lets the quantizer round from an accumulator, if no other call of it has that source."""
+        if accumulator is not None and follower is not None:
+            call = follower.call
+            if self._calls[_call_key(call)] == 1:
+                follower.quantizer.accumulators[_source(call)] = accumulator
+
+    def _neighbours(self, node: GraphNode, follower: _Follower | None) -> Neighbours | None:
+        source, own = self._grid_before(node.inputs[0]), node.operation.weight_quantizer
+        if source is None or follower is None:
+            return None
+        if not _deployable(source, own, follower.quantizer):
+            return None
+        return Neighbours(source, own, follower.affines, follower.quantizer, follower.ceiling)
+
+    def _affine_neighbours(
+        self, node: GraphNode, follower: _Follower | None
+    ) -> AffineNeighbours | None:
+        """Those of an affine map that is an op of its own; `None` where another one joins it."""
+        source = self._grid_before(node.inputs[0])
+        if source is None or follower is None or follower.affines:
+            return None
+        if not _deployable(source, follower.quantizer):
+            return None
+        return AffineNeighbours(node.operation, source, follower.quantizer, follower.ceiling)
+
+    def _between_grids(
+        self, node: GraphNode, follower: _Follower | None
+    ) -> tuple[Quantizer, Quantizer, Quantizer] | None:
+        """The grids of both operands and of the result of a sum or product."""
+        left, right = (self._grid_before(tensor) for tensor in node.inputs)
+        if left is None or right is None or follower is None:
+            return None
+        grids = (left, right, follower.quantizer)
+        return grids if _deployable(*grids) else None
+
+    def _follower(self, node: GraphNode) -> _Follower | None:
+        """The quantizer behind an op and the layers that join it."""
+        affines: list[Any] = []
+        ceiling = None
+        stage = _YIELDS.get(type(node.operation), Stage.LINEAR)
+        follower = self._only_reader(node.outputs[0])
+        while follower is not None and stage in _joins(follower):
+            rule = rule_or_float(follower)
+            if rule.output is Output.QUANTIZE:
+                affines.append(follower.operation)
+            elif rule.output is Output.ROUND_TO_INPUT:
+                ceiling = 6.0
+            follower = self._only_reader(follower.outputs[0])
+        if follower is None or not isinstance(follower.operation, Quantizer):
+            return None
+        return _Follower(follower, tuple(affines), ceiling)
+
+    def _rounds(self, node: GraphNode) -> bool:
+        """Whether the call rounds what an op yields: not an average, weighted or not, again."""
+        source = self._producers.get(id(node.inputs[0]))
+        return not (
+            isinstance(node.operation, Quantizer)
+            and source is not None
+            and type(source.operation) in (*AVERAGE_POOLING, keras.layers.UpSampling2D)
+            and rule_or_float(source).output is Output.ROUND_TO_INPUT
+        )
+
+    def _grid_before(self, tensor: Any) -> Quantizer | None:
+        """The quantizer whose grid a tensor is on."""
+        node = self._producers.get(id(tensor))
+        while node is not None and not isinstance(node.operation, Quantizer):
+            if isinstance(node.operation, QuantizeWrapper) or _moves_the_grid(node):
+                return None
+            node = self._producers.get(id(node.inputs[0]))
+        return None if node is None else node.operation
+
+    def _only_reader(self, tensor: Any) -> GraphNode | None:
+        found = self._readers.get(id(tensor), [])
+        return found[0] if len(found) == 1 else None
 
 
-def _behind(
-    node: GraphNode, readers: dict[int, list[GraphNode | None]]
-) -> tuple[tuple[Any, ...], float | None, Quantizer | None]:
-    """The affine maps, the ceiling and the quantizer that follow what a linear op yields."""
-    affines: list[Any] = []
-    ceiling = None
-    follower = _only_reader(node.outputs[0], readers)
-    while follower is not None and Stage.LINEAR in _joins(follower):
-        rule = rule_or_float(follower)
-        if rule.output is Output.QUANTIZE:
-            affines.append(follower.operation)
-        elif rule.output is Output.ROUND_TO_INPUT:
-            ceiling = 6.0
-        follower = _only_reader(follower.outputs[0], readers)
-    output = None if follower is None else follower.operation
-    return tuple(affines), ceiling, output if isinstance(output, Quantizer) else None
+def _source(node: GraphNode) -> int:
+    return int(node.option("source", 0))
 
 
-def _deployable(*quantizers: Any) -> bool:
+def _call_key(node: GraphNode) -> tuple[int, int]:
+    return id(node.operation), _source(node)
+
+
+def _deployable(*quantizers: Quantizer) -> bool:
     return all(quantizer.deployable for quantizer in quantizers)
-
-
-def _between_grids(
-    node: GraphNode,
-    producers: dict[int, GraphNode],
-    readers: dict[int, list[GraphNode | None]],
-) -> tuple[Quantizer, Quantizer, Quantizer, float | None] | None:
-    """The grids of both operands and of the result of a sum or product, and a ReLU6's ceiling."""
-    left, right = (_grid_before(tensor, producers) for tensor in node.inputs)
-    follower, ceiling = _only_reader(node.outputs[0], readers), None
-    if follower is not None and Stage.SUM in _joins(follower):
-        ceiling = 6.0 if rule_or_float(follower).output is Output.ROUND_TO_INPUT else None
-        follower = _only_reader(follower.outputs[0], readers)
-    if left is None or right is None or follower is None:
-        return None
-    output = follower.operation
-    if not isinstance(output, Quantizer):
-        return None
-    return (left, right, output, ceiling) if _deployable(left, right, output) else None
 
 
 def _joins(node: GraphNode) -> frozenset[Stage]:
@@ -131,31 +189,5 @@ def _joins(node: GraphNode) -> frozenset[Stage]:
     return frozenset() if ours else rule_or_float(node).joins
 
 
-def _averages(node: GraphNode, producers: dict[int, GraphNode]) -> bool:
-    """Whether the node rounds an average, weighted or not, to its own grid again."""
-    source = producers.get(id(node.inputs[0]))
-    return (
-        isinstance(node.operation, Quantizer)
-        and source is not None
-        and type(source.operation) in (*AVERAGE_POOLING, keras.layers.UpSampling2D)
-        and rule_or_float(source).output is Output.ROUND_TO_INPUT
-    )
-
-
-def _grid_before(tensor: Any, producers: dict[int, GraphNode]) -> Quantizer | None:
-    """The quantizer whose grid a tensor is on."""
-    node = producers.get(id(tensor))
-    while node is not None and not isinstance(node.operation, Quantizer):
-        if isinstance(node.operation, QuantizeWrapper) or _moves_the_grid(node):
-            return None
-        node = producers.get(id(node.inputs[0]))
-    return None if node is None else node.operation
-
-
 def _moves_the_grid(node: GraphNode) -> bool:
     return rule_or_float(node).output in (Output.QUANTIZE, Output.FIXED)
-
-
-def _only_reader(tensor: Any, readers: dict[int, list[GraphNode | None]]) -> GraphNode | None:
-    found = readers.get(id(tensor), [])
-    return found[0] if len(found) == 1 else None

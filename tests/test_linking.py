@@ -62,7 +62,7 @@ def assert_bias_on_the_grid(qmodel):
 @pytest.mark.parametrize("bn", [True, False], ids=["bn", "plain"])
 def test_the_inference_bias_is_on_the_int32_grid_of_the_file(bn, relu, kind, bits):
     qmodel = quantized(chain(bn, relu, kind), bits)
-    assert qmodel.get_layer("layer").neighbours is not None
+    assert qmodel.get_layer("layer").neighbours
     assert_bias_on_the_grid(qmodel)
 
 
@@ -79,7 +79,7 @@ def test_the_law_holds_over_sequences(layer):
     inputs = keras.Input((8, 3), name="signal")
     x = layers.BatchNormalization()(type(layer).from_config(layer.get_config())(inputs))
     qmodel = quantized(randomize(keras.Model(inputs, layers.ReLU()(x))), 3)
-    assert qmodel.get_layer("layer").neighbours.affines
+    assert qmodel.get_layer("layer").neighbours[0].affines
     assert_bias_on_the_grid(qmodel)
 
 
@@ -117,7 +117,7 @@ def test_a_whole_network_flips_almost_nothing(bits):
 def test_without_the_grid_the_bias_would_be_off_it():
     """The law is not true by itself."""
     qmodel = quantized(chain(True, True, "conv"))
-    qmodel.get_layer("layer").neighbours = None
+    qmodel.get_layer("layer").neighbours.clear()
     with pytest.raises(AssertionError):
         assert_bias_on_the_grid(qmodel)
 
@@ -127,7 +127,7 @@ def test_training_uses_the_real_bias():
     wrapper, x = qmodel.get_layer("layer"), images(4, (8, 8, 3))
     trained, deployed = wrapper(x, training=True), wrapper(x, training=False)
     assert np.any(np.asarray(trained) != np.asarray(deployed))
-    wrapper.neighbours = None
+    wrapper.neighbours.clear()
     np.testing.assert_array_equal(wrapper(x, training=False), trained)
 
 
@@ -145,7 +145,7 @@ def test_the_move_is_at_most_half_a_step():
 
 
 def neighbours_of(qmodel, name):
-    found = qmodel.get_layer(name).neighbours
+    found = qmodel.get_layer(name).neighbours[0]
     return (
         found.input_quantizer.name,
         next((layer.name for layer in found.affines), None),
@@ -178,17 +178,32 @@ def test_a_convolution_behind_a_softmax_reads_its_grid():
     assert_bias_on_the_grid(qmodel)
 
 
-def test_a_layer_called_twice_has_no_neighbours_but_converts():
+def test_a_layer_called_twice_has_neighbours_for_each_call():
     inputs, conv = keras.Input((8, 8, 3), name="image"), layers.Conv2D(3, 1, name="conv")
     outputs = layers.Conv2D(2, 1, name="conv_1")(conv(conv(inputs)))
     qmodel = quantized(randomize(keras.Model(inputs, outputs)))
-    assert qmodel.get_layer("conv").neighbours is None
-    assert qmodel.get_layer("conv_1").neighbours is not None
+    assert list(qmodel.get_layer("conv").neighbours) == [0, 1]
+    assert list(qmodel.get_layer("conv_1").neighbours) == [0]
     x = images(16, (8, 8, 3))
     graph, codes = qmodel.to_integer(), qmodel.layer_codes(x)
     names = [op.output for op in graph.ops if op.output in codes]
     assert names == ["conv", "conv_2", "conv_1"]  # the second call keeps off the other's name
     assert all(d.largest <= 1 for d in op_differences(graph, codes))
+
+
+def test_every_call_of_a_layer_has_its_bias_on_the_grid_of_that_call():
+    """With 2 bits in front of 8, one unit of the accumulator is many steps of the output."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    conv = layers.Conv2D(3, 1, name="conv")
+    x = layers.ReLU(name="relu")(conv(inputs))
+    model = randomize(keras.Model(inputs, conv(x)))
+    config = keras_qat.LSQConfig(weight_bits=1, activation_bits=2, first_and_last_bits=1)
+    x = images(16, (8, 8, 3))
+    qmodel = keras_qat.quantize(model, config, calibration_data=x)
+    for twin in (qmodel, keras.models.clone_model(qmodel)):
+        twin.set_weights(qmodel.get_weights())
+        differences = op_differences(twin.to_integer(), twin.layer_codes(x))
+        assert all(each.largest <= 1 for each in differences), differences
 
 
 @pytest.mark.parametrize("float_layer", ["bn", "second"])
@@ -201,7 +216,7 @@ def test_a_layer_beside_one_in_float_has_its_grids(float_layer):
         model, overrides={float_layer: None}, calibration_data=images(8, (8, 8, 3))
     )
     linked = {
-        layer.name: layer.neighbours is not None
+        layer.name: bool(layer.neighbours)
         for layer in qmodel.layers
         if isinstance(layer, QuantizeWrapper)
     }

@@ -8,11 +8,12 @@ from keras_qat.quantizers.gdnsq_weights import GDNSQWeightQuantizer
 from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.lsq import LSQQuantizer, lsq_initial_scale
 from keras_qat.quantizers.pact import PACTQuantizer
-from keras_qat.quantizers.quantizer import Quantizer
+from keras_qat.quantizers.quantizer import NO_SOURCE, Quantizer
 from keras_qat.quantizers.softmax_rounding import SoftmaxRounding
 from keras_qat.quantizers.ste import STEQuantizer
 
 __all__ = [
+    "NO_SOURCE",
     "Dequantize",
     "DoReFaQuantizer",
     "GDNSQActivationQuantizer",

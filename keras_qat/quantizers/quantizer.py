@@ -38,6 +38,9 @@ from keras_qat.quantizers.replacement import (
 
 Tensor = Any
 
+NO_SOURCE = -1
+"""For a call behind a layer that moves values of the grid, or clamps them again."""
+
 _SEED_STATE = "seed_state"
 _MEASURED_EXAMPLES = 4
 
@@ -72,8 +75,9 @@ class Quantizer(keras.layers.Layer):
         x: float tensor of any shape.
         pooled: `x` is an average of values on this grid; round as AVERAGE_POOL_2D does.
         interpolated: `x` lies between values on this grid; round as RESIZE_BILINEAR does.
-        training: whether the call is one of training. In inference, behind a weight layer whose
-            neighbours are known (`accumulator`), rounding starts from the integer accumulator.
+        source: which of the ops that yield values on this grid made `x`; `NO_SOURCE` for none.
+        training: whether the call is one of training. In inference, behind an op whose neighbours
+            are known (`accumulators`, by source), rounding starts from its integer accumulator.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class Quantizer(keras.layers.Layer):
         self._grid = Grid(**grid) if isinstance(grid, dict) else grid
         self.per_channel = per_channel
         self.supports_masking = True
-        self.accumulator: Accumulator | None = None
+        self.accumulators: dict[int, Accumulator] = {}
         self.tap: Callable[[Tensor], None] | None = None  # sees what every call returns
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -217,11 +221,16 @@ class Quantizer(keras.layers.Layer):
         self.set_scale(least_error_weight_scale(kernel, self.grid, self.per_channel))
 
     def call(
-        self, x: Tensor, pooled: bool = False, interpolated: bool = False, training: bool = False
+        self,
+        x: Tensor,
+        pooled: bool = False,
+        interpolated: bool = False,
+        source: int = 0,
+        training: bool = False,
     ) -> Tensor:
         x = self.prepare(_as_float(x))
         selection = self._select(x) if training else None
-        rounding = self._rounding(pooled, training, interpolated)
+        rounding = self._rounding(pooled, training, interpolated, source)
         return self._tapped(self.fake_quantize(x, rounding, selection))
 
     def _tapped(self, quantized: Tensor) -> Tensor:
@@ -298,14 +307,16 @@ class Quantizer(keras.layers.Layer):
         """The codes inside the forward pass: where they are learned, the ends are tensors."""
         return self.grid
 
-    def _rounding(self, pooled: bool, training: bool, interpolated: bool = False) -> Rounding:
+    def _rounding(
+        self, pooled: bool, training: bool, interpolated: bool = False, source: int = 0
+    ) -> Rounding:
         if interpolated:
             return round_interpolated_to_codes
         if pooled:
             return round_pooled_to_codes
-        if training or self.accumulator is None:
+        if training or source not in self.accumulators:
             return round_to_codes
-        return self.accumulator.rounding()
+        return self.accumulators[source].rounding()
 
     def qparams(self) -> QuantParams:
         """The grid with the scale learned so far."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import GraphNode, input_name, layer_name, rebuild
-from keras_qat.quantizers import Dequantize, Quantizer, SoftmaxRounding
+from keras_qat.keras_graph import GraphNode, input_name, layer_name, nodes, rebuild
+from keras_qat.quantizers import NO_SOURCE, Dequantize, Quantizer, SoftmaxRounding
 from keras_qat.restrictions import AVERAGE_POOLING
 from keras_qat.rule import Output, Rule
 from keras_qat.rules import rule_or_float
@@ -54,6 +55,7 @@ class _Inserter:
         self._float_inputs = {input_name(tensor): tensor for tensor in model.inputs}
         self._quantizers: dict[int, Quantizer] = {}
         self._taken = {layer.name for layer in model.layers}
+        self._calls = Counter(id(node.operation) for node in nodes(model))
         self._in_float: dict[int, Any] = {}  # tensors without a grid, by their id
         self._dequantized: dict[int, Any] = {}  # by the id of the tensor on its grid
 
@@ -78,17 +80,20 @@ class _Inserter:
             return self._call_in_float(node, args, kwargs)
         rule = rule_or_float(node)
         layer = self.copies.of(node.operation, lambda layer: self._copy(layer, rule))
+        if rule.wrapper is not None and self._calls[id(node.operation)] > 1:
+            kwargs = {**kwargs, "source": node.call_index}
         outputs = layer(*args, **kwargs)
         (float_tensor,) = node.outputs
         if rule.output is Output.FIXED:
             return SoftmaxRounding(name=self._unique(node.operation.name))(outputs)
         if (grid := self._plan.starts(float_tensor)) is not None:
-            return self._quantizer_of(grid)(outputs)
+            return self._quantizer_of(grid)(outputs, **self._source(grid, float_tensor))
         grid = self._plan.grid_of(float_tensor)
         if rule.output is Output.ROUND_TO_INPUT and grid is not None:
             pooled = isinstance(node.operation, AVERAGE_POOLING)
             interpolated = isinstance(node.operation, keras.layers.UpSampling2D)
-            return self._quantizer_of(grid)(outputs, pooled=pooled, interpolated=interpolated)
+            options = {"pooled": pooled, "interpolated": interpolated, "source": NO_SOURCE}
+            return self._quantizer_of(grid)(outputs, **options)
         return outputs
 
     def _call_in_float(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -115,6 +120,11 @@ class _Inserter:
             name = unused_name(f"{source}_dequantize", self._taken)
             self._dequantized[key] = Dequantize(name=name)(argument)
         return self._dequantized[key]
+
+    def _source(self, grid: SharedGrid, float_tensor: Any) -> dict[str, int]:
+        """Which of the tensors on a shared grid this is, for its quantizer."""
+        tensors = [id(site.tensor) for site in grid.sites]
+        return {"source": tensors.index(id(float_tensor))} if len(tensors) > 1 else {}
 
     def _quantizer_of(self, grid: SharedGrid) -> Quantizer:
         if id(grid) not in self._quantizers:

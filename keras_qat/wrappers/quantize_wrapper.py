@@ -25,7 +25,8 @@ class QuantizeWrapper(keras.layers.Wrapper):
     (`channels_last_kernel`), the forward pass with an explicit kernel (`forward`), and the same in
     integers (`lower`).
 
-    In inference the bias lies on the grid of the integer model's int32 bias (`neighbours`).
+    In inference the bias lies on the grid of the integer model's int32 bias, which is another one
+    in every call (`neighbours`, by the call argument `source`).
 
     The wrapper takes the name of its layer. The latent kernel stays a float32 variable of the
     layer; quantizer arithmetic is float32 under every dtype policy, the layer's own arithmetic
@@ -45,7 +46,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         if not self.trainable:
             weight_quantizer.trainable = False  # a frozen layer's function stays
         self.weight_quantizer = weight_quantizer
-        self.neighbours: Neighbours | None = None
+        self.neighbours: dict[int, Neighbours] = {}
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
@@ -53,11 +54,11 @@ class QuantizeWrapper(keras.layers.Wrapper):
             self.weight_quantizer.build(self.channels_last_kernel().shape)
         self.built = True
 
-    def call(self, x: Tensor, training: bool = False) -> Tensor:
+    def call(self, x: Tensor, source: int = 0, training: bool = False) -> Tensor:
         quantized = self.weight_quantizer(self.channels_last_kernel())
         dtype = self.layer.compute_dtype
         outputs = self.forward(ops.cast(x, dtype), ops.cast(self.in_own_layout(quantized), dtype))
-        bias = self.bias() if training else self.deployed_bias()
+        bias = self.bias() if training else self.deployed_bias(source)
         return outputs if bias is None else ops.add(outputs, ops.cast(bias, dtype))
 
     def code_regularization(self) -> Tensor:
@@ -73,18 +74,18 @@ class QuantizeWrapper(keras.layers.Wrapper):
         """The layer's own bias, one number for each output channel; `None` without one."""
         return as_tensor(self.layer.bias) if self.layer.use_bias else None
 
-    def deployed_bias(self) -> Tensor | None:
+    def deployed_bias(self, source: int = 0) -> Tensor | None:
         """The bias of inference: where the neighbours are known, on the grid of the int32 bias.
 
         Training keeps the real bias: behind it the BatchNormalization still moves, and the step is
         far below that of any activation.
         """
-        if self.neighbours is None:
+        if source not in self.neighbours:
             return self.bias()
         bias, kernel = self.bias(), self.channels_last_kernel()
         if bias is None:
             bias = ops.zeros(kernel.shape[-1:])
-        return self.neighbours.round_bias(bias, kernel)
+        return self.neighbours[source].round_bias(bias, kernel)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         return self.layer.compute_output_shape(input_shape)

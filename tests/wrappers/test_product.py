@@ -19,7 +19,8 @@ def quantizer(scale, accumulator=None):
     made = LSQQuantizer(Grid.for_activations(8, signed=True))
     made.build(CODES.shape)
     made.set_scale(scale)
-    made.accumulator = accumulator
+    if accumulator is not None:
+        made.accumulators[0] = accumulator
     return made
 
 
@@ -44,7 +45,7 @@ def test_every_product_of_two_codes_is_that_of_the_integer_op(scales):
     )
     real = (CODES[:, None] * np.float32(scales[0])) * (CODES[None, :] * np.float32(scales[1]))
     assert np.any(np.clip(np.rint(real / np.float32(scales[2])), -128, 127) != expected)
-    output.accumulator = ProductNeighbours(left, right, output)
+    output.accumulators[0] = ProductNeighbours(left, right, output)
     np.testing.assert_array_equal(output.codes(x * w), expected)
 
 
@@ -61,7 +62,7 @@ def test_the_product_is_that_of_the_integer_op(gate, bits, relu):
     config = keras_qat.LSQConfig(add_bits=bits, first_and_last_bits=bits)
     x = images(32, (6, 6, 3))
     qmodel = keras_qat.quantize(keras.Model(inputs, outputs), config, calibration_data=x)
-    assert isinstance(qmodel.quantizers[-1].accumulator, ProductNeighbours)
+    assert isinstance(qmodel.quantizers[-1].accumulators[0], ProductNeighbours)
     codes = qmodel.layer_codes(images(32, (6, 6, 3), seed=1))
     graph = integer.add_headroom(qmodel.to_integer())
     (output,) = graph.outputs
