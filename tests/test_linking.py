@@ -192,11 +192,12 @@ def test_a_layer_called_twice_has_neighbours_for_each_call():
 
 
 def test_every_call_of_a_layer_has_its_bias_on_the_grid_of_that_call():
-    """With 2 bits in front of 8, one unit of the accumulator is many steps of the output."""
+    """From 2 bits to the 8 of a tanh, one unit of the accumulator is many steps of the output."""
     inputs = keras.Input((8, 8, 3), name="image")
     conv = layers.Conv2D(3, 1, name="conv")
     x = layers.ReLU(name="relu")(conv(inputs))
-    model = randomize(keras.Model(inputs, conv(x)))
+    model = randomize(keras.Model(inputs, layers.Activation("tanh", name="tanh")(conv(x))))
+    model.get_layer("conv").bias.assign([0.3, -0.2, 0.1])
     config = keras_qat.LSQConfig(weight_bits=1, activation_bits=2, first_and_last_bits=1)
     x = images(16, (8, 8, 3))
     qmodel = keras_qat.quantize(model, config, calibration_data=x)
