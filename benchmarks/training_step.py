@@ -1,7 +1,7 @@
 """What a training step costs under quantization: time and memory, with float training as the unit.
 
     python benchmarks/training_step.py --output_dir=benchmarks/results/training_step \\
-        --peer=tfmot=ENVIRONMENT --peer=hgq2=ENVIRONMENT --peer=qkeras=ENVIRONMENT
+        --peer=keras2=A --peer=tfmot=A --peer=hgq2=B --peer=qkeras=C
 
 All variants of one setting (network, batch size, jit) are alive at once, each in a process of its
 own, and take turns: a few steps each, many times round. A step's cost is the median over its turns;
@@ -9,8 +9,9 @@ what else a busy machine does then hits all of them alike. CPU time counts all t
 what training adds to the peak of the process with its model built. "first steps" is the time of the
 first turn, tracing and compiling included.
 
-A peer's ENVIRONMENT is a virtual environment into which it was installed (`tensorflow-model-
-optimization tf_keras`, `HGQ2`, `qkeras`); no two of them agree on one Keras.
+A, B and C are virtual environments with the peers (A: `tensorflow-model-optimization tf_keras`,
+B: `HGQ2`, C: `qkeras`); they do not agree on one Keras. TFMOT and QKeras train in Keras 2, whose
+own float step is the one to compare them with.
 
 A finished setting is a JSON file in --output_dir and is not measured again; `--report_only` writes
 the table and the picture from what is there.
@@ -44,6 +45,7 @@ BITS = flags.DEFINE_integer("bits", 4, "Bits of weights and activations.", 1, 8)
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "training_step_output", "Where results go.")
 REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Measure nothing: table and picture.")
 
+PEER_NAMES = ("keras2", "tfmot", "hgq2", "qkeras")
 WORKER = pathlib.Path(__file__).with_name("training_step_worker.py")
 TITLES = {
     "float": "Keras, float",
@@ -52,6 +54,7 @@ TITLES = {
     "pege": "PEGE",
     "gdnsq": "GDNSQ",
     "gdnsq_distilled": "GDNSQ, distilled",
+    "keras2": "Keras 2, float",
     "tfmot": "TFMOT (8 bits)",
     "hgq2": "HGQ2",
     "qkeras": "QKeras",
@@ -167,8 +170,7 @@ def draw(settings: list[dict[str, Any]], path: pathlib.Path) -> None:
         ratios = [row["cpu"] / rows["float"]["cpu"] for row in rows.values()]
         colors = ["#9d9da1" if k == "float" else "#4c78a8" for k in rows]
         colors = [
-            "#f58518" if k in ("tfmot", "hgq2", "qkeras") else color
-            for k, color in zip(rows, colors, strict=True)
+            "#f58518" if k in PEER_NAMES else color for k, color in zip(rows, colors, strict=True)
         ]
         bars = axes.barh([TITLES.get(k, k) for k in rows], ratios, color=colors)
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=2)

@@ -25,7 +25,7 @@ BITS = flags.DEFINE_integer("bits", 4, "Bits, for libraries that can.", 1, 8)
 STEPS = flags.DEFINE_integer("steps", 10, "Steps at a time.", 1)
 JIT = flags.DEFINE_bool("jit", False, "Whether XLA compiles the step.")
 
-LEGACY = ("tfmot", "qkeras")
+LEGACY = ("keras2", "tfmot", "qkeras")
 """Variants that need Keras 2."""
 PLANNED_STEPS = 20_000
 """Steps that schedules plan with: more than are ever run."""
@@ -227,7 +227,7 @@ def main(argv: list[str]) -> None:
     if VARIANT.value == "tfmot":
         tfmot = importlib.import_module("tensorflow_model_optimization")
         model = tfmot.quantization.keras.quantize_model(model)
-    elif VARIANT.value not in ("float", "hgq2", "qkeras"):
+    elif VARIANT.value not in ("float", "keras2", "hgq2", "qkeras"):
         model, callbacks = ours(model, images)
     model.compile(
         keras.optimizers.Adam(1e-3),
