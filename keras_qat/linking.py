@@ -153,7 +153,7 @@ def _grid_before(tensor: Any, producers: dict[int, GraphNode]) -> Quantizer | No
 
 
 def _moves_the_grid(node: GraphNode) -> bool:
-    return rule_or_float(node).output in (Output.QUANTIZE, Output.FIXED)
+    return rule_or_float(node).output in (Output.QUANTIZE, Output.FIXED, Output.FLOAT)
 
 
 def _only_reader(tensor: Any, readers: dict[int, list[GraphNode | None]]) -> GraphNode | None:

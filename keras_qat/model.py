@@ -21,7 +21,7 @@ from keras_qat.learned_widths import LearnedWidth, learned_widths
 from keras_qat.linking import link_neighbours
 from keras_qat.penalty import BitWidthPenalty
 from keras_qat.quantizers import LoweringError, Quantizer
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import quantized_kernels
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """Compiled once for each model; kept out of the models, which would save them."""
@@ -51,18 +51,18 @@ class QuantizedModel(keras.Model):
         found: dict[int, Quantizer] = {}
         for node in nodes(self):
             layer = node.operation
-            quantizer = layer.weight_quantizer if isinstance(layer, QuantizeWrapper) else layer
-            if isinstance(quantizer, Quantizer):
-                found[id(quantizer)] = quantizer
+            sites = [kernel.weight_quantizer for kernel in quantized_kernels(layer)]
+            sites += [layer] if isinstance(layer, Quantizer) else []
+            found |= {id(quantizer): quantizer for quantizer in sites}
         return list(found.values())
 
     @property
     def replaced_quantizers(self) -> dict[str, Quantizer]:
         """Those that training replaces elements for, as `"conv/weights"`, `"relu/activations"`."""
         found = {
-            f"{layer.name}/weights": layer.weight_quantizer
+            f"{kernel.name}/weights": kernel.weight_quantizer
             for layer in self.layers
-            if isinstance(layer, QuantizeWrapper)
+            for kernel in quantized_kernels(layer)
         }
         sites = quantized_tensors(self).items()
         found |= {f"{name}/activations": site.quantizer for name, site in sites}

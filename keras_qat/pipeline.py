@@ -29,7 +29,7 @@ from keras_qat.transforms.pair_merges import pair_merges
 from keras_qat.transforms.split_activations import split_activations
 from keras_qat.transforms.to_layers import layers_of, to_layers
 from keras_qat.transforms.tracing import as_graph, expanded
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import quantized_kernels
 
 
 def quantize(
@@ -93,8 +93,8 @@ def quantize(
     data = CalibrationData(model, calibration_data)
     normalized, known_as = normalize(plain, left_in_float)
     bit_widths = BitWidths(normalized, config, overrides, known_as)
-    float_nodes = [node for node in nodes(normalized) if bit_widths.is_float(node.operation.name)]
-    if len(float_nodes) == len(list(nodes(normalized))):
+    float_nodes = [node for node in nodes(normalized) if bit_widths.is_float(node)]
+    if not any(bit_widths.quantizes(node) for node in nodes(normalized)):
         raise ValueError(
             f"Nothing of the model {model.name!r} would be quantized: overrides of None leave all "
             f"layers in float. Received: overrides={dict(overrides)!r}"
@@ -194,11 +194,11 @@ def _signs(
 
 def _calibrate_weights(model: keras.Model) -> None:
     for layer in model.layers:
-        if isinstance(layer, QuantizeWrapper):
-            kernel = ops.convert_to_numpy(layer.channels_last_kernel())
+        for found in quantized_kernels(layer):
+            kernel = ops.convert_to_numpy(found.channels_last_kernel())
             if not np.all(np.isfinite(kernel)):
-                raise ValueError(f"The weights of layer {layer.name!r} hold NaN or infinity.")
-            layer.weight_quantizer.calibrate_weights(kernel)
+                raise ValueError(f"The weights of layer {found.name!r} hold NaN or infinity.")
+            found.weight_quantizer.calibrate_weights(kernel)
 
 
 def _calibrate_activations(

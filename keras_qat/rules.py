@@ -48,8 +48,11 @@ from keras_qat.wrappers import (
     QuantizeDense,
     QuantizeDepthwiseConv1D,
     QuantizeDepthwiseConv2D,
+    QuantizeEinsumDense,
     QuantizeELU,
+    QuantizeEmbedding,
     QuantizeLeakyReLU,
+    QuantizeMultiHeadAttention,
     QuantizePReLU,
     QuantizeReLU,
     QuantizeRescaling,
@@ -168,6 +171,10 @@ RULES: dict[type, Rule] = {
     QuantizeLeakyReLU: _LEAKY_RELU,
     layers.PReLU: _PRELU,
     QuantizePReLU: _PRELU,
+    layers.EinsumDense: Rule(Output.FLOAT, wrapper=QuantizeEinsumDense),
+    layers.Embedding: Rule(Output.FLOAT, wrapper=QuantizeEmbedding),
+    layers.LayerNormalization: Rule(Output.FLOAT),
+    layers.MultiHeadAttention: Rule(Output.FLOAT, wrapper=QuantizeMultiHeadAttention),
 }
 
 _NEVER_NEGATIVE = ("exponential", "hard_sigmoid", "sigmoid", "softplus", "sparse_plus")
@@ -220,7 +227,8 @@ def rule_of(node: GraphNode) -> Rule:
     else:
         rule = RULES.get(kind)
     known = rule is not None or kind in _ACTIVATION_LAYERS
-    reason = _why_not(node) if known else "no rule for this layer"
+    in_float = rule is not None and rule.output is Output.FLOAT
+    reason = "" if in_float else _why_not(node) if known else "no rule for this layer"
     if rule is None or reason:
         raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     return rule

@@ -9,6 +9,14 @@ from keras_qat.wrappers.conv2d_transpose import QuantizeConv2DTranspose
 from keras_qat.wrappers.dense import QuantizeDense
 from keras_qat.wrappers.depthwise_conv1d import QuantizeDepthwiseConv1D
 from keras_qat.wrappers.depthwise_conv2d import QuantizeDepthwiseConv2D
+from keras_qat.wrappers.in_float import (
+    QuantizedKernel,
+    QuantizeEinsumDense,
+    QuantizeEmbedding,
+    QuantizeInFloat,
+    QuantizeMultiHeadAttention,
+    quantized_kernels,
+)
 from keras_qat.wrappers.pointwise import (
     Pointwise,
     QuantizeActivation,
@@ -33,11 +41,17 @@ __all__ = [
     "QuantizeDepthwiseConv1D",
     "QuantizeDepthwiseConv2D",
     "QuantizeELU",
+    "QuantizeEinsumDense",
+    "QuantizeEmbedding",
+    "QuantizeInFloat",
     "QuantizeLeakyReLU",
+    "QuantizeMultiHeadAttention",
     "QuantizePReLU",
     "QuantizeReLU",
     "QuantizeRescaling",
     "QuantizeSubtract",
     "QuantizeWrapper",
+    "QuantizedKernel",
     "approximate_gelu",
+    "quantized_kernels",
 ]

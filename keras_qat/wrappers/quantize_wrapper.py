@@ -45,6 +45,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         if not self.trainable:
             weight_quantizer.trainable = False  # a frozen layer's function stays
         self.weight_quantizer = weight_quantizer
+        self.supports_masking = layer.supports_masking
         self.neighbours: Neighbours | None = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
