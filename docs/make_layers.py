@@ -80,6 +80,7 @@ NOTES: dict[type, str] = {
     layers.Dropout: "leaves no op behind",
     layers.EinsumDense: _QUANTIZED_WEIGHTS,
     layers.Embedding: _QUANTIZED_WEIGHTS + "; of an input of integers (`dtype='int32'`)",
+    layers.GroupQueryAttention: _QUANTIZED_WEIGHTS,
     layers.LayerNormalization: "float32 arithmetic",
     layers.Maximum: _SIZES,
     layers.Minimum: _SIZES,

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import GraphNode, kernel_places
+from keras_qat.keras_graph import ATTENTION, GraphNode, kernel_places
 from keras_qat.restrictions import TRANSPOSED
 
 _FLOAT_BYTES = 4
@@ -20,7 +20,7 @@ def macs(node: GraphNode) -> int | None:
     layer = node.operation
     if isinstance(layer, keras.layers.Embedding):
         return 0
-    if isinstance(layer, keras.layers.MultiHeadAttention):
+    if isinstance(layer, ATTENTION):
         return _of_attention(node)
     if isinstance(layer, keras.layers.EinsumDense):
         return _of_einsum(node)

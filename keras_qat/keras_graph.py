@@ -209,16 +209,17 @@ class KernelPlace:
         return getattr(self.holder, self.attribute)
 
 
+ATTENTION = (keras.layers.GroupQueryAttention, keras.layers.MultiHeadAttention)
 _ATTENTION_PARTS = ("query", "key", "value", "gate", "output")
 
 
 def kernel_places(layer: Any) -> tuple[KernelPlace, ...]:
-    """The kernels of a built EinsumDense, Embedding or MultiHeadAttention; of others none."""
+    """The kernels of a built EinsumDense, Embedding or attention layer; of others none."""
     if isinstance(layer, keras.layers.Embedding):
         return (KernelPlace("", layer, "_embeddings"),)
     if isinstance(layer, keras.layers.EinsumDense):
         return (KernelPlace("", layer, "_kernel", layer.equation),)
-    if not isinstance(layer, keras.layers.MultiHeadAttention):
+    if not isinstance(layer, ATTENTION):
         return ()
     inner = {part: getattr(layer, f"_{part}_dense", None) for part in _ATTENTION_PARTS}
     return tuple(

@@ -45,6 +45,9 @@ def quantize(
     the integer model rounds, and all scales start from the calibration data. The model that is
     passed in stays as it is.
 
+    Attention layers, EinsumDense and Embedding train with quantized weights, but compute in
+    float32, as LayerNormalization does: such a model exports for LiteRT alone.
+
     The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add,
     Subtract or Multiply get 8 bits unless the config or an override says otherwise.
 

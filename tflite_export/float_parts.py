@@ -96,23 +96,16 @@ def _with_codes(
     others = [tensor for tensor in tensors if tensor.name != entry]
     if not readers:
         return others, list(operators)
-    if not all(_takes_rows(each, entry) for each in readers):
+    if not all(_takes_rows(each, entry, codes) for each in readers):
         return [*tensors, codes], [_dequantize(codes, entry), *operators]
     shapes = {tensor.name: tensor.shape for tensor in tensors}
-    changed = []
+    changed: list[FileOperator] = []
     for each in operators:
         if entry not in each.inputs:
             changed.append(each)
             continue
         (output,) = each.outputs
-        shape = shapes[output]
-        rows = dataclasses.replace(
-            codes,
-            name=f"{output}/codes",
-            shape=shape,
-            axis=len(shape) - 1 if codes.scale.size > 1 else 0,
-            data=None,
-        )
+        rows = _rows(codes, f"{output}/codes", shapes[output])
         inputs = (codes.name, *each.inputs[1:])
         gather = dataclasses.replace(each, version=2, inputs=inputs, outputs=(rows.name,))
         changed += [gather, _dequantize(rows, output)]
@@ -120,10 +113,18 @@ def _with_codes(
     return [*others, codes], changed
 
 
-def _takes_rows(operator: FileOperator, table: str) -> bool:
+def _takes_rows(operator: FileOperator, table: str, codes: FileTensor) -> bool:
     """Whether this looks up rows of the table, so that columns keep their scales."""
     whole = not operator.fields.get("axis") and not operator.fields.get("batchDims")
-    return operator.code == "GATHER" and operator.inputs[0] == table and whole
+    looks_up = operator.code == "GATHER" and operator.inputs[0] == table
+    of_columns = 0 < codes.axis == len(codes.shape) - 1
+    return looks_up and whole and (codes.scale.size == 1 or of_columns)
+
+
+def _rows(codes: FileTensor, name: str, shape: tuple[int, ...]) -> FileTensor:
+    """Rows of a table, on its grid."""
+    axis = len(shape) - 1 if codes.axis else 0
+    return dataclasses.replace(codes, name=name, shape=shape, axis=axis, data=None)
 
 
 def _dequantize(codes: FileTensor, output: str) -> FileOperator:

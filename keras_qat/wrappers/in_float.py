@@ -194,7 +194,10 @@ class QuantizeEmbedding(QuantizeInFloat):
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizeMultiHeadAttention(QuantizeInFloat):
-    """Attention in float32 between quantized projections: query, key, value and output."""
+    """Attention in float32 between quantized projections: query, key, value and output.
+
+    The heads of a GroupQueryAttention share keys and values.
+    """
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         super().build(query_shape, value_shape, key_shape)

@@ -367,6 +367,21 @@ def test_a_model_in_mixed_precision_multiplies_in_float32(tmp_path):
     assert report.mismatches == 0
 
 
+def test_heads_that_share_keys_and_values(tmp_path):
+    steps = keras.Input((6, 8), name="steps")
+    x = layers.Dense(8, name="first")(steps)
+    x = layers.GroupQueryAttention(4, 4, 2, name="attention")(x, x)
+    model = keras.Model(steps, layers.Dense(3, name="head")(x))
+    x = np.random.default_rng(0).normal(size=(48, 6, 8)).astype(np.float32)
+    qmodel = keras_qat.quantize(model, W4, calibration_data=x)
+    qmodel.save(tmp_path / "qat.keras")
+    again = keras_qat.load_model(tmp_path / "qat.keras")
+    shapes = {kernel.name: kernel.channels_last_shape() for kernel in kernels_of(again).values()}
+    assert list(shapes.values()) == [(8, 16), (8, 8), (8, 8), (4, 4, 8)]
+    report = tflite_export.export(again, tmp_path / "net.tflite", samples=x, verbose=False)
+    assert report.mismatches == 0
+
+
 def test_layer_normalization_alone_leaves_nothing_to_quantize():
     inputs = keras.Input((8,), name="steps")
     model = keras.Model(inputs, layers.LayerNormalization(name="norm")(inputs))
