@@ -14,6 +14,7 @@ import keras
 from keras_qat import wrappers
 from keras_qat.integer import ops
 from keras_qat.lowering import activation, affine, merge, pointwise, pooling, shape
+from keras_qat.rule import Output
 from keras_qat.rules import ACTIVATIONS, RULES, Rule
 from tflite_export.targets import TARGETS
 
@@ -65,6 +66,7 @@ REPLACED_BY: dict[type, tuple[type, ...]] = {
 _LAST_AXIS = "the last axis only"
 _SIZES = "two tensors or more; sizes equal, or 1"
 _TRANSPOSED = "no dilation; `padding='same'` with a kernel at least as large as the strides"
+_QUANTIZED_WEIGHTS = "quantized weights, float32 arithmetic"
 _AVERAGE_WINDOW = "windows of at most 256 values, or all of them; not behind Softmax"
 NOTES: dict[type, str] = {
     layers.Add: _SIZES,
@@ -76,8 +78,13 @@ NOTES: dict[type, str] = {
     layers.Conv1DTranspose: _TRANSPOSED,
     layers.Conv2DTranspose: _TRANSPOSED,
     layers.Dropout: "leaves no op behind",
+    layers.EinsumDense: _QUANTIZED_WEIGHTS,
+    layers.Embedding: _QUANTIZED_WEIGHTS + "; of an input of integers (`dtype='int32'`)",
+    layers.GroupQueryAttention: _QUANTIZED_WEIGHTS,
+    layers.LayerNormalization: "float32 arithmetic",
     layers.Maximum: _SIZES,
     layers.Minimum: _SIZES,
+    layers.MultiHeadAttention: _QUANTIZED_WEIGHTS,
     layers.Multiply: _SIZES,
     layers.Normalization: "the last axis, or all at once",
     layers.PReLU: "one slope for everything (`shared_axes`)",
@@ -95,7 +102,8 @@ _HEAD = """# Layers
 Written by `docs/make_layers.py`; do not edit. A layer that is listed trains. Its columns say which
 ops of the integer model it may become, and whether all of them run in a target. A layer with a
 `data_format` takes `"channels_last"`; `activation=` takes any function of the second table. A model
-with anything else ends in one error that names it all.
+with anything else ends in one error that names it all. A `FloatPart` computes in float32 between
+two grids, on its own: weights are trained on their grids, and a file holds their integers.
 """
 _LAYERS_HEAD = """
 | layer | integer ops | LiteRT | TFLite Micro | restrictions |
@@ -117,6 +125,8 @@ def integer_ops(kind: type, rule: Rule) -> tuple[type[ops.IntegerOp], ...]:
     if kind in REPLACED_BY:
         parts = (each for part in REPLACED_BY[kind] for each in integer_ops(part, RULES[part]))
         return tuple(dict.fromkeys(parts))
+    if rule.output is Output.FLOAT:
+        return (ops.FloatPart,)
     return OPS[rule.wrapper if rule.wrapper is not None else rule.lower]
 
 

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_qat.keras_graph import nodes
 from keras_qat.quantizers import Quantizer
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import QuantizedKernel, quantized_kernels
 
 Tensor = Any
 
@@ -23,12 +23,12 @@ class LearnedWidth:
     Attributes:
         name: of the weight layer, or of the activation's quantizer.
         quantizer: what learns.
-        layer: the wrapper whose kernel it quantizes; `None` for an activation.
+        layer: whose kernel it quantizes; `None` for an activation.
     """
 
     name: str
     quantizer: Any
-    layer: QuantizeWrapper | None = None
+    layer: QuantizedKernel | None = None
 
     @property
     def target(self) -> int:
@@ -70,8 +70,10 @@ def learned_widths(model: keras.Model) -> list[LearnedWidth]:
     found: dict[int, LearnedWidth] = {}
     for node in nodes(model):
         layer = node.operation
-        wrapper = layer if isinstance(layer, QuantizeWrapper) else None
-        quantizer = layer if wrapper is None else wrapper.weight_quantizer
-        if isinstance(quantizer, Quantizer) and quantizer.learns_width:
-            found[id(quantizer)] = LearnedWidth(layer.name, quantizer, wrapper)
+        sites = [
+            LearnedWidth(kernel.name, kernel.weight_quantizer, kernel)
+            for kernel in quantized_kernels(layer)
+        ]
+        sites += [LearnedWidth(layer.name, layer)] if isinstance(layer, Quantizer) else []
+        found |= {id(site.quantizer): site for site in sites if site.quantizer.learns_width}
     return [width for width in found.values() if width.quantizer.trainable]

@@ -190,4 +190,4 @@ def _joins(node: GraphNode) -> frozenset[Stage]:
 
 
 def _moves_the_grid(node: GraphNode) -> bool:
-    return rule_or_float(node).output in (Output.QUANTIZE, Output.FIXED)
+    return rule_or_float(node).output in (Output.QUANTIZE, Output.FIXED, Output.FLOAT)

@@ -23,7 +23,7 @@ from keras_qat.penalty import BitWidthPenalty
 from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.replicas import replica_share
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import QuantizedKernel, code_regularization, quantized_kernels
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """Compiled once for each model; kept out of the models, which would save them."""
@@ -72,15 +72,15 @@ class QuantizedModel(keras.Model):
         found: dict[int, Quantizer] = {}
         for node in nodes(self):
             layer = node.operation
-            quantizer = layer.weight_quantizer if isinstance(layer, QuantizeWrapper) else layer
-            if isinstance(quantizer, Quantizer):
-                found[id(quantizer)] = quantizer
+            sites = [kernel.weight_quantizer for kernel in quantized_kernels(layer)]
+            sites += [layer] if isinstance(layer, Quantizer) else []
+            found |= {id(quantizer): quantizer for quantizer in sites}
         return list(found.values())
 
     @property
     def named_quantizers(self) -> dict[str, Quantizer]:
         """Every quantizer by what it quantizes: `"conv/weights"`, `"relu/activations"`."""
-        found = {f"{layer.name}/weights": layer.weight_quantizer for layer in self._wrappers}
+        found = {f"{kernel.name}/weights": kernel.weight_quantizer for kernel in self._kernels}
         sites = quantized_tensors(self).items()
         return found | {f"{name}/activations": site.quantizer for name, site in sites}
 
@@ -91,8 +91,8 @@ class QuantizedModel(keras.Model):
         return {name: each for name, each in found if each.replacement is not None}
 
     @property
-    def _wrappers(self) -> list[QuantizeWrapper]:
-        return [layer for layer in self.layers if isinstance(layer, QuantizeWrapper)]
+    def _kernels(self) -> list[QuantizedKernel]:
+        return [kernel for layer in self.layers for kernel in quantized_kernels(layer)]
 
     @property
     def learned_widths(self) -> list[LearnedWidth]:
@@ -172,9 +172,9 @@ class QuantizedModel(keras.Model):
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = self._task_loss(x, y, y_pred, sample_weight)
-        pulled = [layer for layer in self._wrappers if layer.weight_quantizer.code_regularization]
+        pulled = [each for each in self._kernels if each.weight_quantizer.code_regularization]
         if pulled:
-            loss += replica_share(sum(layer.code_regularization() for layer in pulled))
+            loss += replica_share(sum(map(code_regularization, pulled)))
         if self.bit_width_penalty is None:
             return loss
         return self.bit_width_penalty.add_to(loss, self.learned_widths)

@@ -12,8 +12,9 @@ from keras_qat.keras_graph import flat_nodes
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import LARGEST_VALUE
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import QuantizeInFloat, QuantizeWrapper
 
+_WITH_WEIGHTS = (QuantizeWrapper, QuantizeInFloat, keras.layers.BatchNormalization)
 _OTHER_FLOATS = {"bfloat16", "float16", "float64"}
 
 
@@ -49,7 +50,7 @@ def check_graph(model: keras.Model) -> None:
 
 
 def _check_layer(layer: Any) -> None:
-    if isinstance(layer, QuantizeWrapper | Quantizer):
+    if isinstance(layer, QuantizeWrapper | QuantizeInFloat | Quantizer):
         raise ValueError(
             f"Layer {layer.name!r} is quantized already: put the float model inside, and quantize "
             f"the whole. Received: {type(layer).__name__}"
@@ -79,7 +80,7 @@ def _check_layer(layer: Any) -> None:
 def check_weights(model: keras.Model) -> None:
     """Raises ValueError for weights, in a quantized model, that no integers stand for."""
     for layer in model.layers:
-        if not isinstance(layer, QuantizeWrapper | keras.layers.BatchNormalization):
+        if not isinstance(layer, _WITH_WEIGHTS):
             continue
         for variable in layer.variables:
             values = ops.convert_to_numpy(variable)

@@ -29,7 +29,7 @@ from keras_qat.transforms.pair_merges import pair_merges
 from keras_qat.transforms.split_activations import split_activations
 from keras_qat.transforms.to_layers import layers_of, to_layers
 from keras_qat.transforms.tracing import as_graph, expanded
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import quantized_kernels
 
 
 def quantize(
@@ -44,6 +44,9 @@ def quantize(
     Weight layers are wrapped and keep their names, weights are copied, quantizers are put where
     the integer model rounds, and all scales start from the calibration data. The model that is
     passed in stays as it is.
+
+    Attention layers, EinsumDense and Embedding train with quantized weights, but compute in
+    float32, as LayerNormalization does: such a model exports for LiteRT alone.
 
     The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add,
     Subtract or Multiply get 8 bits unless the config or an override says otherwise.
@@ -99,8 +102,8 @@ def quantize(
     data = CalibrationData(model, calibration_data)
     normalized, known_as = normalize(plain, left_in_float)
     bit_widths = BitWidths(normalized, config, overrides, known_as)
-    float_nodes = [node for node in nodes(normalized) if bit_widths.is_float(node.operation.name)]
-    if len(float_nodes) == len(list(nodes(normalized))):
+    float_nodes = [node for node in nodes(normalized) if bit_widths.is_float(node)]
+    if not any(bit_widths.quantizes(node) for node in nodes(normalized)):
         raise ValueError(
             f"Nothing of the model {model.name!r} would be quantized: overrides of None leave all "
             f"layers in float. Received: overrides={dict(overrides)!r}"
@@ -186,9 +189,9 @@ def _signs(
 
 def _calibrate_weights(model: keras.Model) -> None:
     for layer in model.layers:
-        if isinstance(layer, QuantizeWrapper):
-            kernel = ops.convert_to_numpy(layer.channels_last_kernel())
-            layer.weight_quantizer.calibrate_weights(kernel)
+        for found in quantized_kernels(layer):
+            kernel = ops.convert_to_numpy(found.channels_last_kernel())
+            found.weight_quantizer.calibrate_weights(kernel)
 
 
 def _calibrate_activations(

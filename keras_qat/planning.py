@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -14,20 +13,16 @@ from rich.table import Table
 
 from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
+from keras_qat.costs import float_bytes, macs, stored_bytes, stored_bytes_in_float
 from keras_qat.keras_graph import GraphNode, input_name, nodes
 from keras_qat.model_checks import check_graph, check_model
 from keras_qat.pipeline import layer_problems, normalize
-from keras_qat.restrictions import TRANSPOSED
 from keras_qat.rule import Output
 from keras_qat.rules import rule_or_float
 from keras_qat.transforms.bit_widths import BitWidths, Overrides, check_overrides, stays_float
 from keras_qat.transforms.grid_plan import GridPlan
 from keras_qat.transforms.to_layers import to_layers
 from keras_qat.transforms.tracing import as_graph
-
-_FLOAT_BYTES = 4
-_BIAS_BYTES = 4
-_TABLE_HEADER_BYTES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +42,8 @@ class LayerPlan:
         litert_bytes: its kernel and bias in a file for LiteRT.
         tflm_bytes: the same in a file for TensorFlow Lite Micro, in lookup tables where smaller.
         why_not: why it stays in float; empty if it is quantized.
+        in_float: it computes in float32, with quantized weights if it has kernels: for LiteRT
+            alone.
     """
 
     name: str
@@ -60,6 +57,7 @@ class LayerPlan:
     litert_bytes: int
     tflm_bytes: int
     why_not: str = ""
+    in_float: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +82,8 @@ class Plan:
     @property
     def deploys(self) -> bool:
         """Whether the whole model becomes integers; with layers in float it is for LiteRT alone."""
-        return not self.unsupported and None not in self.input_bits.values()
+        in_float = self.unsupported or any(layer.in_float for layer in self.layers)
+        return not in_float and None not in self.input_bits.values()
 
     def total(self, field: str) -> int:
         """The sum of a column, such as `"litert_bytes"`; unknown entries count as 0."""
@@ -109,7 +108,7 @@ class Plan:
                 layer.layer_type,
                 "x".join("?" if size is None else str(size) for size in layer.output_shape),
                 _bits(layer.weight_bits),
-                f"[red]float: {layer.why_not}[/red]" if layer.why_not else layer.output,
+                _described(layer),
                 *("?" if count is None else f"{count:,}" if count else "" for count in counts),
             )
         console = Console(width=140, color_system=None)
@@ -183,8 +182,13 @@ class _Planner:
         config, _ = self._bit_widths.config_for([layer.name])
         why_not = self._reasons.get(layer.name, "left in float by an override")
         has_kernel = config is not None and rule_or_float(node).wrapper is not None
+        in_float = config is not None and self._bit_widths.is_float(node)
         bits = self._bit_widths.weight_bits(layer) if has_kernel else None
-        litert, tflm = _stored_bytes(node, bits) if bits and first_call else (0, 0)
+        litert, tflm = (0, 0)
+        if first_call and in_float:
+            litert = stored_bytes_in_float(layer)
+        elif first_call and bits:
+            litert, tflm = stored_bytes(node, bits)
         return LayerPlan(
             name=layer.name,
             layer_type=type(layer).__name__,
@@ -192,11 +196,12 @@ class _Planner:
             weight_bits=bits,
             output_bits=_grid_bits(self._grids, tensor),
             output=self._output(node),
-            macs=_macs(node) if has_kernel else 0,
-            float_bytes=_FLOAT_BYTES * _parameters(layer) if first_call else 0,
+            macs=macs(node) if has_kernel else 0,
+            float_bytes=float_bytes(layer) if first_call else 0,
             litert_bytes=litert,
             tflm_bytes=tflm,
             why_not="" if config is not None else why_not,
+            in_float=in_float,
         )
 
     def _output(self, node: GraphNode) -> str:
@@ -206,6 +211,8 @@ class _Planner:
             return _bits(grid.bits) + shared
         if rule.output is Output.FIXED:
             return "8 bits, the runtimes' own"
+        if self._bit_widths.is_float(node):
+            return "float32"
         if self._grids.grid_of(tensor) is not None:
             return "as its input"
         return "fused"
@@ -220,22 +227,11 @@ def _bits(bits: int | None) -> str:
     return "" if bits is None else f"{bits} bit{'s' if bits > 1 else ''}"
 
 
-def _parameters(operation: Any) -> int:
-    return operation.count_params() if isinstance(operation, keras.layers.Layer) else 0
-
-
-def _macs(node: GraphNode) -> int | None:
-    source = node.inputs if isinstance(node.operation, TRANSPOSED) else node.outputs
-    positions = source[0].shape[1:-1]
-    if None in positions:
-        return None
-    return math.prod(node.operation.kernel.shape) * math.prod(positions)
-
-
-def _stored_bytes(node: GraphNode, bits: int) -> tuple[int, int]:
-    """Bytes of kernel and bias: in int8, and in the smaller of int8 and lookup tables."""
-    weights, channels = math.prod(node.operation.kernel.shape), node.outputs[0].shape[-1]
-    values = 2 if bits == 1 else 2**bits - 1
-    packed = -(-weights * bits // 8) + _TABLE_HEADER_BYTES + channels * values
-    bias = _BIAS_BYTES * channels
-    return weights + bias, (min(weights, packed) if bits < 8 else weights) + bias
+def _described(layer: LayerPlan) -> str:
+    """The grid of its output, and what is float."""
+    if layer.why_not:
+        return f"[red]float: {layer.why_not}[/red]"
+    if not layer.in_float:
+        return layer.output
+    inside = "; float32 inside" if layer.output_bits else ""
+    return f"{layer.output}{inside}, LiteRT alone"

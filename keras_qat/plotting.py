@@ -18,7 +18,7 @@ from keras_qat.callbacks.channel_capacity import Measurement, bottlenecks, chann
 from keras_qat.conversion import quantized_tensors
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import quantized_kernels
 
 _COLUMNS = 4
 _BINS = 160
@@ -283,10 +283,10 @@ def _panel(kind: str, title: str, quantizer: Quantizer, values: Any, kernel: Any
 
 def _weight_panels(model: QuantizedModel) -> list[_Panel]:
     return [
-        _panel("weights", f"{layer.name}, weights", layer.weight_quantizer, kernel, kernel)
+        _panel("weights", f"{found.name}, weights", found.weight_quantizer, kernel, kernel)
         for layer in model.layers
-        if isinstance(layer, QuantizeWrapper)
-        for kernel in [layer.weight_quantizer.prepare(layer.channels_last_kernel())]
+        for found in quantized_kernels(layer)
+        for kernel in [found.weight_quantizer.prepare(found.channels_last_kernel())]
     ]
 
 

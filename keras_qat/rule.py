@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_qat.lowering.context import LoweringContext, Value
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import QuantizeInFloat, QuantizeWrapper
 
 LowerFunction = Callable[[Any, list[Value], LoweringContext], Value]
 
@@ -25,6 +25,7 @@ class Output(enum.Enum):
     ROUND_TO_INPUT = "the input's grid; values are rounded to it again"
     SHARED = "one grid with all inputs, whose quantizers become one"
     FIXED = "the runtimes' own grid"
+    FLOAT = "a quantizer where integers follow; the layer itself computes in float32"
 
 
 class Stage(enum.Enum):
@@ -33,7 +34,7 @@ class Stage(enum.Enum):
     LINEAR = "weights applied; BatchNormalization and an activation may join"
     SUM = "a sum or a product of tensors; an activation may join"
     COMPLETE = "a quantizer must follow"
-    FLOAT = "left in float by the user"
+    FLOAT = "in float"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Rule:
     Attributes:
         output: where the grid of its output comes from.
         lower: the layer in integers; weight layers state it in their wrapper.
-        wrapper: the wrapper of a weight layer.
+        wrapper: the wrapper of a layer with weights to be quantized.
         yields: the stage of its output (for `Output.QUANTIZE`).
         joins: stages of an input that it fuses with, with no quantizer in between.
         minimum_bits: its output deserves at least so many bits.
@@ -55,7 +56,7 @@ class Rule:
 
     output: Output
     lower: LowerFunction | None = None
-    wrapper: type[QuantizeWrapper] | None = None
+    wrapper: type[QuantizeWrapper] | type[QuantizeInFloat] | None = None
     yields: Stage = Stage.COMPLETE
     joins: frozenset[Stage] = frozenset()
     minimum_bits: int = 1

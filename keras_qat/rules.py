@@ -48,8 +48,11 @@ from keras_qat.wrappers import (
     QuantizeDense,
     QuantizeDepthwiseConv1D,
     QuantizeDepthwiseConv2D,
+    QuantizeEinsumDense,
     QuantizeELU,
+    QuantizeEmbedding,
     QuantizeLeakyReLU,
+    QuantizeMultiHeadAttention,
     QuantizePReLU,
     QuantizeReLU,
     QuantizeRescaling,
@@ -112,6 +115,7 @@ _GLOBAL_MAX = Rule(Output.SAME_AS_INPUT, lower_global_max)
 _CROPPING = Rule(Output.SAME_AS_INPUT, lower_cropping)
 _UPSAMPLING = Rule(Output.SAME_AS_INPUT, lower_upsampling)
 _INTERPOLATION = Rule(Output.ROUND_TO_INPUT, lower_interpolation)
+_ATTENTION = Rule(Output.FLOAT, wrapper=QuantizeMultiHeadAttention)
 _ZERO_PADDING = Rule(Output.SAME_AS_INPUT, lower_zero_padding)
 
 RULES: dict[type, Rule] = {
@@ -168,6 +172,11 @@ RULES: dict[type, Rule] = {
     QuantizeLeakyReLU: _LEAKY_RELU,
     layers.PReLU: _PRELU,
     QuantizePReLU: _PRELU,
+    layers.EinsumDense: Rule(Output.FLOAT, wrapper=QuantizeEinsumDense),
+    layers.Embedding: Rule(Output.FLOAT, wrapper=QuantizeEmbedding),
+    layers.GroupQueryAttention: _ATTENTION,
+    layers.LayerNormalization: Rule(Output.FLOAT),
+    layers.MultiHeadAttention: _ATTENTION,
 }
 
 _NEVER_NEGATIVE = ("exponential", "hard_sigmoid", "sigmoid", "softplus", "sparse_plus")
@@ -220,7 +229,8 @@ def rule_of(node: GraphNode) -> Rule:
     else:
         rule = RULES.get(kind)
     known = rule is not None or kind in _ACTIVATION_LAYERS
-    reason = _why_not(node) if known else "no rule for this layer"
+    in_float = rule is not None and rule.output is Output.FLOAT
+    reason = "" if in_float else _why_not(node) if known else "no rule for this layer"
     if rule is None or reason:
         raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     return rule
@@ -237,12 +247,14 @@ def rule_or_float(node: GraphNode) -> Rule:
 def register_rule(layer_type: type[keras.layers.Layer], rule: Rule) -> None:
     """Teaches `quantize` a layer type, exactly this one; a rule it had is replaced.
 
-    A layer made of other layers needs no rule: it is taken apart into them.
+    A layer made of other layers needs no rule: it is taken apart into them. One that is to stay in
+    float wherever it stands has `Rule(Output.FLOAT)`.
 
     Args:
         layer_type: a subclass of `keras.layers.Layer`.
         rule: where the grid of its output comes from, and `lower(layer, operands, context)`, which
-            states the layer in integer ops and returns the name of the tensor they yield.
+            states the layer in integer ops and returns the name of the tensor they yield (in float
+            there is none).
 
     Raises:
         ValueError: no layer type, or no rule.

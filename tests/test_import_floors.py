@@ -21,6 +21,7 @@ FLOORS = [
     },
     {"keras_qat.config", "keras_qat.objectives", "keras_qat.lowering", "keras_qat.wrappers"},
     {"keras_qat.restrictions", "keras_qat.rule"},
+    {"keras_qat.costs"},
     {"keras_qat.rules"},
     {
         "keras_qat.calibration",

@@ -70,12 +70,12 @@ def test_a_shared_layer_is_stored_once_and_computed_twice():
 
 def test_what_cannot_be_quantized_is_listed_with_its_reason():
     inputs = keras.Input((8, 8, 3), name="image")
-    x = layers.LayerNormalization(name="norm")(layers.Conv2D(4, 3, name="conv")(inputs))
+    x = layers.UnitNormalization(name="norm")(layers.Conv2D(4, 3, name="conv")(inputs))
     x = keras.ops.power(layers.Conv2D(4, 1, name="second")(x), 2)
     planned = keras_qat.plan(keras.Model(inputs, layers.Conv2D(2, 1, name="last")(x)))
     assert not planned.deploys
     norm, power = planned.unsupported
-    assert norm.why_not == "'norm' (LayerNormalization): no rule for this layer"
+    assert norm.why_not == "'norm' (UnitNormalization): no rule for this layer"
     assert "this raw operation has no layer" in power.why_not
     assert by_name(planned)["second"].weight_bits == 8
     assert "float: 'norm'" in str(planned)
@@ -86,8 +86,33 @@ def test_an_embedding_is_listed_whatever_it_reads(dtype):
     inputs = keras.Input((6,), dtype=dtype, name="words")
     x = layers.Embedding(1000, 8, name="embedding")(inputs)
     planned = keras_qat.plan(keras.Model(inputs, layers.Dense(2, name="head")(x)))
-    assert [layer.name for layer in planned.unsupported] == ["embedding"]
-    assert planned.input_bits == {"words": 8 if dtype == "float32" else None}
+    embedding, _ = planned.layers
+    assert embedding.in_float
+    assert (embedding.weight_bits, embedding.litert_bytes, embedding.macs) == (8, 8000, 0)
+    assert planned.input_bits == {"words": None}
+    assert not planned.deploys
+
+
+def test_layers_in_float_with_quantized_weights_say_so():
+    inputs = keras.Input((6, 8), name="steps")
+    x = layers.LayerNormalization(name="norm")(layers.Dense(8, name="first")(inputs))
+    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = layers.EinsumDense("abc,cd->abd", (6, 16), bias_axes="d", name="einsum")(x)
+    planned = keras_qat.plan(keras.Model(inputs, layers.Dense(2, name="head")(x)), CONFIG)
+    found = by_name(planned)
+    assert [name for name, layer in found.items() if layer.in_float] == [
+        "norm",
+        "attention",
+        "einsum",
+    ]
+    assert (found["norm"].weight_bits, found["norm"].output) == (None, "float32")
+    assert (found["attention"].weight_bits, found["attention"].output) == (2, "float32")
+    assert found["attention"].macs == 6 * 4 * 64
+    assert found["attention"].litert_bytes == 4 * 64 + 4 * (3 * 8 + 8)
+    assert (found["einsum"].macs, found["einsum"].output) == (6 * 8 * 16, "8 bits")
+    assert not planned.unsupported
+    assert not planned.deploys
+    assert "float32, LiteRT alone" in str(planned)
 
 
 def test_a_layer_left_in_float_says_so():

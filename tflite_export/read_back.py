@@ -106,6 +106,8 @@ def _check_float_part(op: ops.FloatPart, graph: IntegerGraph, file: FileModel) -
     for tensor in stated.constants:
         stored = _tensor(file, tensor.name)
         same = (stored.dtype, stored.shape) == (tensor.dtype, tensor.shape)
+        same = same and np.array_equal(stored.scale, tensor.scale)
+        same = same and (stored.zero_point, stored.axis) == (tensor.zero_point, tensor.axis)
         if not same or not _same_data(stored.data, tensor.data):
             raise VerificationError(
                 f"The file's tensor {tensor.name!r} is not that of the float part {op.output!r}."

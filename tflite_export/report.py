@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.headroom import WEIGHT_MAX, headroom_bits, real_multiplier
 from tflite_export.comparison import ModelComparison
 from tflite_export.file_model import FileModel, stored_bytes
-from tflite_export.float_parts import inside
+from tflite_export.float_parts import inside, weight_tensor
 from tflite_export.storage import INT4_MAX, StoredGraph
 from tflite_export.text_table import text_table
 from tflite_export.verification import RuntimeVerification
@@ -65,6 +66,23 @@ class OpReport:
 
 
 @dataclasses.dataclass(frozen=True)
+class FloatWeightReport:
+    """A quantized kernel of a layer that the file computes in float32: int8, then DEQUANTIZE.
+
+    Attributes:
+        name: of the layer, and of the kernel inside it where it has several.
+        shape: of the kernel in the file.
+        bits: bits of the learned grid.
+        stored_bytes: what its integers take.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+    stored_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
 class FloatPartReport:
     """Layers that the file computes in float32, between a DEQUANTIZE and a QUANTIZE.
 
@@ -72,13 +90,15 @@ class FloatPartReport:
         name: the tensor that they yield.
         layers: their names.
         operators: how many operators they are, without those two.
-        stored_bytes: what their constants take.
+        stored_bytes: what their constants take, quantized kernels included.
+        weights: the quantized kernels.
     """
 
     name: str
     layers: tuple[str, ...]
     operators: int
     stored_bytes: int
+    weights: tuple[FloatWeightReport, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,13 +241,28 @@ def _report_float_part(op: ops.FloatPart, file: FileModel) -> FloatPartReport:
         layers=op.layers,
         operators=len(written.intersection(names)),
         stored_bytes=sum(stored_bytes(file, name) for name in constants),
+        weights=tuple(_report_float_weights(op, file)),
     )
 
 
+def _report_float_weights(op: ops.FloatPart, file: FileModel) -> Iterator[FloatWeightReport]:
+    for weight in op.weights:
+        name, shape = weight_tensor(op, weight), weight.array.values.shape
+        if name in file.tensors:
+            yield FloatWeightReport(weight.name, shape, weight.bits, stored_bytes(file, name))
+
+
 def _render_float_part(part: FloatPartReport) -> str:
+    kernels = (
+        f"{weight.name} {_times(weight.shape)}, {weight.bits} bit{'s' * (weight.bits > 1)}, "
+        f"{weight.stored_bytes:,} bytes"
+        for weight in part.weights
+    )
+    quantized = f" Quantized weights: {'; '.join(kernels)}." if part.weights else ""
     return (
         f"In float32: {', '.join(part.layers)} ({part.operators} operators, "
         f"{part.stored_bytes:,} bytes of constants), from int8 to int8 tensor {part.name}."
+        f"{quantized}"
     )
 
 

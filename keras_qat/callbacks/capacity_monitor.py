@@ -20,7 +20,7 @@ from keras_qat.integer.io import replace_file
 from keras_qat.keras_graph import nodes
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer, SoftmaxRounding
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import QuantizedKernel, quantized_kernels
 
 WEIGHTS, ACTIVATIONS = "weights", "activations"
 
@@ -190,7 +190,7 @@ class _Site:
     """One quantizer at one place, with the layer of its kernel or the tensor that enters it."""
 
     quantizer: Quantizer
-    layer: QuantizeWrapper | None = None
+    layer: QuantizedKernel | None = None
     source: Any = None
 
 
@@ -251,9 +251,9 @@ def _sites(model: QuantizedModel) -> dict[str, _Site]:
     found: dict[str, _Site] = {}
     for node in nodes(model):
         layer = node.operation
-        if isinstance(layer, QuantizeWrapper):
-            found[f"{layer.name}/{WEIGHTS}"] = _Site(layer.weight_quantizer, layer=layer)
-        elif isinstance(layer, Quantizer) and not isinstance(layer, SoftmaxRounding):
+        for kernel in quantized_kernels(layer):
+            found[f"{kernel.name}/{WEIGHTS}"] = _Site(kernel.weight_quantizer, layer=kernel)
+        if isinstance(layer, Quantizer) and not isinstance(layer, SoftmaxRounding):
             (source,) = node.inputs
             found[f"{names[id(source)]}/{ACTIVATIONS}"] = _Site(layer, source=source)
     return found

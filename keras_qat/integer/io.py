@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer.graph import IntegerGraph, IntegerTensor
-from keras_qat.integer.ops import OPS, IntegerOp, QuantizedArray
+from keras_qat.integer.ops import OPS, FloatWeight, IntegerOp, QuantizedArray
 from keras_qat.integer.qparams import QuantParams
 
 FORMAT = "keras_qat.IntegerGraph"
@@ -122,29 +122,40 @@ def _pack_op(op: IntegerOp, prefix: str, arrays: Arrays) -> dict[str, Any]:
     for field in dataclasses.fields(op):
         value = getattr(op, field.name)
         key = f"{prefix}/{field.name}"
-        if isinstance(value, QuantizedArray):
-            arrays[key] = value.values
-            packed[field.name] = {"array": key, "qparams": _pack_qparams(value.qparams)}
-        elif isinstance(value, np.ndarray):
-            arrays[key] = value
-            packed[field.name] = {"array": key}
-        else:
-            packed[field.name] = value
+        packed[field.name] = _pack_value(value, key, arrays)
     return packed
 
 
+def _pack_value(value: Any, key: str, arrays: Arrays) -> Any:
+    if isinstance(value, FloatWeight):
+        return {"name": value.name, "bits": value.bits, **_pack_value(value.array, key, arrays)}
+    if isinstance(value, QuantizedArray):
+        arrays[key] = value.values
+        return {"array": key, "qparams": _pack_qparams(value.qparams)}
+    if isinstance(value, np.ndarray):
+        arrays[key] = value
+        return {"array": key}
+    if isinstance(value, tuple):
+        return [_pack_value(each, f"{key}/{index}", arrays) for index, each in enumerate(value)]
+    return value
+
+
 def _unpack_op(packed: dict[str, Any], arrays: Arrays) -> IntegerOp:
-    fields: dict[str, Any] = {}
-    for name, value in packed.items():
-        if name == "type":
-            continue
-        if isinstance(value, dict):
-            array = arrays[value["array"]]
-            qparams = value.get("qparams")
-            fields[name] = QuantizedArray(array, _unpack_qparams(qparams)) if qparams else array
-        else:
-            fields[name] = _as_tuple(value)
-    return OPS[packed["type"]](**fields)
+    fields = {name: _unpack_value(value, arrays) for name, value in packed.items()}
+    return OPS[fields.pop("type")](**fields)
+
+
+def _unpack_value(packed: Any, arrays: Arrays) -> Any:
+    """JSON turns tuples into lists; every sequence of an op is a tuple."""
+    if isinstance(packed, list):
+        return tuple(_unpack_value(each, arrays) for each in packed)
+    if not isinstance(packed, dict):
+        return packed
+    array = arrays[packed["array"]]
+    if "qparams" not in packed:
+        return array
+    held = QuantizedArray(array, _unpack_qparams(packed["qparams"]))
+    return FloatWeight(packed["name"], held, packed["bits"]) if "name" in packed else held
 
 
 def _pack_qparams(qparams: QuantParams) -> dict[str, Any]:
@@ -154,8 +165,3 @@ def _pack_qparams(qparams: QuantParams) -> dict[str, Any]:
 
 def _unpack_qparams(packed: dict[str, Any]) -> QuantParams:
     return QuantParams(**{**packed, "scale": np.asarray(packed["scale"], dtype=np.float32)})
-
-
-def _as_tuple(value: Any) -> Any:
-    """JSON turns tuples into lists; every sequence of an op is a tuple."""
-    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 import numpy as np
@@ -14,6 +14,20 @@ from keras_qat.integer import GraphBuilder, QuantParams, ops
 from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.pending import Pending
 from keras_qat.quantizers.lowering_error import LoweringError
+
+Weights = dict[int, tuple[ops.FloatWeight, ...]]
+"""The learned integers of layers in float, by the id of the layer."""
+
+
+@runtime_checkable
+class HoldsFloatWeights(Protocol):
+    """A layer in float whose kernels are learned integers."""
+
+    def float_weights(self) -> tuple[ops.FloatWeight, ...]:
+        """The learned integers of every kernel."""
+
+    def call_with(self, weights: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        """The layer with these values in the place of its kernels."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,12 +51,18 @@ class PendingFloat(Pending):
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
         tensors = [builder.tensor(source) for source in self.sources]
         signature = [(each.shape, "float32" if each.on_grid else each.dtype) for each in tensors]
+        weights = {
+            id(layer): layer.float_weights()
+            for layer in (call.operation for call in self.calls)
+            if isinstance(layer, HoldsFloatWeights)
+        }
         return ops.FloatPart(
             self.sources,
             name,
-            file=np.frombuffer(_converted(self, signature), np.uint8),
+            file=np.frombuffer(_converted(self, signature, weights), np.uint8),
             layers=tuple(dict.fromkeys(call.operation.name for call in self.calls)),
             target_shape=tuple(self.tensor.shape[1:]),
+            weights=tuple(weight for found in weights.values() for weight in found),
         )
 
 
@@ -63,8 +83,12 @@ def call_in_float(node: GraphNode, operands: Sequence[PendingFloat]) -> list[Pen
     ]
 
 
-def _converted(part: PendingFloat, signature: Sequence[tuple[ops.Shape, str]]) -> bytes:
+def _converted(
+    part: PendingFloat, signature: Sequence[tuple[ops.Shape, str]], weights: Weights
+) -> bytes:
     """A `.tflite` file of builtin operators in float32, of one example and in inference mode.
+
+    Quantized kernels are inputs, behind the others: a constant could be folded or transposed.
 
     Raises:
         LoweringError: another backend than TensorFlow, or an operation that has no such operators.
@@ -79,16 +103,20 @@ def _converted(part: PendingFloat, signature: Sequence[tuple[ops.Shape, str]]) -
     import tensorflow as tf
 
     def network(*inputs: Any) -> Any:
-        given = zip(part.places, inputs, strict=True)
+        given = zip(part.places, inputs, strict=False)
         values = {id(place): tf.cast(x, place.dtype) for place, x in given}
+        left = iter(inputs[len(part.places) :])
+        kernels = {key: [next(left) for _ in found] for key, found in weights.items()}
         for call in part.calls:
-            outputs = keras.tree.flatten(_called(call, values))
+            outputs = keras.tree.flatten(_called(call, values, kernels))
             pairs = zip(call.outputs, outputs, strict=True)
             values.update((id(tensor), output) for tensor, output in pairs)
         return values[id(part.tensor)]
 
     try:
-        specs = [tf.TensorSpec(*each) for each in signature]
+        flat = (weight for found in weights.values() for weight in found)
+        shapes = [(weight.array.values.shape, "float32") for weight in flat]
+        specs = [tf.TensorSpec(*each) for each in (*signature, *shapes)]
         traced = tf.function(network, autograph=False).get_concrete_function(*specs)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module())
         converter.experimental_lower_to_saved_model = False  # which would keep weights as variables
@@ -100,8 +128,11 @@ def _converted(part: PendingFloat, signature: Sequence[tuple[ops.Shape, str]]) -
     return file
 
 
-def _called(call: GraphNode, values: dict[int, Any]) -> Any:
+def _called(call: GraphNode, values: dict[int, Any], kernels: dict[int, list[Any]]) -> Any:
     args, kwargs = call.fill_in(values)
-    if "training" in inspect.signature(call.operation.call).parameters:
+    layer = call.operation
+    if isinstance(layer, HoldsFloatWeights):
+        return layer.call_with(kernels[id(layer)], *args, **{**kwargs, "training": False})
+    if "training" in inspect.signature(layer.call).parameters:
         kwargs["training"] = False
-    return call.operation(*args, **kwargs)
+    return layer(*args, **kwargs)

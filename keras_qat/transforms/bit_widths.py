@@ -56,14 +56,27 @@ class BitWidths:
                     return config, True
         return self._config, False
 
-    def is_float(self, name: str) -> bool:
+    def is_left_in_float(self, name: str) -> bool:
         """Whether an override leaves the layer (or the input) of that name in float."""
         return self.config_for([name])[0] is None
 
-    @property
-    def behind_float(self) -> tuple[QuantizationConfig, int]:
-        """The config and the bits of a grid for what layers in float yield."""
-        return self._config, self._config.input_bits
+    def is_float(self, node: GraphNode) -> bool:
+        """Whether a layer computes in float: by an override, or because it has no other form."""
+        left = self.is_left_in_float(node.operation.name)
+        return left or rule_or_float(node).output is Output.FLOAT
+
+    def quantizes(self, node: GraphNode) -> bool:
+        """Whether anything of a layer becomes integers: all of it, or its kernels."""
+        kernels = rule_or_float(node).wrapper is not None
+        left = self.is_left_in_float(node.operation.name)
+        return not left and (kernels or not self.is_float(node))
+
+    def behind_float(self, name: str) -> tuple[QuantizationConfig, int]:
+        """The config and the bits of a grid for what a layer in float yields."""
+        config, overridden = self.config_for([name])
+        if config is None or not overridden:
+            return self._config, self._config.input_bits
+        return config, config.activation_bits
 
     def weight_bits(self, layer: Any) -> int:
         """Bits of the kernel of a weight layer that is not left in float."""
@@ -86,13 +99,13 @@ class BitWidths:
         return config.activation_bits
 
     def _reads_wide(self, node: GraphNode) -> bool:
-        return self.is_float(node.operation.name) or rule_or_float(node).wide_inputs
+        return self.is_float(node) or rule_or_float(node).wide_inputs
 
     def _readers(self, tensor: Any) -> Iterable[GraphNode | None]:
         """Everything that reads the values of a tensor on its grid; `None` is a model output."""
         for node in self._consumers.get(id(tensor), []):
             yield node
-            if node is None or self.is_float(node.operation.name):
+            if node is None or self.is_float(node):
                 continue
             if rule_or_float(node).output is not Output.QUANTIZE:
                 yield from self._readers(node.outputs[0])

@@ -134,8 +134,8 @@ class GridPlan:
         return None if site is None else self._grids[id(site)]
 
     def is_float(self, node: GraphNode) -> bool:
-        """Whether the layer of this call stays in float."""
-        return self._bit_widths.is_float(node.operation.name)
+        """Whether the layer of this call computes in float."""
+        return self._bit_widths.is_float(node)
 
     def _visit_input(self, tensor: Any) -> None:
         name = input_name(tensor)
@@ -147,12 +147,20 @@ class GridPlan:
                 f"The input {name!r} is left in float, and a quantized layer reads it. Leave "
                 "those layers in float, too, or drop the override of the input."
             )
-        whole_numbers = not keras.backend.is_float_dtype(tensor.dtype)
-        if config is None or (whole_numbers and not on_a_grid):
+        if config is None or (self._holds_integers(tensor) and not on_a_grid):
             self._states[id(tensor)] = _TensorState(Stage.FLOAT, signed)
             return
         bits = config.activation_bits if overridden else config.input_bits
         self._start(Site(tensor, name, config, bits, signed, is_input=True))
+
+    def _holds_integers(self, tensor: Any) -> bool:
+        """Whether an input says so, or embeddings alone read it."""
+        readers = self._consumers.get(id(tensor), [])
+        looked_up = [
+            reader is not None and isinstance(reader.operation, keras.layers.Embedding)
+            for reader in readers
+        ]
+        return not keras.backend.is_float_dtype(tensor.dtype) or (bool(readers) and all(looked_up))
 
     def _visit(self, node: GraphNode) -> None:
         if self.is_float(node):
@@ -171,7 +179,7 @@ class GridPlan:
         for tensor in node.outputs:
             self._states[id(tensor)] = _TensorState(Stage.FLOAT, signed)
             if self._is_read_on_a_grid(tensor):
-                config, bits = self._bit_widths.behind_float
+                config, bits = self._bit_widths.behind_float(name)
                 self._start(Site(tensor, name, config, bits, signed))
 
     def _is_read_on_a_grid(self, tensor: Any) -> bool:

@@ -8,7 +8,14 @@ from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import GraphNode, input_name, layer_name, nodes, rebuild
+from keras_qat.keras_graph import (
+    GraphNode,
+    input_name,
+    kernel_places,
+    layer_name,
+    nodes,
+    rebuild,
+)
 from keras_qat.quantizers import NO_SOURCE, Dequantize, Quantizer, SoftmaxRounding
 from keras_qat.restrictions import AVERAGE_POOLING
 from keras_qat.rule import Output, Rule
@@ -98,7 +105,7 @@ class _Inserter:
 
     def _call_in_float(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The layer's copy in float32, its inputs off their grids, its outputs on theirs."""
-        layer = self.copies.of(node.operation, _copy_in_float32)
+        layer = self.copies.of(node.operation, lambda layer: self._copy_in_float(layer, node))
         args, kwargs = keras.tree.map_structure(self._off_its_grid, (args, kwargs))
         outputs = layer(*args, **kwargs)
         found = map(self._on_its_grid, node.outputs, keras.tree.flatten(outputs))
@@ -140,6 +147,15 @@ class _Inserter:
         config, _ = self._bit_widths.config_for([layer.name])
         bits = self._bit_widths.weight_bits(layer)
         return rule.wrapper(copy_of(layer), config.weight_quantizer(bits))
+
+    def _copy_in_float(self, layer: Any, node: GraphNode) -> Any:
+        """The layer's copy in float32; its kernels are quantized unless an override says no."""
+        copy, rule = _copy_in_float32(layer), rule_or_float(node)
+        config, _ = self._bit_widths.config_for([layer.name])
+        if config is None or rule.wrapper is None:
+            return copy
+        bits = self._bit_widths.weight_bits(layer)
+        return rule.wrapper(copy, [config.weight_quantizer(bits) for _ in kernel_places(layer)])
 
     def _unique(self, name: str) -> str:
         return unused_name(f"{name}_quantizer", self._taken)

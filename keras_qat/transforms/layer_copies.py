@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.wrappers import QuantizeInFloat, QuantizeWrapper
 
 StaysFloat = Callable[[str], bool]
 """Whether the layer of a name stays in float, and so as it is."""
@@ -36,7 +36,7 @@ class LayerCopies:
             return layer
         if id(layer) not in self._copies:
             copy = copy_of(layer) if make is None else make(layer)
-            holder = copy.layer if isinstance(copy, QuantizeWrapper) else copy
+            holder = copy.layer if isinstance(copy, QuantizeWrapper | QuantizeInFloat) else copy
             self._copies[id(layer)] = (layer, copy, holder)
         return self._copies[id(layer)][1]
 

@@ -9,6 +9,15 @@ from keras_qat.wrappers.conv2d_transpose import QuantizeConv2DTranspose
 from keras_qat.wrappers.dense import QuantizeDense
 from keras_qat.wrappers.depthwise_conv1d import QuantizeDepthwiseConv1D
 from keras_qat.wrappers.depthwise_conv2d import QuantizeDepthwiseConv2D
+from keras_qat.wrappers.in_float import (
+    QuantizedKernel,
+    QuantizeEinsumDense,
+    QuantizeEmbedding,
+    QuantizeInFloat,
+    QuantizeMultiHeadAttention,
+    code_regularization,
+    quantized_kernels,
+)
 from keras_qat.wrappers.pointwise import (
     Pointwise,
     QuantizeActivation,
@@ -33,11 +42,18 @@ __all__ = [
     "QuantizeDepthwiseConv1D",
     "QuantizeDepthwiseConv2D",
     "QuantizeELU",
+    "QuantizeEinsumDense",
+    "QuantizeEmbedding",
+    "QuantizeInFloat",
     "QuantizeLeakyReLU",
+    "QuantizeMultiHeadAttention",
     "QuantizePReLU",
     "QuantizeReLU",
     "QuantizeRescaling",
     "QuantizeSubtract",
     "QuantizeWrapper",
+    "QuantizedKernel",
     "approximate_gelu",
+    "code_regularization",
+    "quantized_kernels",
 ]

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.lowering.pending import Pending
-from keras_qat.objectives import sinusoidal_regularization
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.wrappers.neighbours import Neighbours
@@ -46,6 +45,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         if not self.trainable:
             weight_quantizer.trainable = False  # a frozen layer's function stays
         self.weight_quantizer = weight_quantizer
+        self.supports_masking = layer.supports_masking
         self.neighbours: dict[int, Neighbours] = {}
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -60,15 +60,6 @@ class QuantizeWrapper(keras.layers.Wrapper):
         outputs = self.forward(ops.cast(x, dtype), ops.cast(self.in_own_layout(quantized), dtype))
         bias = self.bias() if training else self.deployed_bias(source)
         return outputs if bias is None else ops.add(outputs, ops.cast(bias, dtype))
-
-    def code_regularization(self) -> Tensor:
-        """What pulls the kernel to its codes, for the training loss: a scalar.
-
-        It is not added by `add_loss`: replicas of a MirroredStrategy share one list of such losses,
-        and where they wait for one another within a forward pass, they find each other's in it.
-        """
-        position = self.weight_quantizer.position(self.channels_last_kernel())
-        return self.weight_quantizer.code_regularization * sinusoidal_regularization(position)
 
     def bias(self) -> Tensor | None:
         """The layer's own bias, one number for each output channel; `None` without one."""

@@ -325,9 +325,19 @@ def test_an_input_in_float_stays_as_it_is(tmp_path, io_dtype):
 
 
 def test_an_embedding_of_rounded_numbers_is_refused():
-    x = {"words": np.arange(120.0).reshape(20, 6), "steps": images(20, (6, 8))}
+    words = keras.Input((6,), name="words")
+    x = layers.Embedding(1000, 8, name="embedding")(words)
+    model = keras.Model(words, [x, layers.Dense(3, name="head")(words)])
+    data = np.arange(120.0).reshape(20, 6)
     with pytest.raises(keras_qat.UnsupportedLayerError, match=r"'embedding'.*dtype='int32'"):
-        keras_qat.quantize(two_inputs_network(), overrides={"embedding": None}, calibration_data=x)
+        keras_qat.quantize(model, overrides={"embedding": None}, calibration_data=data)
+
+
+def test_an_input_that_embeddings_alone_read_stays_as_it_is():
+    x = {"words": np.arange(120.0).reshape(20, 6), "steps": images(20, (6, 8))}
+    qmodel = keras_qat.quantize(two_inputs_network(), calibration_data=x)
+    tensors = qmodel.to_integer().tensors
+    assert (tensors["words"].dtype, tensors["steps"].dtype) == ("float32", "int8")
 
 
 def test_a_raw_operation_in_float_is_a_part(tmp_path):

@@ -123,6 +123,34 @@ print(json.dumps({
     "flips": sum(int((codes[name] != values[name]).sum()) for name in codes),
 }))
 """
+
+IN_FLOAT = """
+import json
+import keras, numpy as np
+import keras_qat
+
+layers = keras.layers
+words = keras.Input((6,), dtype="int32", name="words")
+x = layers.Embedding(20, 8, name="embedding")(words)
+x = layers.LayerNormalization(name="norm")(x)
+x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+x = layers.EinsumDense("abc,cd->abd", (6, 4), bias_axes="d", name="up")(x)
+model = keras.Model(words, layers.Dense(3, name="head")(layers.Flatten(name="flat")(x)))
+rng = np.random.default_rng(0)
+model.set_weights([rng.normal(0.0, 0.5, weight.shape) for weight in model.get_weights()])
+x = rng.integers(0, 20, (32, 6), dtype=np.int32)
+qmodel = keras_qat.quantize(model, keras_qat.LSQConfig(weight_bits=3), calibration_data=x)
+before = [v.numpy() for v in qmodel.trainable_variables]
+qmodel.compile(keras.optimizers.SGD(1.0), "mse")
+qmodel.fit(x, np.ones((32, 3)), batch_size=32, shuffle=False, verbose=0)
+print(json.dumps({
+    "backend": keras.backend.backend(),
+    **{
+        v.path: (old - v.numpy()).ravel().tolist()
+        for v, old in zip(qmodel.trainable_variables, before)
+    },
+}))
+"""
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -169,3 +197,12 @@ def test_both_schedules_arrive_inside_fit():
     assert found["flips"] == 0
     assert set(found["shares"]) == {1.0}
     assert min(found["errors"]) > 0.0
+
+
+def test_layers_in_float_train_alike():
+    on_jax, on_tensorflow = run(IN_FLOAT, "jax"), run(IN_FLOAT, "tensorflow")
+    assert on_jax.keys() == on_tensorflow.keys()
+    assert sum("attention" in path and "kernel" in path for path in on_jax) == 4
+    for path, expected in on_tensorflow.items():  # float32 sums in another order, as above
+        tolerance = 1e-3 * max(np.abs(expected).max(), 3e-2)
+        np.testing.assert_allclose(on_jax[path], expected, rtol=0, atol=tolerance, err_msg=path)

@@ -29,6 +29,56 @@ def weighted_difference(factor: float, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(write_model(file), np.uint8)
 
 
+def table_and_kernel() -> np.ndarray:
+    """The file of `table[x] @ kernel`, with both as inputs, and one that nothing reads."""
+    tensors = [
+        FileTensor("x", (1, 3), "int32"),
+        FileTensor("table", (5, 4), "float32"),
+        FileTensor("kernel", (4, 6), "float32"),
+        FileTensor("unread", (2, 2), "float32"),
+        FileTensor("rows", (1, 3, 4), "float32"),
+        FileTensor("result", (1, 3, 6), "float32"),
+    ]
+    operators = (
+        FileOperator("GATHER", 1, ("table", "x"), ("rows",), "GatherOptions", {"axis": 0}),
+        FileOperator("BATCH_MATMUL", 1, ("rows", "kernel"), ("result",), "BatchMatMulOptions"),
+    )
+    names = ("x", "table", "kernel", "unread")
+    file = FileModel(
+        "float",
+        {tensor.name: tensor for tensor in tensors},
+        operators,
+        {name: name for name in names},
+        {"result": "result"},
+    )
+    return np.frombuffer(write_model(file), np.uint8)
+
+
+def random_weight(name: str, shape: tuple[int, ...], bits: int, per_channel: bool, seed: int = 0):
+    """Codes of that many bits, scales over three decades."""
+    rng = np.random.default_rng(seed)
+    largest = max(1, 2 ** (bits - 1) - 1)
+    codes = rng.integers(-largest, largest + 1, shape).astype(np.int8)
+    scale = np.float32(10.0 ** rng.uniform(-3, 0, shape[-1:] if per_channel else ()))
+    grid = QuantParams(scale, axis=len(shape) - 1 if per_channel else None)
+    return ops.FloatWeight(name, ops.QuantizedArray(codes, grid), bits)
+
+
+def weighted_graph(bits: int = 4, per_channel: bool = True, seed: int = 0) -> IntegerGraph:
+    """Rows of a quantized table, times a quantized kernel, in float."""
+    shapes = {"table": (5, 4), "kernel": (4, 6), "unread": (2, 2)}
+    weights = [
+        random_weight(name, shape, bits, per_channel, seed + index)
+        for index, (name, shape) in enumerate(shapes.items())
+    ]
+    builder = GraphBuilder()
+    x = builder.add_input("x", (1, 3), QuantParams(np.float32(1)), "int32")
+    part = ops.FloatPart((x,), "part", table_and_kernel(), ("mine",), (3, 6), tuple(weights))
+    products = weights[0].dequantized() @ weights[1].dequantized()
+    step = np.float32(max(float(np.abs(products).max()) / 127, 1e-6))
+    return builder.build((builder.add(part, QuantParams(step)),))
+
+
 def difference_graph(
     factor: float,
     left: QuantParams,

@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keras_qat.integer import QuantParams, ops
-from tests.tflite_export.float_networks import difference_graph
+from tests.tflite_export.float_networks import difference_graph, weighted_graph
 from tests.tflite_export.graphs import random_codes
 from tflite_export import ExportError, VerificationError, export, verify
 from tflite_export.emitters import emit_model
@@ -125,3 +127,62 @@ def test_an_operator_may_do_without_an_input():
     operator = FileOperator("FULLY_CONNECTED", 1, ("x", "w", ""), ("y",), "FullyConnectedOptions")
     file = FileModel("no bias", tensors, (operator,), {"x": "x"}, {"y": "y"})
     assert read_model(write_model(file)).operators[0].inputs == ("x", "w", "")
+
+
+def words(samples=16):
+    return {"x": np.random.default_rng(0).integers(0, 5, (samples, 3), dtype=np.int32)}
+
+
+@pytest.fixture(scope="module")
+def weighted_file() -> FileModel:
+    return emit_model(legalize(weighted_graph(), get_target("litert")))
+
+
+def test_weights_are_int8_behind_a_dequantize_and_a_table_is_never_float(weighted_file):
+    assert [(op.code, op.version) for op in weighted_file.operators] == [
+        ("DEQUANTIZE", 5),
+        ("GATHER", 2),
+        ("DEQUANTIZE", 5),
+        ("BATCH_MATMUL", 1),
+        ("QUANTIZE", 1),
+    ]
+    shapes = {name: tensor.shape for name, tensor in weighted_file.tensors.items()}
+    held = [name for name, tensor in weighted_file.tensors.items() if tensor.data is not None]
+    assert held == ["part/float/weights/table", "part/float/weights/kernel"]
+    floats = [t.shape for t in weighted_file.tensors.values() if t.dtype == "float32"]
+    assert shapes[held[0]] not in floats
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 8), st.booleans(), st.integers(0, 1000))
+def test_quantized_weights_of_any_width_are_proven(bits, per_channel, seed):
+    graph = weighted_graph(bits, per_channel, seed)
+    data = write_model(emit_model(legalize(graph, get_target("litert"))))
+    results = verify(graph, data, "litert", words())
+    assert [result.differing for result in results] == [0, 0]
+
+
+@pytest.mark.parametrize("change", ["codes", "scale", "axis"])
+@pytest.mark.parametrize("name", ["table", "kernel"])
+def test_a_changed_weight_is_found(weighted_file, name, change):
+    name = f"part/float/weights/{name}"
+    tensor = weighted_file.tensors[name]
+    other = {
+        "codes": {"data": tensor.data + np.eye(*tensor.shape, dtype=np.int8)},
+        "scale": {"scale": np.nextafter(tensor.scale, np.float32(9))},
+        "axis": {"axis": 0, "scale": np.resize(tensor.scale, tensor.shape[0])},
+    }[change]
+    changed = dataclasses.replace(tensor, **other)
+    tensors = {**weighted_file.tensors, name: changed}
+    data = write_model(dataclasses.replace(weighted_file, tensors=tensors))
+    with pytest.raises(VerificationError, match="is not that of the float part 'part'"):
+        verify(weighted_graph(), data, "litert", words())
+
+
+def test_the_report_lists_the_weights_that_are_in_the_file(tmp_path):
+    report = export(weighted_graph(), tmp_path / "net.tflite", verbose=False)
+    (part,) = report.float_parts
+    found = [(each.name, each.shape, each.bits, each.stored_bytes) for each in part.weights]
+    assert found == [("table", (5, 4), 4, 20), ("kernel", (4, 6), 4, 24)]
+    assert "table 5x4, 4 bits, 20 bytes; kernel 4x6, 4 bits, 24 bytes." in report.render()
+    assert '"bits": 4' in report.to_json()

@@ -158,7 +158,7 @@ def test_what_is_no_rule_is_refused(kind, rule, message):
 
 def test_a_layer_without_a_rule_stays_in_float_where_the_user_says_so(x, tmp_path):
     inputs = keras.Input((8, 8, 3), name="image")
-    y = layers.LayerNormalization(name="norm")(layers.Conv2D(4, 3, name="conv")(inputs))
+    y = layers.UnitNormalization(name="norm")(layers.Conv2D(4, 3, name="conv")(inputs))
     y = layers.Flatten(name="flat")(layers.Conv2D(2, 3, name="second")(y))
     model = keras.Model(inputs, layers.Dense(2, name="head")(y))
     with pytest.raises(keras_qat.UnsupportedLayerError, match="its name: None"):

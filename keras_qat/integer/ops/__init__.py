@@ -5,7 +5,7 @@ from keras_qat.integer.ops.concatenate import Concatenate
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
 from keras_qat.integer.ops.elementwise import Maximum, MaximumOfTwo, Minimum, MinimumOfTwo
-from keras_qat.integer.ops.float_part import FloatPart
+from keras_qat.integer.ops.float_part import FloatPart, FloatWeight
 from keras_qat.integer.ops.lookup import Lookup
 from keras_qat.integer.ops.op import (
     Activation,
@@ -62,6 +62,7 @@ __all__ = [
     "Crop",
     "DepthwiseConv2D",
     "FloatPart",
+    "FloatWeight",
     "FullyConnected",
     "IntegerOp",
     "InterpolatePixels",

@@ -15,8 +15,27 @@ from keras_qat.integer.qparams import FloatArray, IntArray, QuantParams
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class FloatWeight:
+    """A kernel that a network in float32 multiplies with: learned integers on their grid.
+
+    Attributes:
+        name: of the layer, and of the kernel inside it where it has several.
+        array: the integers (int8, zero point 0, one scale or one for each channel).
+        bits: of the learned grid.
+    """
+
+    name: str
+    array: QuantizedArray
+    bits: int
+
+    def dequantized(self) -> FloatArray:
+        """`scale * code` in float32, as the layer's forward pass and a DEQUANTIZE have it."""
+        return self.array.qparams.dequantize(self.array.values)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class FloatPart(IntegerOp):
-    """`quantize(f(dequantize(x), ...))`: `f` is a network in float32.
+    """`quantize(f(dequantize(x), ..., dequantize(w), ...))`: `f` is a network in float32.
 
     An input that is not int8 is on no grid, and `f` reads it as it is.
     The one op whose result no integer arithmetic defines: LiteRT runs `f`, with its reference
@@ -26,11 +45,13 @@ class FloatPart(IntegerOp):
         file: the bytes of `f` as a `.tflite` file, for one example at a time.
         layers: names of the layers that `f` is made of.
         target_shape: of what `f` yields; leaves the batch out.
+        weights: the quantized kernels, which `f` reads as its last inputs.
     """
 
     file: npt.NDArray[np.uint8]
     layers: tuple[str, ...]
     target_shape: Shape
+    weights: tuple[FloatWeight, ...] = ()
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         return (shapes[0][0], *self.target_shape)
@@ -68,9 +89,12 @@ class FloatPart(IntegerOp):
         interpreter.allocate_tensors()
         places = [detail["index"] for detail in interpreter.get_input_details()]
         (result,) = (detail["index"] for detail in interpreter.get_output_details())
+        kernels = places[len(inputs) :]
+        for place, weight in zip(kernels, self.weights, strict=True):
+            interpreter.set_tensor(place, weight.dequantized())
         outputs = np.empty((inputs[0].shape[0], *self.target_shape), np.float32)
         for example in range(len(outputs)):
-            for place, values in zip(places, inputs, strict=True):
+            for place, values in zip(places, inputs, strict=False):
                 interpreter.set_tensor(place, values[example : example + 1])
             interpreter.invoke()
             outputs[example] = interpreter.get_tensor(result)[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_qat.integer import PROFILES, QuantParams, load_graph, ops, run, save_graph
-from tests.tflite_export.float_networks import difference_graph
+from tests.tflite_export.float_networks import difference_graph, weighted_graph
 
 LEFT, RIGHT = (QuantParams(np.float32(0.5), zero_point=zero) for zero in (3, -7))
 OUTPUT = QuantParams(np.float32(1.0), zero_point=1)
@@ -52,3 +52,25 @@ def test_without_litert_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(ImportError, match=r"'mine', 'yours'.* run in LiteRT: pip install"):
         run(GRAPH, codes())
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_quantized_weights_are_inputs_of_the_network(profile, per_channel):
+    graph = weighted_graph(per_channel=per_channel)
+    (part,) = graph.ops
+    table, kernel, _ = (weight.dequantized().astype(np.float64) for weight in part.weights)
+    x = np.random.default_rng(0).integers(0, 5, (7, 3), dtype=np.int32)
+    exact = table[x] @ kernel / float(graph.tensors["part"].qparams.scale)
+    found = run(graph, {"x": x}, profile)["part"]
+    assert np.all(np.abs(found - exact) <= 0.5 + 1e-4)
+
+
+def test_quantized_weights_are_saved_with_their_part(tmp_path):
+    graph = weighted_graph()
+    save_graph(graph, tmp_path / "net.npz")
+    (part,), (again,) = graph.ops, load_graph(tmp_path / "net.npz").ops
+    for weight, loaded in zip(part.weights, again.weights, strict=True):
+        assert (loaded.name, loaded.bits) == (weight.name, weight.bits)
+        assert loaded.array.qparams == weight.array.qparams
+        np.testing.assert_array_equal(loaded.array.values, weight.array.values)

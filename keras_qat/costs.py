@@ -1,0 +1,74 @@
+"""What a layer of a float model costs: multiplications, and bytes in files."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from keras_qat.keras_graph import ATTENTION, GraphNode, kernel_places
+from keras_qat.restrictions import TRANSPOSED
+
+_FLOAT_BYTES = 4
+_BIAS_BYTES = 4
+_TABLE_HEADER_BYTES = 16
+
+
+def macs(node: GraphNode) -> int | None:
+    """Multiplications by a kernel for one example; `None` where sizes are unknown."""
+    layer = node.operation
+    if isinstance(layer, keras.layers.Embedding):
+        return 0
+    if isinstance(layer, ATTENTION):
+        return _of_attention(node)
+    if isinstance(layer, keras.layers.EinsumDense):
+        return _of_einsum(node)
+    source = node.inputs if isinstance(layer, TRANSPOSED) else node.outputs
+    return _times(source[0].shape[1:-1], layer.kernel.shape)
+
+
+def float_bytes(operation: Any) -> int:
+    """All weights in float32."""
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return _FLOAT_BYTES * operation.count_params() if is_layer else 0
+
+
+def stored_bytes(node: GraphNode, bits: int) -> tuple[int, int]:
+    """Bytes of kernel and bias: in int8, and in the smaller of int8 and lookup tables."""
+    weights, channels = math.prod(node.operation.kernel.shape), node.outputs[0].shape[-1]
+    values = 2 if bits == 1 else 2**bits - 1
+    packed = -(-weights * bits // 8) + _TABLE_HEADER_BYTES + channels * values
+    bias = _BIAS_BYTES * channels
+    return weights + bias, (min(weights, packed) if bits < 8 else weights) + bias
+
+
+def stored_bytes_in_float(layer: Any) -> int:
+    """Bytes of a layer in float32 whose kernels are int8."""
+    kernels = sum(math.prod(place.latent.shape) for place in kernel_places(layer))
+    return kernels + float_bytes(layer) - _FLOAT_BYTES * kernels
+
+
+def _of_attention(node: GraphNode) -> int | None:
+    """Those of the projections; attention itself has no kernel."""
+    query, value = node.inputs[0], node.inputs[min(1, len(node.inputs) - 1)]
+    read = {"key": value, "value": value}
+    found = [
+        _times(read.get(place.name, query).shape[1:-1], place.latent.shape)
+        for place in kernel_places(node.operation)
+    ]
+    return None if None in found else sum(each or 0 for each in found)
+
+
+def _of_einsum(node: GraphNode) -> int | None:
+    (place,) = kernel_places(node.operation)
+    operands, _, output = place.equation.partition("->")
+    kernel = operands.rpartition(",")[2].strip()
+    summed = [
+        size for axis, size in zip(kernel, place.latent.shape, strict=True) if axis not in output
+    ]
+    return _times(node.outputs[0].shape[1:], summed)
+
+
+def _times(positions: Any, sizes: Any) -> int | None:
+    return None if None in positions else math.prod(positions) * math.prod(sizes)
