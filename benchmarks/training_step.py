@@ -45,7 +45,7 @@ BITS = flags.DEFINE_integer("bits", 4, "Bits of weights and activations.", 1, 8)
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "training_step_output", "Where results go.")
 REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Measure nothing: table and picture.")
 
-PEER_NAMES = ("keras2", "tfmot", "hgq2", "qkeras")
+PEERS_OF_OURS = ("tfmot", "hgq2", "qkeras")
 WORKER = pathlib.Path(__file__).with_name("training_step_worker.py")
 TITLES = {
     "float": "Keras, float",
@@ -163,15 +163,12 @@ def draw(settings: list[dict[str, Any]], path: pathlib.Path) -> None:
     batch_size = BATCH_SIZES.value[0]
     chosen = [setting for setting in settings if setting["batch_size"] == batch_size]
     figure, panels = plt.subplots(
-        1, len(chosen), figsize=(3.2 * len(chosen), 3.6), sharey=True, squeeze=False
+        1, len(chosen), figsize=(max(5.5, 3.2 * len(chosen)), 3.6), sharey=True, squeeze=False
     )
     for axes, setting in zip(panels[0], chosen, strict=True):
         rows = {k: row for k, row in setting["variants"].items() if "error" not in row}
         ratios = [row["cpu"] / rows["float"]["cpu"] for row in rows.values()]
-        colors = ["#9d9da1" if k == "float" else "#4c78a8" for k in rows]
-        colors = [
-            "#f58518" if k in PEER_NAMES else color for k, color in zip(rows, colors, strict=True)
-        ]
+        colors = [_color(name) for name in rows]
         bars = axes.barh([TITLES.get(k, k) for k in rows], ratios, color=colors)
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=2)
         axes.set_xlim(0, max(ratios) * 1.15)
@@ -182,6 +179,12 @@ def draw(settings: list[dict[str, Any]], path: pathlib.Path) -> None:
     figure.suptitle(f"CPU time of a training step over float, batches of {batch_size}", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
+
+
+def _color(variant: str) -> str:
+    if variant in PEERS_OF_OURS:
+        return "#f58518"
+    return "#9d9da1" if "float" in TITLES.get(variant, variant) else "#4c78a8"
 
 
 def main(argv: list[str]) -> None:
