@@ -26,7 +26,6 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -67,12 +66,12 @@ class Worker:
     def __init__(self, variant: str, python: str, arguments: list[str]):
         self.variant = variant
         self.turns: list[dict[str, float]] = []
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._last_words = ""
         self._process = subprocess.Popen(
             [python, str(WORKER), f"--variant={variant}", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._errors,
+            stderr=subprocess.STDOUT,
             text=True,
         )
         self.alive = self._read() is not None
@@ -89,13 +88,13 @@ class Worker:
     def stop(self) -> str:
         """Ends the process; what it said last if it died by itself."""
         self._process.communicate("stop\n" if self.alive else "")
-        self._errors.seek(0)
-        return "" if self.alive else self._errors.read().strip().rpartition("\n")[2]
+        return "" if self.alive else self._last_words or "it ended without a word"
 
     def _read(self) -> dict[str, float] | None:
         for line in self._process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
+            self._last_words = line.strip() or self._last_words
         return None
 
 

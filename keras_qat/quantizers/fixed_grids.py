@@ -151,6 +151,8 @@ def _select(
     selection: Selection | None, ratio: Tensor, code: Tensor, grid: Grid
 ) -> tuple[Tensor, Tensor | None]:
     """Codes of the selected elements, clipped ratios of the others; and which are selected."""
+    if selection is None:
+        return code, None
     clipped = ops.clip(ratio, grid.qmin, grid.qmax)
     if grid.step == 1:
         return select(selection, clipped, code)

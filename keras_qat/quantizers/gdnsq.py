@@ -164,18 +164,11 @@ class GDNSQQuantizer(Quantizer):
     def _at_least_target(self, bits: float | None) -> float:
         return float(self.target_bits if bits is None else max(bits, self.target_bits))
 
-    def call(
-        self,
-        x: Tensor,
-        pooled: bool = False,
-        interpolated: bool = False,
-        source: int = 0,
-        training: bool = False,
+    def _quantized(
+        self, x: Tensor, rounding: Rounding, selection: Selection | None, training: bool
     ) -> Tensor:
         sign = self.draw_noise_sign(x) if training and self._scale_term == "head" else None
-        selection = self._select(x) if training else None
-        rounding = self._rounding(pooled, training, interpolated, source)
-        return self._tapped(self._fake_quantize(x, rounding, sign, selection))
+        return self._fake_quantize(x, rounding, sign, selection)
 
     def draw_noise_sign(self, x: Tensor) -> Tensor | SignProduct:
         """Fresh signs of +-1/2 for the elements of `x`."""

@@ -293,8 +293,10 @@ class NoiseBackward:
         if self._scale_term == "lsq":
             slope += step.size * slope
         elif self._scale_term == "head" and self._noise_sign is not None:
-            taken = 1.0 if selected is None else ops.cast(selected, upstream.dtype)
-            signed = signed_sum(upstream * taken, self._noise_sign, log_scale)
+            rounded = upstream
+            if selected is not None:
+                rounded = upstream * ops.cast(selected, upstream.dtype)
+            signed = signed_sum(rounded, self._noise_sign, log_scale)
             slope += step.size * (signed / math.sqrt(3.0))
         if self.estimator.passes_through:
             return upstream, None, slope

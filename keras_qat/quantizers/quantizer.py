@@ -65,8 +65,9 @@ class Quantizer(keras.layers.Layer):
         per_channel: one scale for each channel of the last axis, instead of one for the tensor.
         estimator: of the gradient through rounding, an `Estimator` or its name.
         replacement: how the elements are chosen that training quantizes while `replaced_share` is
-            below 1: "random" (fresh in every call), "persistent" (once chosen, always) or
-            "error_first" (those near their codes); `None` quantizes all, always.
+            below 1: "random" (fresh in every call, those of a batch independent in pairs),
+            "persistent" (once chosen, always) or "error_first" (those near their codes); `None`
+            quantizes all, always.
         seed: of what is drawn in training.
         code_regularization: of a quantizer of weights, how strongly training pulls them to codes by
             `keras_qat.objectives.sinusoidal_regularization`; 0 for not at all.
@@ -231,7 +232,13 @@ class Quantizer(keras.layers.Layer):
         x = self.prepare(_as_float(x))
         selection = self._select(x) if training else None
         rounding = self._rounding(pooled, training, interpolated, source)
-        return self._tapped(self.fake_quantize(x, rounding, selection))
+        return self._tapped(self._quantized(x, rounding, selection, training))
+
+    def _quantized(
+        self, x: Tensor, rounding: Rounding, selection: Selection | None, training: bool
+    ) -> Tensor:
+        """`fake_quantize`, with whatever else a quantizer needs in a call of training."""
+        return self.fake_quantize(x, rounding, selection)
 
     def _tapped(self, quantized: Tensor) -> Tensor:
         if self.tap is not None:

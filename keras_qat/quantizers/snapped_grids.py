@@ -250,8 +250,9 @@ def fake_quantize_snapped_activations(
     def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
         scale, grid = snapped_activation_grid(offset, log_scale, log_range, held_levels)
         ratio = x / scale
-        clipped_ratio = ops.clip(ratio, grid.qmin, grid.qmax)
-        code, selected = select(selection, clipped_ratio, rounding(ratio, grid))
+        code, selected = rounding(ratio, grid), None
+        if selection is not None:
+            code, selected = select(selection, ops.clip(ratio, grid.qmin, grid.qmax), code)
         x_hat = code * scale
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ import tflite_export
 from keras_qat.integer import load_graph, ops, run, save_graph
 from keras_qat.quantizers import LoweringError
 from keras_qat.quantizers.initial_scale import least_error_weight_scale
-from keras_qat.wrappers import QuantizeInFloat, quantized_kernels
+from keras_qat.wrappers import QuantizeInFloat, code_regularization, quantized_kernels
 from tests.models import randomize
 from tests.seams import op_differences
 from tflite_export.file_model import FileOperator, FileTensor
@@ -258,13 +258,14 @@ def test_the_penalty_and_replacement_see_the_kernels():
     qmodel = quantized(keras_qat.PEGEConfig(weight_bits=4))
     assert {f"{name}/weights" for name in KERNELS} <= set(qmodel.replaced_quantizers)
     qmodel = quantized(keras_qat.LSQConfig(weight_bits=4, code_regularization=1.0))
-    plain = quantized()
-    assert len(quantized_losses(qmodel)) == len(quantized_losses(plain)) + len(KERNELS) + 1
-
-
-def quantized_losses(qmodel):
-    qmodel(sentences(2), training=True)
-    return qmodel.losses
+    qmodel.compile("adam", "mse")
+    kernels = [kernel for layer in qmodel.layers for kernel in quantized_kernels(layer)]
+    assert len(kernels) == len(KERNELS) + 1  # the Dense at the end
+    pulls = [float(code_regularization(kernel)) for kernel in kernels]
+    assert min(pulls) > 0.0
+    outputs = qmodel(sentences(2), training=True)
+    loss = float(qmodel.compute_loss(None, outputs, outputs, training=True))
+    assert loss == pytest.approx(sum(pulls), rel=1e-6)  # float32 sums of seven numbers
 
 
 def test_an_override_leaves_the_weights_in_float(tmp_path):
