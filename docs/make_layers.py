@@ -31,6 +31,7 @@ OPS: dict[Any, tuple[type[ops.IntegerOp], ...]] = {
     wrappers.QuantizeDense: (ops.FullyConnected,),
     wrappers.QuantizeDepthwiseConv1D: (ops.DepthwiseConv2D, *_ON_ROWS),
     wrappers.QuantizeDepthwiseConv2D: (ops.DepthwiseConv2D,),
+    layers.PReLU: (ops.PReLU, ops.Lookup),
     activation.lower_relu: (ops.Maximum,),
     activation.lower_relu6: (ops.Maximum, ops.Minimum),
     activation.lower_softmax: (ops.Softmax,),
@@ -54,7 +55,7 @@ OPS: dict[Any, tuple[type[ops.IntegerOp], ...]] = {
     shape.lower_upsampling: (ops.RepeatPixels,),
     shape.lower_zero_padding: (ops.Pad,),
 }
-"""The integer ops of a rule, by its wrapper or its lower function."""
+"""The integer ops of a rule, by its wrapper, its lower function, or the layer itself."""
 
 REPLACED_BY: dict[type, tuple[type, ...]] = {
     layers.Average: (layers.Add, layers.Rescaling),
@@ -87,7 +88,7 @@ NOTES: dict[type, str] = {
     layers.MultiHeadAttention: _QUANTIZED_WEIGHTS,
     layers.Multiply: _SIZES,
     layers.Normalization: "the last axis, or all at once",
-    layers.PReLU: "one slope for everything (`shared_axes`)",
+    layers.PReLU: "one slope is a table; others have 8 bits",
     layers.ReLU: "any limits; all but ReLU and ReLU6 are a table",
     layers.Rescaling: "one number, or one for each channel",
     layers.Softmax: _LAST_AXIS,
@@ -127,7 +128,7 @@ def integer_ops(kind: type, rule: Rule) -> tuple[type[ops.IntegerOp], ...]:
         return tuple(dict.fromkeys(parts))
     if rule.output is Output.FLOAT:
         return (ops.FloatPart,)
-    return OPS[rule.wrapper if rule.wrapper is not None else rule.lower]
+    return OPS[rule.wrapper or rule.lower or kind]
 
 
 def render() -> str:

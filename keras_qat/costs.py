@@ -43,6 +43,11 @@ def stored_bytes(node: GraphNode, bits: int) -> tuple[int, int]:
     return weights + bias, (min(weights, packed) if bits < 8 else weights) + bias
 
 
+def stored_slopes(layer: Any) -> int:
+    """Bytes of the slopes of a PReLU: int8; of any other layer 0."""
+    return math.prod(layer.alpha.shape) if isinstance(layer, keras.layers.PReLU) else 0
+
+
 def stored_bytes_in_float(layer: Any) -> int:
     """Bytes of a layer in float32 whose kernels are int8."""
     kernels = sum(math.prod(place.latent.shape) for place in kernel_places(layer))

@@ -16,6 +16,7 @@ from keras_qat.rules import rule_or_float
 from keras_qat.wrappers import (
     QuantizeAdd,
     QuantizeBatchNormalization,
+    QuantizePReLU,
     QuantizeRescaling,
     QuantizeSubtract,
     QuantizeWrapper,
@@ -23,9 +24,13 @@ from keras_qat.wrappers import (
 from keras_qat.wrappers.add import AddNeighbours
 from keras_qat.wrappers.affine import AffineNeighbours
 from keras_qat.wrappers.neighbours import Neighbours
+from keras_qat.wrappers.prelu import PReLUNeighbours
 from keras_qat.wrappers.product import ProductNeighbours
 
-_YIELDS = dict.fromkeys((QuantizeAdd, QuantizeSubtract, keras.layers.Multiply), Stage.SUM)
+_YIELDS = {
+    **dict.fromkeys((QuantizeAdd, QuantizeSubtract, keras.layers.Multiply), Stage.SUM),
+    QuantizePReLU: Stage.COMPLETE,
+}
 """What may join the result of a layer, where it is not what may join a linear op."""
 
 
@@ -78,7 +83,12 @@ class _Linker:
         for node in self._nodes:
             layer, follower = node.operation, self._follower(node)
             once = self._calls[_call_key(node)] == 1
-            if isinstance(layer, QuantizeWrapper):
+            if isinstance(layer, QuantizePReLU):
+                source = self._grid_before(node.inputs[0])
+                grids = () if source is None or follower is None else (source, follower.quantizer)
+                if once and grids and _deployable(*grids):
+                    layer.neighbours[_source(node)] = PReLUNeighbours(*grids)
+            elif isinstance(layer, QuantizeWrapper):
                 neighbours = self._neighbours(node, follower) if once else None
                 if neighbours is not None:
                     layer.neighbours[_source(node)] = neighbours

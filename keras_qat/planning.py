@@ -13,7 +13,7 @@ from rich.table import Table
 
 from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
-from keras_qat.costs import float_bytes, macs, stored_bytes, stored_bytes_in_float
+from keras_qat.costs import float_bytes, macs, stored_bytes, stored_bytes_in_float, stored_slopes
 from keras_qat.keras_graph import GraphNode, input_name, nodes
 from keras_qat.model_checks import check_graph, check_model
 from keras_qat.pipeline import layer_problems, normalize
@@ -189,6 +189,8 @@ class _Planner:
             litert = stored_bytes_in_float(layer)
         elif first_call and bits:
             litert, tflm = stored_bytes(node, bits)
+        elif first_call and config is not None:
+            litert = tflm = stored_slopes(layer)
         return LayerPlan(
             name=layer.name,
             layer_type=type(layer).__name__,

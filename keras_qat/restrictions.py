@@ -26,8 +26,6 @@ def why_not(node: GraphNode) -> str:
     """The reason against a layer, of a type that has a rule, here; empty if there is none."""
     layer, shape = node.operation, node.inputs[0].shape
     last_axis = (-1, len(shape) - 1)
-    if isinstance(layer, layers.PReLU) and math.prod(layer.alpha.shape) != 1:
-        return "only one slope has a rule; share it (shared_axes=[1, 2, 3]), or use LeakyReLU"
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "only data_format='channels_last' can be deployed"
     if isinstance(layer, TRANSPOSED) and (reason := _why_not_transposed(layer)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,7 @@ from keras_qat.wrappers import (
     QuantizePReLU,
     QuantizeReLU,
     QuantizeRescaling,
+    QuantizeSharedPReLU,
     QuantizeSubtract,
     QuantizeWrapper,
     approximate_gelu,
@@ -105,7 +107,8 @@ _AFFINE = Rule(
     stand_in=QuantizeRescaling.of,
 )
 _BATCH_NORMALIZATION = dataclasses.replace(_AFFINE, stand_in=_as(QuantizeBatchNormalization))
-_LEAKY_RELU, _PRELU = _pointwise(QuantizeLeakyReLU), _pointwise(QuantizePReLU)
+_LEAKY_RELU, _SHARED_PRELU = _pointwise(QuantizeLeakyReLU), _pointwise(QuantizeSharedPReLU)
+_PRELU = Rule(Output.QUANTIZE, wide_inputs=True, stand_in=QuantizePReLU.of)
 _ELU = _pointwise(QuantizeELU)
 _FLOAT = Rule(Output.QUANTIZE)
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
@@ -172,6 +175,7 @@ RULES: dict[type, Rule] = {
     QuantizeLeakyReLU: _LEAKY_RELU,
     layers.PReLU: _PRELU,
     QuantizePReLU: _PRELU,
+    QuantizeSharedPReLU: _SHARED_PRELU,
     layers.EinsumDense: Rule(Output.FLOAT, wrapper=QuantizeEinsumDense),
     layers.Embedding: Rule(Output.FLOAT, wrapper=QuantizeEmbedding),
     layers.GroupQueryAttention: _ATTENTION,
@@ -222,6 +226,8 @@ def rule_of(node: GraphNode) -> Rule:
         rule = _activation_rule(layer)
     elif kind in (layers.ReLU, QuantizeReLU):
         rule = _relu_rule(layer)
+    elif kind is layers.PReLU and math.prod(layer.alpha.shape) == 1:
+        rule = _SHARED_PRELU
     elif kind in AVERAGE_POOLING and covers_everything(layer, node):
         rule = _GLOBAL_AVERAGE
     elif kind is layers.UpSampling2D and layer.interpolation == "bilinear":

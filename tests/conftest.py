@@ -1,5 +1,6 @@
 """Shared by all tests: a quiet TensorFlow, and every random source seeded."""
 
+import gc
 import importlib
 import os
 
@@ -22,3 +23,4 @@ def _seeded():
 def _fresh_session():
     yield
     keras.backend.clear_session()
+    gc.freeze()  # what survives stays for good: no later collection looks at it again

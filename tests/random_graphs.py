@@ -165,7 +165,8 @@ class RandomNetwork:
         if kind == 3:
             return self._new(self._one_of(layers.LeakyReLU, layers.ELU, layers.Dropout), 0.2)(x)
         if kind == 4:
-            shared = list(range(1, len(x.shape)))
+            first = self._draw(st.integers(0, 2))  # all share a slope, or channels, or none
+            shared = list(range(1, len(x.shape)))[: (None, -1, 0)[first]]
             slope = keras.initializers.Constant(0.3)
             return self._new(layers.PReLU, slope, shared_axes=shared)(x)
         return self._new(layers.Activation, self._one_of(*_FUNCTIONS))(x)

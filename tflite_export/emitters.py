@@ -240,6 +240,17 @@ def _clamp(code: str, op: ops.Maximum | ops.Minimum, graph: IntegerGraph) -> Emi
     return Emission((bound,), file_operator(code, 2, operands, op.output, "MaximumMinimumOptions"))
 
 
+def _prelu(op: ops.PReLU, graph: IntegerGraph) -> Emission:
+    slopes = FileTensor(
+        name=f"{op.output}/slopes",
+        shape=op.slopes.values.shape,
+        dtype="int8",
+        scale=op.slopes.qparams.scale.reshape(1),
+        data=op.slopes.values.astype(np.int8),
+    )
+    return Emission((slopes,), file_operator("PRELU", 1, (*op.inputs, slopes.name), op.output))
+
+
 def _concatenate(op: ops.Concatenate, graph: IntegerGraph) -> Emission:
     fields = {"axis": op.axis, "fusedActivationFunction": "NONE"}
     options = "ConcatenationOptions"
@@ -299,6 +310,7 @@ EMITTERS: dict[type[ops.IntegerOp], Emitter] = {
     ops.Minimum: _minimum,
     ops.MinimumOfTwo: _of_two("MINIMUM", "MaximumMinimumOptions"),
     ops.Mul: _mul,
+    ops.PReLU: _prelu,
     ops.Pad: emit_pad,
     ops.RepeatPixels: emit_repeat_pixels,
     ops.Reshape: emit_reshape,

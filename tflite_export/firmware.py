@@ -49,6 +49,7 @@ _RESOLVER_METHODS = {
     "MINIMUM": "AddMinimum",
     "MUL": "AddMul",
     "PAD": "AddPad",
+    "PRELU": "AddPrelu",
     "QUANTIZE": "AddQuantize",
     "RESHAPE": "AddReshape",
     "RESIZE_BILINEAR": "AddResizeBilinear",

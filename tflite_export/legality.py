@@ -148,6 +148,23 @@ def _check_mul(op: ops.Mul, graph: IntegerGraph, target: Target) -> None:
     _require_activation(op, graph)
 
 
+def _check_prelu(op: ops.PReLU, graph: IntegerGraph, target: Target) -> None:
+    slopes = op.slopes.qparams
+    if slopes.zero_point != 0 or slopes.axis is not None:
+        raise ExportError(
+            f"The slopes of PReLU {op.output!r} need zero point 0 and one scale. Received: {slopes}"
+        )
+    x, y = (graph.tensors[name].qparams.scale for name in (op.inputs[0], op.output))
+    for multiplier in (float(x / y), float(x * slopes.scale / y)):
+        if not target.smallest_multiplier <= multiplier < target.multiplier_limit:
+            raise ExportError(
+                f"PReLU {op.output!r} rescales by {multiplier:.3g}, outside what {target.name!r} "
+                f"computes ({target.smallest_multiplier:.3g} to {target.multiplier_limit:g}). Give "
+                "the output a scale nearer to the input's."
+            )
+    _require_range(op, graph, (INT8_MIN, INT8_MAX))
+
+
 def _check_maximum(op: ops.Maximum, graph: IntegerGraph, target: Target) -> None:
     x = _require_same_scale(op, graph)
     _require_range(op, graph, (max(x.qmin, op.bound), max(x.qmax, op.bound)))
@@ -291,6 +308,7 @@ _CHECKS: dict[type[ops.IntegerOp], _Check] = {
     ops.Minimum: _check_minimum,
     ops.MinimumOfTwo: _check_minimum_of_two,
     ops.Mul: _check_mul,
+    ops.PReLU: _check_prelu,
     ops.Pad: _check_pad,
     ops.RepeatPixels: _check_same_grid,
     ops.Reshape: _check_same_grid,

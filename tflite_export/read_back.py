@@ -53,6 +53,8 @@ def check_file(learned: IntegerGraph, stored_graph: StoredGraph, file: FileModel
             _check_bias(legal_op, _tensor(file, bias), scale)
         if isinstance(op, ops.Lookup) and op.output not in stored_graph.native:
             _check_table(op, _tensor(file, writers[op.output].inputs[0]))
+        if isinstance(op, ops.PReLU):
+            _check_slopes(op, _tensor(file, writers[op.output].inputs[1]))
 
 
 def _weights(file: FileModel, name: str, decode: FileOperator | None) -> FileTensor:
@@ -130,6 +132,13 @@ def _same_data(stored: npt.NDArray[Any] | None, stated: npt.NDArray[Any] | None)
 def _check_table(op: ops.Lookup, stored: FileTensor) -> None:
     if stored.data is None or not np.array_equal(stored.data, op.table):
         raise VerificationError(f"The file's table of {op.output!r} is not that of the graph.")
+
+
+def _check_slopes(op: ops.PReLU, stored: FileTensor) -> None:
+    learned = op.slopes
+    same = stored.data is not None and np.array_equal(stored.data, learned.values)
+    if not same or stored.scale != learned.qparams.scale or stored.zero_point != 0:
+        raise VerificationError(f"The file's slopes of {op.output!r} are not the learned ones.")
 
 
 def _tensor(file: FileModel, name: str) -> FileTensor:

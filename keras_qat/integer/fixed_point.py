@@ -141,6 +141,7 @@ class RoundingProfile:
     depthwise_conv: RescaleFunction
     fully_connected: RescaleFunction
     mul: RescaleFunction
+    prelu: RescaleFunction
     transpose_conv: RescaleFunction
     float_add: bool
     float_mean: bool
@@ -158,6 +159,7 @@ PROFILES: dict[str, RoundingProfile] = {
             depthwise_conv=rescale_double_rounding,
             fully_connected=rescale_double_rounding,
             mul=rescale_double_rounding,
+            prelu=rescale_double_rounding,
             transpose_conv=rescale_double_rounding,
             float_add=False,
             float_mean=False,
@@ -171,6 +173,7 @@ PROFILES: dict[str, RoundingProfile] = {
             depthwise_conv=rescale_double_rounding,
             fully_connected=rescale_single_rounding,
             mul=rescale_double_rounding_of_float32,
+            prelu=rescale_double_rounding_of_float32,
             transpose_conv=rescale_double_rounding,
             float_add=False,
             float_mean=False,
@@ -184,6 +187,7 @@ PROFILES: dict[str, RoundingProfile] = {
             depthwise_conv=rescale_float32,
             fully_connected=rescale_float32,
             mul=rescale_float32,
+            prelu=rescale_double_rounding_of_float32,  # XNNPACK leaves PRELU to LiteRT
             transpose_conv=rescale_float32,
             float_add=True,
             float_mean=True,

@@ -23,10 +23,11 @@ from keras_qat.wrappers.pointwise import (
     QuantizeActivation,
     QuantizeELU,
     QuantizeLeakyReLU,
-    QuantizePReLU,
     QuantizeReLU,
+    QuantizeSharedPReLU,
     approximate_gelu,
 )
+from keras_qat.wrappers.prelu import QuantizePReLU
 from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "QuantizePReLU",
     "QuantizeReLU",
     "QuantizeRescaling",
+    "QuantizeSharedPReLU",
     "QuantizeSubtract",
     "QuantizeWrapper",
     "QuantizedKernel",

@@ -32,7 +32,7 @@ class AddNeighbours:
         """
         output_scale = self.output.scale
         left_ratio, right_ratio = self.left.scale / output_scale, self.right.scale / output_scale
-        shift = _MULTIPLIER_BITS - _floor_log2(ops.maximum(left_ratio, right_ratio))
+        shift = _MULTIPLIER_BITS - floor_log2(ops.maximum(left_ratio, right_ratio))
         raised = ops.power(2.0, shift)
         total = _codes(left, self.left) * ops.cast(ops.round(left_ratio * raised), "int32")
         total = total + _codes(right, self.right) * ops.cast(
@@ -88,7 +88,7 @@ def _codes(x: Tensor, quantizer: Quantizer) -> Tensor:
     return ops.cast(ops.round(ops.cast(x, "float32") / quantizer.scale), "int32")
 
 
-def _floor_log2(x: Tensor) -> Tensor:
+def floor_log2(x: Tensor) -> Tensor:
     """`floor(log2(x))`, exact at powers of two, where a float logarithm may miss by one."""
     exponent = ops.floor(ops.log2(x))
     exponent = exponent + ops.cast(ops.power(2.0, exponent + 1.0) <= x, "float32")

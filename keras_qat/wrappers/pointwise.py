@@ -55,7 +55,7 @@ class _PReLU(layers.PReLU):
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizePReLU(Pointwise, _PReLU):
+class QuantizeSharedPReLU(Pointwise, _PReLU):
     """`PReLU` with one slope, which is learned."""
 
 

@@ -11,8 +11,8 @@ from keras_qat.wrappers import (
     QuantizeActivation,
     QuantizeELU,
     QuantizeLeakyReLU,
-    QuantizePReLU,
     QuantizeReLU,
+    QuantizeSharedPReLU,
     approximate_gelu,
 )
 from tests.models import images
@@ -24,7 +24,7 @@ LAYERS = {
     "approximate_gelu": lambda: QuantizeActivation(activation=approximate_gelu),
     "elu": lambda: QuantizeELU(alpha=0.5),
     "leaky_relu": lambda: QuantizeLeakyReLU(negative_slope=0.1),
-    "prelu": lambda: QuantizePReLU(shared_axes=[1, 2, 3], alpha_initializer="ones"),
+    "prelu": lambda: QuantizeSharedPReLU(shared_axes=[1, 2, 3], alpha_initializer="ones"),
     "relu": lambda: QuantizeReLU(max_value=4.0, negative_slope=0.1, threshold=0.5),
 }
 EVERY_CODE = np.arange(-128, 128)

@@ -17,6 +17,7 @@ from keras_qat.integer.ops.op import (
     Shape,
 )
 from keras_qat.integer.ops.pool import AveragePool2D, MaxPool2D, Mean
+from keras_qat.integer.ops.prelu import PReLU
 from keras_qat.integer.ops.resize import InterpolatePixels, RepeatPixels, UpsamplingOp
 from keras_qat.integer.ops.shape import Crop, Pad, Reshape, Transpose
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT, Softmax
@@ -40,6 +41,7 @@ OPS: dict[str, type[IntegerOp]] = {
     "Minimum": Minimum,
     "MinimumOfTwo": MinimumOfTwo,
     "Mul": Mul,
+    "PReLU": PReLU,
     "Pad": Pad,
     "RepeatPixels": RepeatPixels,
     "Reshape": Reshape,
@@ -75,6 +77,7 @@ __all__ = [
     "Minimum",
     "MinimumOfTwo",
     "Mul",
+    "PReLU",
     "Pad",
     "Padding",
     "QuantizedArray",
