@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import keras
@@ -74,6 +74,7 @@ class _Linker:
 
     def link(self) -> None:
         """Tells every layer of the model."""
+        self._tell_signs()
         for node in self._nodes:
             layer = node.operation
             if isinstance(layer, Quantizer):
@@ -103,6 +104,24 @@ class _Linker:
             elif isinstance(layer, QuantizeBatchNormalization | QuantizeRescaling):
                 layer.neighbours = self._affine_neighbours(node, follower) if once else None
                 self._round_from(layer.neighbours, follower)
+
+    def _tell_signs(self) -> None:
+        """Tells every quantizer whether anything it reads, in any of its calls, can be negative."""
+        never_negative: set[int] = set()
+        read: dict[Quantizer, list[Any]] = defaultdict(list)
+        for node in self._nodes:
+            operands_are = all(id(tensor) in never_negative for tensor in node.inputs)
+            if isinstance(node.operation, Quantizer):
+                read[node.operation].extend(node.inputs)
+            else:
+                rule = rule_or_float(node)
+                keeps = rule.lower is not None and rule.yields is not Stage.LINEAR
+                operands_are = operands_are and keeps and not rule.signed
+                operands_are = operands_are or rule.unsigned
+            if operands_are:
+                never_negative.update(map(id, node.outputs))
+        for quantizer, tensors in read.items():
+            quantizer.never_negative = all(id(tensor) in never_negative for tensor in tensors)
 
     def _round_from(self, accumulator: Any, follower: _Follower | None) -> None:
         """Lets the quantizer round from an accumulator, if no other call of it has that source."""

@@ -88,6 +88,26 @@ def round_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
     return ops.round(position) * grid.step + grid.qmin
 
 
+def round_nonnegative_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
+    """`round_to_codes` of what is never negative, on a grid from 0: it saturates above alone.
+
+    Fake-quantize functions that round by it need no mask for what lies below, either.
+    """
+    return ops.round(ops.minimum(ratio, grid.qmax))
+
+
+def clipped_to_grid(x: Tensor, grid: Grid, scale: Tensor, rounding: Any) -> Tensor:
+    """`clip(x, qmin * scale, qmax * scale)`, as far as the rounding leaves anything to clip.
+
+    >>> [float(v) for v in clipped_to_grid(ops.array([-9.0, 9.0]), Grid(-2, 1), 0.5, round_to_codes)]
+    [-1.0, 0.5]
+    """
+    clipped = ops.minimum(x, grid.qmax * scale)
+    if rounding is round_nonnegative_to_codes:
+        return clipped
+    return ops.maximum(clipped, grid.qmin * scale)
+
+
 def round_interpolated_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
     """Nearest code of a weighted mean of codes, ties up, as XNNPACK's RESIZE_BILINEAR rounds it."""
     return ops.clip(ops.floor(ratio + (0.5 + _INTERPOLATED_TIE_MARGIN)), grid.qmin, grid.qmax)

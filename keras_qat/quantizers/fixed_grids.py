@@ -22,13 +22,19 @@ from keras import ops
 
 from keras_qat.estimators import STE, Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
-from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
+from keras_qat.quantizers.fake_quantize import (
+    Grid,
+    clipped_to_grid,
+    round_nonnegative_to_codes,
+    round_to_codes,
+)
 from keras_qat.quantizers.replacement import Selection, passed_gradient, select
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 
 Tensor = Any
 Rounding = Callable[[Tensor, Grid], Tensor]
-ScaleGradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+Total = Callable[[Tensor], Tensor]
+ScaleGradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Total], Tensor]
 
 
 def fixed_step_size(
@@ -74,8 +80,10 @@ def learned_step_size(
     [0.0, 0.5, 0.5]
     """
 
-    def scale_gradient(x: Tensor, x_hat: Tensor, g: Tensor, dx: Tensor, inside: Tensor) -> Tensor:
-        return g * x_hat - dx * x
+    def scale_gradient(
+        x: Tensor, x_hat: Tensor, g: Tensor, dx: Tensor, inside: Tensor, total: Total
+    ) -> Tensor:
+        return total(g * x_hat) - total(dx * x)
 
     return _fake_quantize(
         x, scale, grid, rounding, estimator, selection, scale_gradient, gradient_scale
@@ -102,8 +110,10 @@ def learned_clipping(
     [0.0, 1.0, 1.5]
     """
 
-    def scale_gradient(x: Tensor, x_hat: Tensor, g: Tensor, dx: Tensor, inside: Tensor) -> Tensor:
-        return g * x_hat * (1.0 - inside)
+    def scale_gradient(
+        x: Tensor, x_hat: Tensor, g: Tensor, dx: Tensor, inside: Tensor, total: Total
+    ) -> Tensor:
+        return total(g * x_hat * (1.0 - inside))
 
     return _fake_quantize(x, scale, grid, rounding, estimator, selection, scale_gradient)
 
@@ -118,28 +128,38 @@ def _fake_quantize(
     scale_gradient: ScaleGradient | None,
     factor: float = 1.0,
 ) -> Tensor:
-    """`scale_gradient(x, x_hat, g, dx, inside)`, summed, times `factor / scale`, is `dscale`."""
+    """`scale_gradient(x, x_hat, g, dx, inside, total)` times `factor / scale` is `dscale`.
+
+    `total` sums over the elements that share a scale.
+    """
 
     @custom_gradient
     def fake_quantize(x: Tensor, scale: Tensor) -> Any:
         ratio = x / scale
-        code, selected = _select(selection, ratio, rounding(ratio, grid), grid)
+        code, selected = rounding(ratio, grid), None
+        if selection is not None:
+            clipped = clipped_to_grid(ratio, grid, 1.0, rounding)
+            code, selected = _select(selection, clipped, code, grid)
         x_hat = code * scale
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             # Masks as factors: a choice by where() takes three times as long.
-            inside = ops.logical_and(x > grid.qmin * scale, x < grid.qmax * scale)
+            inside = x < grid.qmax * scale
+            if rounding is not round_nonnegative_to_codes:
+                inside = ops.logical_and(inside, x > grid.qmin * scale)
             inside = ops.cast(inside, x.dtype)
             passed = upstream
             if not estimator.passes_through:
                 size = scale * grid.step
                 step = GridStep(size, (grid.qmax - grid.qmin) / grid.step, sharing_axes(x, scale))
-                noise = (x_hat - x) * inside / size
+                noise = (x_hat - clipped_to_grid(x, grid, scale, rounding)) / size
                 passed = passed_gradient(estimator, upstream, noise, step, selected)
             dx = passed * inside
             if scale_gradient is None:
                 return dx, ops.zeros_like(scale)
-            slope = sum_over_sharing(scale_gradient(x, x_hat, upstream, dx, inside), scale)
+            slope = scale_gradient(
+                x, x_hat, upstream, dx, inside, lambda values: sum_over_sharing(values, scale)
+            )
             return dx, slope * (factor / scale)
 
         return x_hat, gradient
@@ -148,12 +168,9 @@ def _fake_quantize(
 
 
 def _select(
-    selection: Selection | None, ratio: Tensor, code: Tensor, grid: Grid
+    selection: Selection, clipped: Tensor, code: Tensor, grid: Grid
 ) -> tuple[Tensor, Tensor | None]:
     """Codes of the selected elements, clipped ratios of the others; and which are selected."""
-    if selection is None:
-        return code, None
-    clipped = ops.clip(ratio, grid.qmin, grid.qmax)
     if grid.step == 1:
         return select(selection, clipped, code)
     first, step = grid.qmin, grid.step

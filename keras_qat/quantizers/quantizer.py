@@ -18,6 +18,7 @@ from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import (
     Grid,
     round_interpolated_to_codes,
+    round_nonnegative_to_codes,
     round_pooled_to_codes,
     round_to_codes,
 )
@@ -108,6 +109,7 @@ class Quantizer(keras.layers.Layer):
         self.per_channel = per_channel
         self.supports_masking = True
         self.accumulators: dict[int, Accumulator] = {}
+        self.never_negative = False  # found in the graph, as accumulators are
         self.tap: Callable[[Tensor], None] | None = None  # sees what every call returns
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -321,6 +323,8 @@ class Quantizer(keras.layers.Layer):
             return round_interpolated_to_codes
         if pooled:
             return round_pooled_to_codes
+        if training and self.never_negative:
+            return round_nonnegative_to_codes
         if training or source not in self.accumulators:
             return round_to_codes
         return self.accumulators[source].rounding()

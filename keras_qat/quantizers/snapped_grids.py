@@ -41,7 +41,12 @@ from keras import ops
 
 from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
-from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
+from keras_qat.quantizers.fake_quantize import (
+    Grid,
+    clipped_to_grid,
+    round_nonnegative_to_codes,
+    round_to_codes,
+)
 from keras_qat.quantizers.fixed_grids import Rounding
 from keras_qat.quantizers.gdnsq_gradients import NoiseBackward
 from keras_qat.quantizers.noise_signs import SignProduct
@@ -252,13 +257,13 @@ def fake_quantize_snapped_activations(
         ratio = x / scale
         code, selected = rounding(ratio, grid), None
         if selection is not None:
-            code, selected = select(selection, ops.clip(ratio, grid.qmin, grid.qmax), code)
+            clipped = clipped_to_grid(ratio, grid, 1.0, rounding)
+            code, selected = select(selection, clipped, code)
         x_hat = code * scale
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
             # From `x` and `x_hat`, which the layers around keep anyway.
-            highest = grid.qmax * scale
-            clipped = ops.clip(x, grid.qmin * scale, highest)
+            clipped = clipped_to_grid(x, grid, scale, rounding)
             step = GridStep(scale, grid.qmax - grid.qmin, sharing_axes(x, log_scale))
             passed, _, slope = backward(
                 upstream,
@@ -271,8 +276,10 @@ def fake_quantize_snapped_activations(
                 noise_unit=scale,
             )
             # Masks as factors: a choice by where() takes three times as long.
-            dx = passed * ops.cast(clipped == x, x.dtype)
-            cut = ops.sum(passed * ops.cast(x > highest, x.dtype))
+            dx = passed * ops.cast(x <= grid.qmax * scale, x.dtype)
+            cut = ops.sum(passed) - ops.sum(dx)
+            if rounding is not round_nonnegative_to_codes:
+                dx = dx * ops.cast(x >= grid.qmin * scale, x.dtype)
             width = table_value(table_index(log_range))
             held = held_levels > 0.0
             end = ops.where(held, grid.qmax - grid.qmin, -1.0)
