@@ -131,12 +131,14 @@ class _Linker:
                 follower.quantizer.accumulators[_source(call)] = accumulator
 
     def _neighbours(self, node: GraphNode, follower: _Follower | None) -> Neighbours | None:
-        source, own = self._grid_before(node.inputs[0]), node.operation.weight_quantizer
+        layer, source = node.operation, self._grid_before(node.inputs[0])
+        own = layer.weight_quantizer
         if source is None or follower is None:
             return None
         if not _deployable(source, own, follower.quantizer):
             return None
-        return Neighbours(source, own, follower.affines, follower.quantizer, follower.ceiling)
+        behind = (follower.affines, follower.quantizer, follower.ceiling)
+        return Neighbours(source, own, *behind, layer.input_gain)
 
     def _affine_neighbours(
         self, node: GraphNode, follower: _Follower | None

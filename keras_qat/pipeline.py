@@ -20,6 +20,7 @@ from keras_qat.model import ORIGINALS, QuantizedModel
 from keras_qat.model_checks import check_graph, check_model, check_weights
 from keras_qat.rule import UnsupportedLayerError
 from keras_qat.rules import rule_of, supported_layers
+from keras_qat.transforms.absorb_rescalings import absorb_rescalings
 from keras_qat.transforms.bit_widths import BitWidths, Overrides, check_overrides, stays_float
 from keras_qat.transforms.decompose_separable import decompose_separable, origins
 from keras_qat.transforms.grid_plan import GridPlan
@@ -128,7 +129,8 @@ def normalize(plain: keras.Model, left_in_float: StaysFloat) -> tuple[keras.Mode
         The model, and for the parts of layers that were taken apart the layer's name.
     """
     linear = decompose_separable(split_activations(plain, left_in_float), left_in_float)
-    normalized, pairs = pair_merges(linear, left_in_float)
+    paired, pairs = pair_merges(linear, left_in_float)
+    normalized = absorb_rescalings(paired, left_in_float)
     return normalized, {**origins(plain, left_in_float), **pairs}
 
 

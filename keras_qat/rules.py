@@ -39,6 +39,7 @@ from keras_qat.lowering.shape import (
 from keras_qat.restrictions import AVERAGE_POOLING, covers_everything, why_not
 from keras_qat.rule import Output, Rule, Stage, UnsupportedLayerError
 from keras_qat.wrappers import (
+    AbsorbedRescaling,
     QuantizeActivation,
     QuantizeAdd,
     QuantizeBatchNormalization,
@@ -136,6 +137,7 @@ RULES: dict[type, Rule] = {
     layers.Normalization: _AFFINE,
     layers.Rescaling: _AFFINE,
     QuantizeRescaling: _AFFINE,
+    AbsorbedRescaling: Rule(Output.SAME_AS_INPUT),
     layers.Add: _ADD,  # of more tensors than two: chained first, as Multiply
     layers.Subtract: _SUBTRACT,
     layers.Multiply: _MULTIPLY,

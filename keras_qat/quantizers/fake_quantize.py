@@ -82,10 +82,14 @@ def check_bits(bits: Any, what: str) -> None:
 
 def round_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
     """Nearest code of `ratio = x / scale`, as floats: ties to even, saturating at the ends."""
+    return nearest_codes(ops.clip(ratio, grid.qmin, grid.qmax), grid)
+
+
+def nearest_codes(clipped: Tensor, grid: Grid) -> Tensor:
+    """Nearest code of ratios that the grid reaches, ties to even."""
     if grid.step == 1:
-        return ops.round(ops.clip(ratio, grid.qmin, grid.qmax))
-    position = (ops.clip(ratio, grid.qmin, grid.qmax) - grid.qmin) / grid.step
-    return ops.round(position) * grid.step + grid.qmin
+        return ops.round(clipped)
+    return ops.round((clipped - grid.qmin) / grid.step) * grid.step + grid.qmin
 
 
 def round_nonnegative_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
@@ -93,13 +97,14 @@ def round_nonnegative_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
 
     Fake-quantize functions that round by it need no mask for what lies below, either.
     """
-    return ops.round(ops.minimum(ratio, grid.qmax))
+    return nearest_codes(ops.minimum(ratio, grid.qmax), grid)
 
 
 def clipped_to_grid(x: Tensor, grid: Grid, scale: Tensor, rounding: Any) -> Tensor:
     """`clip(x, qmin * scale, qmax * scale)`, as far as the rounding leaves anything to clip.
 
-    >>> [float(v) for v in clipped_to_grid(ops.array([-9.0, 9.0]), Grid(-2, 1), 0.5, round_to_codes)]
+    >>> x, grid = ops.array([-9.0, 9.0]), Grid(-2, 1)
+    >>> [float(v) for v in clipped_to_grid(x, grid, 0.5, round_to_codes)]
     [-1.0, 0.5]
     """
     clipped = ops.minimum(x, grid.qmax * scale)

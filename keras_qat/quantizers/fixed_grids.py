@@ -25,6 +25,7 @@ from keras_qat.quantizers.custom_gradient import custom_gradient
 from keras_qat.quantizers.fake_quantize import (
     Grid,
     clipped_to_grid,
+    nearest_codes,
     round_nonnegative_to_codes,
     round_to_codes,
 )
@@ -136,10 +137,7 @@ def _fake_quantize(
     @custom_gradient
     def fake_quantize(x: Tensor, scale: Tensor) -> Any:
         ratio = x / scale
-        code, selected = rounding(ratio, grid), None
-        if selection is not None:
-            clipped = clipped_to_grid(ratio, grid, 1.0, rounding)
-            code, selected = _select(selection, clipped, code, grid)
+        code, selected = mixed_codes(ratio, grid, rounding, selection)
         x_hat = code * scale
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,10 +165,20 @@ def _fake_quantize(
     return fake_quantize(x, scale)
 
 
-def _select(
-    selection: Selection, clipped: Tensor, code: Tensor, grid: Grid
+def mixed_codes(
+    ratio: Tensor, grid: Grid, rounding: Rounding, selection: Selection | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Codes of the selected elements, clipped ratios of the others; and which are selected."""
+    """Codes of the selected elements, clipped ratios of the others; and which are selected.
+
+    >>> codes, _ = mixed_codes(ops.array([0.4, 1.7, 9.0]), Grid(0, 3), round_to_codes, None)
+    >>> [float(v) for v in codes]
+    [0.0, 2.0, 3.0]
+    """
+    if selection is None:
+        return rounding(ratio, grid), None
+    clipped = clipped_to_grid(ratio, grid, 1.0, rounding)
+    plain = rounding in (round_to_codes, round_nonnegative_to_codes)
+    code = nearest_codes(clipped, grid) if plain else rounding(ratio, grid)
     if grid.step == 1:
         return select(selection, clipped, code)
     first, step = grid.qmin, grid.step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import keras
@@ -21,18 +22,18 @@ def random_noise_sign(shape: tuple[int, ...], seed: Any = None) -> Tensor:
     A drawn number gives as many signs as it has bits: this costs a third of a draw for each.
 
     Args:
-        shape: of the tensor that is quantized; its last size is a number.
+        shape: of the tensor that is quantized.
         seed: an integer, or a `keras.random.SeedGenerator` for fresh draws at every call.
 
     >>> sorted({float(v) for v in random_noise_sign((64,), seed=0)})
     [-0.5, 0.5]
     """
-    *leading, channels = shape
-    words = -(-channels // _COINS_IN_A_WORD)
-    coins = keras.random.randint((*leading, words, 1), 0, 1 << _COINS_IN_A_WORD, seed=seed)
+    count = math.prod(shape)
+    words = (count + _COINS_IN_A_WORD - 1) // _COINS_IN_A_WORD
+    coins = keras.random.randint((words, 1), 0, 1 << _COINS_IN_A_WORD, seed=seed)
     heads = ops.bitwise_and(coins, 1 << np.arange(_COINS_IN_A_WORD, dtype=np.int32)) > 0
-    signs = ops.reshape(ops.where(heads, 0.5, -0.5), (*leading, words * _COINS_IN_A_WORD))
-    return signs if words * _COINS_IN_A_WORD == channels else signs[..., :channels]
+    signs = ops.reshape(ops.where(heads, 0.5, -0.5), (-1,))
+    return ops.reshape(signs[:count], shape)
 
 
 class SignProduct(NamedTuple):
@@ -57,15 +58,15 @@ class SignProduct(NamedTuple):
 
 
 def random_sign_product(shape: tuple[Any, ...], seed: Any = None) -> SignProduct:
-    """Fair draws for a batch of that shape, whose last size is a number.
+    """Fair draws for a batch of that shape.
 
     >>> signs = random_sign_product((4, 3, 3, 8), seed=keras.random.SeedGenerator(0))
     >>> tuple(signs.examples.shape), tuple(signs.features.shape)
     ((4, 1), (72, 1))
     """
     batch, *features = shape
-    examples = random_noise_sign((batch, 1), seed)
-    return SignProduct(examples, ops.reshape(2.0 * random_noise_sign(features, seed), (-1, 1)))
+    signs = random_noise_sign((batch + math.prod(features), 1), seed)
+    return SignProduct(signs[:batch], 2.0 * signs[batch:])
 
 
 def signed_sum(values: Tensor, noise_sign: Tensor | SignProduct, parameter: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_qat.estimators import Estimator, GridStep
@@ -24,8 +23,7 @@ Selection = Callable[[Tensor], Tensor]
 
 SELECTIONS = ("random", "persistent", "error_first")
 
-_NUMBERS = 1 << 15
-_LAST_NUMBER = np.uint16(_NUMBERS - 1)
+_NUMBERS = 1 << 16
 
 
 def check_replacement(replacement: Any) -> None:
@@ -98,7 +96,8 @@ def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Sele
     """The same for a batch, at a fraction of the cost: fresh choices that are independent in pairs.
 
     The number of an element is the sum, modulo 1, of one drawn for its example and one for its
-    feature, so each is uniform, and any two of them are independent. Numbers have 15 bits.
+    feature, so each is uniform, and any two of them are independent. Numbers have 16 bits, and so
+    has the sum: it wraps by itself.
 
     Args:
         shape: of the batch, examples first.
@@ -111,12 +110,18 @@ def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Sele
     True
     """
     batch, *features = shape
+    count = ops.cast(ops.round(share * _NUMBERS), "int32")
     examples, feature = (
-        ops.cast(keras.random.randint(each, 0, _NUMBERS, seed=seed), "uint16")
+        keras.random.randint(each, 0, _NUMBERS, seed=seed)
         for each in ((batch, *(1 for _ in features)), (1, *features))
     )
-    below = ops.cast(ops.round(share * _NUMBERS), "uint16")
-    return lambda noise: ops.bitwise_and(examples + feature, _LAST_NUMBER) < below
+    # The last of `count` numbers fits in 16 bits where `count` does not. Of none there is no last:
+    # then all sums are 1, beyond the number 0.
+    some = ops.cast(count > 0, "int32")
+    examples, feature = (ops.cast(each, "uint16") for each in (examples * some, feature * some))
+    examples = examples + ops.cast(1 - some, "uint16")
+    last = ops.cast(ops.maximum(count - 1, 0), "uint16")
+    return lambda noise: examples + feature <= last
 
 
 def by_error(share: Tensor) -> Selection:

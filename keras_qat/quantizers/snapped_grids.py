@@ -47,7 +47,7 @@ from keras_qat.quantizers.fake_quantize import (
     round_nonnegative_to_codes,
     round_to_codes,
 )
-from keras_qat.quantizers.fixed_grids import Rounding
+from keras_qat.quantizers.fixed_grids import Rounding, mixed_codes
 from keras_qat.quantizers.gdnsq_gradients import NoiseBackward
 from keras_qat.quantizers.noise_signs import SignProduct
 from keras_qat.quantizers.replacement import Selection, select
@@ -168,7 +168,7 @@ def fake_quantize_snapped_weights(
     def fake_quantize(weights: Tensor, log_scale: Tensor) -> Any:
         grid = snapped_weight_grid(weights, log_scale, half_steps, held_levels, held_middle)
         codes, selected = grid.mixed_codes(weights, selection)
-        scale = learned_step(log_scale)
+        scale = grid.unit * grid.stride
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
             sharing = sharing_axes(weights, log_scale)
@@ -254,11 +254,7 @@ def fake_quantize_snapped_activations(
     @custom_gradient
     def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
         scale, grid = snapped_activation_grid(offset, log_scale, log_range, held_levels)
-        ratio = x / scale
-        code, selected = rounding(ratio, grid), None
-        if selection is not None:
-            clipped = clipped_to_grid(ratio, grid, 1.0, rounding)
-            code, selected = select(selection, clipped, code)
+        code, selected = mixed_codes(x / scale, grid, rounding, selection)
         x_hat = code * scale
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:

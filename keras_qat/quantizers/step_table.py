@@ -2,7 +2,8 @@
 
 A power of two of a float exponent differs in its last bit from backend to backend, and with it
 the code of a value at a tie. So the exponent moves in 1/256: `2**(n / 256)` is an entry of a table
-of 256 constants, times a whole power of two. Neighbouring steps are 0.27 % apart.
+of 256 float32 constants, its exponent field raised by the octave. Neighbouring steps are 0.27 %
+apart.
 
 The table is our own; GDNSQ (arXiv 2508.14004) computes the power.
 """
@@ -19,9 +20,10 @@ from keras_qat.quantizers.custom_gradient import custom_gradient
 Tensor = Any
 
 STEPS_PER_OCTAVE = 256
+_INDEX_BITS = 8
+_MANTISSA_BITS = 23
 _LARGEST_EXPONENT = 60
 _FRACTIONS = (2.0 ** (np.arange(STEPS_PER_OCTAVE) / STEPS_PER_OCTAVE)).astype(np.float32)
-_POWERS = np.ldexp(np.float32(1), np.arange(-_LARGEST_EXPONENT, _LARGEST_EXPONENT + 1))
 
 
 def table_index(log_value: Tensor) -> Tensor:
@@ -38,16 +40,15 @@ def table_index(log_value: Tensor) -> Tensor:
 def table_value(index: Tensor) -> Tensor:
     """`2**(index / 256)` as the table has it: float32, exact for whole exponents; no gradient.
 
-    The difference of two indices is an index too, for the ratio of their values.
+    The difference of two indices of `table_index` is an index too, for the ratio of their values.
 
     >>> [float(v) for v in table_value([-256, 0, 384])]
     [0.5, 1.0, 2.8284270763397217]
     """
-    octave = ops.floor_divide(index, STEPS_PER_OCTAVE)
-    fraction = ops.subtract(index, octave * STEPS_PER_OCTAVE)
-    limit = _LARGEST_EXPONENT
-    power = ops.take(_POWERS, ops.clip(octave, -limit, limit) + limit)
-    return ops.take(_FRACTIONS, fraction) * power
+    index = ops.convert_to_tensor(index, "int32")
+    octave = ops.right_shift(index, _INDEX_BITS)
+    fraction = ops.take(_FRACTIONS.view(np.int32), ops.bitwise_and(index, STEPS_PER_OCTAVE - 1))
+    return ops.view(fraction + ops.left_shift(octave, _MANTISSA_BITS), "float32")
 
 
 def learned_step(log_scale: Tensor) -> Tensor:

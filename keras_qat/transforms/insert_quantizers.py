@@ -23,6 +23,7 @@ from keras_qat.rules import rule_or_float
 from keras_qat.transforms.bit_widths import BitWidths
 from keras_qat.transforms.grid_plan import GridPlan, SharedGrid
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
+from keras_qat.wrappers import AbsorbedRescaling
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +64,7 @@ class _Inserter:
         self._quantizers: dict[int, Quantizer] = {}
         self._taken = {layer.name for layer in model.layers}
         self._calls = Counter(id(node.operation) for node in nodes(model))
+        self._gains: dict[int, float] = {}  # of absorbed rescalings, by the id of what they yield
         self._in_float: dict[int, Any] = {}  # tensors without a grid, by their id
         self._dequantized: dict[int, Any] = {}  # by the id of the tensor on its grid
 
@@ -85,8 +87,12 @@ class _Inserter:
         """The layer's copy in the place of the layer, and a quantizer behind it if it needs one."""
         if self._plan.is_float(node):
             return self._call_in_float(node, args, kwargs)
+        if isinstance(node.operation, AbsorbedRescaling):
+            self._gains[id(node.outputs[0])] = node.operation.factor
+            return args[0]
         rule = rule_or_float(node)
-        layer = self.copies.of(node.operation, lambda layer: self._copy(layer, rule))
+        gain = self._gains.get(id(node.inputs[0]), 1.0)
+        layer = self.copies.of(node.operation, lambda layer: self._copy(layer, rule, gain))
         if rule.wrapper is not None and self._calls[id(node.operation)] > 1:
             kwargs = {**kwargs, "source": node.call_index}
         outputs = layer(*args, **kwargs)
@@ -138,7 +144,7 @@ class _Inserter:
             self._quantizers[id(grid)] = grid.quantizer(self._unique(grid.name))
         return self._quantizers[id(grid)]
 
-    def _copy(self, layer: Any, rule: Rule) -> Any:
+    def _copy(self, layer: Any, rule: Rule, input_gain: float) -> Any:
         """The layer's copy, in its wrapper if it is a weight layer to be quantized."""
         if rule.stand_in is not None:
             return rule.stand_in(layer)
@@ -146,7 +152,7 @@ class _Inserter:
             return copy_of(layer)
         config, _ = self._bit_widths.config_for([layer.name])
         bits = self._bit_widths.weight_bits(layer)
-        return rule.wrapper(copy_of(layer), config.weight_quantizer(bits))
+        return rule.wrapper(copy_of(layer), config.weight_quantizer(bits), input_gain=input_gain)
 
     def _copy_in_float(self, layer: Any, node: GraphNode) -> Any:
         """The layer's copy in float32; its kernels are quantized unless an override says no."""

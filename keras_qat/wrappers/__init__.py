@@ -1,7 +1,11 @@
 """Layers of a quantized model: weight layers with a given kernel, exact sums and functions."""
 
 from keras_qat.wrappers.add import QuantizeAdd, QuantizeSubtract
-from keras_qat.wrappers.affine import QuantizeBatchNormalization, QuantizeRescaling
+from keras_qat.wrappers.affine import (
+    AbsorbedRescaling,
+    QuantizeBatchNormalization,
+    QuantizeRescaling,
+)
 from keras_qat.wrappers.conv1d import QuantizeConv1D
 from keras_qat.wrappers.conv1d_transpose import QuantizeConv1DTranspose
 from keras_qat.wrappers.conv2d import QuantizeConv2D
@@ -31,6 +35,7 @@ from keras_qat.wrappers.prelu import QuantizePReLU
 from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
 
 __all__ = [
+    "AbsorbedRescaling",
     "Pointwise",
     "QuantizeActivation",
     "QuantizeAdd",

@@ -30,6 +30,7 @@ class Neighbours:
         affines: the affine maps directly behind the layer, such as a BatchNormalization.
         output_quantizer: puts the result on its grid.
         ceiling: where an activation between cuts values off, if it does.
+        input_gain: the layer's own.
     """
 
     input_quantizer: Quantizer
@@ -37,6 +38,7 @@ class Neighbours:
     affines: tuple[Any, ...]
     output_quantizer: Quantizer
     ceiling: float | None = None
+    input_gain: float = 1.0
 
     def round_bias(self, bias: Tensor, kernel: Tensor) -> Tensor:
         """The layer's bias, moved so that the folded bias is a whole number of int32 steps.
@@ -74,7 +76,7 @@ class Neighbours:
 
     def _unit(self, gain: Tensor, largest_code: Any) -> Tensor:
         """Real value of 1 in the accumulator of each channel; 0 for a channel without signal."""
-        weight_scale = self.weight_quantizer.scale * ops.abs(gain)
+        weight_scale = self.weight_quantizer.scale * self.input_gain * ops.abs(gain)
         unit = self.input_quantizer.scale * weight_scale
         fine = unit < 0.5 * self.output_quantizer.scale
         unit = ops.where(fine, unit / ops.power(2.0, headroom(largest_code)), unit)

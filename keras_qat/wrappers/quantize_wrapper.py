@@ -34,9 +34,16 @@ class QuantizeWrapper(keras.layers.Wrapper):
     Args:
         layer: the weight layer, with a linear activation.
         weight_quantizer: the `Quantizer` of its kernel.
+        input_gain: what the input would have been multiplied by: the kernel is, instead.
     """
 
-    def __init__(self, layer: keras.layers.Layer, weight_quantizer: Quantizer, **kwargs: Any):
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        weight_quantizer: Quantizer,
+        input_gain: float = 1.0,
+        **kwargs: Any,
+    ):
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", "float32")
         kwargs.setdefault("trainable", layer.trainable)
@@ -45,6 +52,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         if not self.trainable:
             weight_quantizer.trainable = False  # a frozen layer's function stays
         self.weight_quantizer = weight_quantizer
+        self.input_gain = float(input_gain)
         self.supports_masking = layer.supports_masking
         self.neighbours: dict[int, Neighbours] = {}
 
@@ -56,6 +64,8 @@ class QuantizeWrapper(keras.layers.Wrapper):
 
     def call(self, x: Tensor, source: int = 0, training: bool = False) -> Tensor:
         quantized = self.weight_quantizer(self.channels_last_kernel())
+        if self.input_gain != 1.0:
+            quantized = quantized * self.input_gain
         dtype = self.layer.compute_dtype
         outputs = self.forward(ops.cast(x, dtype), ops.cast(self.in_own_layout(quantized), dtype))
         bias = self.bias() if training else self.deployed_bias(source)
@@ -110,6 +120,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         kernel = self.channels_last_kernel()
         channels = kernel.shape[-1]
         scale = ops.convert_to_numpy(self.weight_quantizer.scale).astype(np.float64)
+        scale = scale * self.input_gain
         bias = self.deployed_bias()
         bias = 0.0 if bias is None else ops.convert_to_numpy(bias).astype(np.float64)
         return {
@@ -122,6 +133,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         return {
             **super().get_config(),
             "weight_quantizer": keras.saving.serialize_keras_object(self.weight_quantizer),
+            "input_gain": self.input_gain,
         }
 
     @classmethod
