@@ -127,8 +127,14 @@ _MOVING_OPS = (
 def _with_moved_integers(
     graph: IntegerGraph, stated: Mapping[str, npt.NDArray[np.int8]]
 ) -> dict[str, npt.NDArray[Any]]:
-    """The model's integers, and those that ops which round nothing make of them."""
+    """The model's integers, and those that ops which round nothing make of them.
+
+    The input of a RESHAPE holds what its output does: other ops may read it, too.
+    """
     codes = {name: _as_in_graph(graph, name, np.asarray(each)) for name, each in stated.items()}
+    for op in graph.ops:
+        if isinstance(op, ops.Reshape) and op.output in codes:
+            codes.setdefault(op.inputs[0], _as_in_graph(graph, op.inputs[0], codes[op.output]))
     for op in graph.ops:
         known = all(name in codes for name in op.inputs)
         if op.output not in codes and isinstance(op, _MOVING_OPS) and known:

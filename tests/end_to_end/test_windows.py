@@ -72,3 +72,17 @@ def test_layers_over_sequences_in_a_row_have_no_reshape_between_them():
     kinds = [type(op).__name__ for op in qmodel.to_integer().ops]
     assert kinds.count("Reshape") == 1
     assert kinds[0] == "Reshape"
+
+
+@pytest.mark.parametrize("target", ["litert", "tflm"])
+def test_a_sequence_is_an_output_before_and_behind_its_relu(target, tmp_path):
+    """The ReLU reads the image of one row, which the model does not state."""
+    inputs = keras.Input((12, 3), name="steps")
+    normalized = layers.BatchNormalization(name="bn")(inputs)
+    model = keras.Model(inputs, [layers.ReLU(name="relu")(normalized), normalized])
+    x = images(16, (12, 3))
+    qmodel = keras_qat.quantize(model, "lsq", calibration_data=x)
+    path = tmp_path / "net.tflite"
+    report = tflite_export.export(qmodel, path, target=target, samples=x, verbose=False)
+    assert report.mismatches == 0
+    assert report.comparison.flip_rate == 0.0 or target == "tflm"
