@@ -90,7 +90,10 @@ NOTES: dict[type, str] = {
     layers.Normalization: "the last axis, or all at once",
     layers.PReLU: "one slope is a table; others have 8 bits",
     layers.ReLU: "any limits; all but ReLU and ReLU6 are a table",
-    layers.Rescaling: "one number, or one for each channel",
+    layers.Rescaling: (
+        "one number, or one for each channel; one positive factor of an input that weight layers "
+        "read is no op"
+    ),
     layers.Softmax: _LAST_AXIS,
     layers.Subtract: _SIZES,
     layers.UpSampling2D: (
