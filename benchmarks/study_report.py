@@ -44,14 +44,20 @@ def table(cells: dict[Cell, list[dict]], variants: list[str]) -> str:
     return HEADER + "".join(rows)
 
 
+def _described(values: list[float]) -> str:
+    """Mean and spread; one value has no spread."""
+    mean, spread = mean_and_spread(values)
+    return f"{mean:.2f} ± {spread:.2f}" if len(values) > 1 else f"{mean:.2f}"
+
+
 def _row(bits: int, variant: str, runs: list[dict]) -> str:
-    mean, spread = mean_and_spread([run["qat_accuracy"] for run in runs])
-    cells = [f"W{bits}A{bits}", variant, str(len(runs)), f"{mean:.2f} ± {spread:.2f}"]
+    accuracy = _described([run["qat_accuracy"] for run in runs])
+    cells = [f"W{bits}A{bits}", variant, str(len(runs)), accuracy]
     if all("tflite_accuracy" in run for run in runs):
-        file_mean, file_spread = mean_and_spread([run["tflite_accuracy"] for run in runs])
+        of_file = _described([run["tflite_accuracy"] for run in runs])
         gap = max(abs(run["tflite_accuracy"] - run["qat_accuracy"]) for run in runs)
         agreement = min(run["argmax_agreement"] for run in runs)
-        cells += [f"{file_mean:.2f} ± {file_spread:.2f}", f"{gap:.2f}", f"{agreement:.2f} %"]
+        cells += [of_file, f"{gap:.2f}", f"{agreement:.2f} %"]
     else:
         cells += ["", "", ""]
     met = [run["logs"].get("targets_met_at") for run in runs]

@@ -7,6 +7,7 @@ import pytest
 import keras_qat
 from keras_qat import integer
 from keras_qat.integer import ops
+from keras_qat.quantizers import Quantizer
 from keras_qat.wrappers import QuantizeWrapper
 from tests.models import images, randomize, residual_network
 from tests.seams import op_differences
@@ -239,3 +240,30 @@ def test_a_dead_channel_does_no_harm():
     assert np.all(np.isfinite(qmodel.predict(x, verbose=0)))
     assert np.all(np.isfinite(np.asarray(qmodel.get_layer("layer").deployed_bias())))
     assert all(d.largest <= 1 for d in op_differences(qmodel.to_integer(), qmodel.layer_codes(x)))
+
+
+def test_quantizers_know_what_is_never_negative():
+    inputs = keras.Input((8, 8, 3), name="image")
+    left = layers.Conv2D(4, 3, padding="same", activation="relu", name="left")(inputs)
+    right = layers.Conv2D(4, 3, padding="same", activation="sigmoid", name="right")(inputs)
+    total = layers.Add(name="sum")([left, right])
+    pooled = layers.AveragePooling2D(2, name="pool")(total)
+    mixed = layers.Subtract(name="difference")([left, right])
+    outputs = layers.Conv2D(2, 8, name="head")(layers.Concatenate(name="both")([mixed, total]))
+    model = keras.Model(inputs, [pooled, outputs])
+    qmodel = quantized(randomize(model))
+    known = {
+        layer.name.removesuffix("_quantizer"): layer.never_negative
+        for layer in qmodel.layers
+        if isinstance(layer, Quantizer)
+    }
+    assert known == {
+        "image": False,
+        "left_relu": True,
+        "right": False,
+        "right_sigmoid": True,
+        "both": False,
+        "head": False,
+    }
+    loaded = keras.models.clone_model(qmodel)
+    assert loaded.get_layer("left_relu_quantizer").never_negative

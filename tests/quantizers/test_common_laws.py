@@ -240,3 +240,30 @@ def test_a_grid_travels_as_a_plain_dict(method):
     quantizer = make(method, "signed", 3)
     clone = type(quantizer).from_config(quantizer.get_config())
     assert clone.grid == Grid(-4, 3)
+
+
+@pytest.mark.parametrize("estimator", ["ste", "pege"])
+@every_quantizer
+@pytest.mark.parametrize("bits", [1, 4])
+def test_what_is_never_negative_trains_alike_without_a_clamp_below(method, bits, estimator):
+    """Above zero, where a ReLU has a gradient; with part of the elements replaced, too."""
+    generator = np.random.default_rng(bits)
+    x = tf.constant(generator.exponential(size=(16, 32)).astype(np.float32))
+    upstream = tf.constant(generator.normal(size=(16, 32)).astype(np.float32))
+    found = []
+    for never_negative in (False, True):
+        options = {"estimator": estimator, "replacement": "persistent", "seed": 3}
+        quantizer = QUANTIZERS[method]("unsigned", bits, **options)
+        quantizer.build((None, 32))
+        quantizer.set_scale(2.0**-bits)
+        quantizer.replaced_share.assign(0.5)
+        quantizer.never_negative = never_negative
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            x_hat = quantizer(x, training=True)
+        gradients = tape.gradient(x_hat, [x, *quantizer.trainable_variables], upstream)
+        found.append((x_hat, gradients))
+    (x_hat, expected), (found_x_hat, gradients) = found
+    np.testing.assert_array_equal(found_x_hat, x_hat)
+    for gradient, other in zip(gradients, expected, strict=True):
+        np.testing.assert_array_equal(gradient, other)
