@@ -67,7 +67,8 @@ class _Lowering:
             (tensor,) = node.outputs
             return PendingFloat((source,), places=(tensor,), tensor=tensor)
         if isinstance(layer, QuantizeWrapper):
-            return layer.lower(integer_operand(operands[0], layer.name))
+            tensor = integer_operand(operands[0], layer.name)
+            return layer.lower(tensor, int(node.option("source", 0)))
         found = keras.tree.flatten((args, kwargs))
         in_float = [value for value in found if isinstance(value, PendingFloat)]
         if in_float:

@@ -208,6 +208,21 @@ def test_every_call_of_a_layer_has_its_bias_on_the_grid_of_that_call():
         assert all(each.largest <= 1 for each in differences), differences
 
 
+def test_the_file_has_the_bias_of_every_call():
+    """The first call reads 1 bit: its bias is on a grid coarser than a step of both outputs."""
+    inputs = keras.Input((7, 6, 2), name="image")
+    conv = layers.Conv2D(2, 3, padding="same", name="conv")
+    clipped = layers.ReLU(max_value=5.0, name="relu")(inputs)
+    total = layers.Add(name="sum")([conv(inputs), conv(clipped)])
+    model = randomize(keras.Model(inputs, total))
+    model.get_layer("conv").bias.assign([0.3, -0.2])
+    x = np.abs(images(16, (7, 6, 2)))
+    config = keras_qat.LSQConfig(per_channel=False, input_bits=1)
+    qmodel = keras_qat.quantize(model, config, calibration_data=x)
+    differences = op_differences(qmodel.to_integer(), qmodel.layer_codes(x))
+    assert {each.flip_rate for each in differences} == {0.0}, differences
+
+
 @pytest.mark.parametrize("float_layer", ["bn", "second"])
 def test_a_layer_beside_one_in_float_has_its_grids(float_layer):
     inputs = keras.Input((8, 8, 3), name="image")

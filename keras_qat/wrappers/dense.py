@@ -19,11 +19,11 @@ class QuantizeDense(QuantizeWrapper):
     def forward(self, x: Any, kernel: Any) -> Any:
         return ops.matmul(x, kernel)
 
-    def lower(self, source: str) -> PendingLinear:
+    def lower(self, tensor: str, source: int = 0) -> PendingLinear:
         return PendingLinear(
-            (source,),
+            (tensor,),
             op=FullyConnected,
             codes=self.weight_codes().T,
             channel_axis=0,
-            **self.learned(),
+            **self.learned(source),
         )

@@ -100,10 +100,10 @@ class QuantizePReLU(QuantizeWrapper):
     def channels_last_kernel(self) -> Tensor:
         return as_tensor(self.layer.alpha)
 
-    def lower(self, source: str) -> Pending:
+    def lower(self, tensor: str, source: int = 0) -> Pending:
         codes = self.weight_codes().astype(np.int8)
         scale = np.asarray(ops.convert_to_numpy(self.weight_quantizer.scale), np.float32)
-        return PendingPReLU((source,), codes=codes, scale=scale)
+        return PendingPReLU((tensor,), codes=codes, scale=scale)
 
 
 def _rescaled(values: Tensor, multiplier: Tensor) -> Tensor:

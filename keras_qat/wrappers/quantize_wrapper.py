@@ -103,9 +103,9 @@ class QuantizeWrapper(keras.layers.Wrapper):
         """The layer's arithmetic with that kernel, bias left out."""
         raise NotImplementedError(f"{type(self).__name__} must implement forward(x, kernel)")
 
-    def lower(self, source: str) -> Pending:
-        """The layer in integers, reading the integer tensor `source`."""
-        raise NotImplementedError(f"{type(self).__name__} must implement lower(source)")
+    def lower(self, tensor: str, source: int = 0) -> Pending:
+        """The layer in integers, reading an integer tensor; `source` is that of the call."""
+        raise NotImplementedError(f"{type(self).__name__} must implement lower(tensor, source)")
 
     def weight_codes(self) -> npt.NDArray[np.int32]:
         """The learned integers, with the output channels on the last axis.
@@ -115,13 +115,13 @@ class QuantizeWrapper(keras.layers.Wrapper):
         """
         return self.weight_quantizer.deployed_codes(self.channels_last_kernel(), self.name)
 
-    def learned(self) -> dict[str, Any]:
-        """Real value of one code, and the bias, for each output channel; and the bit width."""
+    def learned(self, source: int = 0) -> dict[str, Any]:
+        """Scale and, of the call, bias of every output channel; and the bit width."""
         kernel = self.channels_last_kernel()
         channels = kernel.shape[-1]
         scale = ops.convert_to_numpy(self.weight_quantizer.scale).astype(np.float64)
         scale = scale * self.input_gain
-        bias = self.deployed_bias()
+        bias = self.deployed_bias(source)
         bias = 0.0 if bias is None else ops.convert_to_numpy(bias).astype(np.float64)
         return {
             "scale": np.broadcast_to(scale, (channels,)),

@@ -23,20 +23,20 @@ class QuantizeWindow(QuantizeWrapper):
 
     integer_op: ClassVar[type[LinearOp]]
 
-    def lower(self, source: str) -> Pending:
+    def lower(self, tensor: str, source: int = 0) -> Pending:
         codes = self.weight_codes()
         over_sequence = len(self.layer.kernel_size) == 1
         window = self.pending(
-            sources=(source,),
+            sources=(tensor,),
             op=self.integer_op,
             codes=self.image_codes(codes[None] if over_sequence else codes),
             channel_axis=self.integer_op.channel_axis,
             options=self.options(),
-            **self.learned(),
+            **self.learned(source),
         )
         if not over_sequence:
             return window
-        return PendingRow((source,), inner=window, zeros_before=self.zeros_before())
+        return PendingRow((tensor,), inner=window, zeros_before=self.zeros_before())
 
     def pending(self, **fields: Any) -> PendingLinear:
         """The op over an image, of these fields."""
