@@ -30,6 +30,10 @@ def op_differences(
         for name, each in codes.items()
         if name in graph.tensors
     }
+    for op in reversed(graph.ops):  # what a RESHAPE reads are Keras' own integers, too
+        if isinstance(op, ops.Reshape) and op.output in codes:
+            source, shape = op.inputs[0], graph.tensors[op.inputs[0]].shape
+            codes.setdefault(source, codes[op.output].reshape(-1, *shape[1:]))
     known = dict(codes)
     found = []
     for op in graph.ops:

@@ -132,7 +132,7 @@ def _with_moved_integers(
     The input of a RESHAPE holds what its output does: other ops may read it, too.
     """
     codes = {name: _as_in_graph(graph, name, np.asarray(each)) for name, each in stated.items()}
-    for op in graph.ops:
+    for op in reversed(graph.ops):
         if isinstance(op, ops.Reshape) and op.output in codes:
             codes.setdefault(op.inputs[0], _as_in_graph(graph, op.inputs[0], codes[op.output]))
     for op in graph.ops:
