@@ -87,7 +87,7 @@ def plot(
         for bits, values in zip(known, accuracies, strict=True):
             axes.plot([bits + shift] * len(values), values, "o", color=line.get_color(), ms=4)
     axes.axhline(float_accuracy, color="gray", linestyle="--", linewidth=1)
-    axes.annotate("float", (widths[-1], float_accuracy), va="bottom", ha="right", color="gray")
+    axes.annotate("float", (widths[0], float_accuracy), va="bottom", ha="center", color="gray")
     axes.set_xticks(widths, [f"W{bits}A{bits}" for bits in widths])
     axes.set_ylabel("accuracy on the test set, %")
     axes.grid(axis="y", alpha=0.3)
