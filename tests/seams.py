@@ -39,9 +39,12 @@ def op_differences(
     for op in graph.ops:
         operands = [ops.QuantizedArray(known[n], graph.tensors[n].qparams) for n in op.inputs]
         values = op.evaluate(operands, graph.tensors[op.output].qparams, get_profile(profile))
-        if op.output in codes:
+        if isinstance(op, ops.Reshape) and op.inputs[0] in codes:
+            known[op.output] = values  # compared where its input is made
+        elif op.output in codes:
             distance = np.abs(values.astype(int) - codes[op.output])
-            found.append(Difference(op.output, np.mean(distance != 0), int(distance.max())))
+            name = op.output.removesuffix("/flat")
+            found.append(Difference(name, np.mean(distance != 0), int(distance.max())))
         else:
             known[op.output] = values
     return found
