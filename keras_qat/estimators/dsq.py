@@ -12,7 +12,7 @@ from keras_qat.estimators.estimator import GridStep, register_estimator
 Tensor = Any
 
 
-@register_estimator("dsq")
+@register_estimator("dsq", elementwise=True)
 def soft_staircase(
     upstream: Tensor, noise: Tensor, step: GridStep | None = None, sharpness: float = 2.2
 ) -> Tensor:

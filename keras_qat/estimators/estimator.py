@@ -10,10 +10,6 @@ from typing import Any, NamedTuple
 Tensor = Any
 Axes = tuple[int, ...]
 
-_RULES: dict[str, Callable[..., Tensor]] = {}
-_VARIABLES: dict[str, tuple[str, ...]] = {}
-_KEEP_NOISELESS: set[str] = set()
-
 
 class GridStep(NamedTuple):
     """The steps of the grid that a tensor is rounded to.
@@ -64,8 +60,7 @@ class Estimator:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name not in _RULES:
             raise ValueError(f"An estimator is one of {names()}. Received: {self.name!r}")
-        parameters = inspect.signature(_RULES[self.name]).parameters
-        known = list(parameters)[3:]
+        known = list(_RULES[self.name].options)
         unknown = sorted(set(self.options) - set(known))
         if unknown:
             raise ValueError(
@@ -75,7 +70,7 @@ class Estimator:
 
     def __call__(self, upstream: Tensor, noise: Tensor, step: Any) -> Tensor:
         """The gradient of the unrounded value, in the shape of `noise`."""
-        return _RULES[self.name](upstream, noise, step, **self.options)
+        return _RULES[self.name].function(upstream, noise, step, **self.options)
 
     def __hash__(self) -> int:
         return hash((self.name, tuple(sorted(self.options.items()))))
@@ -88,14 +83,19 @@ class Estimator:
     @property
     def keeps_noiseless(self) -> bool:
         """Whether the gradient of an element without noise stays as it is."""
-        return self.name in _KEEP_NOISELESS
+        return _RULES[self.name].keeps_noiseless
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether the gradient of an element depends on its own noise alone."""
+        return _RULES[self.name].elementwise
 
     @property
     def variables(self) -> dict[str, float]:
         """The options that may change while a model trains, and where they start."""
-        parameters = inspect.signature(_RULES[self.name]).parameters
-        names = _VARIABLES[self.name]
-        return {name: self.options.get(name, parameters[name].default) for name in names}
+        rule = _RULES[self.name]
+        options = {**rule.options, **self.options}
+        return {name: options[name] for name in rule.variables}
 
     def at(self, options: Mapping[str, Any]) -> Estimator:
         """The same with these options changed."""
@@ -106,8 +106,34 @@ class Estimator:
         return {"name": self.name, "options": dict(self.options)} if self.options else self.name
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """A registered function; the fields are the arguments of `register_estimator`."""
+
+    function: Callable[..., Tensor]
+    variables: tuple[str, ...]
+    keeps_noiseless: bool
+    elementwise: bool
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Their names and defaults."""
+        parameters = list(inspect.signature(self.function).parameters.values())
+        return {option.name: option.default for option in parameters[3:]}
+
+    @property
+    def origin(self) -> str:
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+
+_RULES: dict[str, _Rule] = {}
+
+
 def register_estimator(
-    name: str, variables: tuple[str, ...] = (), keeps_noiseless: bool = False
+    name: str,
+    variables: tuple[str, ...] = (),
+    keeps_noiseless: bool = False,
+    elementwise: bool = False,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Makes a pure function an estimator under a name, for configs and saved models.
 
@@ -120,6 +146,8 @@ def register_estimator(
             them; the function gets them as tensors.
         keeps_noiseless: the function returns `upstream` where `noise` is 0, which saves a choice
             while elements are replaced progressively.
+        elementwise: the gradient of an element depends on its own noise alone. Then what is
+            clipped may come with any noise, which saves to clip it: it gets no gradient anyway.
 
     Raises:
         ValueError: the name is taken.
@@ -131,14 +159,13 @@ def register_estimator(
     1.5
     """
 
-    def register(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        rule = _Rule(function, variables, keeps_noiseless, elementwise)
         known = _RULES.get(name)
-        if known is not None and _origin(known) != _origin(rule):
-            raise ValueError(f"There is an estimator {name!r} already: {_origin(known)}.")
-        _RULES[name], _VARIABLES[name] = rule, variables
-        if keeps_noiseless:
-            _KEEP_NOISELESS.add(name)
-        return rule
+        if known is not None and known.origin != rule.origin:
+            raise ValueError(f"There is an estimator {name!r} already: {known.origin}.")
+        _RULES[name] = rule
+        return function
 
     return register
 
@@ -163,7 +190,3 @@ def names() -> list[str]:
     True
     """
     return sorted(_RULES)
-
-
-def _origin(rule: Callable[..., Tensor]) -> str:
-    return f"{rule.__module__}.{rule.__qualname__}"

@@ -11,7 +11,7 @@ from keras_qat.estimators.estimator import GridStep, register_estimator
 Tensor = Any
 
 
-@register_estimator("ewgs", variables=("delta",), keeps_noiseless=True)
+@register_estimator("ewgs", variables=("delta",), keeps_noiseless=True, elementwise=True)
 def element_wise_scaling(
     upstream: Tensor, noise: Tensor, step: GridStep | None = None, delta: Tensor = 0.01
 ) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_qat.estimators.estimator import GridStep, register_estimator
@@ -13,7 +14,7 @@ Tensor = Any
 WEIGHTINGS = ("rms", "raw", "ewgs")
 
 
-@register_estimator("pege", variables=("strength",), keeps_noiseless=True)
+@register_estimator("pege", variables=("strength",), keeps_noiseless=True, elementwise=True)
 def pull_to_code(
     upstream: Tensor,
     noise: Tensor,
@@ -44,9 +45,18 @@ def pull_to_code(
         raise ValueError(f"The weighting must be one of {WEIGHTINGS}. Received: {weighting!r}")
     strength = ops.divide(strength, step.count)  # numbers first: fewer passes over the tensor
     if weighting == "rms":
-        strength = strength * ops.sqrt(ops.mean(ops.square(upstream)))
+        strength = strength * ops.sqrt(_mean_square(upstream))
     elif weighting == "raw":
         strength = strength / (step.size * step.count)
     else:
         noise = ops.abs(upstream) * noise
     return upstream - strength * noise
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    if keras.backend.backend() != "tensorflow":
+        return ops.mean(ops.square(x))
+    import tensorflow as tf
+
+    x = tf.convert_to_tensor(x)
+    return tf.nn.l2_loss(x) * (2.0 / tf.size(x, x.dtype))  # one kernel, and no tensor of squares

@@ -9,7 +9,7 @@ from keras_qat.estimators.estimator import GridStep, register_estimator
 Tensor = Any
 
 
-@register_estimator("ste", keeps_noiseless=True)
+@register_estimator("ste", keeps_noiseless=True, elementwise=True)
 def straight_through(upstream: Tensor, noise: Tensor, step: GridStep) -> Tensor:
     """`dv = g`: as if nothing was rounded.
 

@@ -150,7 +150,10 @@ def _fake_quantize(
             if not estimator.passes_through:
                 size = scale * grid.step
                 step = GridStep(size, (grid.qmax - grid.qmin) / grid.step, sharing_axes(x, scale))
-                noise = (x_hat - clipped_to_grid(x, grid, scale, rounding)) / size
+                # What is clipped gets no gradient: its noise matters if it counts for others.
+                alone = estimator.elementwise
+                nearest = x if alone else clipped_to_grid(x, grid, scale, rounding)
+                noise = (x_hat - nearest) / size
                 passed = passed_gradient(estimator, upstream, noise, step, selected)
             dx = passed * inside
             if scale_gradient is None:

@@ -32,6 +32,14 @@ def test_without_noise_the_gradient_stays(name):
     np.testing.assert_array_equal(Estimator(name)(upstream, 0 * noise, STEP), upstream)
 
 
+@every_estimator
+def test_whether_noise_counts_for_other_elements(name):
+    upstream, noise = data(3)
+    changed = np.where(np.arange(noise.size) < 10, 0.25, noise).astype(np.float32)
+    one, other = (np.asarray(Estimator(name)(upstream, each, STEP)) for each in (noise, changed))
+    assert np.array_equal(one[10:], other[10:]) == Estimator(name).elementwise
+
+
 @pytest.mark.parametrize("options", [{"delta": 0.5}, {"delta": 0.0}])
 def test_ewgs_by_its_formula(options):
     upstream, noise = data(1)
