@@ -54,5 +54,5 @@ def _with_backend_gradient(
 def as_tensor(value: Any) -> Tensor:
     """A plain tensor of the value; variables are read."""
     if isinstance(value, keras.Variable):
-        value = value.value
-    return keras.ops.copy(keras.ops.convert_to_tensor(value))
+        return keras.ops.copy(value.value)
+    return keras.ops.convert_to_tensor(value)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -24,6 +25,7 @@ _INDEX_BITS = 8
 _MANTISSA_BITS = 23
 _LARGEST_EXPONENT = 60
 _FRACTIONS = (2.0 ** (np.arange(STEPS_PER_OCTAVE) / STEPS_PER_OCTAVE)).astype(np.float32)
+_FRACTION_BITS = _FRACTIONS.view(np.int32)
 
 
 def table_index(log_value: Tensor) -> Tensor:
@@ -47,8 +49,16 @@ def table_value(index: Tensor) -> Tensor:
     """
     index = ops.convert_to_tensor(index, "int32")
     octave = ops.right_shift(index, _INDEX_BITS)
-    fraction = ops.take(_FRACTIONS.view(np.int32), ops.bitwise_and(index, STEPS_PER_OCTAVE - 1))
+    fraction = _fraction_bits(ops.bitwise_and(index, STEPS_PER_OCTAVE - 1))
     return ops.view(fraction + ops.left_shift(octave, _MANTISSA_BITS), "float32")
+
+
+def _fraction_bits(entry: Tensor) -> Tensor:
+    if keras.backend.backend() != "tensorflow":
+        return ops.take(_FRACTION_BITS, entry)
+    import tensorflow as tf
+
+    return tf.gather(_FRACTION_BITS, entry)  # ops.take looks for negative entries: 16 more nodes
 
 
 def learned_step(log_scale: Tensor) -> Tensor:

@@ -69,11 +69,10 @@ MIRRORED = textwrap.dedent(
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory):
-    output, _ = start(MIRRORED, tmp_path_factory.mktemp("mirrored")).communicate(timeout=300)
-    try:
-        return json.loads(output.splitlines()[-1])
-    except json.JSONDecodeError:
-        pytest.fail(output)
+    process = start(MIRRORED, tmp_path_factory.mktemp("mirrored"))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return json.loads(output.splitlines()[-1])
 
 
 def test_two_devices_train_as_one(mirrored):

@@ -65,6 +65,7 @@ def environment(**more):
         **os.environ,
         **dict.fromkeys(one_thread, "1"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONFAULTHANDLER": "1",  # a native crash says where it happened
         "PYTHONPATH": str(ROOT),
         **more,
     }
