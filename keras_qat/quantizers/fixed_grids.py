@@ -182,8 +182,4 @@ def mixed_codes(
     clipped = clipped_to_grid(ratio, grid, 1.0, rounding)
     plain = rounding in (round_to_codes, round_nonnegative_to_codes)
     code = nearest_codes(clipped, grid) if plain else rounding(ratio, grid)
-    if grid.step == 1:
-        return select(selection, clipped, code)
-    first, step = grid.qmin, grid.step
-    steps, selected = select(selection, (clipped - first) / step, (code - first) / step)
-    return steps * step + first, selected
+    return select(selection, clipped, code, grid.step)

@@ -38,12 +38,15 @@ def check_replacement(replacement: Any) -> None:
 
 
 def select(
-    selection: Selection | None, position: Tensor, code: Tensor
+    selection: Selection | None, position: Tensor, code: Tensor, step: int = 1
 ) -> tuple[Tensor, Tensor | None]:
-    """The codes with those left out at their positions, and which are not; `None` for all.
+    """The codes of the selected elements, the positions of the others; and which are selected.
 
-    Both count steps of 1. The selected are codes to the last bit: `position + (code - position)`
-    is `code`, as float32 holds the difference of a number and the nearest whole one.
+    Args:
+        selection: `noise in steps -> which elements are selected`; `None` selects all.
+        position: on the grid.
+        code: the nearest, in the units of positions.
+        step: from one code to the next.
 
     >>> position = ops.array([0.7, 1.4])
     >>> code, selected = select(lambda noise: noise > 0, position, ops.round(position))
@@ -52,9 +55,8 @@ def select(
     """
     if selection is None:
         return code, None
-    noise = code - position
-    selected = selection(noise)
-    return position + noise * ops.cast(selected, noise.dtype), selected
+    selected = selection((code - position) / step)  # no graph keeps it if nobody looks
+    return _choose(selected, code, position), selected
 
 
 def passed_gradient(
@@ -64,15 +66,27 @@ def passed_gradient(
 
     Those have no noise, so most estimators need not be told; `None` selects all.
 
-    >>> halved = passed_gradient(Estimator("dsq"), 1.0, 0.0, None, ops.array([True, False]))
+    >>> selected = ops.array([True, False])
+    >>> halved = passed_gradient(Estimator("dsq"), ops.ones(2), ops.zeros(2), None, selected)
     >>> [round(float(v), 3) for v in halved]
     [0.494, 1.0]
     """
     passed = estimator(upstream, noise, step)
     if selected is None or estimator.keeps_noiseless:
         return passed
-    # In place of where(), which takes twice as long.
-    return upstream + (passed - upstream) * ops.cast(selected, passed.dtype)
+    return _choose(selected, passed, upstream)
+
+
+def _choose(selected: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """`where(selected, one, other)`, for a `selected` that broadcasts to the other two."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.where(selected, one, other)
+    import tensorflow as tf
+
+    # Of tensors of one shape; where() takes four times as long, to broadcast.
+    if selected.shape != one.shape:
+        selected = tf.broadcast_to(selected, tf.shape(one))
+    return tf.raw_ops.Select(condition=selected, x=one, y=other)
 
 
 def by_chance(shape: Any, share: Tensor, seed: Any) -> Selection:
