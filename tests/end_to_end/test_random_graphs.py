@@ -17,11 +17,9 @@ from hypothesis import HealthCheck, event, given, note, settings
 import keras_qat
 import tflite_export
 from keras_qat.integer import IntegerGraph
-from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.rule import UnsupportedLayerError
 from tests.random_graphs import configs, described, inputs_of, networks
 from tests.seams import op_differences
-from tflite_export.errors import ExportError
 
 GRAPHS = int(os.environ.get("RANDOM_GRAPHS", "200"))
 """How many networks; a thorough run by hand takes 2,000."""
@@ -32,6 +30,7 @@ _REFUSALS = (
     "ends half way between two integers",
     "needs a scale above",
     "there is nothing to export",  # a ReLU of what is never negative
+    "The model's own values are",  # an exponential of inputs of 50: infinite, or nearly
 )
 _SAMPLES = 2
 
@@ -125,7 +124,7 @@ def test_every_network_is_what_the_runtimes_compute(tmp_path):
         try:
             prove(trained(network, config, x), few(x), target, tmp_path / "net.tflite")
             endings["proven"] += 1
-        except (ExportError, LoweringError, UnsupportedLayerError) as error:
+        except (ValueError, UnsupportedLayerError) as error:
             if not any(reason in str(error) for reason in _REFUSALS):
                 raise
             endings["refused"] += 1
@@ -133,4 +132,5 @@ def test_every_network_is_what_the_runtimes_compute(tmp_path):
         keras.backend.clear_session()
 
     law()
+    print(dict(endings))
     assert endings["refused"] <= max(1, _MOST_REFUSED * endings.total()), endings
