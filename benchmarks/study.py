@@ -191,10 +191,13 @@ def start(run: Run) -> str:
 
 
 def report(folder: pathlib.Path, variants: Variants) -> None:
-    """Prints the table of what is finished, and draws it next to the folder."""
-    cells = study_report.load_runs(folder)
+    """Prints the table of what is finished; of tests, also draws it next to the folder."""
+    cells = study_report.load_runs(folder, TEST.value)
     if not cells:
         print(f"No finished runs in {folder} yet.")
+        return
+    if not TEST.value:
+        print(study_report.validation_table(cells), end="")
         return
     print(study_report.table(cells, list(variants)), end="")
     test_images, labels = resnet8.images("test")

@@ -18,12 +18,12 @@ HEADER = (
 )
 
 
-def load_runs(folder: pathlib.Path) -> dict[Cell, list[dict]]:
-    """The finished runs of a folder by bits and variant, those with a test accuracy."""
+def load_runs(folder: pathlib.Path, tested: bool = True) -> dict[Cell, list[dict]]:
+    """The finished runs of a folder by bits and variant: those with a test accuracy, or all."""
     cells = defaultdict(list)
     for path in sorted(folder.glob("w*_seed*.json")):
         run = json.loads(path.read_text())
-        if "qat_accuracy" in run:
+        if "qat_accuracy" in run or not tested:
             cells[run["bits"], run["variant"]].append(run)
     return dict(cells)
 
@@ -42,6 +42,17 @@ def table(cells: dict[Cell, list[dict]], variants: list[str]) -> str:
         if (bits, variant) in cells
     ]
     return HEADER + "".join(rows)
+
+
+def validation_table(cells: dict[Cell, list[dict]]) -> str:
+    """One row for each width and variant, the best first: accuracy on the validation split."""
+    rows = []
+    for (bits, variant), runs in cells.items():
+        found = [100.0 * run["logs"]["val_accuracy"] for run in runs]
+        row = f"| W{bits}A{bits} | {variant} | {len(runs)} | {_described(found)} |\n"
+        rows.append((-bits, -statistics.mean(found), row))
+    head = "| bits | variant | seeds | validation accuracy |\n|---|---|---|---|\n"
+    return head + "".join(row for *_, row in sorted(rows))
 
 
 def _described(values: list[float]) -> str:

@@ -84,10 +84,11 @@ def quantize(
     Example:
 
     >>> import keras, numpy as np
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])
+    >>> features = keras.Input((4,), name="features")
+    >>> model = keras.Sequential([features, keras.layers.Dense(2, name="dense")])
     >>> qmodel = quantize(model, "lsq", calibration_data=np.random.rand(8, 4))
     >>> [layer.name for layer in qmodel.layers][1:]
-    ['input_layer_quantizer', 'dense', 'dense_quantizer']
+    ['features_quantizer', 'dense', 'dense_quantizer']
     """
     config, overrides = configs.get(config), check_overrides(overrides)
     check_model(model)

@@ -1,0 +1,48 @@
+"""PEGE's constants on ResNet-8 and CIFAR-10, by the validation split alone.
+
+    python benchmarks/pege_constants.py --bits=2 --seed=0 --notest --jobs=2
+
+The strength of the pull, the share of the run over which elements are replaced, and the shape of
+that curriculum, one changed at a time. What is chosen goes into `estimators.py`, which tests once.
+"""
+
+from __future__ import annotations
+
+import study
+from study import Variant
+
+import keras_qat
+
+DEFAULTS = {"strength": 0.02, "end": 0.5, "curriculum": "logarithmic"}
+CHANGES = (
+    {},
+    {"strength": 0.005},
+    {"strength": 0.05},
+    {"strength": 0.1},
+    {"end": 0.25},
+    {"end": 0.75},
+    {"end": 1.0},
+    {"curriculum": "linear"},
+    {"curriculum": "exponential"},
+    {"curriculum": "cosine"},
+)
+
+
+def _variant(change: dict) -> Variant:
+    constants = {**DEFAULTS, **change}
+    estimator = keras_qat.Estimator("pege", {"strength": constants.pop("strength")})
+    return Variant(
+        lambda bits: keras_qat.LSQConfig(
+            weight_bits=bits, activation_bits=bits, estimator=estimator, replacement="random"
+        ),
+        curriculum=constants,
+    )
+
+
+VARIANTS = {
+    "_".join(str(part) for item in change.items() for part in item) or "defaults": _variant(change)
+    for change in CHANGES
+}
+
+if __name__ == "__main__":
+    study.run(VARIANTS)
