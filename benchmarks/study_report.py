@@ -23,7 +23,8 @@ def load_runs(folder: pathlib.Path, tested: bool = True) -> dict[Cell, list[dict
     cells = defaultdict(list)
     for path in sorted(folder.glob("w*_seed*.json")):
         run = json.loads(path.read_text())
-        if "qat_accuracy" in run or not tested:
+        is_run = "bits" in run  # and no report of an export
+        if is_run and ("qat_accuracy" in run or not tested):
             cells[run["bits"], run["variant"]].append(run)
     return dict(cells)
 
