@@ -39,10 +39,10 @@ class LearnedWidth:
         """The real-valued widths in bits, differentiable: `(channels,)`, `(1,)` if it is one."""
         return ops.reshape(self.quantizer.bit_width(*self._kernel()), (-1,))
 
-    def constraints(self) -> Tensor:
+    def constraints(self, widths: Tensor) -> Tensor:
         """The bits above which the penalty acts, for each width: none for a grid that is held."""
         bits = ops.where(self.quantizer.held(), np.inf, float(self.target))
-        return ops.broadcast_to(bits, self.widths().shape)
+        return ops.broadcast_to(bits, widths.shape)
 
     def meets_target(self) -> bool:
         """Whether codes of the target number all levels. Reads variables: not for inside a step."""

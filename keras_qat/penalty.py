@@ -126,8 +126,9 @@ class _Widths:
 
     def __init__(self, widths: Sequence[LearnedWidth]):
         self._empty = not widths
-        self.bits = self._joined([width.widths() for width in widths])
-        self.targets = self._joined([width.constraints() for width in widths])
+        bits = [width.widths() for width in widths]
+        targets = [width.constraints(each) for width, each in zip(widths, bits, strict=True)]
+        self.bits, self.targets = self._joined(bits), self._joined(targets)
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         return ops.zeros((0,)) if self._empty else ops.concatenate(parts)

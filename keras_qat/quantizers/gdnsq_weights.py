@@ -283,7 +283,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         return as_tensor(self.held_levels), as_tensor(self.held_middle)
 
     def _range(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        return weight_range(kernel, self.log_scale, self.half_steps)
+        return weight_range(kernel, self._log_scale, self.half_steps)  # of the step's shape alone
 
 
 def _extremes(kernel: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
