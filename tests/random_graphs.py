@@ -87,7 +87,8 @@ class RandomNetwork:
 
     def _new(self, kind: type, *args: Any, **options: Any) -> Any:
         self._count += 1
-        return kind(*args, **options, name=f"{kind.__name__.lower()}_{self._count}")
+        name = f"n{self._count}_{kind.__name__.lower()}"  # no raw operation is called so
+        return kind(*args, **options, name=name)
 
     def _windowed(self, x: Any, name: str) -> type:
         kind: type = getattr(layers, f"{name}{len(x.shape) - 2}D")

@@ -24,6 +24,7 @@ from tests.seams import op_differences
 GRAPHS = int(os.environ.get("RANDOM_GRAPHS", "200"))
 """How many networks; a thorough run by hand takes 2,000."""
 _MOST_REFUSED = 0.05
+_PROGRESS = 100
 _REFUSALS = (
     "needs a bias beyond int32",
     "outside what",  # a rescaling that the target does not compute
@@ -130,6 +131,8 @@ def test_every_network_is_what_the_runtimes_compute(tmp_path):
             endings["refused"] += 1
             event(f"refused: {type(error).__name__}")
         keras.backend.clear_session()
+        if endings.total() % _PROGRESS == 0:
+            print(dict(endings), flush=True)
 
     law()
     print(dict(endings))
