@@ -17,6 +17,7 @@ from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import (
     Grid,
+    nearest_codes,
     round_interpolated_to_codes,
     round_nonnegative_to_codes,
     round_pooled_to_codes,
@@ -282,7 +283,7 @@ class Quantizer(keras.layers.Layer):
         """`mean((clip(x) - x_hat)**2)` in ranges, from the lowest to the highest code: a scalar."""
         grid, ratio = self.forward_grid(), ops.cast(x, "float32") / self.scale
         clipped = ops.clip(ratio, grid.qmin, grid.qmax)
-        error = (clipped - round_to_codes(ratio, grid)) / (grid.qmax - grid.qmin)
+        error = (clipped - nearest_codes(clipped, grid)) / (grid.qmax - grid.qmin)
         return ops.mean(ops.square(error))
 
     def codes(self, x: Tensor, pooled: bool = False) -> Tensor:

@@ -10,6 +10,7 @@ weights and activations. How elements are chosen is our own reading.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -125,16 +126,13 @@ def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Sele
     """
     batch, *features = shape
     count = ops.cast(ops.round(share * _NUMBERS), "int32")
-    examples, feature = (
-        keras.random.randint(each, 0, _NUMBERS, seed=seed)
-        for each in ((batch, *(1 for _ in features)), (1, *features))
-    )
+    drawn = keras.random.randint((batch + math.prod(features),), 0, _NUMBERS, seed=seed)
     # The last of `count` numbers fits in 16 bits where `count` does not. Of none there is no last:
-    # then all sums are 1, beyond the number 0.
-    some = ops.cast(count > 0, "int32")
-    examples, feature = (ops.cast(each, "uint16") for each in (examples * some, feature * some))
-    examples = examples + ops.cast(1 - some, "uint16")
+    # then all are 1, and their sums beyond the number 0.
+    drawn = ops.cast(ops.where(count > 0, drawn, 1), "uint16")
     last = ops.cast(ops.maximum(count - 1, 0), "uint16")
+    examples = ops.reshape(drawn[:batch], (batch, *(1 for _ in features)))
+    feature = ops.reshape(drawn[batch:], (1, *features))
     return lambda noise: examples + feature <= last
 
 
