@@ -157,6 +157,23 @@ def report(settings: list[dict[str, Any]]) -> str:
     return text
 
 
+def overview(settings: list[dict[str, Any]], field: str) -> str:
+    """Markdown: one row for each setting, `field` of every variant over that of float."""
+    names = list(dict.fromkeys(name for setting in settings for name in setting["variants"]))
+    titles = [TITLES.get(name, name) for name in names if name != "float"]
+    text = f"\n| network | batch | jit | {' | '.join(titles)} |\n"
+    text += f"|---|---:|---|{'---:|' * len(titles)}\n"
+    for setting in settings:
+        rows = setting["variants"]
+        cells = [setting["network"], str(setting["batch_size"]), setting["jit"]]
+        for name in names:
+            row = rows.get(name, {})
+            if name != "float":
+                cells.append(f"{row[field] / rows['float'][field]:.2f}" if field in row else "")
+        text += f"| {' | '.join(cells)} |\n"
+    return text
+
+
 def draw(settings: list[dict[str, Any]], path: pathlib.Path) -> None:
     """CPU time over float: one panel for each network and jit at the first batch size."""
     batch_size = BATCH_SIZES.value[0]
@@ -201,6 +218,8 @@ def main(argv: list[str]) -> None:
         if path.exists():
             settings.append(json.loads(path.read_text()))
     print(report(settings), end="")
+    for field in ("cpu", "megabytes"):
+        print(f"\n{field} over float\n{overview(settings, field)}", end="")
     if settings:
         draw(settings, folder / "training_step.png")
 
