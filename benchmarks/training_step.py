@@ -175,26 +175,39 @@ def overview(settings: list[dict[str, Any]], field: str) -> str:
 
 
 def draw(settings: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """CPU time over float: one panel for each network and jit at the first batch size."""
+    """CPU time over float at the first batch size: columns are networks, rows jit."""
     batch_size = BATCH_SIZES.value[0]
-    chosen = [setting for setting in settings if setting["batch_size"] == batch_size]
+    known = {
+        (setting["jit"], setting["network"]): setting["variants"]
+        for setting in settings
+        if setting["batch_size"] == batch_size
+    }
+    jits, networks = ([*dict.fromkeys(keys)] for keys in zip(*known, strict=True))
+    titles = list(dict.fromkeys(TITLES.get(k, k) for rows in known.values() for k in rows))
     figure, panels = plt.subplots(
-        1, len(chosen), figsize=(max(5.5, 3.2 * len(chosen)), 3.6), sharey=True, squeeze=False
+        len(jits),
+        len(networks),
+        figsize=(max(5.5, 3.6 * len(networks)), 0.6 + 3 * len(jits)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
-    for axes, setting in zip(panels[0], chosen, strict=True):
-        rows = {k: row for k, row in setting["variants"].items() if "error" not in row}
-        ratios = [row["cpu"] / rows["float"]["cpu"] for row in rows.values()]
-        colors = [_color(name) for name in rows]
-        bars = axes.barh([TITLES.get(k, k) for k in rows], ratios, color=colors)
+    for (jit, network), rows in known.items():
+        axes = panels[jits.index(jit), networks.index(network)]
+        measured = {k: row["cpu"] for k, row in rows.items() if "error" not in row}
+        ratios = [cpu / measured["float"] for cpu in measured.values()]
+        places = [titles.index(TITLES.get(k, k)) for k in measured]
+        bars = axes.barh(places, ratios, color=[_color(k) for k in measured])
         axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=2)
-        axes.set_xlim(0, max(ratios) * 1.15)
-        axes.set_title(f"{setting['network']}, jit {setting['jit']}", fontsize=9)
+        axes.set_yticks(range(len(titles)), titles)
+        axes.set_title(f"{network}, jit {jit}", fontsize=9)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].invert_yaxis()
     figure.suptitle(f"CPU time of a training step over float, batches of {batch_size}", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def _color(variant: str) -> str:
