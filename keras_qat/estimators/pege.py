@@ -59,4 +59,5 @@ def _mean_square(x: Tensor) -> Tensor:
     import tensorflow as tf
 
     x = tf.convert_to_tensor(x)
-    return tf.nn.l2_loss(x) * (2.0 / tf.size(x, x.dtype))  # one kernel, and no tensor of squares
+    elements = tf.cast(tf.size(x), x.dtype)
+    return tf.nn.l2_loss(x) * (2.0 / elements)  # one kernel, and no tensor of squares
