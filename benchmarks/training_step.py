@@ -182,6 +182,8 @@ def draw(settings: list[dict[str, Any]], path: pathlib.Path) -> None:
         for setting in settings
         if setting["batch_size"] == batch_size
     }
+    if not known:
+        return
     jits, networks = ([*dict.fromkeys(keys)] for keys in zip(*known, strict=True))
     titles = list(dict.fromkeys(TITLES.get(k, k) for rows in known.values() for k in rows))
     figure, panels = plt.subplots(
