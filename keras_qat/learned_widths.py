@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_qat.keras_graph import nodes
@@ -39,10 +38,9 @@ class LearnedWidth:
         """The real-valued widths in bits, differentiable: `(channels,)`, `(1,)` if it is one."""
         return ops.reshape(self.quantizer.bit_width(*self._kernel()), (-1,))
 
-    def constraints(self, widths: Tensor) -> Tensor:
-        """The bits above which the penalty acts, for each width: none for a grid that is held."""
-        bits = ops.where(self.quantizer.held(), np.inf, float(self.target))
-        return ops.broadcast_to(bits, widths.shape)
+    def held(self) -> Tensor:
+        """Whether the width stays at its target for good: a bool scalar."""
+        return self.quantizer.held()
 
     def meets_target(self) -> bool:
         """Whether codes of the target number all levels. Reads variables: not for inside a step."""

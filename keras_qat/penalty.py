@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_qat.learned_widths import LearnedWidth
@@ -122,16 +123,21 @@ class BitWidthPenalty(keras.layers.Layer):
 
 
 class _Widths:
-    """Widths of several quantizers in one vector, and their targets in another."""
+    """Widths of several quantizers in one vector, in another the bits above which each costs.
+
+    Nothing costs where a grid is held.
+    """
 
     def __init__(self, widths: Sequence[LearnedWidth]):
         self._empty = not widths
-        bits = [width.widths() for width in widths]
-        targets = [width.constraints(each) for width, each in zip(widths, bits, strict=True)]
-        self.bits, self.targets = self._joined(bits), self._joined(targets)
-
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        return ops.zeros((0,)) if self._empty else ops.concatenate(parts)
+        self.bits = self.targets = ops.zeros((0,))
+        if not self._empty:
+            bits = [width.widths() for width in widths]
+            counts = [each.shape[0] for each in bits]
+            targets = np.repeat(np.float32([width.target for width in widths]), counts)
+            owners = np.repeat(np.arange(len(counts)), counts)
+            held = ops.take(ops.stack([width.held() for width in widths]), owners)
+            self.bits, self.targets = ops.concatenate(bits), ops.where(held, np.inf, targets)
 
     def mean(self) -> Tensor:
         return ops.zeros(()) if self._empty else ops.mean(self.bits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -44,15 +45,34 @@ def _with_backend_gradient(
         output, gradient = function(*tensors)
 
         def backend_gradient(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, ...]:
-            return gradient(args[0] if upstream is None else upstream)
+            upstream = args[0] if upstream is None else upstream
+            with _after(upstream):
+                return gradient(upstream)
 
         return output, backend_gradient
 
     return with_gradient
 
 
+def _after(upstream: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Where nothing of a backward pass is computed before its upstream gradient is there.
+
+    TensorFlow computes whatever it can: what a backward pass makes of `x` and `x_hat` alone, it
+    would make right in the forward pass, and keep for all layers at once.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies([upstream])
+
+
 def as_tensor(value: Any) -> Tensor:
     """A plain tensor of the value; variables are read."""
-    if isinstance(value, keras.Variable):
+    if not isinstance(value, keras.Variable):
+        return keras.ops.convert_to_tensor(value)
+    if keras.backend.backend() != "tensorflow":
         return keras.ops.copy(value.value)
-    return keras.ops.convert_to_tensor(value)
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(value.value)  # a copy would be one node more for every read

@@ -30,11 +30,11 @@ from keras_qat.quantizers.fake_quantize import (
     round_to_codes,
 )
 from keras_qat.quantizers.replacement import Selection, passed_gradient, select
-from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
+from keras_qat.quantizers.sharing import sharing_axes, sum_of_products
 
 Tensor = Any
 Rounding = Callable[[Tensor, Grid], Tensor]
-Total = Callable[[Tensor], Tensor]
+Total = Callable[[Tensor, Tensor], Tensor]
 ScaleGradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Total], Tensor]
 
 
@@ -84,7 +84,7 @@ def learned_step_size(
     def scale_gradient(
         x: Tensor, x_hat: Tensor, g: Tensor, dx: Tensor, inside: Tensor, total: Total
     ) -> Tensor:
-        return total(g * x_hat) - total(dx * x)
+        return total(g, x_hat) - total(dx, x)
 
     return _fake_quantize(
         x, scale, grid, rounding, estimator, selection, scale_gradient, gradient_scale
@@ -114,7 +114,7 @@ def learned_clipping(
     def scale_gradient(
         x: Tensor, x_hat: Tensor, g: Tensor, dx: Tensor, inside: Tensor, total: Total
     ) -> Tensor:
-        return total(g * x_hat * (1.0 - inside))
+        return total(g * (1.0 - inside), x_hat)
 
     return _fake_quantize(x, scale, grid, rounding, estimator, selection, scale_gradient)
 
@@ -131,7 +131,7 @@ def _fake_quantize(
 ) -> Tensor:
     """`scale_gradient(x, x_hat, g, dx, inside, total)` times `factor / scale` is `dscale`.
 
-    `total` sums over the elements that share a scale.
+    `total` sums products of two tensors over the elements that share a scale.
     """
 
     @custom_gradient
@@ -159,7 +159,7 @@ def _fake_quantize(
             if scale_gradient is None:
                 return dx, ops.zeros_like(scale)
             slope = scale_gradient(
-                x, x_hat, upstream, dx, inside, lambda values: sum_over_sharing(values, scale)
+                x, x_hat, upstream, dx, inside, lambda a, b: sum_of_products(a, b, scale)
             )
             return dx, slope * (factor / scale)
 

@@ -108,7 +108,8 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         return Grid(int(ends.qmin), int(ends.qmax))
 
     def forward_grid(self) -> Grid:
-        return self._step_and_grid()[1]
+        offset, held_levels = as_tensor(self.offset), as_tensor(self.held_levels)
+        return snapped_activation_grid(offset, self.log_scale, self.log_range, held_levels).grid
 
     def set_scale(self, scale: Any) -> None:
         """Starts over from the grid of the target with that step."""
@@ -135,9 +136,8 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
 
         Backward: 1 for `log_range`, -1 for `log_scale`; 0 for both if held.
         """
-        return self._bits_if_held(
-            activation_bit_width(self._log(self.log_scale), self._log(self.log_range))
-        )
+        logarithms = self._log(ops.stack([self.log_scale, self.log_range]))
+        return self._bits_if_held(activation_bit_width(*ops.unstack(logarithms)))
 
     def levels(self) -> Tensor:
         """How many levels the learned grid has, as a float scalar."""
@@ -220,10 +220,6 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         levels = self.levels() - 1.0
         position = ops.clip((x - as_tensor(self.offset)) / self.step, 0.0, levels)
         return ops.mean(ops.square((position - ops.round(position)) / levels))
-
-    def _step_and_grid(self) -> tuple[Tensor, Grid]:
-        offset, held_levels = as_tensor(self.offset), as_tensor(self.held_levels)
-        return snapped_activation_grid(offset, self.log_scale, self.log_range, held_levels)
 
     @property
     def _logarithms(self) -> list[keras.Variable]:

@@ -29,11 +29,15 @@ def random_noise_sign(shape: tuple[int, ...], seed: Any = None) -> Tensor:
     [-0.5, 0.5]
     """
     count = math.prod(shape)
+    return ops.reshape(_random_signs(count, seed)[:count], shape)
+
+
+def _random_signs(count: Any, seed: Any) -> Tensor:
+    """A column of `count` draws from {-1/2, +1/2}, filled up to whole words."""
     words = (count + _COINS_IN_A_WORD - 1) // _COINS_IN_A_WORD
     coins = keras.random.randint((words, 1), 0, 1 << _COINS_IN_A_WORD, seed=seed)
     heads = ops.bitwise_and(coins, 1 << np.arange(_COINS_IN_A_WORD, dtype=np.int32)) > 0
-    signs = ops.reshape(ops.where(heads, 0.5, -0.5), (-1,))
-    return ops.reshape(signs[:count], shape)
+    return ops.reshape(ops.where(heads, 0.5, -0.5), (-1, 1))
 
 
 class SignProduct(NamedTuple):
@@ -65,8 +69,9 @@ def random_sign_product(shape: tuple[Any, ...], seed: Any = None) -> SignProduct
     ((4, 1), (72, 1))
     """
     batch, *features = shape
-    signs = random_noise_sign((batch + math.prod(features), 1), seed)
-    return SignProduct(signs[:batch], 2.0 * signs[batch:])
+    count = batch + math.prod(features)
+    signs = _random_signs(count, seed)
+    return SignProduct(signs[:batch], 2.0 * signs[batch:count])
 
 
 def signed_sum(values: Tensor, noise_sign: Tensor | SignProduct, parameter: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import keras
 from keras import ops
 
 Tensor = Any
@@ -33,4 +35,32 @@ def sum_over_sharing(values: Tensor, parameter: Tensor) -> Tensor:
     [4.0, 4.0]
     """
     axes = sharing_axes(values, parameter)
-    return ops.reshape(ops.sum(values, axis=axes), parameter.shape) if axes else values
+    total = ops.sum(values, axis=axes) if axes else values
+    return ops.reshape(total, parameter.shape) if len(parameter.shape) else total
+
+
+def sum_of_products(one: Tensor, other: Tensor, parameter: Tensor) -> Tensor:
+    """`sum_over_sharing(one * other, parameter)`, for two tensors of one shape.
+
+    On a CPU, TensorFlow multiplies two float32 rows by one kernel that keeps no product. It adds
+    up in blocks: of two million products the sum is off by 2e-5 of that of their magnitudes.
+
+    >>> float(sum_of_products(ops.array([1.0, 2.0]), ops.array([3.0, 4.0]), ops.zeros(())))
+    11.0
+    """
+    if math.prod(parameter.shape) != 1 or not _multiplies_rows(one, other):
+        return sum_over_sharing(one * other, parameter)
+    import tensorflow as tf
+
+    rows = (tf.reshape(each, (1, -1)) for each in (one, other))
+    return tf.reshape(tf.matmul(*rows, transpose_b=True), parameter.shape)
+
+
+def _multiplies_rows(*tensors: Tensor) -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    # Other devices have no fast product of rows: they would add up by one thread.
+    in_float = all(tensor.dtype == tf.float32 for tensor in tensors)
+    return in_float and not tf.config.list_logical_devices("GPU")

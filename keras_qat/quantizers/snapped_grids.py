@@ -198,21 +198,33 @@ def fake_quantize_snapped_weights(
     return fake_quantize(weights, log_scale)
 
 
+class ActivationGrid(NamedTuple):
+    """The grid of a tensor: codes of `grid`, whose ends are float scalars, in units of `step`.
+
+    `width` is `Q = 2**log_range`, the range that is learned.
+    """
+
+    step: Tensor
+    width: Tensor
+    grid: Grid
+
+
 def snapped_activation_grid(
     offset: Tensor, log_scale: Tensor, log_range: Tensor, held_levels: Tensor = NOT_HELD
-) -> tuple[Tensor, Grid]:
-    """`(step, grid)`; the ends of the grid are float scalars. It has two levels or more.
+) -> ActivationGrid:
+    """The grid of activations; it has two levels or more.
 
-    >>> step, grid = snapped_activation_grid(-0.7, -1.0, 1.0)
-    >>> float(step), float(grid.qmin), float(grid.qmax)
-    (0.5, -1.0, 2.0)
+    >>> step, width, grid = snapped_activation_grid(-0.7, -1.0, 1.0)
+    >>> float(step), float(width), float(grid.qmin), float(grid.qmax)
+    (0.5, 2.0, -1.0, 2.0)
     """
-    scale_index, range_index = table_index(log_scale), table_index(log_range)
-    scale = table_value(scale_index)
-    steps = ops.maximum(ops.round(table_value(range_index - scale_index) - 1.0), 1.0)
+    scale_index, range_index = ops.unstack(table_index(ops.stack([log_scale, log_range])))
+    indices = ops.stack([scale_index, range_index, range_index - scale_index])
+    step, width, ratio = ops.unstack(table_value(indices))  # one look-up: fewer nodes
+    steps = ops.maximum(ops.round(ratio - 1.0), 1.0)
     steps = ops.where(held_levels > 0.0, held_levels - 1.0, steps)
-    lowest = ops.clip(ops.round(offset / scale), -steps, 0.0)
-    return scale, Grid(lowest, lowest + steps)
+    lowest = ops.clip(ops.round(offset / step), -steps, 0.0)
+    return ActivationGrid(step, width, Grid(lowest, lowest + steps))
 
 
 def fake_quantize_snapped_activations(
@@ -253,7 +265,7 @@ def fake_quantize_snapped_activations(
 
     @custom_gradient
     def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
-        scale, grid = snapped_activation_grid(offset, log_scale, log_range, held_levels)
+        scale, width, grid = snapped_activation_grid(offset, log_scale, log_range, held_levels)
         code, selected = mixed_codes(x / scale, grid, rounding, selection)
         x_hat = code * scale
 
@@ -276,7 +288,6 @@ def fake_quantize_snapped_activations(
             cut = ops.sum(passed) - ops.sum(dx)
             if rounding is not round_nonnegative_to_codes:
                 dx = dx * ops.cast(x >= grid.qmin * scale, x.dtype)
-            width = table_value(table_index(log_range))
             held = held_levels > 0.0
             end = ops.where(held, grid.qmax - grid.qmin, -1.0)
             return (

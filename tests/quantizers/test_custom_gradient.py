@@ -51,6 +51,35 @@ def test_variables_are_read_and_get_the_gradient(way):
     np.testing.assert_array_equal(dy, [5.0, 5.0])
 
 
+def test_a_backward_pass_computes_nothing_before_its_upstream_gradient_is_there():
+    @custom_gradient
+    def function(x):
+        return 2.0 * x, lambda upstream: (upstream * keras.ops.exp(x),)
+
+    @tf.function
+    def gradient(x, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = function(x)
+        return tape.gradient(output, x, output_gradients=upstream)
+
+    vector = tf.TensorSpec([2], "float32")
+    graph = gradient.get_concrete_function(vector, vector).graph
+    (exp,) = (op for op in graph.get_operations() if op.type == "Exp")
+    assert graph.inputs[1].op in _ancestors(exp)
+    np.testing.assert_allclose(gradient(tf.zeros(2), tf.constant([3.0, 4.0])), [3.0, 4.0])
+
+
+def _ancestors(op):
+    found, waiting = set(), [op]
+    while waiting:
+        op = waiting.pop()
+        before = [tensor.op for tensor in op.inputs] + list(op.control_inputs)
+        waiting += [each for each in before if each not in found]
+        found.update(before)
+    return found
+
+
 def test_the_function_keeps_its_name_and_its_words():
     assert tripled.__name__ == "tripled"
     assert tripled.__doc__.startswith("The forward says")

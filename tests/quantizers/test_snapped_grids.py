@@ -147,7 +147,7 @@ def test_a_channel_of_zeros_has_codes_of_zero(half_steps):
 def test_zero_is_on_every_activation_grid(held, offset, log_scale, width, bits):
     parameters = [np.float32(offset), np.float32(log_scale), np.float32(log_scale + width)]
     levels = held * 2.0**bits
-    step, grid = snapped_activation_grid(*parameters, levels)
+    step, _, grid = snapped_activation_grid(*parameters, levels)
     lowest, highest = float(grid.qmin), float(grid.qmax)
     assert lowest <= 0 <= highest
     wanted = np.rint(table(parameters[2]) / table(parameters[1]) - 1)
