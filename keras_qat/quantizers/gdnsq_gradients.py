@@ -35,7 +35,7 @@ from keras_qat.quantizers.custom_gradient import custom_gradient
 from keras_qat.quantizers.noise_signs import SignProduct, signed_sum
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.replacement import Selection, passed_gradient, select
-from keras_qat.quantizers.sharing import sharing_axes, sum_of_products, sum_over_sharing
+from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 
 Tensor = Any
 Axes = tuple[int, ...]
@@ -201,8 +201,10 @@ def fake_quantize_activations(
             passed, _, slope = backward(
                 upstream, code - position, position, log_scale, step, selected
             )
-            above = ops.where(x > upper, passed, 0.0)
-            dx = ops.where(ops.logical_or(x < offset, x > upper), 0.0, passed)
+            # Masks as factors: a choice by where() takes three times as long.
+            dx = passed * ops.cast(x <= upper, x.dtype)
+            above = passed - dx
+            dx = dx * ops.cast(x >= offset, x.dtype)
             return (
                 dx,
                 sum_over_sharing(upstream - dx, offset) if signed else ops.zeros_like(offset),
@@ -289,7 +291,7 @@ class NoiseBackward:
         Positions may be counted from anywhere: `v - origin` is what `slope` has. The sum is one
         for each step. `noise / noise_unit` is in steps, and 0 where `selected` is False.
         """
-        slope = sum_of_products(upstream, noise, log_scale) / noise_unit
+        slope = sum_over_sharing(upstream * noise, log_scale) / noise_unit
         if self._scale_term == "lsq":
             slope += step.size * slope
         elif self._scale_term == "head" and self._noise_sign is not None:
@@ -302,5 +304,5 @@ class NoiseBackward:
             return upstream, None, slope
         passed = passed_gradient(self.estimator, upstream, noise / noise_unit, step, selected)
         lost = upstream - passed
-        slope += sum_of_products(lost, position - origin, log_scale)
+        slope += sum_over_sharing(lost * (position - origin), log_scale)
         return passed, lost, slope
