@@ -24,7 +24,7 @@ Selection = Callable[[Tensor], Tensor]
 
 SELECTIONS = ("random", "persistent", "error_first")
 
-_NUMBERS = 1 << 16
+_NUMBERS = 1 << 8
 
 
 def check_replacement(replacement: Any) -> None:
@@ -111,8 +111,8 @@ def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Sele
     """The same for a batch, at a fraction of the cost: fresh choices that are independent in pairs.
 
     The number of an element is the sum, modulo 1, of one drawn for its example and one for its
-    feature, so each is uniform, and any two of them are independent. Numbers have 16 bits, and so
-    has the sum: it wraps by itself.
+    feature, so each is uniform, and any two of them are independent. Numbers have 8 bits, and so
+    has the sum: it wraps by itself. The share taken is thus the nearest multiple of 1/256.
 
     Args:
         shape: of the batch, examples first.
@@ -127,10 +127,10 @@ def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Sele
     batch, *features = shape
     count = ops.cast(ops.round(share * _NUMBERS), "int32")
     drawn = keras.random.randint((batch + math.prod(features),), 0, _NUMBERS, seed=seed)
-    # The last of `count` numbers fits in 16 bits where `count` does not. Of none there is no last:
+    # The last of `count` numbers fits in 8 bits where `count` does not. Of none there is no last:
     # then all are 1, and their sums beyond the number 0.
-    drawn = ops.cast(ops.where(count > 0, drawn, 1), "uint16")
-    last = ops.cast(ops.maximum(count - 1, 0), "uint16")
+    drawn = ops.cast(ops.where(count > 0, drawn, 1), "uint8")
+    last = ops.cast(ops.maximum(count - 1, 0), "uint8")
     examples = ops.reshape(drawn[:batch], (batch, *(1 for _ in features)))
     feature = ops.reshape(drawn[batch:], (1, *features))
     return lambda noise: examples + feature <= last
