@@ -44,7 +44,7 @@ def sum_of_products(one: Tensor, other: Tensor, parameter: Tensor) -> Tensor:
 
     On a CPU, TensorFlow multiplies two float32 rows by one kernel that keeps no product. It adds
     up in blocks: of two million products the sum is off by 2e-5 of that of their magnitudes. Where
-    one of the tensors is used nowhere else, products in its place cost as little, and add up better.
+    one of the tensors is used nowhere else, products in its place cost as little and add up better.
 
     >>> float(sum_of_products(ops.array([1.0, 2.0]), ops.array([3.0, 4.0]), ops.zeros(())))
     11.0
