@@ -285,13 +285,16 @@ class NoiseBackward:
         selected: Tensor | None = None,
         origin: Tensor = 0.0,
         noise_unit: Tensor = 1.0,
+        noisy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """`(passed, lost, sum slope)`, see the module; `lost` is None where it is 0.
 
         Positions may be counted from anywhere: `v - origin` is what `slope` has. The sum is one
-        for each step. `noise / noise_unit` is in steps, and 0 where `selected` is False.
+        for each step. `noise / noise_unit` is in steps, and 0 where `selected` is False. `noisy` is
+        `upstream` with zeros where there is no noise: then `noise` may be anything there.
         """
-        slope = sum_over_sharing(upstream * noise, log_scale) / noise_unit
+        noisy = upstream if noisy is None else noisy
+        slope = sum_over_sharing(noisy * noise, log_scale) / noise_unit
         if self._scale_term == "lsq":
             slope += step.size * slope
         elif self._scale_term == "head" and self._noise_sign is not None:

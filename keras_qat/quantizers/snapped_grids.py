@@ -270,24 +270,35 @@ def fake_quantize_snapped_activations(
         x_hat = code * scale
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
-            # From `x` and `x_hat`, which the layers around keep anyway.
-            clipped = clipped_to_grid(x, grid, scale, rounding)
-            step = GridStep(scale, grid.qmax - grid.qmin, sharing_axes(x, log_scale))
+            # Masks as factors: a choice by where() takes three times as long.
+            below_top = ops.cast(x <= grid.qmax * scale, x.dtype)
+
+            def split(values: Tensor) -> tuple[Tensor, Tensor]:
+                """What is inside the grid, and the sum above it."""
+                kept = values * below_top
+                above = ops.sum(values) - ops.sum(kept)
+                if rounding is not round_nonnegative_to_codes:
+                    kept = kept * ops.cast(x >= grid.qmin * scale, x.dtype)
+                return kept, above
+
+            # From `x` and `x_hat`, which the layers around keep anyway. Straight through, the
+            # gradient is known before the noise, and masks it: nothing is clipped once more.
+            straight = backward.estimator.passes_through
+            nearest = x if straight else clipped_to_grid(x, grid, scale, rounding)
+            dx, cut = split(upstream) if straight else (None, None)
             passed, _, slope = backward(
                 upstream,
-                x_hat - clipped,
-                clipped / scale,
+                x_hat - nearest,
+                nearest / scale,
                 log_scale,
-                step,
+                GridStep(scale, grid.qmax - grid.qmin, sharing_axes(x, log_scale)),
                 selected,
                 origin=grid.qmin,
                 noise_unit=scale,
+                noisy=dx,
             )
-            # Masks as factors: a choice by where() takes three times as long.
-            dx = passed * ops.cast(x <= grid.qmax * scale, x.dtype)
-            cut = ops.sum(passed) - ops.sum(dx)
-            if rounding is not round_nonnegative_to_codes:
-                dx = dx * ops.cast(x >= grid.qmin * scale, x.dtype)
+            if not straight:
+                dx, cut = split(passed)
             held = held_levels > 0.0
             end = ops.where(held, grid.qmax - grid.qmin, -1.0)
             return (
