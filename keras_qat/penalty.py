@@ -130,14 +130,15 @@ class _Widths:
 
     def __init__(self, widths: Sequence[LearnedWidth]):
         self._empty = not widths
-        self.bits = self.targets = ops.zeros((0,))
-        if not self._empty:
-            bits = [width.widths() for width in widths]
-            counts = [each.shape[0] for each in bits]
-            targets = np.repeat(np.float32([width.target for width in widths]), counts)
-            owners = np.repeat(np.arange(len(counts)), counts)
-            held = ops.take(ops.stack([width.held() for width in widths]), owners)
-            self.bits, self.targets = ops.concatenate(bits), ops.where(held, np.inf, targets)
+        if self._empty:
+            self.bits = self.targets = ops.zeros((0,))
+            return
+        bits = [width.widths() for width in widths]
+        counts = [each.shape[0] for each in bits]
+        targets = np.repeat(np.float32([width.target for width in widths]), counts)
+        owners = np.repeat(np.arange(len(counts)), counts)
+        held = ops.take(ops.stack([width.held() for width in widths]), owners)
+        self.bits, self.targets = ops.concatenate(bits), ops.where(held, np.inf, targets)
 
     def mean(self) -> Tensor:
         return ops.zeros(()) if self._empty else ops.mean(self.bits)
