@@ -16,9 +16,8 @@ import keras_qat
 DEFAULTS = {"strength": 0.02, "end": 0.5, "curriculum": "logarithmic"}
 CHANGES = (
     {},
-    {"strength": 0.005},
-    {"strength": 0.05},
     {"strength": 0.1},
+    {"strength": 0.5},
     {"end": 0.25},
     {"end": 0.75},
     {"end": 1.0},
