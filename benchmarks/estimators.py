@@ -1,6 +1,6 @@
 """Gradient estimators on ResNet-8 and CIFAR-10: one grid, one budget, from one float model.
 
-    python benchmarks/estimators.py --bits=4 --bits=2 --bits=1 --jobs=2
+    python benchmarks/estimators.py --bits=4 --bits=2 --bits=1 --reestimate --jobs=2
 
 All variants have LSQ's grid and differ in what passes through rounding. PEGE is also taken apart:
 its replacement alone, and its pull alone. WaveQ's regularizer acts beside the straight-through

@@ -1,6 +1,6 @@
 """PEGE's constants on ResNet-8 and CIFAR-10, by the validation split alone.
 
-    python benchmarks/pege_constants.py --bits=2 --seed=0 --notest --jobs=2
+    python benchmarks/pege_constants.py --bits=2 --seed=0 --notest --reestimate --jobs=2
 
 The strength of the pull, the share of the run over which elements are replaced, and the shape of
 that curriculum, one changed at a time. What is chosen goes into `estimators.py`, which tests once.

@@ -32,7 +32,8 @@ from absl import app, flags, logging
 
 import keras_qat
 import tflite_export
-from keras_qat.callbacks import GDNSQSchedule, PEGESchedule
+from keras_qat.callbacks import BatchNormReestimation, GDNSQSchedule, PEGESchedule
+REESTIMATION_BATCHES = 40
 
 BITS = flags.DEFINE_multi_integer("bits", [2, 1, 3, 4], "Bits of weights and activations.")
 VARIANTS_FLAG = flags.DEFINE_multi_string("variant", None, "Which variants; all by default.")
@@ -43,6 +44,9 @@ OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", pathlib.Path(sys.argv[0]).stem + "_output", "Where results go."
 )
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, each with one thread.", 1)
+REESTIMATE = flags.DEFINE_bool(
+    "reestimate", False, "Set BatchNormalization's statistics anew before every validation."
+)
 TEST = flags.DEFINE_bool("test", True, "Evaluate on the test set; off while constants are sought.")
 REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing: table and picture.")
 ONLY = flags.DEFINE_string("only", None, "Do this one run, here; what --jobs starts.")
@@ -111,6 +115,9 @@ def train(run: Run, variant: Variant) -> tuple[keras_qat.QuantizedModel, dict]:
         keras.callbacks.BackupAndRestore(str(run.folder / f"{run.name}.backup")),
         keras.callbacks.CSVLogger(str(history), append=True),
     ]
+    if REESTIMATE.value:
+        sample = resnet8.training_batches(run.seed).take(REESTIMATION_BATCHES)
+        callbacks.insert(0, BatchNormReestimation(sample))
     rate = LEARNING_RATE.value
     schedule = GDNSQSchedule()
     if qmodel.replaced_quantizers:
@@ -169,6 +176,7 @@ def execute(run: Run, variant: Variant) -> None:
         "epochs": EPOCHS.value,
         "learning_rate": LEARNING_RATE.value,
         "batch_size": resnet8.BATCH_SIZE.value,
+        "reestimated": REESTIMATE.value,
         "batches": EPOCHS.value * len(resnet8.training_batches(run.seed)),
         "seconds": round(time.time() - start),
         "logs": {name: float(value) for name, value in logs.items()},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_qat import callbacks, estimators, optimizers
+    from keras_qat.batch_normalization import reestimate_batch_normalization
     from keras_qat.config import (
         DoReFaConfig,
         GDNSQConfig,
@@ -63,6 +64,7 @@ _HOME = {
     "plot_capacity": "keras_qat.plotting",
     "plot_grids": "keras_qat.plotting",
     "quantize": "keras_qat.pipeline",
+    "reestimate_batch_normalization": "keras_qat.batch_normalization",
     "register_rule": "keras_qat.rules",
 }
 
@@ -96,6 +98,7 @@ __all__ = [
     "plot_capacity",
     "plot_grids",
     "quantize",
+    "reestimate_batch_normalization",
     "register_rule",
 ]
 

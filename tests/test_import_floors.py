@@ -24,6 +24,7 @@ FLOORS = [
     {"keras_qat.costs"},
     {"keras_qat.rules"},
     {
+        "keras_qat.batch_normalization",
         "keras_qat.calibration",
         "keras_qat.conversion",
         "keras_qat.distillation",

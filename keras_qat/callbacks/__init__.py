@@ -1,5 +1,6 @@
 """Callbacks for `fit`: schedules of quantization-aware training, and what to watch."""
 
+from keras_qat.callbacks.batch_norm_reestimation import BatchNormReestimation
 from keras_qat.callbacks.capacity_monitor import CapacityMonitor
 from keras_qat.callbacks.divergence_monitor import DivergenceMonitor, TrainingDivergedError
 from keras_qat.callbacks.ewgs_schedule import EWGSSchedule
@@ -7,6 +8,7 @@ from keras_qat.callbacks.gdnsq_schedule import GDNSQSchedule
 from keras_qat.callbacks.pege_schedule import PEGESchedule
 
 __all__ = [
+    "BatchNormReestimation",
     "CapacityMonitor",
     "DivergenceMonitor",
     "EWGSSchedule",
