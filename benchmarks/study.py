@@ -33,6 +33,7 @@ from absl import app, flags, logging
 import keras_qat
 import tflite_export
 from keras_qat.callbacks import BatchNormReestimation, GDNSQSchedule, PEGESchedule
+
 REESTIMATION_BATCHES = 40
 
 BITS = flags.DEFINE_multi_integer("bits", [2, 1, 3, 4], "Bits of weights and activations.")
