@@ -18,6 +18,7 @@ CHANGES = (
     {},
     {"strength": 0.1},
     {"strength": 0.5},
+    {"end": 0.125},
     {"end": 0.25},
     {"end": 0.75},
     {"end": 1.0},

@@ -31,7 +31,7 @@ def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
     }
     names["dataset"] = tf.data.Dataset.from_tensor_slices((names["x"], names["y"])).batch(64)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for block in blocks:
         exec(block, names)
     assert (tmp_path / "model.tflite").exists()

@@ -151,6 +151,39 @@ print(json.dumps({
     },
 }))
 """
+
+STATISTICS = """
+import json
+import keras, numpy as np
+import keras_qat
+from keras_qat.callbacks import BatchNormReestimation
+from tests.models import depthwise_network, images
+
+x, y = images(64, (8, 8, 3)), np.arange(64) % 5
+config = keras_qat.PEGEConfig(weight_bits=2, activation_bits=2)
+model, rng = depthwise_network(), np.random.default_rng(0)
+model.set_weights([rng.uniform(0.1, 0.5, weight.shape) for weight in model.get_weights()])
+qmodel = keras_qat.quantize(model, config, calibration_data=x)
+layers = [each for each in qmodel.layers if isinstance(each, keras.layers.BatchNormalization)]
+
+
+def statistics():
+    values = [(each.moving_mean, each.moving_variance) for each in layers]
+    return np.array([np.asarray(v) for v in keras.tree.flatten(values)]).tolist()
+
+
+keras_qat.reestimate_batch_normalization(qmodel, x)
+found = {"backend": keras.backend.backend(), "before": statistics()}
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+qmodel.compile("adam", loss, jit_compile=keras.backend.backend() == "jax")
+options = {"epochs": 2, "validation_data": (x, y), "verbose": 0}
+history = qmodel.fit(x, y, callbacks=[BatchNormReestimation(x)], **options).history
+found["validated"], found["evaluated"] = history["val_loss"][-1], qmodel.evaluate(x, y, verbose=0)
+found["fitted"] = statistics()
+keras_qat.reestimate_batch_normalization(qmodel, x)
+found["again"] = statistics()
+print(json.dumps(found))
+"""
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -206,3 +239,15 @@ def test_layers_in_float_train_alike():
     for path, expected in on_tensorflow.items():  # float32 sums in another order, as above
         tolerance = 1e-3 * max(np.abs(expected).max(), 3e-2)
         np.testing.assert_allclose(on_jax[path], expected, rtol=0, atol=tolerance, err_msg=path)
+
+
+def test_running_statistics_are_set_anew():
+    here: dict = {}
+    exec(STATISTICS, here)
+    on_jax, on_tensorflow = run(STATISTICS, "jax"), here["found"]
+    # Sums of float32 in another order.
+    np.testing.assert_allclose(on_jax["before"], on_tensorflow["before"], rtol=1e-4, atol=1e-5)
+    for found in (on_jax, on_tensorflow):
+        assert found["fitted"] == found["again"]
+        assert found["evaluated"] == pytest.approx(found["validated"], rel=1e-6)
+        assert np.abs(np.subtract(found["fitted"], found["before"])).max() > 1e-3
