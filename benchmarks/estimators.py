@@ -3,8 +3,9 @@
     python benchmarks/estimators.py --bits=4 --bits=2 --bits=1 --reestimate --jobs=2
 
 All variants have LSQ's grid and differ in what passes through rounding. PEGE is also taken apart:
-its replacement alone, and its pull alone. WaveQ's regularizer acts beside the straight-through
-estimator. `benchmarks/study.py` says how a study runs and where its results go.
+its replacement alone, and its pull alone; "rising" is PEGE with a pull that grows. WaveQ's
+regularizer acts beside the straight-through estimator. `benchmarks/study.py` says how a study runs
+and where its results go.
 """
 
 from __future__ import annotations
@@ -22,10 +23,15 @@ def _lsq(**options: Any) -> Callable[[int], keras_qat.QuantizationConfig]:
     return lambda bits: keras_qat.LSQConfig(weight_bits=bits, activation_bits=bits, **options)
 
 
+CURRICULUM = {"end": 0.25}
 VARIANTS = {
-    "pege": Variant(_lsq(estimator="pege", replacement="random")),
+    "pege": Variant(_lsq(estimator="pege", replacement="random"), curriculum=CURRICULUM),
+    "pege_rising": Variant(
+        _lsq(estimator="pege", replacement="random"),
+        curriculum={**CURRICULUM, "final_strength": 1.0},
+    ),
     "lsq": Variant(_lsq()),
-    "pege_replacement_only": Variant(_lsq(replacement="random")),
+    "pege_replacement_only": Variant(_lsq(replacement="random"), curriculum=CURRICULUM),
     "pege_pull_only": Variant(_lsq(estimator="pege")),
     "ewgs": Variant(_lsq(estimator="ewgs")),
     "aewgs": Variant(_lsq(estimator="aewgs")),

@@ -31,6 +31,10 @@ class PEGESchedule(keras.callbacks.Callback):
     quantizes everything. The logarithmic curriculum is
     `p(k) = log(1 + kappa * k / (end * K)) / log(1 + kappa)` with `kappa = 9`: fast, then slow.
 
+    With a `final_strength`, the pull of weights to their codes rises in the second half of the run,
+    from the strength of the estimator to this one along half a cosine: weights settle on their
+    codes, where they would flip between two to the last batch.
+
     At the end of an epoch the logs have `replaced_share`, and the discretization error
     `mean((clip(x) - x_hat)**2)`, in ranges, of the last batch: its means over all weight tensors
     and over all activations, as `weight_discretization_error` and
@@ -42,17 +46,20 @@ class PEGESchedule(keras.callbacks.Callback):
     does not export before it is trained to the end.
 
     Source: the abstract of PEGE (arXiv 2509.00097) names the logarithmic curriculum; its formula
-    and constants are our own.
+    and constants are our own. A pull that rises: Nagel et al. 2022 (arXiv 2203.11086), there a
+    regularizer.
 
     Args:
         curriculum: "logarithmic", "linear", "exponential", "cosine", or any
             `keras_qat.schedules.Schedule` from 0 to 1 over batches.
         end: the share of the run over which a curriculum given by name rises.
         log_layers: whether the logs have the error of every tensor.
+        final_strength: what the `strength` of the estimator "pege" rises to; `None` leaves it.
 
     Raises:
-        ValueError: an unknown curriculum or an `end` that is not above 0 and at most 1; when `fit`
-            starts: a model without replacement, or a run of unknown length.
+        ValueError: an unknown curriculum, an `end` that is not above 0 and at most 1 or a negative
+            strength; when `fit` starts: a model without replacement, a run of unknown length, or a
+            `final_strength` for a model without the estimator "pege".
 
     >>> PEGESchedule(end=0.25).curriculum
     'logarithmic'
@@ -63,6 +70,7 @@ class PEGESchedule(keras.callbacks.Callback):
         curriculum: str | Schedule = "logarithmic",
         end: float = 0.5,
         log_layers: bool = False,
+        final_strength: float | None = None,
     ):
         super().__init__()
         if not isinstance(curriculum, Schedule) and curriculum not in CURRICULA:
@@ -72,13 +80,19 @@ class PEGESchedule(keras.callbacks.Callback):
             )
         if not 0.0 < end <= 1.0:
             raise ValueError(f"The end must be above 0 and at most 1. Received: {end!r}")
+        if final_strength is not None and not final_strength >= 0.0:
+            raise ValueError(f"The final_strength must be 0 or above. Received: {final_strength!r}")
         self.curriculum = curriculum
         self.end = end
         self.log_layers = log_layers
+        self.final_strength = final_strength
         self.errors: dict[str, list[float]] = {}
         self._quantizers: dict[str, Quantizer] = {}
         self._schedule: Schedule | None = None
+        self._pulled: list[Quantizer] = []
         self._first = 0
+        self._half = 0.0
+        self._risen: float | None = None
         self._share: float | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -96,8 +110,10 @@ class PEGESchedule(keras.callbacks.Callback):
                 "PEGESchedule plans the whole run, and this dataset does not tell its length: "
                 "pass steps_per_epoch to fit."
             )
+        self._half = steps * self.params["epochs"] / 2
         self._schedule = self._planned(steps * self.params["epochs"])
-        self._share = None
+        self._pulled = self._pulled_quantizers()
+        self._share = self._risen = None
         self.errors = {name: [] for name in self._quantizers}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -105,6 +121,7 @@ class PEGESchedule(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._replace(self._first + batch)
+        self._pull(self._first + batch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._replace(self._first + self.params["steps"])
@@ -136,3 +153,31 @@ class PEGESchedule(keras.callbacks.Callback):
         for quantizer in self._quantizers.values():
             quantizer.replaced_share.assign(share)
         self._share = share
+
+    def _pulled_quantizers(self) -> list[Quantizer]:
+        """Those of weights whose pull rises."""
+        if self.final_strength is None:
+            return []
+        pulled = [
+            quantizer
+            for name, quantizer in self._quantizers.items()
+            if "/weights" in name and "strength" in quantizer.estimator_options
+        ]
+        if not pulled:
+            raise ValueError(
+                'A final_strength needs weights with estimator="pege", as keras_qat.PEGEConfig has '
+                f"it. Received: {type(self.model).__name__} {self.model.name!r} without any"
+            )
+        return pulled
+
+    def _pull(self, batches: int) -> None:
+        """Sets the strength of the pull for the batch that follows that many."""
+        risen = max(0.0, batches - self._half)
+        if not self._pulled or risen == self._risen:
+            return
+        synchronize(self.model)
+        for quantizer in self._pulled:
+            start = quantizer.estimator.variables["strength"]
+            strength = Cosine(start, self.final_strength, self._half)(risen)
+            quantizer.estimator_options["strength"].assign(strength)
+        self._risen = risen

@@ -176,3 +176,55 @@ def test_a_run_of_unknown_length_is_refused():
 def test_options_that_mean_nothing_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PEGESchedule(**options)
+
+
+class Strengths(keras.callbacks.Callback):
+    """The strengths of the pull in force during each batch: of weights, of activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights, self.activations = [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        for name, quantizer in self.model.replaced_quantizers.items():
+            found = self.weights if name.endswith("/weights") else self.activations
+            found.append(float(quantizer.estimator_options["strength"]))
+
+
+def test_a_pull_that_rises_does_so_in_the_second_half_and_on_weights_alone():
+    qmodel, recorder = new_model(), Strengths()
+    fit(qmodel, PEGESchedule(final_strength=2.0), recorder)
+    weights = np.reshape(recorder.weights, (BATCHES, -1))
+    assert np.ptp(weights, axis=1).max() == 0.0
+    rising = weights[:, 0]
+    np.testing.assert_array_equal(rising[: BATCHES // 2 + 1], np.float32(0.02))
+    assert np.all(np.diff(rising[BATCHES // 2 :]) > 0.0)
+    assert 1.9 < rising[-1] < 2.0
+    assert set(recorder.activations) == {float(np.float32(0.02))}
+
+
+def test_a_resumed_run_pulls_as_it_would_have_and_a_new_one_starts_over():
+    whole, resumed, again = Strengths(), Strengths(), Strengths()
+    qmodel = new_model()
+    fit(qmodel, PEGESchedule(final_strength=1.0), whole)
+    fit(new_model(), PEGESchedule(final_strength=1.0), resumed, initial_epoch=3)
+    fit(qmodel, PEGESchedule(final_strength=1.0), again)
+    assert resumed.weights == whole.weights[-len(resumed.weights) :]
+    assert again.weights == whole.weights
+
+
+def test_a_pull_that_rises_lowers_the_discretization_error():
+    def error(final_strength):
+        schedule = PEGESchedule(final_strength=final_strength)
+        return fit(new_model(), schedule, epochs=20)["weight_discretization_error"][-1]
+
+    assert error(4.0) < 0.9 * error(None)
+
+
+def test_a_pull_that_cannot_rise_is_refused():
+    with pytest.raises(ValueError, match="must be 0 or above"):
+        PEGESchedule(final_strength=-1.0)
+    bits = {"weight_bits": 2, "activation_bits": 2}
+    config = keras_qat.LSQConfig(**bits, replacement="random")
+    with pytest.raises(ValueError, match='weights with estimator="pege"'):
+        fit(new_model(config), PEGESchedule(final_strength=1.0))
