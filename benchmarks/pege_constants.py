@@ -13,7 +13,7 @@ from study import Variant
 
 import keras_qat
 
-DEFAULTS = {"strength": 0.02, "end": 0.5, "curriculum": "logarithmic"}
+START = {"strength": 0.02, "end": 0.5, "curriculum": "logarithmic"}
 CHANGES = (
     {},
     {"strength": 0.1},
@@ -29,7 +29,7 @@ CHANGES = (
 
 
 def _variant(change: dict) -> Variant:
-    constants = {**DEFAULTS, **change}
+    constants = {**START, **change}
     estimator = keras_qat.Estimator("pege", {"strength": constants.pop("strength")})
     return Variant(
         lambda bits: keras_qat.LSQConfig(
@@ -40,7 +40,7 @@ def _variant(change: dict) -> Variant:
 
 
 VARIANTS = {
-    "_".join(str(part) for item in change.items() for part in item) or "defaults": _variant(change)
+    "_".join(str(part) for item in change.items() for part in item) or "start": _variant(change)
     for change in CHANGES
 }
 

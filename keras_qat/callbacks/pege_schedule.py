@@ -61,14 +61,14 @@ class PEGESchedule(keras.callbacks.Callback):
             strength; when `fit` starts: a model without replacement, a run of unknown length, or a
             `final_strength` for a model without the estimator "pege".
 
-    >>> PEGESchedule(end=0.25).curriculum
+    >>> PEGESchedule(end=0.5).curriculum
     'logarithmic'
     """
 
     def __init__(
         self,
         curriculum: str | Schedule = "logarithmic",
-        end: float = 0.5,
+        end: float = 0.25,
         log_layers: bool = False,
         final_strength: float | None = None,
     ):
