@@ -23,15 +23,14 @@ def _lsq(**options: Any) -> Callable[[int], keras_qat.QuantizationConfig]:
     return lambda bits: keras_qat.LSQConfig(weight_bits=bits, activation_bits=bits, **options)
 
 
-CURRICULUM = {"end": 0.25}
 VARIANTS = {
-    "pege": Variant(_lsq(estimator="pege", replacement="random"), curriculum=CURRICULUM),
+    "pege": Variant(_lsq(estimator="pege", replacement="random")),
     "pege_rising": Variant(
         _lsq(estimator="pege", replacement="random"),
-        curriculum={**CURRICULUM, "final_strength": 1.0},
+        curriculum={"final_strength": 1.0},
     ),
     "lsq": Variant(_lsq()),
-    "pege_replacement_only": Variant(_lsq(replacement="random"), curriculum=CURRICULUM),
+    "pege_replacement_only": Variant(_lsq(replacement="random")),
     "pege_pull_only": Variant(_lsq(estimator="pege")),
     "ewgs": Variant(_lsq(estimator="ewgs")),
     "aewgs": Variant(_lsq(estimator="aewgs")),

@@ -6,8 +6,8 @@
 All variants of one setting (network, batch size, jit) are alive at once, each in a process of its
 own, and take turns: a few steps each, many times round. A step's cost is the median over its turns;
 what else a busy machine does then hits all of them alike. CPU time counts all threads. "memory" is
-what training adds to the peak of the process with its model built. "first steps" is the time of the
-first turn, tracing and compiling included.
+the peak in training over what the process held with its float model built, before calibration.
+"first steps" is the time of the first turn, tracing and compiling included.
 
 A, B and C are virtual environments with the peers (A: `tensorflow-model-optimization tf_keras`,
 B: `HGQ2`, C: `qkeras`); they do not agree on one Keras. TFMOT and QKeras train in Keras 2, whose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ from keras_qat.calibration import CalibrationData
 from keras_qat.keras_graph import flat_nodes
 
 Array = np.ndarray
-Tensor = Any
 
 
 def reestimate_batch_normalization(model: keras.Model, data: Any) -> None:
@@ -41,7 +41,8 @@ def reestimate_batch_normalization(model: keras.Model, data: Any) -> None:
             augmented as in training, in batches of the size it has there.
 
     Raises:
-        ValueError: no samples, shapes that do not fit the model, or values that are not finite.
+        ValueError: no samples, shapes that do not fit the model, values that are not finite, or a
+            BatchNormalization that is called several times.
 
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
     >>> reestimate_batch_normalization(model, np.float32([[1.0], [3.0]]))
@@ -57,11 +58,7 @@ class Reestimation:
     def __init__(self, model: keras.Model, data: Any):
         self._batches = CalibrationData(model, data)
         self._model = model
-        self._layers = [
-            layer
-            for layer in dict.fromkeys(node.operation for node in flat_nodes(model))
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-        ]
+        self._layers = _normalizations(model)
         self._forward = _training_pass(model)
 
     def __call__(self) -> None:
@@ -89,6 +86,22 @@ class Reestimation:
                     [_double(layer.moving_mean) for layer in self._layers],
                     [_double(layer.moving_variance) for layer in self._layers],
                 )
+
+
+def _normalizations(model: keras.Model) -> list[Any]:
+    """The layers whose statistics training moves."""
+    calls = Counter(
+        node.operation
+        for node in flat_nodes(model)
+        if isinstance(node.operation, keras.layers.BatchNormalization) and node.operation.trainable
+    )
+    shared = [layer.name for layer, count in calls.items() if count > 1]
+    if shared:
+        raise ValueError(
+            "Statistics can be re-estimated of layers that are called once: of several calls those "
+            f"of the last would be left. Freeze such layers first. Received: {shared}"
+        )
+    return list(calls)
 
 
 def _training_pass(model: keras.Model) -> Callable[[list[Array]], Any]:

@@ -102,6 +102,19 @@ def test_a_frozen_layer_keeps_its_statistics():
     assert np.abs(other.moving_mean.numpy() - moved).max() > 0.0
 
 
+def test_a_layer_that_is_called_twice_is_refused_unless_it_is_frozen():
+    inputs, shared = keras.Input((3,)), keras.layers.BatchNormalization(name="shared")
+    dense = keras.layers.Dense(3)
+    model = keras.Model(inputs, shared(dense(shared(inputs))))
+    before = shared.moving_mean.numpy()
+    x = np.ones((4, 3), np.float32)
+    with pytest.raises(ValueError, match=r"called once.*'shared'"):
+        keras_qat.reestimate_batch_normalization(model, x)
+    shared.trainable = False
+    keras_qat.reestimate_batch_normalization(model, x)
+    np.testing.assert_array_equal(shared.moving_mean.numpy(), before)
+
+
 def test_a_model_without_batch_normalization_is_left_alone():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     before = model.get_weights()
