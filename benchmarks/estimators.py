@@ -2,10 +2,10 @@
 
     python benchmarks/estimators.py --bits=4 --bits=2 --bits=1 --reestimate --jobs=2
 
-All variants have LSQ's grid and differ in what passes through rounding. PEGE is also taken apart:
-its replacement alone, and its pull alone; "rising" is PEGE with a pull that grows. WaveQ's
-regularizer acts beside the straight-through estimator. `benchmarks/study.py` says how a study runs
-and where its results go.
+Variants have LSQ's learned scales and differ in what passes through rounding; "ste" and
+"pege_fixed" keep the calibrated scales. PEGE is also taken apart: its replacement alone, and its
+pull alone; "rising" is PEGE with a pull that grows. WaveQ's regularizer acts beside the
+straight-through estimator. `benchmarks/study.py` says how a study runs and where its results go.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ def _lsq(**options: Any) -> Callable[[int], keras_qat.QuantizationConfig]:
     return lambda bits: keras_qat.LSQConfig(weight_bits=bits, activation_bits=bits, **options)
 
 
+def _fixed(**options: Any) -> Callable[[int], keras_qat.QuantizationConfig]:
+    return lambda bits: keras_qat.STEConfig(weight_bits=bits, activation_bits=bits, **options)
+
+
 VARIANTS = {
     "pege": Variant(_lsq(estimator="pege", replacement="random")),
     "pege_rising": Variant(
@@ -36,7 +40,8 @@ VARIANTS = {
     "aewgs": Variant(_lsq(estimator="aewgs")),
     "dsq": Variant(_lsq(estimator="dsq")),
     "waveq": Variant(_lsq(code_regularization=0.01)),
-    "ste": Variant(lambda bits: keras_qat.STEConfig(weight_bits=bits, activation_bits=bits)),
+    "ste": Variant(_fixed()),
+    "pege_fixed": Variant(_fixed(estimator="pege", replacement="random")),
 }
 
 if __name__ == "__main__":
