@@ -115,7 +115,8 @@ class QuantizedModel(keras.Model):
         The training loss becomes `loss + label_weight * compiled loss`, regularizers added; the
         compiled metrics and evaluation stay as they are. Call it before `fit`. The teacher is
         neither saved nor trained: after `load_model`, name it again. It teaches its errors too:
-        augment inputs as it was trained on them, and no further.
+        augment inputs as it was trained on them, and no further. Layers that augment images inside
+        the model act on this model alone: the teacher sees the images as they came.
 
         Args:
             teacher: its inputs and outputs are like this model's; by default the float model that

@@ -94,6 +94,7 @@ _RELU = Rule(Output.SAME_AS_INPUT, lower_relu, joins=_ACTIVATION_JOINS, unsigned
 _RELU6 = Rule(Output.ROUND_TO_INPUT, lower_relu6, joins=_ACTIVATION_JOINS, unsigned=True)
 _SOFTMAX = Rule(Output.FIXED, lower_softmax, unsigned=True)
 _IDENTITY = Rule(Output.SAME_AS_INPUT, lower_identity)
+_AUGMENTATION = Rule(Output.ROUND_TO_INPUT, lower_identity)
 _MULTIPLY = Rule(Output.QUANTIZE, lower_multiply, yields=Stage.SUM, wide_inputs=True)
 _ADD = dataclasses.replace(_MULTIPLY, lower=lower_add, stand_in=_as(QuantizeAdd))
 _SUBTRACT = dataclasses.replace(
@@ -170,6 +171,27 @@ RULES: dict[type, Rule] = {
     layers.GaussianNoise: _IDENTITY,
     layers.SpatialDropout1D: _IDENTITY,
     layers.SpatialDropout2D: _IDENTITY,
+    layers.AugMix: _AUGMENTATION,
+    layers.RandAugment: _AUGMENTATION,
+    layers.RandomBrightness: _AUGMENTATION,
+    layers.RandomColorDegeneration: _AUGMENTATION,
+    layers.RandomColorJitter: _AUGMENTATION,
+    layers.RandomContrast: _AUGMENTATION,
+    layers.RandomElasticTransform: _AUGMENTATION,
+    layers.RandomErasing: _AUGMENTATION,
+    layers.RandomFlip: _AUGMENTATION,
+    layers.RandomGaussianBlur: _AUGMENTATION,
+    layers.RandomGrayscale: _AUGMENTATION,
+    layers.RandomHue: _AUGMENTATION,
+    layers.RandomInvert: _AUGMENTATION,
+    layers.RandomPerspective: _AUGMENTATION,
+    layers.RandomPosterization: _AUGMENTATION,
+    layers.RandomRotation: _AUGMENTATION,
+    layers.RandomSaturation: _AUGMENTATION,
+    layers.RandomSharpness: _AUGMENTATION,
+    layers.RandomShear: _AUGMENTATION,
+    layers.RandomTranslation: _AUGMENTATION,
+    layers.RandomZoom: _AUGMENTATION,
     layers.Softmax: _SOFTMAX,
     layers.ELU: _ELU,
     QuantizeELU: _ELU,
