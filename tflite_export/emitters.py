@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
+from keras_qat.integer.ops.op import activation_range
 from tflite_export import lookup_table
 from tflite_export.emission import Emission, file_operator, int32_constant
 from tflite_export.errors import ExportError
@@ -137,7 +138,7 @@ def _by_unique_name(tensors: list[FileTensor]) -> Mapping[str, FileTensor]:
 
 
 def _conv_2d(op: ops.Conv2D, graph: IntegerGraph) -> Emission:
-    fields = {**_window_fields(op), **_fused(op), **_dilation(op)}
+    fields = {**_window_fields(op), **_fused(op, graph), **_dilation(op)}
     return _linear("CONV_2D", 3, "Conv2DOptions", fields, op, graph)
 
 
@@ -145,7 +146,7 @@ def _depthwise_conv_2d(op: ops.DepthwiseConv2D, graph: IntegerGraph) -> Emission
     channels = graph.tensors[op.inputs[0]].shape[3]
     fields = {
         **_window_fields(op),
-        **_fused(op),
+        **_fused(op, graph),
         **_dilation(op),
         "depthMultiplier": op.weight.values.shape[3] // channels,
     }
@@ -155,7 +156,7 @@ def _depthwise_conv_2d(op: ops.DepthwiseConv2D, graph: IntegerGraph) -> Emission
 def _transpose_conv_2d(op: ops.TransposeConv2D, graph: IntegerGraph) -> Emission:
     """The output's shape comes first, as a constant: the batch is 1 for good."""
     size = int32_constant(f"{op.output}/size", graph.tensors[op.output].shape)
-    fields = {**_window_fields(op), **_fused(op)}
+    fields = {**_window_fields(op), **_fused(op, graph)}
     linear = _linear("TRANSPOSE_CONV", 4, "TransposeConvOptions", fields, op, graph)
     source, weight, bias = linear.operator.inputs
     operator = dataclasses.replace(linear.operator, inputs=(size.name, weight, source, bias))
@@ -163,7 +164,7 @@ def _transpose_conv_2d(op: ops.TransposeConv2D, graph: IntegerGraph) -> Emission
 
 
 def _fully_connected(op: ops.FullyConnected, graph: IntegerGraph) -> Emission:
-    fields = {**_fused(op), "keepNumDims": len(graph.tensors[op.output].shape) > 2}
+    fields = {**_fused(op, graph), "keepNumDims": len(graph.tensors[op.output].shape) > 2}
     return _linear("FULLY_CONNECTED", 4, "FullyConnectedOptions", fields, op, graph)
 
 
@@ -202,7 +203,7 @@ def _of_two(code: str, options: str) -> Emitter:
     """The emitter of an op that joins two tensors."""
 
     def emit(op: ops.IntegerOp, graph: IntegerGraph) -> Emission:
-        fields = _fused(op) if isinstance(op, ops.ArithmeticOp) else {}
+        fields = _fused(op, graph) if isinstance(op, ops.ArithmeticOp) else {}
         return Emission((), file_operator(code, 2, op.inputs, op.output, options, fields))
 
     return emit
@@ -213,7 +214,7 @@ def _mul(op: ops.Mul, graph: IntegerGraph) -> Emission:
     x, w, y = (graph.tensors[name].qparams.scale for name in (*op.inputs, op.output))
     version = 3 if x * w / y >= 1 else 2
     return Emission(
-        (), file_operator("MUL", version, op.inputs, op.output, "MulOptions", _fused(op))
+        (), file_operator("MUL", version, op.inputs, op.output, "MulOptions", _fused(op, graph))
     )
 
 
@@ -351,8 +352,12 @@ def _window_fields(op: _Windowed) -> dict[str, Any]:
     return {"padding": op.padding.upper(), "strideH": height, "strideW": width}
 
 
-def _fused(op: ops.LinearOp | ops.ArithmeticOp) -> dict[str, Any]:
-    return {"fusedActivationFunction": _FUSED[op.activation]}
+def _fused(op: ops.LinearOp | ops.ArithmeticOp, graph: IntegerGraph) -> dict[str, Any]:
+    """The clamp; a RELU6 above the end of int8 is a RELU: runtimes refuse 6 as too many steps."""
+    grid, kind = graph.tensors[op.output].qparams, op.activation
+    if kind == "relu6" and activation_range("relu6", grid) == activation_range("relu", grid):
+        kind = "relu"
+    return {"fusedActivationFunction": _FUSED[kind]}
 
 
 def _dilation(op: ops.Conv2D | ops.DepthwiseConv2D) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from keras_qat.integer import IntegerGraph, QuantParams, ops
 from keras_qat.integer.fixed_point import get_profile
 from keras_qat.integer.headroom import real_multiplier
-from keras_qat.integer.ops.op import activation_range
+from keras_qat.integer.ops.op import activation_range, six_in_steps
 from keras_qat.integer.ops.softmax import MAX_SOFTMAX_CLASSES, SOFTMAX_OUTPUT
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
 from tflite_export.errors import ExportError
@@ -256,7 +256,7 @@ def _require_activation(op: ops.LinearOp | ops.ArithmeticOp, graph: IntegerGraph
     grid = graph.tensors[op.output].qparams
     low, high = activation_range(op.activation, grid)
     if op.activation == "relu6":
-        six = np.float32(6.0) / grid.scale
+        six = six_in_steps(grid)
         if high != min(INT8_MAX, int(np.rint(six + np.float32(grid.zero_point)))):
             raise ExportError(
                 f"The fused relu6 of {op.output!r} ends half way between two integers, where "

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_qat.integer import ops
+from keras_qat.integer.ops.op import six_in_steps
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT
 from keras_qat.lowering.context import LoweringContext, Value, integer_operand
 from keras_qat.lowering.pending import Pending
@@ -28,7 +29,7 @@ def lower_relu6(layer: Any, operands: list[Value], context: LoweringContext) -> 
         return x.activated("relu6")
     source = integer_operand(x, layer.name)
     grid = context.qparams(source)
-    six = grid.zero_point + int(np.rint(np.float32(6.0) / grid.scale))
+    six = grid.zero_point + int(np.rint(six_in_steps(grid)))
     if six >= grid.qmax:
         return _clamp_at_zero(source, context.name, context)
     low = _clamp_at_zero(source, f"{context.name}/relu", context)

@@ -378,3 +378,17 @@ def test_a_relu6_below_the_top_of_the_grid_keeps_its_clamp(tmp_path):
     check(qmodel, x)
     report = tflite_export.export(qmodel, tmp_path / "relu6.tflite", samples=x, verbose=False)
     assert report.mismatches == 0
+
+
+@pytest.mark.parametrize("target", ["litert", "tflm"])
+def test_a_relu6_that_is_too_many_steps_away_for_the_runtimes(target, tmp_path):
+    x = images(16, (9, 9, 3))
+    inputs = keras.Input(x.shape[1:], name="image")
+    model = keras.Model(inputs, layers.Conv2D(5, 3, activation="relu6", use_bias=False)(inputs))
+    model.layers[-1].kernel.assign(model.layers[-1].kernel * 1e-11)
+    qmodel = keras_qat.quantize(model, calibration_data=x)
+    assert 6.0 / float(qmodel.quantizers[-1].scale) > 2.0**31
+    check(qmodel, x)
+    path = tmp_path / "relu6.tflite"
+    report = tflite_export.export(qmodel, path, target=target, samples=x, verbose=False)
+    assert report.mismatches == 0

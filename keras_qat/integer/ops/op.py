@@ -151,9 +151,15 @@ def activation_range(activation: Activation, qparams: QuantParams) -> tuple[int,
     if activation in ("relu", "relu6"):
         low = max(low, qparams.zero_point)
     if activation == "relu6":
-        six = np.float32(6.0) / qparams.scale
-        high = min(high, qparams.zero_point + int(np.floor(six + np.float32(0.5))))
+        steps = int(np.floor(six_in_steps(qparams) + np.float32(0.5)))
+        high = min(high, qparams.zero_point + steps)
     return low, high
+
+
+def six_in_steps(qparams: QuantParams) -> FloatArray:
+    """Where a relu6 ends, in steps; of a tiny scale some number beyond int8."""
+    with np.errstate(over="ignore"):
+        return np.minimum(np.float32(6.0) / qparams.scale, np.float32(2 * (INT8_MAX - INT8_MIN)))
 
 
 def finish(

@@ -45,6 +45,7 @@ def test_products_are_exact_in_both_float_widths(bound):
         ("relu6", 0.01, 5, (5, 127)),
         ("relu6", 6 / 255, -128, (-128, 127)),
         ("relu6", 100.0, 0, (0, 0)),
+        ("relu6", 1e-39, -128, (-128, 127)),
     ],
 )
 def test_activation_ranges(activation, scale, zero_point, expected):
