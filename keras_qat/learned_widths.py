@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -38,6 +41,15 @@ class LearnedWidth:
         """The real-valued widths in bits, differentiable: `(channels,)`, `(1,)` if it is one."""
         return ops.reshape(self.quantizer.bit_width(*self._kernel()), (-1,))
 
+    def terms(self) -> tuple[Tensor, Tensor]:
+        """What the widths are computed from: see `joint_widths`."""
+        return self.quantizer.width_terms(*self._kernel())
+
+    @property
+    def kind(self) -> tuple[str, bool]:
+        """Widths of one kind are computed from their terms in one way."""
+        return type(self.quantizer).__name__, self.quantizer.deployable
+
     def held(self) -> Tensor:
         """Whether the width stays at its target for good: a bool scalar."""
         return self.quantizer.held()
@@ -61,6 +73,31 @@ class LearnedWidth:
 
     def _kernel(self) -> tuple[Tensor, ...]:
         return () if self.layer is None else (self.layer.channels_last_kernel(),)
+
+
+def joint_widths(widths: Sequence[LearnedWidth]) -> tuple[list[LearnedWidth], list[int], Tensor]:
+    """All widths, those of one kind at once: the step that is traced has far fewer nodes so.
+
+    Returns: the widths ordered by kind; how many each has, one for each channel; and, in that
+    order, what `LearnedWidth.widths` says while nothing is held: a vector.
+    """
+    ordered = sorted(widths, key=lambda width: width.kind)
+    terms = [width.terms() for width in ordered]
+    bits, start = [], 0
+    for _, alike in itertools.groupby(ordered, key=lambda width: width.kind):
+        some = list(alike)
+        extents, log_scales = zip(*terms[start : start + len(some)], strict=True)
+        bits.append(some[0].quantizer.width_of(_in_one(extents), _in_one(log_scales)))
+        start += len(some)
+    return ordered, [math.prod(log_scale.shape) for _, log_scale in terms], ops.concatenate(bits)
+
+
+def _in_one(tensors: Sequence[Tensor]) -> Tensor:
+    """Numbers and vectors in one vector."""
+    if all(len(tensor.shape) == 0 for tensor in tensors):
+        return ops.stack(tensors)
+    vectors = [ops.reshape(each, (1,)) if len(each.shape) == 0 else each for each in tensors]
+    return ops.concatenate(vectors)
 
 
 def learned_widths(model: keras.Model) -> list[LearnedWidth]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.learned_widths import LearnedWidth
+from keras_qat.learned_widths import LearnedWidth, joint_widths
 from keras_qat.objectives import RunningMean, exterior_point_potential
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.replicas import replica_share, whole_loss
@@ -133,12 +133,12 @@ class _Widths:
         if self._empty:
             self.bits = self.targets = ops.zeros((0,))
             return
-        bits = [width.widths() for width in widths]
-        counts = [each.shape[0] for each in bits]
+        widths, counts, bits = joint_widths(widths)
         targets = np.repeat(np.float32([width.target for width in widths]), counts)
         owners = np.repeat(np.arange(len(counts)), counts)
         held = ops.take(ops.stack([width.held() for width in widths]), owners)
-        self.bits, self.targets = ops.concatenate(bits), ops.where(held, np.inf, targets)
+        self.bits = ops.where(held, targets, bits)
+        self.targets = ops.where(held, np.inf, targets)
 
     def mean(self) -> Tensor:
         return ops.zeros(()) if self._empty else ops.mean(self.bits)

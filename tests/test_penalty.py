@@ -8,6 +8,7 @@ import pytest
 
 import keras_qat
 from keras_qat.callbacks import GDNSQSchedule
+from keras_qat.learned_widths import joint_widths
 from keras_qat.objectives import RunningMean, exterior_point_potential
 from tests.models import dense_network, points
 
@@ -73,6 +74,25 @@ def test_the_potential_is_that_of_all_channels_and_activations_together(qmodel):
     assert batch_loss(qmodel) == pytest.approx(float(expected.loss), rel=1e-6)
     assert float(penalty.mean_loss) == pytest.approx(float(expected.mean_loss.value))
     assert float(penalty.mean_loss_count) == 6.0
+
+
+def test_joint_widths_are_those_of_each_alone():
+    """Of every kind of grid side by side, and in their own order."""
+    config = keras_qat.GDNSQConfig
+    qmodel = new_model(
+        {
+            "hidden": config(weight_bits=2, activation_bits=3, offset="free"),
+            "last": config(weight_bits=8, activation_bits=3, per_channel=False),
+        }
+    )
+    found = qmodel.learned_widths
+    widths, counts, bits = joint_widths(found)
+    assert {id(width) for width in widths} == {id(width) for width in found}
+    assert len({width.kind for width in widths}) == 4
+    alone = [np.asarray(width.widths()) for width in widths]
+    assert counts == [each.size for each in alone]
+    assert {1, 8} <= set(counts)
+    np.testing.assert_array_equal(bits, np.concatenate(alone))
 
 
 def test_held_widths_leave_the_whole_push_to_the_others(qmodel):

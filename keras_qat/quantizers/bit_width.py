@@ -30,9 +30,7 @@ def weight_log_range(weights: Tensor, log_scale: Tensor) -> Tensor:
     2.0
     """
     weights, log_scale = ops.convert_to_tensor(weights), ops.convert_to_tensor(log_scale)
-    axes = sharing_axes(weights, log_scale)
-    extent = ops.max(weights, axis=axes) - ops.min(weights, axis=axes)
-    return ops.log2(ops.reshape(extent, log_scale.shape) + power_of_two(log_scale))
+    return _log_sum(weight_extent(weights, log_scale), log_scale)
 
 
 def weight_bit_width(weights: Tensor, log_scale: Tensor) -> Tensor:
@@ -45,7 +43,32 @@ def weight_bit_width(weights: Tensor, log_scale: Tensor) -> Tensor:
     >>> float(weight_bit_width([-1.0, 2.0], 0.0))
     2.0
     """
-    return weight_log_range(weights, log_scale) - log_scale
+    weights, log_scale = ops.convert_to_tensor(weights), ops.convert_to_tensor(log_scale)
+    return extent_bit_width(weight_extent(weights, log_scale), log_scale)
+
+
+def weight_extent(weights: Tensor, log_scale: Tensor) -> Tensor:
+    """`R = max(w) - min(w)` over the weights that share a step, in the shape of `log_scale`.
+
+    >>> float(weight_extent(ops.array([-1.0, 2.0]), ops.array(0.0)))
+    3.0
+    """
+    axes = sharing_axes(weights, log_scale)
+    extent = ops.max(weights, axis=axes) - ops.min(weights, axis=axes)
+    return ops.reshape(extent, log_scale.shape)
+
+
+def extent_bit_width(extent: Tensor, log_scale: Tensor) -> Tensor:
+    """The real-valued width of weights in bits, `log2(R / s + 1)`, from their extent `R`.
+
+    >>> float(extent_bit_width(ops.array(3.0), ops.array(0.0)))
+    2.0
+    """
+    return _log_sum(extent, log_scale) - log_scale
+
+
+def _log_sum(extent: Tensor, log_scale: Tensor) -> Tensor:
+    return ops.log2(extent + power_of_two(log_scale))
 
 
 def activation_bit_width(log_scale: Tensor, log_range: Tensor) -> Tensor:

@@ -158,8 +158,18 @@ class GDNSQQuantizer(Quantizer):
         if self.deployable:
             self.held_levels.assign(2.0**self.target_bits)
 
-    def _bits_if_held(self, width: Tensor) -> Tensor:
+    def bit_width(self, *kernel: Tensor) -> Tensor:
+        """The real-valued widths in bits; the target if held."""
+        width = self.width_of(*self.width_terms(*kernel))
         return ops.where(self.held(), float(self.target_bits), width)
+
+    def width_terms(self, *kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """What `width_of` computes the widths from, one number for each of them."""
+        raise NotImplementedError
+
+    def width_of(self, extent: Tensor, log_scale: Tensor) -> Tensor:
+        """The real-valued width of each pair of terms, of this quantizer or of any like it."""
+        raise NotImplementedError
 
     def _at_least_target(self, bits: float | None) -> float:
         return float(self.target_bits if bits is None else max(bits, self.target_bits))

@@ -131,13 +131,16 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         self.offset.assign(start.offset)
         self.trainable = bool(start.varies)
 
-    def bit_width(self) -> Tensor:
-        """The real-valued width in bits, `log_range - log_scale`; the target if held: a scalar.
+    def width_terms(self) -> tuple[Tensor, Tensor]:
+        """`(log_range, log_scale)`, scalars."""
+        return self.log_range, self.log_scale
 
-        Backward: 1 for `log_range`, -1 for `log_scale`; 0 for both if held.
+    def width_of(self, extent: Tensor, log_scale: Tensor) -> Tensor:
+        """`extent - log_scale`, of logarithms in the table.
+
+        Backward: 1 for `extent`, -1 for `log_scale`.
         """
-        logarithms = self._log(ops.stack([self.log_scale, self.log_range]))
-        return self._bits_if_held(activation_bit_width(*ops.unstack(logarithms)))
+        return activation_bit_width(self._log(log_scale), self._log(extent))
 
     def levels(self) -> Tensor:
         """How many levels the learned grid has, as a float scalar."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.integer.headroom import WEIGHT_MAX
-from keras_qat.quantizers.bit_width import levels, weight_bit_width
+from keras_qat.quantizers.bit_width import extent_bit_width, levels, weight_extent
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Grid
 from keras_qat.quantizers.fixed_grids import Rounding
@@ -29,7 +29,6 @@ from keras_qat.quantizers.gdnsq_calibration import (
 )
 from keras_qat.quantizers.gdnsq_gradients import fake_quantize_weights
 from keras_qat.quantizers.lowering_error import LoweringError
-from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 from keras_qat.quantizers.snapped_grids import (
@@ -108,19 +107,23 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         one_less = np.log2((2.0**self.start_bits - 1.0) / self._steps(self.start_bits))
         self._set_logarithm(self._log_scale, start + np.float32(one_less))
 
-    def bit_width(self, kernel: Tensor) -> Tensor:
-        """The real-valued widths in bits, `log2(R / s + 1)`; the target if held.
+    def width_terms(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """`(R, log_scale)`, in the shape of the step.
 
         `R = max(w, 0) - min(w, 0)`; `2 * max|w|` with whole steps, `max(w) - min(w)` if free.
+        """
+        log_scale = self.log_scale
+        if not self.deployable:
+            return weight_extent(kernel, log_scale), log_scale
+        low, high = self._range(kernel)
+        return ops.reshape(high - low, log_scale.shape), log_scale
+
+    def width_of(self, extent: Tensor, log_scale: Tensor) -> Tensor:
+        """`log2(R / s + 1)`.
+
         Backward: `d / d log_scale = -R / (R + s)`, `d / d R = 1 / (ln(2) * (R + s))`.
         """
-        log_scale = self._log(self.log_scale)
-        if not self.deployable:
-            return weight_bit_width(kernel, log_scale)
-        low, high = self._range(kernel)
-        extent = ops.reshape(high - low, log_scale.shape)
-        width = ops.log2(extent + power_of_two(log_scale)) - log_scale
-        return self._bits_if_held(width)
+        return extent_bit_width(extent, self._log(log_scale))
 
     def levels(self, kernel: Tensor) -> Tensor:
         """How many levels the codes of a kernel may take, in the shape of the step."""
