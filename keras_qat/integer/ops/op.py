@@ -159,7 +159,8 @@ def activation_range(activation: Activation, qparams: QuantParams) -> tuple[int,
 def six_in_steps(qparams: QuantParams) -> FloatArray:
     """Where a relu6 ends, in steps; of a tiny scale some number beyond int8."""
     with np.errstate(over="ignore"):
-        return np.minimum(np.float32(6.0) / qparams.scale, np.float32(2 * (INT8_MAX - INT8_MIN)))
+        six = np.float32(6.0) / qparams.scale
+    return np.asarray(np.minimum(six, np.float32(2 * (INT8_MAX - INT8_MIN))))
 
 
 def finish(
