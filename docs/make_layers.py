@@ -82,7 +82,16 @@ NOTES: dict[type, str] = {
     layers.EinsumDense: _QUANTIZED_WEIGHTS,
     layers.Embedding: _QUANTIZED_WEIGHTS + "; of an input of integers (`dtype='int32'`)",
     layers.GroupQueryAttention: _QUANTIZED_WEIGHTS,
-    layers.LayerNormalization: "float32 arithmetic",
+    **dict.fromkeys(
+        (
+            layers.Dot,
+            layers.GroupNormalization,
+            layers.LayerNormalization,
+            layers.RMSNormalization,
+            layers.UnitNormalization,
+        ),
+        "float32 arithmetic",
+    ),
     layers.Maximum: _SIZES,
     layers.Minimum: _SIZES,
     layers.MultiHeadAttention: _QUANTIZED_WEIGHTS,

@@ -47,7 +47,8 @@ def quantize(
     passed in stays as it is.
 
     Attention layers, EinsumDense and Embedding train with quantized weights, but compute in
-    float32, as LayerNormalization does: such a model exports for LiteRT alone.
+    float32, as Dot and the normalizations of single examples do: such a model exports for LiteRT
+    alone.
 
     The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add,
     Subtract or Multiply get 8 bits unless the config or an override says otherwise.

@@ -61,7 +61,9 @@ from keras_qat.wrappers import (
     QuantizeSharedPReLU,
     QuantizeSubtract,
     QuantizeWrapper,
+    absolute,
     approximate_gelu,
+    square,
 )
 
 layers = keras.layers
@@ -203,15 +205,20 @@ RULES: dict[type, Rule] = {
     layers.EinsumDense: Rule(Output.FLOAT, wrapper=QuantizeEinsumDense),
     layers.Embedding: Rule(Output.FLOAT, wrapper=QuantizeEmbedding),
     layers.GroupQueryAttention: _ATTENTION,
+    layers.Dot: Rule(Output.FLOAT),
+    layers.GroupNormalization: Rule(Output.FLOAT),
     layers.LayerNormalization: Rule(Output.FLOAT),
+    layers.RMSNormalization: Rule(Output.FLOAT),
+    layers.UnitNormalization: Rule(Output.FLOAT),
     layers.MultiHeadAttention: _ATTENTION,
 }
 
 _NEVER_NEGATIVE = ("exponential", "hard_sigmoid", "sigmoid", "softplus", "sparse_plus")
-_NEVER_NEGATIVE += ("sparse_sigmoid", "squareplus")
+_NEVER_NEGATIVE += ("sparse_sigmoid", "squareplus", absolute.__name__, square.__name__)
 _ZERO_AT_ZERO = ("celu", "elu", "gelu", "hard_shrink", "hard_silu", "hard_tanh", "leaky_relu")
 _ZERO_AT_ZERO += ("mish", "selu", "silu", "soft_shrink", "softsign", "tanh", "tanh_shrink")
 _ZERO_AT_ZERO += (approximate_gelu.__name__,)
+_OURS = (absolute, approximate_gelu, square)
 
 ACTIVATIONS: dict[str, Rule] = {
     "linear": _IDENTITY,
@@ -331,7 +338,7 @@ def _activation_rule(layer: Any) -> Rule | None:
         return _relu_rule(activation) if is_relu else RULES.get(type(activation))
     name = _activation_name(layer)
     rule = ACTIVATIONS.get(name)
-    if rule is None or rule.lower is not lower_pointwise or activation is approximate_gelu:
+    if rule is None or rule.lower is not lower_pointwise or activation in _OURS:
         return rule
     own = [getattr(keras.activations, name, None)]
     own += [getattr(keras.ops, name, None)] if name != "gelu" else []

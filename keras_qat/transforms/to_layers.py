@@ -20,22 +20,16 @@ from keras_qat.keras_graph import (
 )
 from keras_qat.restrictions import joinable
 from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
+from keras_qat.transforms.slicing import Chain, slice_layers
 from keras_qat.transforms.tracing import expanded, may_expand
-from keras_qat.wrappers import approximate_gelu
+from keras_qat.wrappers import absolute, approximate_gelu, square
 
 layers = keras.layers
 
 Arguments = tuple[Any, ...]
 Options = dict[str, Any]
-Chain = list[tuple[type, Options]]
-"""Layer types and their arguments, to be called one after another."""
 
 _SPATIAL = (1, 2)
-_CROP_AND_POOL = {
-    False: (layers.Cropping1D, layers.MaxPooling1D),
-    True: (layers.Cropping2D, layers.MaxPooling2D),
-}
-"""Over sequences, and over images."""
 _OF_TWO = (layers.Add, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract)
 
 
@@ -46,7 +40,8 @@ def to_layers(
 
     `x + y`, `x - y`, `x * y`, maxima and minima of two tensors become `Add`, `Subtract`,
     `Multiply`, `Maximum` and `Minimum`, a slice with steps over height and width `Cropping2D` and
-    a `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`.
+    a `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`, a
+    slice of channels likewise.
     The last layer takes the name of the operation. In the place of a model stand its layers, under
     their own names where these are free; likewise in the place of a layer of the user's own that
     is made of layers, unless `stays_whole(name)`. As in Keras, `training=False` given to a model
@@ -168,6 +163,17 @@ def _concatenate(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
     return [(layers.Concatenate, {"axis": node.operation.axis})]
 
 
+def _maximum(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    constants = [x for x in args if _is_constant(x)]
+    return [(layers.ReLU, {})] if constants and not np.any(constants[0]) else _of_two(node)
+
+
+def _clip(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    low, high = node.operation.x_min, node.operation.x_max
+    plain = all(isinstance(each, int | float) for each in (low, high))
+    return [(layers.ReLU, {"max_value": high})] if plain and low == 0 < high else None
+
+
 def _relu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
     return [(layers.ReLU, {})]
 
@@ -190,6 +196,11 @@ def _activation(name: str, **defaults: Any) -> Callable[..., Chain | None]:
         return [(layers.Activation, {"activation": name})] if options == defaults else None
 
     return find
+
+
+def _function(function: Callable[[Any], Any]) -> Callable[..., Chain]:
+    """`Activation` of a function of ours."""
+    return lambda node, args, kwargs: [(layers.Activation, {"activation": function})]
 
 
 def _gelu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
@@ -244,29 +255,7 @@ def _global(over_sequence: type, over_image: type, node: GraphNode) -> Chain | N
 
 
 def _get_item(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """Slices over steps, or height and width, that run forward; batch and channels whole."""
-    shape, key = node.inputs[0].shape, args[1]
-    key = tuple(key) if isinstance(key, (tuple, list)) else (key,)
-    known = len(shape) in (3, 4) and None not in shape[1:]
-    if not known or not all(isinstance(each, slice) for each in key):
-        return None
-    key += (slice(None),) * (len(shape) - len(key))
-    if key[0] != slice(None) or range(shape[-1])[key[-1]] != range(shape[-1]):
-        return None
-    taken = [range(size)[each] for size, each in zip(shape[1:-1], key[1:-1], strict=True)]
-    if any(each.step < 1 or not len(each) for each in taken):
-        return None
-    sizes = zip(taken, shape[1:-1], strict=True)
-    crops = tuple((each.start, size - 1 - each[-1]) for each, size in sizes)
-    steps = tuple(each.step for each in taken)
-    image = len(shape) == 4
-    cropping, pooling = _CROP_AND_POOL[image]
-    chain: Chain = []
-    if any(map(any, crops)):
-        chain.append((cropping, {"cropping": crops if image else crops[0]}))
-    if any(step > 1 for step in steps):
-        chain.append((pooling, {"pool_size": 1, "strides": steps if image else steps[0]}))
-    return chain or [(layers.Activation, {"activation": "linear"})]
+    return slice_layers(node.inputs[0].shape, args[1], node.outputs[0].shape)
 
 
 def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
@@ -294,6 +283,8 @@ def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
 
 _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
     "Add": _add,
+    "Absolute": _function(absolute),
+    "Clip": _clip,
     "Concatenate": _concatenate,
     "Divide": _divide,
     "Celu": _activation("celu", alpha=1.0),
@@ -308,7 +299,7 @@ _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
     "LeakyRelu": _leaky_relu,
     "LogSigmoid": _activation("log_sigmoid"),
     "Max": _max,
-    "Maximum": _of_two,
+    "Maximum": _maximum,
     "Mean": _mean,
     "Minimum": _of_two,
     "Multiply": _multiply,
@@ -328,6 +319,7 @@ _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
     "Softsign": _activation("softsign"),
     "SparsePlus": _activation("sparse_plus"),
     "SparseSigmoid": _activation("sparse_sigmoid"),
+    "Square": _function(square),
     "Squareplus": _activation("squareplus", b=4),
     "Tanh": _activation("tanh"),
     "TanhShrink": _activation("tanh_shrink"),

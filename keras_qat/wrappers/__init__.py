@@ -29,7 +29,9 @@ from keras_qat.wrappers.pointwise import (
     QuantizeLeakyReLU,
     QuantizeReLU,
     QuantizeSharedPReLU,
+    absolute,
     approximate_gelu,
+    square,
 )
 from keras_qat.wrappers.prelu import QuantizePReLU
 from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
@@ -60,7 +62,9 @@ __all__ = [
     "QuantizeSubtract",
     "QuantizeWrapper",
     "QuantizedKernel",
+    "absolute",
     "approximate_gelu",
     "code_regularization",
     "quantized_kernels",
+    "square",
 ]

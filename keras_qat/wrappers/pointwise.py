@@ -68,3 +68,15 @@ class QuantizeReLU(Pointwise, layers.ReLU):
 def approximate_gelu(x: Tensor) -> Tensor:
     """GELU by its formula with tanh: what `keras.ops.gelu` computes by default."""
     return ops.gelu(x, approximate=True)
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+def absolute(x: Tensor) -> Tensor:
+    """`|x|`, as an activation."""
+    return ops.abs(x)
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+def square(x: Tensor) -> Tensor:
+    """`x**2`, as an activation."""
+    return ops.square(x)

@@ -356,3 +356,36 @@ def test_a_raw_operation_in_float_is_a_part(tmp_path):
 
 def test_the_share_that_may_flip_is_small():
     assert 0 < FLOAT_PART_FLIPS <= 1e-3
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.GroupNormalization(2, name="norm"),
+        layers.RMSNormalization(name="norm"),
+        layers.UnitNormalization(name="norm"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_normalizations_of_single_examples_need_no_override(layer, tmp_path):
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(8, 3, activation="relu", name="conv")(inputs)
+    model = randomize(keras.Model(inputs, layers.Conv2D(5, 3, name="head")(layer(x))))
+    x = samples(model)
+    qmodel = keras_qat.quantize(model, CONFIG, calibration_data=x)
+    assert [op.layers for op in float_parts(qmodel.to_integer())] == [("norm",)]
+    report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
+    assert report.mismatches == 0
+
+
+def test_a_product_of_embeddings_needs_no_override(tmp_path):
+    """A recommender: two embeddings, their inner product, and a function of it."""
+    users, films = (keras.Input((1,), dtype="int32", name=name) for name in ("user", "film"))
+    vectors = [layers.Flatten()(layers.Embedding(50, 8)(each)) for each in (users, films)]
+    score = layers.Activation("sigmoid")(layers.Dot(axes=1, name="dot")(vectors))
+    rng = np.random.default_rng(0)
+    x = {name: rng.integers(0, 50, (64, 1), dtype=np.int32) for name in ("user", "film")}
+    model = randomize(keras.Model([users, films], score))
+    qmodel = keras_qat.quantize(model, CONFIG, calibration_data=x)
+    report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
+    assert report.mismatches == 0

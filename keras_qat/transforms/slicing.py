@@ -1,0 +1,100 @@
+"""Slices of a tensor, as layers."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import keras
+
+layers = keras.layers
+
+Chain = list[tuple[type, dict[str, Any]]]
+
+_CROP_AND_POOL = {
+    3: (layers.Cropping1D, layers.MaxPooling1D),
+    4: (layers.Cropping2D, layers.MaxPooling2D),
+}
+"""By the rank of a tensor."""
+
+_CHANNELS_FIRST = {3: (2, 1), 4: (3, 1, 2)}
+_CHANNELS_LAST = {3: (2, 1), 4: (2, 3, 1)}
+
+
+def slice_layers(shape: tuple[int | None, ...], key: Any, result: tuple[int, ...]) -> Chain | None:
+    """The layers that compute `x[key]`; `None` if there are none.
+
+    Whole examples are taken, and slices run forward. Steps, height and width are cropped, and
+    thinned by pooling windows of one value; channels likewise, once they stand first.
+
+    Args:
+        shape: of `x`: features, sequences or images, examples first.
+        key: what stands in the brackets.
+        result: the shape of `x[key]`.
+
+    >>> [kind.__name__ for kind, _ in slice_layers((None, 8, 3), (slice(None), -1), (None, 3))]
+    ['Cropping1D', 'Reshape']
+    """
+    ranges = _ranges(shape, key)
+    if ranges is None or len(shape) not in (2, 3, 4):
+        return None
+    *places, channels = ranges
+    chain: Chain = []
+    if len(shape) == 2:
+        chain = [(layers.Reshape, {"target_shape": (shape[1], 1)})]
+        chain += _cut([channels], shape[1:])
+    else:
+        rank = len(shape)
+        chain = _cut(places, shape[1:-1])
+        if channels != range(shape[-1]):
+            whole = [range(len(each)) for each in places[:-1]]
+            sizes = (shape[-1], *map(len, places[:-1]))
+            chain += [
+                (layers.Permute, {"dims": _CHANNELS_FIRST[rank]}),
+                *_cut([channels, *whole], sizes),
+                (layers.Permute, {"dims": _CHANNELS_LAST[rank]}),
+            ]
+    if tuple(map(len, ranges)) != result[1:] or len(shape) == 2:
+        chain.append((layers.Reshape, {"target_shape": result[1:]}))
+    return chain or [(layers.Activation, {"activation": "linear"})]
+
+
+def _ranges(shape: tuple[int | None, ...], key: Any) -> list[range] | None:
+    """What is taken along every axis but that of the examples; `None` if it is nothing plain."""
+    key = tuple(key) if isinstance(key, (tuple, list)) else (key,)
+    key = tuple(each for each in key if each is not None)  # a new axis, for the Reshape
+    dots = [index for index, each in enumerate(key) if each is Ellipsis]
+    if dots:
+        whole = (slice(None),) * (len(shape) - len(key) + 1)
+        key = (*key[: dots[0]], *whole, *key[dots[0] + 1 :])
+    key += (slice(None),) * (len(shape) - len(key))
+    if None in shape[1:] or key[0] != slice(None):
+        return None
+    taken = []
+    for size, each in zip(shape[1:], key[1:], strict=True):
+        if isinstance(each, slice):
+            found = range(size)[each]
+        elif isinstance(each, numbers.Integral):
+            found = range(size)[each:][:1]
+        else:
+            return None
+        if found.step < 1 or not len(found):
+            return None
+        taken.append(found)
+    return taken
+
+
+def _cut(taken: list[range], sizes: tuple[int, ...]) -> Chain:
+    """Cropping and thinning of the axes between examples and channels."""
+    cropping, pooling = _CROP_AND_POOL[len(taken) + 2]
+    crops = tuple(
+        (each.start, size - 1 - each[-1]) for each, size in zip(taken, sizes, strict=True)
+    )
+    steps = tuple(each.step if len(each) > 1 else 1 for each in taken)
+    image = len(taken) == 2
+    chain: Chain = []
+    if any(map(any, crops)):
+        chain.append((cropping, {"cropping": crops if image else crops[0]}))
+    if any(step > 1 for step in steps):
+        chain.append((pooling, {"pool_size": 1, "strides": steps if image else steps[0]}))
+    return chain
