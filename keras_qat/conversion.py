@@ -34,6 +34,8 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     inputs = [lowering.start(tensor) for tensor in model.inputs]
     outputs = replay(model, inputs, lowering.call)
     graph = lowering.builder.build([integer_operand(value, model.name) for value in outputs])
+    order = [input_name(tensor) for tensor in model.inputs]  # the walk met them in another one
+    graph = dataclasses.replace(graph, inputs=tuple(sorted(graph.inputs, key=order.index)))
     return without_needless_reshapes(graph)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph
-from keras_qat.integer.interpreter import check_inputs
+from keras_qat.integer.interpreter import check_inputs, named_inputs
 from keras_qat.integer.io import replace_file
 from tflite_export.comparison import LearnedModel, ModelComparison, Samples, compare_with_model
 from tflite_export.emitters import emit_model
@@ -74,9 +74,9 @@ def export(
         strict: refuse a storage that rounds worse than int8: INT4 leaves no room for the headroom
             that makes the second rounding of TensorFlow Lite Micro harmless.
         samples: examples for the proofs: real numbers, shape (samples, ...), for a trained
-            model; int8 integers for a graph; a dict by input name where there are several. By
-            default 32 random examples on the input grid, which say little about a trained
-            model's accuracy: pass real data.
+            model; int8 integers for a graph; where there are several inputs, a list in their
+            order or a dict by name. By default 32 random examples on the input grid, which say
+            little about a trained model's accuracy: pass real data.
         verify: run the target's runtimes and require equality with the graph in every element.
         max_flip_rate: largest share of layer elements that may differ from the trained model; by
             default the target's own (0.01 for `"litert"`, 0.25 for `"tflm"`, which rounds twice).
@@ -270,15 +270,7 @@ def _real_samples(
     if samples is None:
         codes = _random_codes(graph)
         return {name: graph.tensors[name].dequantize(q) for name, q in codes.items()}
-    if not isinstance(samples, Mapping):
-        if len(graph.inputs) != 1:
-            raise ValueError(
-                f"The model has several inputs: pass a dict with the keys {list(graph.inputs)}. "
-                f"Received: {type(samples).__name__}"
-            )
-        samples = {graph.inputs[0]: samples}
-    if set(samples) != set(graph.inputs):
-        raise ValueError(f"The inputs are {list(graph.inputs)}. Received: {sorted(samples)}")
+    samples = named_inputs(samples, graph.inputs, "model")
     real = {
         name: np.asarray(samples[name], np.int32 if _is_whole(graph, name) else np.float32)
         for name in graph.inputs

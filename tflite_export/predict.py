@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.integer.interpreter import named_inputs
 from tflite_export.file_model import FileTensor
 from tflite_export.runtimes import run_tflm
 from tflite_export.writer import read_model
@@ -35,7 +36,8 @@ def predict(
 
     Args:
         path: the `.tflite` file.
-        inputs: real numbers, shape (examples, ...); a dict by input name where there are several.
+        inputs: real numbers, shape (examples, ...); where there are several, a list in the order of
+            the model's inputs, or a dict by their names.
         runtime: `"litert"` for the LiteRT interpreter as it comes (XNNPACK), `"tflm"` for
             TensorFlow Lite Micro, which reads lookup tables, too.
         batch_size: examples that LiteRT runs at once.
@@ -113,22 +115,17 @@ def _ends(interpreter: Any) -> tuple[Details, Details]:
     """Inputs and outputs by the names of the file's signature, or of its tensors without one."""
     for signature in interpreter.get_signature_list():
         runner = interpreter.get_signature_runner(signature)
-        return runner.get_input_details(), runner.get_output_details()
+        places = [detail["index"] for detail in interpreter.get_input_details()]
+        by_name = runner.get_input_details().items()
+        takes = dict(sorted(by_name, key=lambda item: places.index(item[1]["index"])))
+        return takes, runner.get_output_details()
     takes = {detail["name"]: detail for detail in interpreter.get_input_details()}
     return takes, {detail["name"]: detail for detail in interpreter.get_output_details()}
 
 
 def _by_name(takes: Details, inputs: Inputs) -> Arrays:
-    if not isinstance(inputs, Mapping):
-        if len(takes) != 1:
-            raise ValueError(
-                f"The file has several inputs: pass a dict with the keys {sorted(takes)}. "
-                f"Received: {type(inputs).__name__}"
-            )
-        inputs = {next(iter(takes)): inputs}
-    if set(inputs) != set(takes):
-        raise ValueError(f"The file's inputs are {sorted(takes)}. Received: {sorted(inputs)}")
-    arrays = {name: np.asarray(values, dtype=np.float32) for name, values in inputs.items()}
+    inputs = named_inputs(inputs, list(takes), "file")
+    arrays = {name: np.asarray(inputs[name], dtype=np.float32) for name in takes}
     for name, array in arrays.items():
         expected = tuple(int(size) for size in takes[name]["shape"][1:])
         if array.shape[1:] != expected or not len(array):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,8 @@ def run(
 
     Args:
         graph: the network.
-        inputs: int8 integers by input name, or one array for a graph with one input; any batch
-            size.
+        inputs: int8 integers: a dict by input name, a list in their order, or one array for the
+            only one; any batch size.
         profile: whose rounding to follow: `"tflm"`, `"litert_ref"` or `"xnnpack"`.
         keep_all: return every tensor instead of the outputs only.
         batch_size: how many examples are held in memory at once.
@@ -82,6 +82,32 @@ def _run_batch(
     return values if keep_all else {name: values[name] for name in graph.outputs}
 
 
+def named_inputs(
+    inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike], names: Sequence[str], owner: str
+) -> Mapping[str, npt.ArrayLike]:
+    """What is given for each input: one array for the only one, else a dict, or a list in order.
+
+    Raises:
+        ValueError: other names, or not as many; `owner` is what the message calls their owner.
+
+    >>> named_inputs([1.0, 2.0], ("left", "right"), "graph")
+    {'left': 1.0, 'right': 2.0}
+    """
+    names = list(names)
+    if not isinstance(inputs, Mapping):
+        if len(names) == 1:
+            return {names[0]: inputs}
+        if not isinstance(inputs, list | tuple) or len(inputs) != len(names):
+            raise ValueError(
+                f"The {owner} has several inputs: pass a list in the order {names}, or a dict with "
+                f"these keys. Received: {type(inputs).__name__}"
+            )
+        return dict(zip(names, inputs, strict=True))
+    if set(inputs) != set(names):
+        raise ValueError(f"The {owner}'s inputs are {names}. Received: {sorted(inputs)}")
+    return inputs
+
+
 def check_inputs(
     graph: IntegerGraph, inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike]
 ) -> Values:
@@ -90,15 +116,7 @@ def check_inputs(
     Raises:
         ValueError: names, shapes, batch sizes or a dtype that do not fit the graph.
     """
-    if not isinstance(inputs, Mapping):
-        if len(graph.inputs) != 1:
-            raise ValueError(
-                f"The graph has {len(graph.inputs)} inputs: pass a dict with the keys "
-                f"{list(graph.inputs)}. Received: {type(inputs).__name__}"
-            )
-        inputs = {graph.inputs[0]: inputs}
-    if set(inputs) != set(graph.inputs):
-        raise ValueError(f"The graph's inputs are {list(graph.inputs)}. Received: {sorted(inputs)}")
+    inputs = named_inputs(inputs, graph.inputs, "graph")
     arrays = {name: np.asarray(inputs[name]) for name in graph.inputs}
     for name, array in arrays.items():
         dtype, expected = graph.tensors[name].dtype, graph.tensors[name].shape[1:]

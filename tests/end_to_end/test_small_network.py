@@ -80,3 +80,22 @@ def test_the_integer_graph_is_all_that_the_exporter_needs(qmodel, tmp_path):
     ):
         tflite_export.export(source, path, verify=False, verbose=False)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_several_inputs_keep_the_order_of_the_model(tmp_path):
+    """Two pictures through one network: the walk meets the second one first."""
+    first, second = keras.Input((8, 8, 3), name="z"), keras.Input((8, 8, 3), name="a")
+    conv = keras.layers.Conv2D(4, 3, name="conv")
+    gate = keras.layers.Activation("sigmoid", name="gate")(conv(second))
+    product = keras.layers.Multiply(name="product")([gate, conv(first)])
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(product)
+    model = keras.Model([first, second], keras.layers.Dense(2, name="head")(pooled))
+    pictures = [images(16, (8, 8, 3)), 0.5 * images(16, (8, 8, 3), seed=1)]
+    qmodel = keras_qat.quantize(model, CONFIGS["w8a8"], calibration_data=pictures)
+    assert qmodel.to_integer().inputs == ("z", "a")
+    path = tmp_path / "two.tflite"
+    tflite_export.export(qmodel, path, samples=pictures, verbose=False)
+    found = tflite_export.predict(path, pictures)
+    by_name = dict(zip(("z", "a"), pictures, strict=True))
+    np.testing.assert_array_equal(found, tflite_export.predict(path, by_name))
+    np.testing.assert_allclose(found, qmodel.predict(pictures, verbose=0), atol=0.02)

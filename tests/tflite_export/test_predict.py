@@ -81,6 +81,9 @@ def test_one_output_comes_bare_and_two_inputs_need_names(tmp_path):
         predict(tmp_path / "sum.tflite", {"left": ones, "right": 2 * ones}).tolist()
         == [[3.0, 3.0]] * 3
     )
+    for runtime in ("litert", "tflm"):
+        found = predict(tmp_path / "sum.tflite", [ones, 2 * ones], runtime=runtime)
+        assert found.tolist() == [[3.0, 3.0]] * 3
     with pytest.raises(ValueError, match="several inputs"):
         predict(tmp_path / "sum.tflite", ones)
     with pytest.raises(ValueError, match="as many examples"):
