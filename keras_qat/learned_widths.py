@@ -82,14 +82,14 @@ def joint_widths(widths: Sequence[LearnedWidth]) -> tuple[list[LearnedWidth], li
     order, what `LearnedWidth.widths` says while nothing is held: a vector.
     """
     ordered = sorted(widths, key=lambda width: width.kind)
-    terms = [width.terms() for width in ordered]
-    bits, start = [], 0
+    counts: list[int] = []
+    bits = []
     for _, alike in itertools.groupby(ordered, key=lambda width: width.kind):
         some = list(alike)
-        extents, log_scales = zip(*terms[start : start + len(some)], strict=True)
+        extents, log_scales = zip(*(width.terms() for width in some), strict=True)
+        counts += [math.prod(each.shape) for each in log_scales]
         bits.append(some[0].quantizer.width_of(_in_one(extents), _in_one(log_scales)))
-        start += len(some)
-    return ordered, [math.prod(log_scale.shape) for _, log_scale in terms], ops.concatenate(bits)
+    return ordered, counts, ops.concatenate(bits)
 
 
 def _in_one(tensors: Sequence[Tensor]) -> Tensor:

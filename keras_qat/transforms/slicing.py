@@ -38,24 +38,21 @@ def slice_layers(shape: tuple[int | None, ...], key: Any, result: tuple[int, ...
     ranges = _ranges(shape, key)
     if ranges is None or len(shape) not in (2, 3, 4):
         return None
-    *places, channels = ranges
-    chain: Chain = []
+    reshaped = (layers.Reshape, {"target_shape": result[1:]})
     if len(shape) == 2:
-        chain = [(layers.Reshape, {"target_shape": (shape[1], 1)})]
-        chain += _cut([channels], shape[1:])
-    else:
-        rank = len(shape)
-        chain = _cut(places, shape[1:-1])
-        if channels != range(shape[-1]):
-            whole = [range(len(each)) for each in places[:-1]]
-            sizes = (shape[-1], *map(len, places[:-1]))
-            chain += [
-                (layers.Permute, {"dims": _CHANNELS_FIRST[rank]}),
-                *_cut([channels, *whole], sizes),
-                (layers.Permute, {"dims": _CHANNELS_LAST[rank]}),
-            ]
-    if tuple(map(len, ranges)) != result[1:] or len(shape) == 2:
-        chain.append((layers.Reshape, {"target_shape": result[1:]}))
+        as_sequence = (layers.Reshape, {"target_shape": (shape[1], 1)})
+        return [as_sequence, *_cut(ranges, shape[1:]), reshaped]
+    *places, channels = ranges
+    chain = _cut(places, shape[1:-1])
+    if channels != range(shape[-1]):
+        others = [range(len(each)) for each in places[:-1]]
+        chain += [
+            (layers.Permute, {"dims": _CHANNELS_FIRST[len(shape)]}),
+            *_cut([channels, *others], (shape[-1], *map(len, others))),
+            (layers.Permute, {"dims": _CHANNELS_LAST[len(shape)]}),
+        ]
+    if tuple(map(len, ranges)) != result[1:]:
+        chain.append(reshaped)
     return chain or [(layers.Activation, {"activation": "linear"})]
 
 

@@ -39,13 +39,13 @@ def to_layers(
     """The same function in layers, as far as raw operations have one; else the model itself.
 
     `x + y`, `x - y`, `x * y`, maxima and minima of two tensors become `Add`, `Subtract`,
-    `Multiply`, `Maximum` and `Minimum`, a slice with steps over height and width `Cropping2D` and
-    a `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`, a
-    slice of channels likewise.
-    The last layer takes the name of the operation. In the place of a model stand its layers, under
-    their own names where these are free; likewise in the place of a layer of the user's own that
-    is made of layers, unless `stays_whole(name)`. As in Keras, `training=False` given to a model
-    while a graph is built does not outlast `fit`; `trainable=False` does.
+    `Multiply`, `Maximum` and `Minimum`, a slice with steps over height and width `Cropping2D` and a
+    `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`, a
+    slice of channels likewise. The last layer takes the name of the operation. In the place of a
+    model stand its layers, under their own names where these are free; likewise in the place of a
+    layer of the user's own that is made of layers, unless `stays_whole(name)`. As in Keras,
+    `training=False` given to a model while a graph is built does not outlast `fit`;
+    `trainable=False` does.
     """
     if all(_is_plain_layer(node.operation) for node in nodes(model)):
         return model
@@ -164,11 +164,16 @@ def _concatenate(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
 
 
 def _maximum(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    """A maximum with 0 is a ReLU."""
     constants = [x for x in args if _is_constant(x)]
-    return [(layers.ReLU, {})] if constants and not np.any(constants[0]) else _of_two(node)
+    if not constants:
+        return _of_two(node)
+    is_relu = np.ndim(constants[0]) == 0 and constants[0] == 0
+    return [(layers.ReLU, {})] if is_relu else None
 
 
 def _clip(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    """From 0 on it is a ReLU with an upper limit."""
     low, high = node.operation.x_min, node.operation.x_max
     plain = all(isinstance(each, int | float) for each in (low, high))
     return [(layers.ReLU, {"max_value": high})] if plain and low == 0 < high else None
