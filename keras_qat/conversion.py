@@ -178,6 +178,8 @@ def _shape(tensor: Any, name: str) -> tuple[int, ...]:
     if any(size is None for size in tensor.shape[1:]):
         raise LoweringError(
             f"Tensor {name!r} has an unknown size: {tensor.shape}. An integer model has fixed "
-            "shapes; build the model with a fixed input size."
+            "shapes. Give the trained model one: clone = keras.models.clone_model(qmodel, "
+            "input_tensors=keras.Input((height, width, channels))), then "
+            "clone.set_weights(qmodel.get_weights()), and export the clone."
         )
     return (1, *tensor.shape[1:])

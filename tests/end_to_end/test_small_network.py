@@ -7,6 +7,7 @@ import pytest
 import keras_qat
 import tflite_export
 from keras_qat import integer
+from keras_qat.lowering.pending import LoweringError
 from tests.models import images, residual_network
 from tests.seams import op_differences
 
@@ -99,3 +100,20 @@ def test_several_inputs_keep_the_order_of_the_model(tmp_path):
     by_name = dict(zip(("z", "a"), pictures, strict=True))
     np.testing.assert_array_equal(found, tflite_export.predict(path, by_name))
     np.testing.assert_allclose(found, qmodel.predict(pictures, verbose=0), atol=0.02)
+
+
+def test_a_model_of_any_image_size_is_given_one_and_deploys(tmp_path):
+    inputs = keras.Input((None, None, 3), name="image")
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    x = keras.layers.GlobalAveragePooling2D(name="pooled")(x)
+    model = keras.Model(inputs, keras.layers.Dense(5, name="head")(x))
+    qmodel = keras_qat.quantize(model, CONFIGS["w4a4"], calibration_data=X)
+    assert "conv" in str(keras_qat.plan(model))
+    path = tmp_path / "model.tflite"
+    with pytest.raises(LoweringError, match="clone_model"):
+        tflite_export.export(qmodel, path, samples=X, verbose=False)
+    clone = keras.models.clone_model(qmodel, input_tensors=keras.Input((12, 12, 3), name="image"))
+    clone.set_weights(qmodel.get_weights())
+    np.testing.assert_array_equal(clone.predict(X, verbose=0), qmodel.predict(X, verbose=0))
+    report = tflite_export.export(clone, path, samples=X, min_argmax_agreement=0.0, verbose=False)
+    assert report.mismatches == 0
