@@ -84,24 +84,28 @@ def plot(
     float_accuracy: float,
     path: pathlib.Path,
 ) -> None:
-    """Accuracy over bits: a line for each variant, a dot for each seed."""
-    figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    widths = sorted({bits for bits, _ in cells})
-    for index, variant in enumerate(variants):
-        known = [bits for bits in widths if (bits, variant) in cells]
-        if not known:
-            continue
-        shift = 0.03 * (index - (len(variants) - 1) / 2)
-        accuracies = [[run["qat_accuracy"] for run in cells[bits, variant]] for bits in known]
-        means = [statistics.mean(values) for values in accuracies]
-        (line,) = axes.plot([b + shift for b in known], means, label=variant, linewidth=1.5)
-        for bits, values in zip(known, accuracies, strict=True):
-            axes.plot([bits + shift] * len(values), values, "o", color=line.get_color(), ms=4)
-    axes.axhline(float_accuracy, color="gray", linestyle="--", linewidth=1)
-    axes.annotate("float", (widths[0], float_accuracy), va="bottom", ha="center", color="gray")
-    axes.set_xticks(widths, [f"W{bits}A{bits}" for bits in widths])
-    axes.set_ylabel("accuracy on the test set, %")
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False)
+    """A panel for each width, with a scale of its own: a dot for each seed, a bar at the mean."""
+    widths = sorted({bits for bits, _ in cells}, reverse=True)
+    known = [variant for variant in variants if any((bits, variant) in cells for bits in widths)]
+    figure = matplotlib.figure.Figure(
+        figsize=(2.0 + 3.0 * len(widths), 1.2 + 0.3 * len(known)), layout="constrained"
+    )
+    panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
+    for axes, bits in zip(panels, widths, strict=True):
+        axes.axvline(float_accuracy, color="gray", linestyle="--", linewidth=1)
+        for place, variant in enumerate(known):
+            values = [run["qat_accuracy"] for run in cells.get((bits, variant), [])]
+            if values:
+                mean = statistics.mean(values)
+                axes.plot([mean, mean], [place - 0.3, place + 0.3], color="C0", linewidth=2.5)
+                axes.plot(values, [place] * len(values), "o", color="C1", markersize=5)
+        runs = [run for (width, _), some in cells.items() if width == bits for run in some]
+        found = [run["qat_accuracy"] for run in runs]
+        margin = 0.08 * (max(found) - min(found) + 1.0)
+        axes.set_xlim(min(found) - margin, max(found) + margin)
+        axes.set_title(f"W{bits}A{bits}")
+        axes.set_xlabel("accuracy on the test set, %")
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(known)), known)
+    panels[0].invert_yaxis()
     figure.savefig(path, dpi=130)
