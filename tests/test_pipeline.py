@@ -213,7 +213,7 @@ def test_one_error_lists_every_layer_without_a_rule_and_the_ways_out():
         Power(2.0),
         layers.Activation(mine, name="function"),
         layers.Activation(keras.ops.gelu, name="gelu"),
-        layers.UnitNormalization(name="unit_norm"),
+        layers.Resizing(6, 6, name="resized"),
         layers.Conv2D(4, 1, name="fine"),
     )
     x, _ = data(8)
@@ -227,7 +227,7 @@ def test_one_error_lists_every_layer_without_a_rule_and_the_ways_out():
     for name, kind in [
         ("twice", "Lambda"),
         ("power", "Power"),
-        ("unit_norm", "UnitNormalization"),
+        ("resized", "Resizing"),
     ]:
         assert f"'{name}' ({kind}): no rule for this layer" in message
     assert "fine" not in message

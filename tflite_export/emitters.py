@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
-from keras_qat.integer.ops.op import activation_range
 from tflite_export import lookup_table
 from tflite_export.emission import Emission, file_operator, int32_constant
 from tflite_export.errors import ExportError
@@ -28,6 +27,7 @@ from tflite_export.storage import StoredGraph, WeightStorage
 
 DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat."
 _OPS_OF_ONE_EXAMPLE = (ops.FloatPart, ops.TransposeConv2D)
+_LARGEST_SIX = 2.0**30
 _FUSED = {"linear": "NONE", "relu": "RELU", "relu6": "RELU6"}
 
 
@@ -353,11 +353,10 @@ def _window_fields(op: _Windowed) -> dict[str, Any]:
 
 
 def _fused(op: ops.LinearOp | ops.ArithmeticOp, graph: IntegerGraph) -> dict[str, Any]:
-    """The clamp; a RELU6 above the end of int8 is a RELU: runtimes refuse 6 as too many steps."""
-    grid, kind = graph.tensors[op.output].qparams, op.activation
-    if kind == "relu6" and activation_range("relu6", grid) == activation_range("relu", grid):
-        kind = "relu"
-    return {"fusedActivationFunction": _FUSED[kind]}
+    """The clamp; a RELU6 far above the end of int8 is a RELU: runtimes refuse 6 beyond int32."""
+    scale = float(graph.tensors[op.output].qparams.scale)
+    beyond = op.activation == "relu6" and scale * _LARGEST_SIX < 6.0
+    return {"fusedActivationFunction": _FUSED["relu" if beyond else op.activation]}
 
 
 def _dilation(op: ops.Conv2D | ops.DepthwiseConv2D) -> dict[str, Any]:

@@ -262,8 +262,8 @@ def test_an_error_on_the_way_changes_nothing():
     with untouched(model, X), pytest.raises(ValueError, match="'last' hold NaN or infinity"):
         quantize(model)
     inputs = keras.Input((6,))
-    masked = keras.Model(inputs, layers.UnitNormalization(name="unit")(inputs))
-    with untouched(masked, X), pytest.raises(UnsupportedLayerError, match="'unit'"):
+    masked = keras.Model(inputs, layers.RepeatVector(2, name="repeated")(inputs))
+    with untouched(masked, X), pytest.raises(UnsupportedLayerError, match="'repeated'"):
         quantize(masked)
 
 

@@ -158,17 +158,17 @@ def test_what_is_no_rule_is_refused(kind, rule, message):
 
 def test_a_layer_without_a_rule_stays_in_float_where_the_user_says_so(x, tmp_path):
     inputs = keras.Input((8, 8, 3), name="image")
-    y = layers.UnitNormalization(name="norm")(layers.Conv2D(4, 3, name="conv")(inputs))
+    y = layers.Resizing(6, 6, name="resized")(layers.Conv2D(4, 3, name="conv")(inputs))
     y = layers.Flatten(name="flat")(layers.Conv2D(2, 3, name="second")(y))
     model = keras.Model(inputs, layers.Dense(2, name="head")(y))
     with pytest.raises(keras_qat.UnsupportedLayerError, match="its name: None"):
         keras_qat.quantize(model, calibration_data=x)
-    qmodel = keras_qat.quantize(model, calibration_data=x, overrides={"norm": None})
+    qmodel = keras_qat.quantize(model, calibration_data=x, overrides={"resized": None})
     qmodel.compile("sgd", "mse")
     qmodel.fit(x, np.zeros((16, 2)), verbose=0)
     assert isinstance(qmodel.get_layer("second"), keras_qat.wrappers.QuantizeConv2D)
     report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
-    assert [part.layers for part in report.float_parts] == [("norm",)]
+    assert [part.layers for part in report.float_parts] == [("resized",)]
     path = tmp_path / "qat.keras"
     qmodel.save(path)
     np.testing.assert_array_equal(keras_qat.load_model(path)(x), qmodel(x))
