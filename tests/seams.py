@@ -1,10 +1,11 @@
-"""The E2 seam: every integer op against the Keras model, on the Keras model's own inputs."""
+"""The E2 and E3 seams: every integer op against the Keras model, and files against the graph."""
 
 import dataclasses
 
 import numpy as np
 
-from keras_qat.integer import IntegerGraph, ops
+import tflite_export
+from keras_qat.integer import IntegerGraph, add_headroom, ops
 from keras_qat.integer.fixed_point import get_profile
 
 
@@ -48,3 +49,21 @@ def op_differences(
         else:
             known[op.output] = values
     return found
+
+
+def assert_no_flip_and_no_mismatch(qmodel, x: np.ndarray, path) -> None:
+    """Every layer computes Keras' own integers, and both targets' files those of the graph."""
+    graph = add_headroom(qmodel.to_integer())
+    differences = op_differences(graph, qmodel.layer_codes(x))
+    assert {each.flip_rate for each in differences} == {0.0}
+    for target in ("litert", "tflm"):
+        report = tflite_export.export(
+            qmodel,
+            path,
+            target=target,
+            samples=x,
+            max_flip_rate=1,
+            min_argmax_agreement=0,
+            verbose=False,
+        )
+        assert report.mismatches == 0

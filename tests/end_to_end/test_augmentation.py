@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 
 import keras_qat
-import tflite_export
-from keras_qat import integer
 from keras_qat.integer import ops
 from keras_qat.rule import Output
 from keras_qat.rules import RULES
 from tests.models import randomize
-from tests.seams import op_differences
+from tests.seams import assert_no_flip_and_no_mismatch
 
 layers = keras.layers
 
@@ -74,19 +72,7 @@ def test_the_file_computes_what_the_model_without_them_does(tmp_path):
     )
     graph = qmodel.to_integer()
     assert isinstance(graph.ops[0], ops.LinearOp)  # the Rescaling behind them is no op either
-    differences = op_differences(integer.add_headroom(graph), qmodel.layer_codes(pixels()))
-    assert {each.flip_rate for each in differences} == {0.0}
-    for target in ("litert", "tflm"):
-        report = tflite_export.export(
-            qmodel,
-            tmp_path / "m.tflite",
-            target=target,
-            samples=pixels(),
-            max_flip_rate=1,
-            min_argmax_agreement=0,
-            verbose=False,
-        )
-        assert report.mismatches == 0
+    assert_no_flip_and_no_mismatch(qmodel, pixels(), tmp_path / "m.tflite")
 
 
 def test_training_reads_augmented_images_on_the_grid_of_the_input():

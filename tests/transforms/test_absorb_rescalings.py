@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 
 import keras_qat
-import tflite_export
-from keras_qat import integer
 from keras_qat.integer import ops
 from keras_qat.transforms.absorb_rescalings import absorb_rescalings
 from keras_qat.wrappers import AbsorbedRescaling, QuantizeRescaling
 from tests.models import randomize
-from tests.seams import op_differences
+from tests.seams import assert_no_flip_and_no_mismatch
 
 layers = keras.layers
 
@@ -56,19 +54,7 @@ def test_the_file_begins_with_the_weight_layer_and_computes_what_the_model_does(
     assert isinstance(graph.ops[0], ops.LinearOp | ops.Reshape)
     assert graph.inputs == ("image",)
     assert float(graph.tensors["image"].qparams.scale) == 1.0
-    differences = op_differences(integer.add_headroom(graph), qmodel.layer_codes(pixels()))
-    assert {each.flip_rate for each in differences} == {0.0}
-    for target in ("litert", "tflm"):
-        report = tflite_export.export(
-            qmodel,
-            tmp_path / "m.tflite",
-            target=target,
-            samples=pixels(),
-            max_flip_rate=1,
-            min_argmax_agreement=0,
-            verbose=False,
-        )
-        assert report.mismatches == 0
+    assert_no_flip_and_no_mismatch(qmodel, pixels(), tmp_path / "m.tflite")
 
 
 def test_training_multiplies_by_the_factor():
