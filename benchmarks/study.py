@@ -154,7 +154,8 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel) -> dict:
         return found
     path = run.folder / f"{run.name}.tflite"
     samples = resnet8.images("validation")[0][:256]
-    report = tflite_export.export(qmodel, path, samples=samples)
+    # A file below export's own limit is a result too: the table says how many answers it keeps.
+    report = tflite_export.export(qmodel, path, samples=samples, min_argmax_agreement=0.9)
     report.save_json(path.with_suffix(".report.json"))
     file_outputs = tflite_export.predict(path, test_images)
     same = np.argmax(outputs, axis=-1) == np.argmax(file_outputs, axis=-1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
 from keras_qat.integer.headroom import map_linear_ops
+from tflite_export.exact_means import with_exact_means
 from tflite_export.legality import check_legal
 from tflite_export.native_lookups import native_operators
 from tflite_export.storage import StoredGraph, WeightStorage, convolution_of, store
@@ -26,7 +27,7 @@ def legalize(graph: IntegerGraph, target: Target, weight_storage: str = "auto") 
     Raises:
         ExportError: something the target cannot hold; the message names the tensor.
     """
-    vectorized = with_channel_scales(graph)
+    vectorized = with_channel_scales(with_exact_means(graph, target))
     check_legal(vectorized, target)
     storage: dict[str, WeightStorage] = {}
 
