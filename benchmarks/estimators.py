@@ -3,8 +3,9 @@
     python benchmarks/estimators.py --bits=4 --bits=2 --bits=1 --reestimate --jobs=2
 
 Variants have LSQ's learned scales and differ in what passes through rounding; "ste" and
-"pege_fixed" keep the calibrated scales. PEGE is also taken apart: its replacement alone, and its
-pull alone; "rising" is PEGE with a pull that grows. WaveQ's regularizer acts beside the
+"pege_fixed" keep the calibrated scales. PEGE is also taken apart: its replacement alone, its pull
+alone, or the pull on weights or activations alone; in "rising" and "fading" the pull of weights
+grows or ends in the second half. WaveQ's regularizer acts beside the
 straight-through estimator. `benchmarks/study.py` says how a study runs and where its results go.
 """
 
@@ -33,6 +34,14 @@ VARIANTS = {
         _lsq(estimator="pege", replacement="random"),
         curriculum={"final_strength": 1.0},
     ),
+    "pege_fading": Variant(
+        _lsq(estimator="pege", replacement="random"),
+        curriculum={"final_strength": 0.0},
+    ),
+    "pege_pull_on_weights": Variant(
+        _lsq(estimator="pege", activation_estimator="ste", replacement="random")
+    ),
+    "pege_pull_on_activations": Variant(_lsq(activation_estimator="pege", replacement="random")),
     "lsq": Variant(_lsq()),
     "pege_replacement_only": Variant(_lsq(replacement="random")),
     "pege_pull_only": Variant(_lsq(estimator="pege")),
