@@ -3,10 +3,11 @@
     python benchmarks/estimators.py --bits=4 --bits=2 --bits=1 --reestimate --jobs=2
 
 Variants have LSQ's learned scales and differ in what passes through rounding; "ste" and
-"pege_fixed" keep the calibrated scales. PEGE is also taken apart: its replacement alone, its pull
-alone, or the pull on weights or activations alone; in "rising" and "fading" the pull of weights
-grows or ends in the second half. WaveQ's regularizer acts beside the
-straight-through estimator. `benchmarks/study.py` says how a study runs and where its results go.
+"pege_fixed" keep the calibrated scales. PEGE does not pull tensors of one bit by default, but in
+"pege_pull_at_one_bit" and in the variants that take it apart: its replacement alone, its pull
+alone, the pull on weights or activations alone; in "rising" and "fading" the pull of weights grows
+or ends in the second half. WaveQ's regularizer acts beside the straight-through estimator.
+`benchmarks/study.py` says how a study runs and where its results go.
 """
 
 from __future__ import annotations
@@ -28,8 +29,13 @@ def _fixed(**options: Any) -> Callable[[int], keras_qat.QuantizationConfig]:
     return lambda bits: keras_qat.STEConfig(weight_bits=bits, activation_bits=bits, **options)
 
 
+def _pege(**options: Any) -> Callable[[int], keras_qat.QuantizationConfig]:
+    return lambda bits: keras_qat.PEGEConfig(weight_bits=bits, activation_bits=bits, **options)
+
+
 VARIANTS = {
-    "pege": Variant(_lsq(estimator="pege", replacement="random")),
+    "pege": Variant(_pege()),
+    "pege_pull_at_one_bit": Variant(_pege(pull_at_one_bit=True)),  # elsewhere it is "pege"
     "pege_rising": Variant(
         _lsq(estimator="pege", replacement="random"),
         curriculum={"final_strength": 1.0},

@@ -64,8 +64,7 @@ class QuantizationConfig(abc.ABC):
 
     def __post_init__(self) -> None:
         check_replacement(self.replacement)
-        if not isinstance(self.per_channel, bool | np.bool_):
-            raise ValueError(f"per_channel must be True or False. Received: {self.per_channel!r}")
+        self._check_flag("per_channel")
         strength = self.code_regularization
         if not isinstance(strength, numbers.Real) or not 0.0 <= strength < math.inf:
             raise ValueError(
@@ -81,10 +80,15 @@ class QuantizationConfig(abc.ABC):
                 check_bits(bits, field.name)
                 object.__setattr__(self, field.name, int(bits))  # NumPy's integers are no JSON
 
+    def _check_flag(self, field: str) -> None:
+        flag = getattr(self, field)
+        if not isinstance(flag, bool | np.bool_):
+            raise ValueError(f"{field} must be True or False. Received: {flag!r}")
+
     def _checked_estimator(self, identifier: Any) -> Any:
         return estimators.get(identifier)
 
-    def _for_weights(self) -> dict[str, Any]:
+    def _for_weights(self, bits: int) -> dict[str, Any]:
         """What every quantizer of weights is told."""
         return {
             "estimator": self.estimator,
@@ -94,7 +98,7 @@ class QuantizationConfig(abc.ABC):
             "name": "weight_quantizer",
         }
 
-    def _for_activations(self, name: str) -> dict[str, Any]:
+    def _for_activations(self, bits: int, name: str) -> dict[str, Any]:
         """What every quantizer of activations is told."""
         estimator = self.activation_estimator
         return {
@@ -133,10 +137,10 @@ class STEConfig(QuantizationConfig):
     """
 
     def weight_quantizer(self, bits: int) -> Quantizer:
-        return STEQuantizer(Grid.for_weights(bits), **self._for_weights())
+        return STEQuantizer(Grid.for_weights(bits), **self._for_weights(bits))
 
     def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
-        return STEQuantizer(Grid.for_activations(bits, signed), **self._for_activations(name))
+        return STEQuantizer(Grid.for_activations(bits, signed), **self._for_activations(bits, name))
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -149,10 +153,10 @@ class LSQConfig(QuantizationConfig):
     """
 
     def weight_quantizer(self, bits: int) -> Quantizer:
-        return LSQQuantizer(Grid.for_weights(bits), **self._for_weights())
+        return LSQQuantizer(Grid.for_weights(bits), **self._for_weights(bits))
 
     def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
-        return LSQQuantizer(Grid.for_activations(bits, signed), **self._for_activations(name))
+        return LSQQuantizer(Grid.for_activations(bits, signed), **self._for_activations(bits, name))
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -163,6 +167,15 @@ class PEGEConfig(LSQConfig):
     Train with `keras_qat.callbacks.PEGESchedule`. PEGE works on any grid: another config with
     `estimator="pege", replacement="random"` is PEGE as well.
 
+    One bit has one threshold, and a pull to the nearest code is a push away from it, which freezes
+    signs. So tensors of one bit are replaced, and not pulled.
+
+    Args:
+        pull_at_one_bit: whether the estimator "pege" pulls tensors of one bit, too.
+
+    Raises:
+        ValueError: also for a flag that is neither True nor False.
+
     Source: the abstract of PEGE (arXiv 2509.00097); what it leaves open is our own reading
     (`keras_qat.estimators.pege`, `keras_qat.quantizers.replacement`).
 
@@ -172,6 +185,22 @@ class PEGEConfig(LSQConfig):
 
     estimator: Any = "pege"
     replacement: str | None = "random"
+    pull_at_one_bit: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_flag("pull_at_one_bit")
+
+    def _for_weights(self, bits: int) -> dict[str, Any]:
+        return self._without_pull(bits, super()._for_weights(bits))
+
+    def _for_activations(self, bits: int, name: str) -> dict[str, Any]:
+        return self._without_pull(bits, super()._for_activations(bits, name))
+
+    def _without_pull(self, bits: int, told: dict[str, Any]) -> dict[str, Any]:
+        if bits > 1 or self.pull_at_one_bit or told["estimator"].name != "pege":
+            return told
+        return {**told, "estimator": estimators.get("ste")}
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -184,10 +213,12 @@ class DoReFaConfig(QuantizationConfig):
     """
 
     def weight_quantizer(self, bits: int) -> Quantizer:
-        return DoReFaQuantizer(bits, **self._for_weights())
+        return DoReFaQuantizer(bits, **self._for_weights(bits))
 
     def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
-        return PACTQuantizer(Grid.for_activations(bits, signed), **self._for_activations(name))
+        return PACTQuantizer(
+            Grid.for_activations(bits, signed), **self._for_activations(bits, name)
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -227,11 +258,11 @@ class GDNSQConfig(QuantizationConfig):
         return identifier if identifier == "lsq" else super()._checked_estimator(identifier)
 
     def weight_quantizer(self, bits: int) -> Quantizer:
-        return GDNSQWeightQuantizer(bits, **self._for_weights(), **self._options())
+        return GDNSQWeightQuantizer(bits, **self._for_weights(bits), **self._options())
 
     def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
         return GDNSQActivationQuantizer(
-            bits, signed, **self._for_activations(name), **self._options()
+            bits, signed, **self._for_activations(bits, name), **self._options()
         )
 
     def _options(self) -> dict[str, Any]:

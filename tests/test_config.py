@@ -76,3 +76,28 @@ def test_the_input_grid_is_not_trained(config_type):
     assert quantizer.grid == Grid(0, 255)
     assert quantizer.trainable_variables == []
     np.testing.assert_array_equal(quantizer.scale, np.float32(1.0))
+
+
+def pege_estimators(bits, **options) -> list[str]:
+    """Of weights and of activations."""
+    config = keras_qat.PEGEConfig(**options)
+    quantizers = [config.weight_quantizer(bits), config.activation_quantizer(bits, False, "x")]
+    assert all(quantizer.replacement == "random" for quantizer in quantizers)
+    return [quantizer.estimator.name for quantizer in quantizers]
+
+
+def test_pege_replaces_tensors_of_one_bit_without_a_pull():
+    assert pege_estimators(2) == ["pege", "pege"]
+    assert pege_estimators(1) == ["ste", "ste"]
+    assert pege_estimators(1, pull_at_one_bit=True) == ["pege", "pege"]
+    assert pege_estimators(1, estimator="ewgs") == ["ewgs", "ewgs"]
+    assert pege_estimators(1, activation_estimator="dsq") == ["ste", "dsq"]
+
+
+@pytest.mark.parametrize(
+    ("config_type", "flag"),
+    [(keras_qat.LSQConfig, "per_channel"), (keras_qat.PEGEConfig, "pull_at_one_bit")],
+)
+def test_a_flag_that_is_neither_true_nor_false_is_refused(config_type, flag):
+    with pytest.raises(ValueError, match=f"{flag} must be True or False. Received: 'yes'"):
+        config_type(**{flag: "yes"})
