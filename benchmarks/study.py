@@ -209,11 +209,12 @@ def report(folder: pathlib.Path, variants: Variants) -> None:
     if not TEST.value:
         print(study_report.validation_table(cells), end="")
         return
-    print(study_report.table(cells, list(variants)), end="")
     test_images, labels = resnet8.images("test")
     outputs = resnet8.float_model().predict(test_images, batch_size=500, verbose=0)
+    float_accuracy = resnet8.accuracy(outputs, labels)
+    print(study_report.table(cells, list(variants), float_accuracy), end="")
     picture = folder.with_suffix(".png")
-    study_report.plot(cells, list(variants), resnet8.accuracy(outputs, labels), picture)
+    study_report.plot(cells, list(variants), float_accuracy, picture)
     print(f"Picture: {picture}")
 
 

@@ -12,9 +12,16 @@ import matplotlib.figure
 Cell = tuple[int, str]
 """Bits and variant."""
 
-HEADER = (
-    "| bits | variant | seeds | accuracy | .tflite | .tflite minus model, at most | "
-    "same answers, at least | targets met after |\n|---|---|---|---|---|---|---|---|\n"
+COLUMNS = (
+    "bits",
+    "variant",
+    "seeds",
+    "accuracy",
+    "minus float",
+    ".tflite",
+    ".tflite minus model, at most",
+    "same answers, at least",
+    "targets met after",
 )
 
 
@@ -34,15 +41,19 @@ def mean_and_spread(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def table(cells: dict[Cell, list[dict]], variants: list[str]) -> str:
-    """One row for each width and variant, in the order given."""
+def table(cells: dict[Cell, list[dict]], variants: list[str], float_accuracy: float) -> str:
+    """One row for each width and variant, in the order given, without columns that stay empty."""
     rows = [
-        _row(bits, variant, cells[bits, variant])
+        _row(bits, variant, cells[bits, variant], float_accuracy)
         for bits in sorted({bits for bits, _ in cells}, reverse=True)
         for variant in variants
         if (bits, variant) in cells
     ]
-    return HEADER + "".join(rows)
+    filled = [place for place in range(len(COLUMNS)) if any(row[place] for row in rows)]
+    head, *lines = [
+        f"| {' | '.join(cells[place] for place in filled)} |\n" for cells in (COLUMNS, *rows)
+    ]
+    return "".join([head, f"|{'---|' * len(filled)}\n", *lines])
 
 
 def validation_table(cells: dict[Cell, list[dict]]) -> str:
@@ -62,9 +73,10 @@ def _described(values: list[float]) -> str:
     return f"{mean:.2f} ± {spread:.2f}" if len(values) > 1 else f"{mean:.2f}"
 
 
-def _row(bits: int, variant: str, runs: list[dict]) -> str:
-    accuracy = _described([run["qat_accuracy"] for run in runs])
-    cells = [f"W{bits}A{bits}", variant, str(len(runs)), accuracy]
+def _row(bits: int, variant: str, runs: list[dict], float_accuracy: float) -> list[str]:
+    found = [run["qat_accuracy"] for run in runs]
+    cells = [f"W{bits}A{bits}", variant, str(len(runs)), _described(found)]
+    cells.append(f"{statistics.mean(found) - float_accuracy:+.2f}")
     if all("tflite_accuracy" in run for run in runs):
         of_file = _described([run["tflite_accuracy"] for run in runs])
         gap = max(abs(run["tflite_accuracy"] - run["qat_accuracy"]) for run in runs)
@@ -75,7 +87,7 @@ def _row(bits: int, variant: str, runs: list[dict]) -> str:
     met = [run["logs"].get("targets_met_at") for run in runs]
     share = [done / run["batches"] for done, run in zip(met, runs, strict=True) if done]
     cells.append(f"{100 * statistics.mean(share):.0f} % of the run" if share else "")
-    return f"| {' | '.join(cells)} |\n"
+    return cells
 
 
 def plot(
