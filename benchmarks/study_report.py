@@ -113,8 +113,10 @@ def plot(
                 axes.plot(values, [place] * len(values), "o", color="C1", markersize=5)
         runs = [run for (width, _), some in cells.items() if width == bits for run in some]
         found = [run["qat_accuracy"] for run in runs]
-        margin = 0.08 * (max(found) - min(found) + 1.0)
-        axes.set_xlim(min(found) - margin, max(found) + margin)
+        spread = max(found) - min(found) + 1.0
+        if min(found) - spread < float_accuracy < max(found) + spread:
+            found.append(float_accuracy)
+        axes.set_xlim(min(found) - 0.08 * spread, max(found) + 0.08 * spread)
         axes.set_title(f"W{bits}A{bits}")
         axes.set_xlabel("accuracy on the test set, %")
         axes.grid(axis="x", alpha=0.3)
