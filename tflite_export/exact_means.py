@@ -19,7 +19,7 @@ from keras_qat.integer.qparams import INT8_MIN, IntArray
 from tflite_export.targets import Target
 
 _MOST_SUMS = 1024
-"""Of more sums than these, one that is rounded wrong holds less than half a percent of elements."""
+"""Of more sums than these each holds a small share of the elements: a MEAN stays what it is."""
 
 
 def with_exact_means(graph: IntegerGraph, target: Target) -> IntegerGraph:

@@ -2,6 +2,7 @@
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import example, given
 
 import tflite_export
@@ -16,11 +17,12 @@ TRAINED = (8, 1, 1.9562016, 0.01010833)
 
 
 def mean_graph(
-    side: int, bits: int, x_scale: float, y_scale: float, y_bits: int = 8
+    side: int, bits: int, x_scale: float, y_scale: float, y_bits: int = 8, width: int | None = None
 ) -> IntegerGraph:
     x_grid = QuantParams(np.float32(x_scale), 0, 0, 2**bits - 1).placed_in_int8()
     y_grid = QuantParams(np.float32(y_scale), 0, 0, 2**y_bits - 1).placed_in_int8()
-    return one_op_graph(lambda _, x: ops.Mean((x,), "y"), (1, side, side, 5), x_grid, y_grid)
+    shape = (1, side, width or side, 5)
+    return one_op_graph(lambda _, x: ops.Mean((x,), "y"), shape, x_grid, y_grid)
 
 
 def every_sum(graph: IntegerGraph) -> dict[str, np.ndarray]:
@@ -79,8 +81,10 @@ def test_an_output_of_few_codes_keeps_its_lower_bound(tmp_path):
     assert [each.differing for each in report.verifications] == [0, 0]
 
 
-def test_the_file_is_proven_with_its_convolution(tmp_path):
-    graph = mean_graph(*TRAINED)
+@pytest.mark.parametrize(("height", "width"), [(1, 64), (7, 7), (31, 33), (1, 1023)])
+def test_the_file_of_any_window_is_proven_with_its_convolution(tmp_path, height, width):
+    share = (height * width // 2) / (height * width)
+    graph = mean_graph(height, 1, 1.0, share / 63.49999, width=width)
     report = tflite_export.export(
         graph, tmp_path / "mean.tflite", samples=every_sum(graph), verbose=False
     )
