@@ -9,8 +9,6 @@ point away in integers.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, QuantParams, ops
@@ -74,8 +72,6 @@ def _as_convolution(op: ops.Mean, graph: IntegerGraph) -> IntegerGraph:
         activation="linear" if y.qparams.qmin == INT8_MIN else "relu",
         weight_bits=1,
     )
-    replacement = (convolution, ops.Reshape((image,), op.output, y.shape[1:]))
-    tensors = {**graph.tensors, image: IntegerTensor(image, (1, 1, 1, channels), y.qparams)}
-    position = graph.ops.index(op)
-    changed = (*graph.ops[:position], *replacement, *graph.ops[position + 1 :])
-    return dataclasses.replace(graph, tensors=tensors, ops=changed).validate()
+    reshape = ops.Reshape((image,), op.output, y.shape[1:])
+    between = IntegerTensor(image, (1, 1, 1, channels), y.qparams)
+    return graph.with_op_replaced(op, [convolution, reshape], [between])

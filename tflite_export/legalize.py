@@ -67,18 +67,13 @@ def _dense_as_convolution(graph: IntegerGraph, op: ops.FullyConnected) -> Intege
     convolution = ops.Conv2D(
         (image,), convolved, weight, op.bias, op.activation, weight_bits=op.weight_bits
     )
-    tensors = {
-        **graph.tensors,
-        image: IntegerTensor(image, (1, 1, columns, features), graph.tensors[source].qparams),
-        convolved: IntegerTensor(
-            convolved, (1, 1, columns, units), graph.tensors[op.output].qparams
-        ),
-    }
-    replacement = (
+    between = [
+        IntegerTensor(image, (1, 1, columns, features), graph.tensors[source].qparams),
+        IntegerTensor(convolved, (1, 1, columns, units), graph.tensors[op.output].qparams),
+    ]
+    replacement = [
         ops.Reshape((source,), image, (1, columns, features)),
         convolution,
         ops.Reshape((convolved,), op.output, (*places, units)),
-    )
-    position = graph.ops.index(op)
-    changed = (*graph.ops[:position], *replacement, *graph.ops[position + 1 :])
-    return dataclasses.replace(graph, tensors=tensors, ops=changed).validate()
+    ]
+    return graph.with_op_replaced(op, replacement, between)

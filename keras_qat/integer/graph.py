@@ -100,6 +100,21 @@ class IntegerGraph:
                 )
         return self
 
+    def with_op_replaced(
+        self, op: IntegerOp, by: Sequence[IntegerOp], between: Sequence[IntegerTensor]
+    ) -> IntegerGraph:
+        """The graph with several ops in the place of one.
+
+        Args:
+            op: one of this graph.
+            by: what computes the same output; in order.
+            between: the tensors that they add.
+        """
+        position = self.ops.index(op)
+        changed = (*self.ops[:position], *by, *self.ops[position + 1 :])
+        tensors = {**self.tensors, **{tensor.name: tensor for tensor in between}}
+        return dataclasses.replace(self, tensors=tensors, ops=changed).validate()
+
     def _check_grids(self, op: IntegerOp) -> None:
         off = [name for name in (*op.inputs, op.output) if not self.tensors[name].on_grid]
         if off and (op.output in off or not isinstance(op, FloatPart)):
