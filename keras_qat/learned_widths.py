@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_qat.keras_graph import nodes
 from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.wrappers import QuantizedKernel, quantized_kernels
 
 Tensor = Any
@@ -50,9 +51,9 @@ class LearnedWidth:
         """Widths of one kind are computed from their terms in one way."""
         return type(self.quantizer).__name__, self.quantizer.deployable
 
-    def held(self) -> Tensor:
-        """Whether the width stays at its target for good: a bool scalar."""
-        return self.quantizer.held()
+    def held_levels(self) -> Tensor:
+        """The levels kept for good, whatever training does; 0 if none are: a scalar."""
+        return as_tensor(self.quantizer.held_levels)
 
     def meets_target(self) -> bool:
         """Whether codes of the target number all levels. Reads variables: not for inside a step."""

@@ -136,7 +136,8 @@ class _Widths:
         widths, counts, bits = joint_widths(widths)
         targets = np.repeat(np.float32([width.target for width in widths]), counts)
         owners = np.repeat(np.arange(len(counts)), counts)
-        held = ops.take(ops.stack([width.held() for width in widths]), owners)
+        held = ops.stack([width.held_levels() for width in widths]) > 0.0
+        held = ops.take(held, owners)
         self.bits = ops.where(held, targets, bits)
         self.targets = ops.where(held, np.inf, targets)
 

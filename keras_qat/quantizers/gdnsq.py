@@ -89,20 +89,14 @@ class GDNSQQuantizer(Quantizer):
         self.rate = self.add_weight(
             name="rate", shape=(), initializer="ones", trainable=False, autocast=False
         )
-        self._log_scale = self.add_weight(
-            name="log_scale",
-            shape=(input_shape[-1],) if self.per_channel else (),
-            initializer="zeros",
+        self._logarithms = self._add_logarithms(input_shape)
+        self.held_levels = self.add_weight(
+            name="held_levels",
+            shape=(),
+            initializer=keras.initializers.Constant(NOT_HELD),
+            trainable=False,
             autocast=False,
         )
-        if self.deployable:
-            self.held_levels = self.add_weight(
-                name="held_levels",
-                shape=(),
-                initializer=keras.initializers.Constant(NOT_HELD),
-                trainable=False,
-                autocast=False,
-            )
         self._build_training_state(input_shape)
 
     @property
@@ -120,7 +114,7 @@ class GDNSQQuantizer(Quantizer):
     @property
     def log_scale(self) -> Tensor:
         """Base-2 logarithm of the step, `rate` times its variable; `()` or `(channels,)`."""
-        return self._logarithm(self._log_scale)
+        raise NotImplementedError
 
     @property
     def step(self) -> Tensor:
@@ -130,7 +124,7 @@ class GDNSQQuantizer(Quantizer):
     def set_rate(self, rate: float) -> None:
         """Makes the logarithms move `rate` times as far for the same update of an optimizer.
 
-        The variables hold the logarithms over `rate`. The grid stays as it is, to the last bit.
+        Their variable holds them over `rate`. The grid stays as it is, to the last bit.
 
         Args:
             rate: a power of two, which divides without rounding.
@@ -140,19 +134,14 @@ class GDNSQQuantizer(Quantizer):
         """
         if math.frexp(rate)[0] != 0.5:
             raise ValueError(f"The rate must be a positive power of two. Received: {rate!r}")
-        values = [ops.convert_to_numpy(self._logarithm(each)) for each in self._logarithms]
+        values = ops.convert_to_numpy(self._trained_logarithms())
         self.rate.assign(rate)
-        for variable, value in zip(self._logarithms, values, strict=True):
-            variable.assign(value / np.float32(rate))
+        self._set_logarithms(values)
 
     @property
     def holds(self) -> bool:
         """Whether `hold` was called. Reads a variable: not for inside a step."""
-        return bool(self.held())
-
-    def held(self) -> Tensor:
-        """`holds` as a tensor."""
-        return as_tensor(self.held_levels) > 0.0 if self.deployable else ops.zeros((), "bool")
+        return bool(as_tensor(self.held_levels) > NOT_HELD)
 
     def _hold_levels(self) -> None:
         if self.deployable:
@@ -161,7 +150,7 @@ class GDNSQQuantizer(Quantizer):
     def bit_width(self, *kernel: Tensor) -> Tensor:
         """The real-valued widths in bits; the target if held."""
         width = self.width_of(*self.width_terms(*kernel))
-        return ops.where(self.held(), float(self.target_bits), width)
+        return ops.where(as_tensor(self.held_levels) > NOT_HELD, float(self.target_bits), width)
 
     def width_terms(self, *kernel: Tensor) -> tuple[Tensor, Tensor]:
         """What `width_of` computes the widths from, one number for each of them."""
@@ -219,16 +208,15 @@ class GDNSQQuantizer(Quantizer):
             "selection": selection,
         }
 
-    @property
-    def _logarithms(self) -> list[keras.Variable]:
-        """The variables that hold a logarithm over `rate`."""
-        return [self._log_scale]
+    def _add_logarithms(self, input_shape: tuple[int | None, ...]) -> keras.Variable:
+        """The variable of all base-2 logarithms that are trained, over `rate`."""
+        raise NotImplementedError
 
-    def _logarithm(self, variable: keras.Variable) -> Tensor:
-        return as_tensor(variable) * as_tensor(self.rate)
+    def _trained_logarithms(self) -> Tensor:
+        return as_tensor(self._logarithms) * as_tensor(self.rate)
 
-    def _set_logarithm(self, variable: keras.Variable, value: Any) -> None:
-        variable.assign(value / as_tensor(self.rate))
+    def _set_logarithms(self, values: Any) -> None:
+        self._logarithms.assign(values / as_tensor(self.rate))
 
     def _log(self, logarithm: Tensor) -> Tensor:
         """The trained logarithm as bit widths count it: that of the step in the table."""

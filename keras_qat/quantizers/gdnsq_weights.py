@@ -83,11 +83,23 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         if self.deployable:
             self.held_middle = self.add_weight(
                 name="held_middle",
-                shape=self._log_scale.shape,
+                shape=self._logarithms.shape,
                 initializer="zeros",
                 trainable=False,
                 autocast=False,
             )
+
+    def _add_logarithms(self, input_shape: tuple[int | None, ...]) -> keras.Variable:
+        return self.add_weight(
+            name="log_scale",
+            shape=(input_shape[-1],) if self.per_channel else (),
+            initializer="zeros",
+            autocast=False,
+        )
+
+    @property
+    def log_scale(self) -> Tensor:
+        return self._trained_logarithms()
 
     @property
     def scale(self) -> Tensor:
@@ -95,7 +107,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         return self.step * 0.5 if self.half_steps else self.step
 
     def set_scale(self, scale: Any) -> None:
-        self._set_logarithm(self._log_scale, table_log(scale) + (1.0 if self.half_steps else 0.0))
+        self._set_logarithms(table_log(scale) + (1.0 if self.half_steps else 0.0))
 
     def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
         """Starts over with `start_bits`: that many levels from the lowest to the highest weight."""
@@ -105,7 +117,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         shape = tuple(self.log_scale.shape)
         start = calibrated_weight_log_scale(kernel, self.start_bits, shape)
         one_less = np.log2((2.0**self.start_bits - 1.0) / self._steps(self.start_bits))
-        self._set_logarithm(self._log_scale, start + np.float32(one_less))
+        self._set_logarithms(start + np.float32(one_less))
 
     def width_terms(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
         """`(R, log_scale)`, in the shape of the step.
@@ -148,7 +160,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         if np.any(wide):
             log_scale = ops.convert_to_numpy(self.log_scale)
             fitting = np.where(wide, self._log_scale_of(kernel, bits), log_scale)
-            self._set_logarithm(self._log_scale, fitting)
+            self._set_logarithms(fitting)
 
     def _fit_target(self, kernel: Tensor) -> None:
         """Sets every step to that of the least squared error on all levels of `target_bits`.
@@ -157,14 +169,14 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         """
         coarsest = self._log_scale_of(kernel, self.target_bits)
         if not (self.deployable and self.half_steps):
-            self._set_logarithm(self._log_scale, coarsest)
+            self._set_logarithms(coarsest)
             return
         least, best = np.full(coarsest.shape, np.inf), coarsest
         for octaves in np.float32(_FINER_STEPS):
             error = self._held_error(kernel, coarsest - octaves)
             best = np.where(error < least, coarsest - octaves, best)
             least = np.minimum(error, least)
-        self._set_logarithm(self._log_scale, best)
+        self._set_logarithms(best)
 
     def _held_error(self, kernel: Tensor, log_scale: Any) -> npt.NDArray[Any]:
         """Squared error of every channel on the grid that `hold` would keep with these steps."""
@@ -286,7 +298,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         return as_tensor(self.held_levels), as_tensor(self.held_middle)
 
     def _range(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        return weight_range(kernel, self._log_scale, self.half_steps)  # of the step's shape alone
+        return weight_range(kernel, self._logarithms, self.half_steps)  # of the step's shape alone
 
 
 def _extremes(kernel: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,20 +6,15 @@ import math
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_qat.quantizers.sharing import sum_over_sharing
 
 Tensor = Any
 
-_COINS_IN_A_WORD = 16
 
-
-def random_noise_sign(shape: tuple[int, ...], seed: Any = None) -> Tensor:
+def random_noise_sign(shape: tuple[Any, ...], seed: Any = None) -> Tensor:
     """Independent fair draws from {-1/2, +1/2}, float32: `r` in the gradient of a step.
-
-    A drawn number gives as many signs as it has bits: this costs a third of a draw for each.
 
     Args:
         shape: of the tensor that is quantized.
@@ -28,16 +23,7 @@ def random_noise_sign(shape: tuple[int, ...], seed: Any = None) -> Tensor:
     >>> sorted({float(v) for v in random_noise_sign((64,), seed=0)})
     [-0.5, 0.5]
     """
-    count = math.prod(shape)
-    return ops.reshape(_random_signs(count, seed)[:count], shape)
-
-
-def _random_signs(count: Any, seed: Any) -> Tensor:
-    """A column of `count` draws from {-1/2, +1/2}, filled up to whole words."""
-    words = (count + _COINS_IN_A_WORD - 1) // _COINS_IN_A_WORD
-    coins = keras.random.randint((words, 1), 0, 1 << _COINS_IN_A_WORD, seed=seed)
-    heads = ops.bitwise_and(coins, 1 << np.arange(_COINS_IN_A_WORD, dtype=np.int32)) > 0
-    return ops.reshape(ops.where(heads, 0.5, -0.5), (-1, 1))
+    return ops.cast(keras.random.randint(shape, 0, 2, seed=seed), "float32") - 0.5
 
 
 class SignProduct(NamedTuple):
@@ -69,9 +55,9 @@ def random_sign_product(shape: tuple[Any, ...], seed: Any = None) -> SignProduct
     ((4, 1), (72, 1))
     """
     batch, *features = shape
-    count = batch + math.prod(features)
-    signs = _random_signs(count, seed)
-    return SignProduct(signs[:batch], 2.0 * signs[batch:count])
+    count = math.prod(features)
+    signs = random_noise_sign((count + batch, 1), seed)
+    return SignProduct(signs[count:], 2.0 * signs[:count])
 
 
 def signed_sum(values: Tensor, noise_sign: Tensor | SignProduct, parameter: Tensor) -> Tensor:

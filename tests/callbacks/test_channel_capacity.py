@@ -68,7 +68,7 @@ def test_a_channel_of_weights_is_the_grid_of_the_forward_pass(bits, offset):
     quantizer = GDNSQWeightQuantizer(bits, per_channel=True, offset=offset)
     kernel = np.linspace([-1.2, 0.1], [1.2, 0.5], 4001, dtype=np.float32)
     quantizer.build(kernel.shape)
-    quantizer._log_scale.assign([-2.0, -3.0])
+    quantizer._logarithms.assign([-2.0, -3.0])
     channel, values = channel_of(quantizer, kernel), ops.convert_to_numpy(quantizer(kernel))
     for index in range(2):
         found = np.unique(values[:, index])

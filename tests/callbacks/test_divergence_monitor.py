@@ -45,7 +45,7 @@ CASES = {
     "exploded": ("lsq", weight_variable("scale_ratio"), 1e9, "last/weights .* exploded in 3 of 3"),
     "logarithm": (
         "gdnsq",
-        lambda qmodel: qmodel.get_layer("first_relu_quantizer")._log_scale,
+        lambda qmodel: qmodel.get_layer("first_relu_quantizer")._logarithms,
         -30.0,
         r"step of first_relu/activations \(GDNSQActivationQuantizer\) collapsed, to",
     ),

@@ -48,6 +48,13 @@ def either(kind, bits=4, **options):
     return activations(bits, **options), 2 * normal(1, 50, CHANNELS), ()
 
 
+def set_log_scale(quantizer, log_scale):
+    """Of a quantizer whose rate is 1; the range of activations stays."""
+    if isinstance(quantizer, GDNSQActivationQuantizer):
+        log_scale = [log_scale, quantizer.log_range]
+    quantizer._logarithms.assign(np.float32(log_scale))
+
+
 both = pytest.mark.parametrize("kind", ["weights", "activations"])
 
 
@@ -66,10 +73,12 @@ def assert_same(found, expected):
 
 
 def gradients(quantizer, x, upstream, training=False):
-    """Of `sum(quantizer(x) * upstream)` for `x` and every trained variable."""
+    """Of `sum(quantizer(x) * upstream)` for `x`, each logarithm, and the offset if there is one."""
     x = tf.constant(x)
     with tf.GradientTape() as tape:
         tape.watch(x)
         loss = tf.reduce_sum(quantizer(x, training=training) * upstream)
     variables = [variable.value for variable in quantizer.trainable_variables]
-    return [np.asarray(found) for found in tape.gradient(loss, [x, *variables])]
+    dx, logarithms, *offset = map(np.asarray, tape.gradient(loss, [x, *variables]))
+    activations = isinstance(quantizer, GDNSQActivationQuantizer)
+    return [dx, *(logarithms if activations else [logarithms]), *offset]

@@ -19,6 +19,7 @@ from tests.quantizers.gdnsq_layers import (
     histogram,
     kernel,
     normal,
+    set_log_scale,
     state,
     weights,
 )
@@ -72,7 +73,7 @@ def test_narrowing_just_meets_the_target_and_leaves_alone_what_meets_it(bits, of
     start = np.array(quantizer.log_scale)
     if per_channel:
         start[1:3] = np.log2(met)[1:3]
-        quantizer._log_scale.assign(start)
+        set_log_scale(quantizer, start)
     quantizer.narrow(kernel())
     after = np.asarray(quantizer.log_scale)
     assert quantizer.meets_target(kernel())
@@ -123,7 +124,7 @@ def test_narrowing_activations_just_meets_the_target(bits, offset):
 @both
 def test_refitting_gives_every_grid_all_its_levels(kind, bits, start):
     quantizer, _, arguments = either(kind, bits)
-    quantizer._log_scale.assign(np.full(quantizer.log_scale.shape, start))
+    set_log_scale(quantizer, np.full(quantizer.log_scale.shape, start))
     assert not quantizer.holds
     quantizer.hold(*arguments, refit=True)
     most = 2**bits - (kind == "weights" and bits >= 7)
@@ -139,7 +140,7 @@ def test_a_target_is_met_up_to_half_a_level_more(bits):
     quantizer = weights(bits, values)
     edge = 2.0**bits - (1.0 if bits >= 7 else 0.5)
     for share, met in ((0.99, True), (1.01, False)):
-        quantizer._log_scale.assign(np.log2([2.0 / (edge * share)]))
+        set_log_scale(quantizer, np.log2([2.0 / (edge * share)]))
         assert bool(quantizer.meets_target(values)) == met
         codes = np.asarray(quantizer.codes(np.linspace(-1, 1, 2001, dtype=np.float32)[:, None]))
         assert (len(np.unique(codes)) <= 2**bits) == met
@@ -152,15 +153,15 @@ def test_a_target_is_met_up_to_half_a_level_more(bits):
 @pytest.mark.parametrize("rate", [0.25, 1.0, 8.0, 1024.0])
 def test_a_rate_moves_nothing_and_scales_the_gradients_of_logarithms(kind, rate):
     quantizer, x, arguments = either(kind)
-    quantizer._log_scale.assign(np.asarray(quantizer.log_scale) + np.float32(4.1234567))
+    set_log_scale(quantizer, np.asarray(quantizer.log_scale) + np.float32(4.1234567))
     upstream = normal(2, *x.shape)
     before = quantizer(x), np.array(quantizer.log_scale), quantizer.bit_width(*arguments)
     slopes = gradients(quantizer, x, upstream)
     quantizer.set_rate(8.0)
     quantizer.set_rate(rate)
     assert_same((quantizer(x), quantizer.log_scale, quantizer.bit_width(*arguments)), before)
-    names = ["x", *(variable.name for variable in quantizer.trainable_variables)]
-    assert {"log_scale"} < set(names) <= {"x", "log_scale", "log_range", "offset"}
+    names = ["x", "log_scale", "log_range", "offset"][: len(slopes)]
+    assert len(slopes) == (2 if kind == "weights" else 4)
     for name, found, slope in zip(names, gradients(quantizer, x, upstream), slopes, strict=True):
         factor = np.float32(rate if name.startswith("log_") else 1.0)
         np.testing.assert_array_equal(found, slope * factor, err_msg=name)

@@ -9,6 +9,7 @@ from tests.quantizers.gdnsq_layers import (
     either,
     every_target,
     kernel,
+    set_log_scale,
     weights,
 )
 
@@ -21,7 +22,7 @@ def test_a_held_grid_keeps_its_levels_however_the_step_moves(kind, bits):
     quantizer.hold(*arguments)
     shape = quantizer.log_scale.shape
     for log_scale in (-12.0, -6.3, -3.0, 0.0):
-        quantizer._log_scale.assign(np.full(shape, log_scale))
+        set_log_scale(quantizer, np.full(shape, log_scale))
         codes = np.asarray(quantizer.codes(x))
         for channel in np.moveaxis(codes, -1, 0) if shape else [codes]:
             assert len(np.unique(channel)) <= 2**bits
@@ -39,8 +40,8 @@ def test_holding_a_grid_that_meets_its_target_moves_nothing(kind, bits):
         if fitting is None:
             quantizer.narrow()
         else:
-            quantizer._log_scale.assign(fitting)
-        quantizer._log_scale.assign(np.asarray(quantizer.log_scale) + np.float32(spare))
+            set_log_scale(quantizer, fitting)
+        set_log_scale(quantizer, np.asarray(quantizer.log_scale) + np.float32(spare))
         before = quantizer(x), quantizer.codes(x)
         quantizer.hold(*arguments)
         if kind == "weights":
@@ -75,7 +76,7 @@ def test_refitting_finds_the_step_of_the_least_squared_error(bits, per_channel):
 
     def error(octaves):
         quantizer = weights(bits, per_channel=per_channel)
-        quantizer._log_scale.assign(quantizer._log_scale_of(values, bits) - np.float32(octaves))
+        set_log_scale(quantizer, quantizer._log_scale_of(values, bits) - np.float32(octaves))
         quantizer.hold(values)
         difference = np.square(np.asarray(quantizer(values)) - values)
         return difference.sum(axis=(0, 1, 2) if per_channel else None)
