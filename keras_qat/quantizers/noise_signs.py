@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 
+from keras_qat.quantizers.draws import draw_integers
 from keras_qat.quantizers.sharing import sum_over_sharing
 
 Tensor = Any
 
 
-def random_noise_sign(shape: tuple[Any, ...], seed: Any = None) -> Tensor:
+def random_noise_sign(shape: tuple[Any, ...], seed: Any) -> Tensor:
     """Independent fair draws from {-1/2, +1/2}, float32: `r` in the gradient of a step.
 
     Args:
@@ -23,7 +23,7 @@ def random_noise_sign(shape: tuple[Any, ...], seed: Any = None) -> Tensor:
     >>> sorted({float(v) for v in random_noise_sign((64,), seed=0)})
     [-0.5, 0.5]
     """
-    return ops.cast(keras.random.randint(shape, 0, 2, seed=seed), "float32") - 0.5
+    return ops.cast(draw_integers(shape, 2, seed), "float32") - 0.5
 
 
 class SignProduct(NamedTuple):
@@ -47,10 +47,10 @@ class SignProduct(NamedTuple):
         return ops.sum(ops.matmul(rows, self.features) * self.examples)
 
 
-def random_sign_product(shape: tuple[Any, ...], seed: Any = None) -> SignProduct:
+def random_sign_product(shape: tuple[Any, ...], seed: Any) -> SignProduct:
     """Fair draws for a batch of that shape.
 
-    >>> signs = random_sign_product((4, 3, 3, 8), seed=keras.random.SeedGenerator(0))
+    >>> signs = random_sign_product((4, 3, 3, 8), seed=0)
     >>> tuple(signs.examples.shape), tuple(signs.features.shape)
     ((4, 1), (72, 1))
     """

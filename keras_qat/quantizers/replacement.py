@@ -18,13 +18,15 @@ import keras
 from keras import ops
 
 from keras_qat.estimators import Estimator, GridStep
+from keras_qat.quantizers.draws import draw_integers
 
 Tensor = Any
 Selection = Callable[[Tensor], Tensor]
 
 SELECTIONS = ("random", "persistent", "error_first")
 
-_NUMBERS = 1 << 8
+_NUMBERS = 1 << 24
+_NUMBERS_IN_BATCH = 1 << 8
 
 
 def check_replacement(replacement: Any) -> None:
@@ -91,7 +93,7 @@ def _choose(selected: Tensor, one: Tensor, other: Tensor) -> Tensor:
 
 
 def by_chance(shape: Any, share: Tensor, seed: Any) -> Selection:
-    """Elements whose uniform number in [0, 1) is below `share`.
+    """Elements whose uniform number, of 24 bits, is below `share` of the range.
 
     Args:
         shape: of the numbers; it broadcasts to that of the tensor.
@@ -103,8 +105,9 @@ def by_chance(shape: Any, share: Tensor, seed: Any) -> Selection:
     >>> 200 < int(keras.ops.sum(keras.ops.cast(taken, "int32"))) < 300
     True
     """
-    numbers = keras.random.uniform(shape, seed=seed)
-    return lambda noise: numbers < share
+    numbers = draw_integers(shape, _NUMBERS, seed)
+    count = ops.cast(ops.round(share * _NUMBERS), "int32")
+    return lambda noise: numbers < count
 
 
 def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Selection:
@@ -125,8 +128,8 @@ def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Sele
     True
     """
     batch, *features = shape
-    count = ops.cast(ops.round(share * _NUMBERS), "int32")
-    drawn = keras.random.randint((batch + math.prod(features),), 0, _NUMBERS, seed=seed)
+    count = ops.cast(ops.round(share * _NUMBERS_IN_BATCH), "int32")
+    drawn = draw_integers((batch + math.prod(features),), _NUMBERS_IN_BATCH, seed)
     # The last of `count` numbers fits in 8 bits where `count` does not. Of none there is no last:
     # then all are 1, and their sums beyond the number 0.
     drawn = ops.cast(ops.where(count > 0, drawn, 1), "uint8")

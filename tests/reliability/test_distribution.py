@@ -39,7 +39,8 @@ MIRRORED = textwrap.dedent(
 
 
     def train(scope):
-        keras.utils.set_random_seed(0)
+        # Of seeds 0 to 4 the one where the order of a sum decides a code at a tie is 0.
+        keras.utils.set_random_seed(1)
         with scope:
             teacher = network()
             qmodel = keras_qat.quantize(teacher, CONFIG, calibration_data=X)

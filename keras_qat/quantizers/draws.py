@@ -1,0 +1,40 @@
+"""Random whole numbers, as fast in a compiled step as outside of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+Tensor = Any
+
+_PHILOX = 1
+
+
+def draw_integers(shape: Any, end: int, seed: Any) -> Tensor:
+    """Independent uniform draws from `{0, ..., end - 1}`, int32.
+
+    On TensorFlow by Philox, whose key is the seed and whose counter counts calls. `keras.random`
+    scrambles both first: compiled by XLA for a CPU, 262,144 numbers take 86 ms then, 1 ms so.
+
+    Args:
+        shape: of the draws; a batch size may be a scalar tensor.
+        end: at most `2**31 - 1`.
+        seed: an integer for the same draws in every call, or a `keras.random.SeedGenerator` for
+            fresh ones.
+
+    >>> draws = draw_integers((64,), 3, seed=0)
+    >>> sorted({int(draw) for draw in draws})
+    [0, 1, 2]
+    """
+    if keras.backend.backend() != "tensorflow":
+        return keras.random.randint(shape, 0, end, seed=seed)
+    import tensorflow as tf
+
+    fresh = isinstance(seed, keras.random.SeedGenerator)
+    state = seed.next() if fresh else tf.constant((seed, 0), "int64")
+    key, _ = tf.split(tf.cast(state, "uint64"), 2)
+    counter = tf.cast(state * (0, 1), "uint64")  # its low half counts the draws of a call
+    return tf.raw_ops.StatelessRandomUniformIntV2(
+        shape=shape, key=key, counter=counter, alg=_PHILOX, minval=0, maxval=end
+    )
