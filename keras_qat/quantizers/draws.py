@@ -33,8 +33,13 @@ def draw_integers(shape: Any, end: int, seed: Any) -> Tensor:
 
     fresh = isinstance(seed, keras.random.SeedGenerator)
     state = seed.next() if fresh else tf.constant((seed, 0), "int64")
-    key, _ = tf.split(tf.cast(state, "uint64"), 2)
-    counter = tf.cast(state * (0, 1), "uint64")  # its low half counts the draws of a call
+    key, _ = tf.split(state, 2)
+    counter = state * (0, 1)  # the low half, 0, counts the draws of this call
     return tf.raw_ops.StatelessRandomUniformIntV2(
-        shape=shape, key=key, counter=counter, alg=_PHILOX, minval=0, maxval=end
+        shape=shape,
+        key=tf.cast(key, "uint64"),
+        counter=tf.cast(counter, "uint64"),
+        alg=_PHILOX,
+        minval=0,
+        maxval=end,
     )
