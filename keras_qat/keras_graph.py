@@ -72,9 +72,90 @@ def functional(model: keras.Model) -> Any:
 
 
 def is_graph(operation: Any) -> bool:
-    """Whether an operation is itself a model with a layer graph."""
+    """Whether an operation is a model that computes what its layer graph says, and no more."""
+    return has_graph(operation) and not has_own_call(operation)
+
+
+def has_graph(operation: Any) -> bool:
+    """Whether an operation is a model that was built as a Functional or a Sequential one."""
     built_sequential = isinstance(operation, keras.Sequential) and operation.built
     return built_sequential or hasattr(operation, "_nodes_by_depth")
+
+
+def has_own_call(model: Any) -> bool:
+    """Whether a class of the user's own says what a call of the model computes."""
+    methods = (type(model).call, type(model).__call__)
+    return not all(_is_from_keras(method) for method in methods)
+
+
+def own_methods(model: keras.Model, names: Sequence[str]) -> list[str]:
+    """Those of the methods with these names that a class of the user's own has overridden."""
+    return [name for name in names if not _is_from_keras(getattr(type(model), name))]
+
+
+def _is_from_keras(method: Any) -> bool:
+    return method.__module__.startswith(("keras.", "keras_qat."))
+
+
+def own_trainable_weights(layer: keras.layers.Layer) -> list[Any]:
+    """The trainable variables that the layer itself holds, those of layers inside it left out."""
+    inner = layer._flatten_layers(include_self=False)
+    of_layers = {id(variable) for each in inner for variable in each.variables}
+    return [each for each in layer.trainable_variables if id(each) not in of_layers]
+
+
+def call_and_losses(layer: keras.layers.Layer, args: Any, kwargs: Any) -> tuple[Any, bool]:
+    """What `layer.call` returns, and whether it adds losses; the layer keeps those it had."""
+    before = list(layer._losses)
+    layer._losses.clear()
+    try:
+        return layer.call(*args, **kwargs), bool(layer._losses)
+    finally:
+        layer._losses[:] = before
+
+
+def input_structure(model: keras.Model) -> Any:
+    """The symbolic inputs as the model was built on them: a tensor, a list, a dict."""
+    return functional(model)._inputs_struct
+
+
+def input_keys(model: keras.Model) -> list[str]:
+    """The name by which each input is fed, in the order of `model.inputs`.
+
+    That is its key where the model was built on a dict of inputs, as in Keras; else the name of
+    its input layer.
+    """
+    structure = input_structure(model)
+    if isinstance(structure, dict) and len(structure) == len(model.inputs):
+        return list(keras.tree.flatten({key: key for key in structure}))
+    return [input_name(tensor) for tensor in model.inputs]
+
+
+def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
+    """What a call of the model is given, in the order of `model.inputs`: dicts go by their keys."""
+    if isinstance(inputs, dict) and set(inputs) >= set(keys := input_keys(model)):
+        return [inputs[key] for key in keys]
+    return list(keras.tree.flatten(inputs))
+
+
+def exclude_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Adds variables to those that the optimizer does not decay, built or not.
+
+    `Optimizer.exclude_from_weight_decay` would drop what the user has excluded before.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    excluded = set(getattr(inner, "_exclude_from_weight_decay", ()))
+    inner._exclude_from_weight_decay = excluded | {inner._var_key(each) for each in variables}
+    inner._exclude_from_weight_decay_cache = {}
+
+
+def outer_layer(layer: keras.layers.Layer) -> Any:
+    """The outermost layer whose call is running as `layer.__call__` begins; `None` if none is.
+
+    Without one, Keras enters the call of `layer` itself here rather than a moment later.
+    """
+    outermost = layer._get_call_context().entry_layer
+    return None if outermost is layer else outermost
 
 
 def packed_outputs(model: keras.Model, outputs: list[Any]) -> Any:

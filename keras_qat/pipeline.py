@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from keras_qat.calibration import (
     activation_ranges,
 )
 from keras_qat.config import QuantizationConfig
-from keras_qat.keras_graph import GraphNode, flat_nodes, nodes
+from keras_qat.keras_graph import GraphNode, flat_nodes, nodes, own_methods
 from keras_qat.model import ORIGINALS, QuantizedModel
 from keras_qat.model_checks import check_graph, check_model, check_weights
 from keras_qat.rule import UnsupportedLayerError
@@ -29,8 +30,18 @@ from keras_qat.transforms.layer_copies import StaysFloat
 from keras_qat.transforms.pair_merges import pair_merges
 from keras_qat.transforms.split_activations import split_activations
 from keras_qat.transforms.to_layers import layers_of, to_layers
-from keras_qat.transforms.tracing import as_graph, expanded
+from keras_qat.transforms.tracing import (
+    as_graph,
+    expanded,
+    lost_by_expanding,
+    warn_of_training,
+)
 from keras_qat.wrappers import quantized_kernels
+
+_STEPS = (
+    *("train_step", "test_step", "predict_step"),
+    *("compute_loss", "compute_metrics", "stateless_compute_loss"),
+)
 
 
 def quantize(
@@ -93,9 +104,10 @@ def quantize(
     """
     config, overrides = configs.get(config), check_overrides(overrides)
     check_model(model)
-    model = as_graph(model, calibration_data)
+    given, model = model, as_graph(model, calibration_data)
     check_graph(model)
     _check_layers(model, overrides)  # before anything copies a layer
+    _warn_of_own_code(given, model, overrides)
 
     def left_in_float(name: str) -> bool:
         return stays_float(name, overrides)
@@ -163,8 +175,25 @@ def layer_problems(model: keras.Model, overrides: Overrides) -> dict[str, str]:
             if graph is None or inside:
                 rule_of(node)
         except UnsupportedLayerError as error:
-            problems[name] = "; it calls ".join([str(error), *inside.values()])
+            lost = lost_by_expanding(node)
+            reason = f"{error}, and taken apart {lost}" if lost else str(error)
+            problems[name] = "; it calls ".join([reason, *inside.values()])
     return problems
+
+
+def _warn_of_own_code(model: keras.Model, graph: keras.Model, overrides: Overrides) -> None:
+    """Warns of what the classes of the user's own do that no layer graph says."""
+    methods = own_methods(model, _STEPS)
+    if methods:
+        warnings.warn(
+            f"The model {model.name!r} ({type(model).__name__}) has its own {', '.join(methods)}: "
+            "the quantized model trains, evaluates and predicts as any keras.Model does. For steps "
+            "of your own, subclass keras_qat.QuantizedModel (its docstring shows how).",
+            stacklevel=3,
+        )
+    for node in flat_nodes(graph):
+        if not stays_float(node.operation.name, overrides):
+            warn_of_training(node)
 
 
 def _check_embeddings(float_nodes: list[GraphNode], plan: GridPlan) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_qat.copying import builtin_name, copy_of
 from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
 from keras_qat.lowering.affine import lower_affine
@@ -69,11 +70,12 @@ from keras_qat.wrappers import (
 layers = keras.layers
 
 _ACTIVATION_LAYERS = (layers.Activation, QuantizeActivation)
+_WITH_WEIGHTS = (layers.BatchNormalization, layers.Normalization, layers.PReLU)
 
 
 def _as(kind: type) -> Callable[[Any], Any]:
     """Makes a layer of another type with the same configuration."""
-    return lambda layer: kind.from_config(layer.get_config())
+    return lambda layer: copy_of(layer, kind)
 
 
 def _weights(wrapper: type[QuantizeWrapper]) -> Rule:
@@ -322,27 +324,25 @@ def _why_not(node: GraphNode) -> str:
             f"no rule for its activation {_activation_name(layer)!r}; "
             "take a function of one number of keras.activations"
         )
+    if ours and isinstance(getattr(layer, "activation", None), layers.Layer):
+        behind = dataclasses.replace(node, operation=layer.activation, inputs=node.outputs)
+        if reason := why_not(behind):
+            return f"its activation {layer.activation.name!r}: {reason}"
     return why_not(node)
 
 
 def _activation_rule(layer: Any) -> Rule | None:
-    """The rule of a layer's function: by its name, if it is the one that Keras has by that name.
-
-    A copy of the layer has Keras' function. `keras.ops.gelu` differs from that of its name.
-    """
+    """The rule of a layer's function, if it is one of Keras or of ours, whatever its name is."""
     activation = layer.activation
     if isinstance(activation, layers.Layer):
-        if activation.weights or type(layer) in _ACTIVATION_LAYERS:
-            return None
-        is_relu = type(activation) is layers.ReLU
-        return _relu_rule(activation) if is_relu else RULES.get(type(activation))
-    name = _activation_name(layer)
-    rule = ACTIVATIONS.get(name)
-    if rule is None or rule.lower is not lower_pointwise or activation in _OURS:
-        return rule
-    own = [getattr(keras.activations, name, None)]
-    own += [getattr(keras.ops, name, None)] if name != "gelu" else []
-    return rule if any(activation is each for each in own) else None
+        if type(activation) is layers.ReLU and type(layer) not in _ACTIVATION_LAYERS:
+            return _relu_rule(activation)
+        rule = RULES.get(type(activation))
+        has_weights = isinstance(activation, _WITH_WEIGHTS) or (rule and rule.wrapper)
+        return None if has_weights or type(layer) in _ACTIVATION_LAYERS else rule
+    ours = any(activation is each for each in _OURS)
+    name = activation.__name__ if ours else builtin_name(activation)
+    return None if name is None else ACTIVATIONS.get(name)
 
 
 def _activation_name(layer: Any) -> str:

@@ -13,6 +13,7 @@ FLOORS = [
     {"keras_qat.integer"},
     {"keras_qat.estimators"},
     {
+        "keras_qat.copying",
         "keras_qat.keras_graph",
         "keras_qat.optimizers",
         "keras_qat.quantizers",

@@ -57,6 +57,8 @@ class _Absorbable:
         layer = node.operation
         if type(layer) is not layers.Rescaling or self._calls[id(layer)] > 1:
             return False
+        if layer.activity_regularizer is not None:
+            return False
         factor, offset = np.asarray(layer.scale), np.asarray(layer.offset)
         if factor.size != 1 or not np.all(factor > 0) or np.any(offset):
             return False

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_qat.copying import copy_of
 from keras_qat.keras_graph import (
     GraphNode,
     input_name,
@@ -22,7 +23,7 @@ from keras_qat.rule import Output, Rule
 from keras_qat.rules import rule_or_float
 from keras_qat.transforms.bit_widths import BitWidths
 from keras_qat.transforms.grid_plan import GridPlan, SharedGrid
-from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
+from keras_qat.transforms.layer_copies import LayerCopies, unused_name
 from keras_qat.wrappers import AbsorbedRescaling
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_qat.copying import copy_of
 from keras_qat.wrappers import QuantizeInFloat, QuantizeWrapper
 
 StaysFloat = Callable[[str], bool]
@@ -62,8 +63,3 @@ def unused_name(name: str, taken: set[str]) -> str:
         candidate = f"{name}_{count}"
     taken.add(candidate)
     return candidate
-
-
-def copy_of(layer: Any, **changes: Any) -> Any:
-    """A new layer of the same configuration, but for `changes`; unbuilt, without weights."""
-    return type(layer).from_config({**layer.get_config(), **changes})

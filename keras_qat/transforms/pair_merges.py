@@ -7,13 +7,13 @@ from typing import Any
 
 import keras
 
+from keras_qat.copying import copy_of
 from keras_qat.keras_graph import GraphNode, nodes, rebuild
 from keras_qat.restrictions import MERGES
 from keras_qat.rule import UnsupportedLayerError
 from keras_qat.transforms.layer_copies import (
     LayerCopies,
     StaysFloat,
-    copy_of,
     nothing_stays_float,
     unused_name,
 )
@@ -110,7 +110,7 @@ class _Pairing:
 def _pair_of(layer: Any, name: str) -> Any:
     if type(layer) is layers.Average:
         return layers.Add(name=name, dtype=layer.dtype_policy)
-    return copy_of(layer, name=name)
+    return copy_of(layer, name=name, activity_regularizer=None)  # of the whole sum alone
 
 
 def _reshape(layer: Any, shape: tuple[int, ...], name: str) -> Any:
@@ -118,4 +118,9 @@ def _reshape(layer: Any, shape: tuple[int, ...], name: str) -> Any:
 
 
 def _rescaling(layer: Any, scale: float) -> Any:
-    return layers.Rescaling(scale, name=layer.name, dtype=layer.dtype_policy)
+    return layers.Rescaling(
+        scale,
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        activity_regularizer=layer.activity_regularizer,
+    )

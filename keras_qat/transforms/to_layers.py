@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_qat.copying import copy_of
 from keras_qat.keras_graph import (
     GraphNode,
     is_graph,
@@ -19,7 +20,7 @@ from keras_qat.keras_graph import (
     replay,
 )
 from keras_qat.restrictions import joinable
-from keras_qat.transforms.layer_copies import LayerCopies, copy_of, unused_name
+from keras_qat.transforms.layer_copies import LayerCopies, unused_name
 from keras_qat.transforms.slicing import Chain, slice_layers
 from keras_qat.transforms.tracing import expanded, may_expand
 from keras_qat.wrappers import absolute, approximate_gelu, square
@@ -29,6 +30,7 @@ layers = keras.layers
 Arguments = tuple[Any, ...]
 Options = dict[str, Any]
 
+_NOTHING: Chain = [(layers.Activation, {"activation": "linear"})]
 _SPATIAL = (1, 2)
 _OF_TWO = (layers.Add, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract)
 
@@ -283,14 +285,21 @@ def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
             (layers.ZeroPadding2D, {"padding": (widths[3], (0, 0))}),
             (layers.Permute, {"dims": (2, 3, 1)}),
         ]
-    return chain or [(layers.Activation, {"activation": "linear"})]
+    return chain or _NOTHING
+
+
+def _conversion(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    """To the dtype that the tensor has."""
+    return _NOTHING if node.inputs[0].dtype == node.outputs[0].dtype else None
 
 
 _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
     "Add": _add,
     "Absolute": _function(absolute),
+    "Cast": _conversion,
     "Clip": _clip,
     "Concatenate": _concatenate,
+    "ConvertToTensor": _conversion,
     "Divide": _divide,
     "Celu": _activation("celu", alpha=1.0),
     "Elu": _elu,

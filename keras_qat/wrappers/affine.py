@@ -135,7 +135,13 @@ class QuantizeRescaling(keras.layers.Layer):
     def of(cls, layer: Any) -> QuantizeRescaling:
         """What computes the same as a Rescaling or a Normalization."""
         gain, offset = (ops.convert_to_numpy(each).tolist() for each in inference_affine(layer))
-        return cls(gain, offset, name=layer.name, dtype=layer.dtype_policy)
+        return cls(
+            gain,
+            offset,
+            name=layer.name,
+            dtype=layer.dtype_policy,
+            activity_regularizer=layer.activity_regularizer,
+        )
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         if training or self.neighbours is None:

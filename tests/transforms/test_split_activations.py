@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_qat
 from keras_qat.transforms.split_activations import split_activations
 from tests.models import images, randomize
 from tests.untouched import untouched
@@ -84,3 +85,67 @@ def test_the_copies_keep_what_training_needs():
     assert isinstance(copy.kernel_regularizer, keras.regularizers.L2)
     assert isinstance(copy.kernel_constraint, keras.constraints.NonNeg)
     assert not copy.trainable
+
+
+def _losses(model, x):
+    model(x)
+    return float(sum(model.losses))
+
+
+REGULARIZED = {
+    "relu": lambda: layers.Dense(4, activation="relu", activity_regularizer="l2"),
+    "softmax": lambda: layers.Dense(4, activation="softmax", activity_regularizer="l2"),
+    "sigmoid": lambda: layers.Dense(4, activation="sigmoid", activity_regularizer="l2"),
+    "linear": lambda: layers.Dense(4, activity_regularizer="l2"),
+    "separable": lambda: layers.SeparableConv1D(4, 2, activation="tanh", activity_regularizer="l2"),
+    "layer": lambda: layers.Conv1D(
+        4, 2, activation=layers.LeakyReLU(0.3), activity_regularizer="l2"
+    ),
+    "both": lambda: layers.Conv1D(
+        4,
+        2,
+        activation=layers.LeakyReLU(0.3, activity_regularizer="l1"),
+        activity_regularizer="l2",
+    ),
+}
+
+
+@pytest.mark.parametrize("make", REGULARIZED.values(), ids=list(REGULARIZED))
+def test_an_activity_regularizer_sees_what_comes_out_of_the_activation(make, tmp_path):
+    x = images(32, (6, 3))
+    inputs = keras.Input((6, 3))
+    model = keras.Model(inputs, make()(inputs))
+    randomize(model)
+    expected = _losses(model, x)
+    assert _losses(split_activations(model), x) == pytest.approx(expected, rel=1e-6)
+    qmodel = keras_qat.quantize(model, calibration_data=x)
+    assert _losses(qmodel, x) == pytest.approx(expected, rel=0.02)
+    qmodel.save(tmp_path / "model.keras")
+    loaded = keras_qat.load_model(tmp_path / "model.keras")
+    assert _losses(loaded, x) == _losses(qmodel, x)
+
+
+MERGES = [layers.Add, layers.Average, layers.Multiply, layers.Maximum, layers.Concatenate]
+
+
+@pytest.mark.parametrize("kind", MERGES, ids=lambda kind: kind.__name__)
+def test_an_activity_regularizer_of_several_tensors_sees_their_whole_once(kind):
+    x = images(32, (4,))
+    inputs = keras.Input((4,))
+    tensors = [inputs, layers.Dense(4)(inputs), layers.Dense(4)(inputs)]
+    model = keras.Model(inputs, kind(activity_regularizer="l2")(tensors))
+    expected = _losses(model, x)
+    assert _losses(keras_qat.quantize(model, calibration_data=x), x) == pytest.approx(
+        expected, rel=0.02
+    )
+
+
+def test_an_activity_regularizer_of_a_rescaled_input_is_kept():
+    x = images(32, (4,))
+    inputs = keras.Input((4,))
+    rescaled = layers.Rescaling(0.5, activity_regularizer="l2")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(rescaled))
+    expected = _losses(model, x)
+    assert _losses(keras_qat.quantize(model, calibration_data=x), x) == pytest.approx(
+        expected, rel=0.02
+    )

@@ -172,3 +172,179 @@ def test_a_layer_without_a_rule_stays_in_float_where_the_user_says_so(x, tmp_pat
     path = tmp_path / "qat.keras"
     qmodel.save(path)
     np.testing.assert_array_equal(keras_qat.load_model(path)(x), qmodel(x))
+
+
+class Doubled(keras.Model):
+    """Built on inputs and outputs, and yet with a call of its own."""
+
+    def call(self, x, training=None):
+        return 2 * super().call(x, training=training)
+
+
+class DoubledSequential(keras.Sequential):
+    def call(self, x, training=None, mask=None):
+        return 2 * super().call(x, training=training)
+
+
+def doubled(name="doubled"):
+    inputs = keras.Input((8,))
+    return Doubled(inputs, layers.Dense(3, name="inside")(inputs), name=name)
+
+
+def doubled_sequential():
+    return DoubledSequential([keras.Input((8,)), layers.Dense(3, name="inside")], name="doubled")
+
+
+def inside_another(make):
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, layers.Dense(2, name="head")(make()(inputs)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        doubled,
+        doubled_sequential,
+        lambda: inside_another(doubled),
+        lambda: inside_another(doubled_sequential),
+    ],
+    ids=["model", "sequential", "nested model", "nested sequential"],
+)
+def test_a_model_with_a_call_of_its_own_is_traced_as_it_computes(make, tmp_path):
+    data = images(64, (8,))
+    model = make()
+    expected = model.predict(data, verbose=0)
+    qmodel = keras_qat.quantize(model, calibration_data=data)
+    error = np.abs(qmodel.predict(data, verbose=0) - expected)
+    assert error.max() < 0.05 * np.abs(expected).max()
+    assert "inside" in {layer.name for layer in qmodel.layers}
+    exported(qmodel, data, tmp_path)
+
+
+def test_a_call_of_its_own_that_needs_numbers_is_refused_by_name():
+    class Counting(Doubled):
+        def call(self, x, training=None):
+            return super().call(x) * float(np.asarray(x).mean())
+
+    inputs = keras.Input((8,))
+    model = Counting(inputs, layers.Dense(3)(inputs), name="counting")
+    with pytest.raises(ValueError, match=r"'counting' \(Counting\) has no layer graph, and its"):
+        keras_qat.quantize(model, calibration_data=images(8, (8,)))
+    with pytest.raises(keras_qat.UnsupportedLayerError, match=r"'counting' \(Counting\): no rule"):
+        keras_qat.quantize(inside_another(lambda: model), calibration_data=images(8, (8,)))
+
+
+@pytest.mark.parametrize("step", ["train_step", "compute_loss"])
+def test_steps_of_the_users_own_are_said_to_be_left_behind(step):
+    own = getattr(keras.Model, step)
+    kind = type("Mine", (keras.Model,), {step: lambda self, *args: own(self, *args)})
+    inputs = keras.Input((4,))
+    model = kind(inputs, layers.Dense(2)(inputs), name="mine")
+    with pytest.warns(UserWarning, match=rf"'mine' \(Mine\) has its own {step}.*QuantizedModel"):
+        keras_qat.quantize(model, calibration_data=images(8, (4,)))
+
+
+@keras.saving.register_keras_serializable(package="test")
+class Gain(layers.Layer):
+    """A layer that trains a weight of its own, in a raw operation."""
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(shape[-1],), initializer="ones", name="gain")
+
+    def call(self, x):
+        return x * self.gain
+
+
+@keras.saving.register_keras_serializable(package="test")
+class PenalizedDense(layers.Layer):
+    """A layer made of layers, with a loss of its own."""
+
+    def build(self, shape):
+        self.dense = layers.Dense(4)
+        self.dense.build(shape)
+
+    def call(self, x):
+        self.add_loss(keras.ops.sum(keras.ops.square(self.dense.kernel)))
+        return self.dense(x)
+
+
+@keras.saving.register_keras_serializable(package="test")
+class PlainDense(layers.Layer):
+    def build(self, shape):
+        self.dense = layers.Dense(4)
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+LOSING = [
+    (Gain, {}, "trains weights of its own \\('gain'\\)"),
+    (PenalizedDense, {}, "calls add_loss"),
+    (PlainDense, {"activity_regularizer": "l2"}, "has an activity_regularizer"),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "message"), LOSING, ids=lambda each: str(each)[:20])
+def test_a_layer_that_would_lose_something_is_refused_and_its_way_out_keeps_it(
+    kind, options, message, tmp_path
+):
+    data = images(64, (6,))
+    inputs = keras.Input((6,))
+    own = kind(name="own", **options)
+    model = keras.Model(inputs, layers.Dense(2, name="head")(own(inputs)))
+    model(data)
+    losses, weights = sum(map(float, model.losses)), len(model.trainable_weights)
+    with pytest.raises(keras_qat.UnsupportedLayerError, match=f"'own' .*no rule.*{message}"):
+        keras_qat.quantize(model, calibration_data=data)
+    model(data)
+    assert sum(map(float, model.losses)) == losses  # the user's model is as it was
+
+    qmodel = keras_qat.quantize(model, overrides={"own": None}, calibration_data=data)
+    qmodel(data)
+    np.testing.assert_allclose(sum(map(float, qmodel.losses)), losses, rtol=0.02)
+    quantizers = {id(each) for q in qmodel.quantizers for each in q.trainable_variables}
+    assert sum(id(each) not in quantizers for each in qmodel.trainable_weights) == weights
+    qmodel.compile("sgd", "mse")
+    qmodel.fit(data, np.zeros((64, 2)), verbose=0)
+    exported(qmodel, data, tmp_path)
+
+
+class DropPath(layers.Layer):
+    """Leaves out whole examples, in training alone, with raw operations."""
+
+    def call(self, x, training=None):
+        if not training:
+            return x * 1.0
+        keep = keras.random.uniform((keras.ops.shape(x)[0], 1)) < 0.5
+        return keras.ops.where(keep, 0.0, x)
+
+
+class Louder(layers.Layer):
+    def call(self, x, training=False):
+        return x * (2.0 if training else 1.0)
+
+
+@pytest.mark.parametrize("kind", [DropPath, Louder])
+def test_what_a_layer_does_in_training_alone_is_said_to_be_lost(kind):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(kind(name="own")(inputs)))
+    with pytest.warns(UserWarning, match=rf"'own' \({kind.__name__}\) is taken apart.*In training"):
+        keras_qat.quantize(model, calibration_data=images(8, (4,)))
+
+
+def test_a_training_call_that_assigns_leaves_the_users_model_as_it_was():
+    class Counter(layers.Layer):
+        def build(self, shape):
+            self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, x, training=None):
+            if training:
+                self.calls.assign_add(1.0)
+            return x * 2.0
+
+    inputs = keras.Input((4,))
+    counter = Counter()
+    model = keras.Model(inputs, layers.Dense(2)(counter(inputs)))
+    keras_qat.quantize(model, calibration_data=images(8, (4,)))
+    assert float(counter.calls) == 0.0

@@ -1,0 +1,151 @@
+"""Functions of the user's own: the function decides, and not its name."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_qat
+import tflite_export
+from keras_qat.copying import copy_of
+from tests.models import images
+
+layers = keras.layers
+
+
+def relu(x):
+    return keras.ops.relu(x) - 0.5
+
+
+def relu6(x):
+    return keras.ops.relu6(x) - 0.5
+
+
+def linear(x):
+    return 2 * x
+
+
+def softmax(x):
+    return keras.ops.softmax(x) / 2
+
+
+def tanh(x):
+    return keras.ops.tanh(x) / 2
+
+
+def bent(x):
+    return keras.ops.relu(x) - 0.25 * x
+
+
+def l2(weights):
+    return keras.ops.sum(keras.ops.abs(weights))
+
+
+@keras.saving.register_keras_serializable(package="mine", name="relu")
+def registered_relu(x):
+    return keras.ops.relu(x) - 0.5
+
+
+class Twice:
+    def __call__(self, x):
+        return 2 * x
+
+
+OWN = [relu, relu6, linear, softmax, tanh, bent, registered_relu]
+OWN += [type(name, (Twice,), {})() for name in ("tanh", "relu")]  # named by their class
+
+
+def network(layer):
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    return keras.Model(inputs, layers.Dense(2, name="head")(layer(x)))
+
+
+PLACES = {
+    "Activation": lambda function: layers.Activation(function, name="own"),
+    "Conv2D": lambda function: layers.Conv2D(4, 1, activation=function, name="own"),
+    "Dense": lambda function: layers.Dense(4, activation=function, name="own"),
+    "SeparableConv2D": lambda function: layers.SeparableConv2D(
+        4, 1, activation=function, name="own"
+    ),
+}
+
+
+@pytest.mark.parametrize("function", OWN, ids=lambda each: getattr(each, "__name__", "object"))
+@pytest.mark.parametrize("place", PLACES)
+def test_a_function_of_the_users_own_is_never_taken_for_that_of_keras(place, function):
+    model = network(PLACES[place](function))
+    with pytest.raises(
+        keras_qat.UnsupportedLayerError, match=r"'own' .*no rule for its activation"
+    ):
+        keras_qat.quantize(model, calibration_data=images(4, (6, 6, 3)))
+    (own,) = (layer for layer in keras_qat.plan(model).layers if layer.name == "own")
+    assert "no rule for its activation" in own.why_not
+
+
+@pytest.mark.parametrize("function", [relu, bent], ids=lambda function: function.__name__)
+def test_a_function_that_keras_does_not_find_again_is_refused_in_float_as_well(function):
+    model = network(PLACES["Dense"](function))
+    with pytest.raises(ValueError, match=r"'own' \(Dense\): its activation .*register_keras"):
+        keras_qat.quantize(model, overrides={"own": None}, calibration_data=images(4, (6, 6, 3)))
+
+
+def test_a_registered_function_is_kept_in_float_and_in_the_file(tmp_path):
+    x = images(64, (6, 6, 3))
+    model = network(PLACES["Dense"](registered_relu))
+    qmodel = keras_qat.quantize(model, overrides={"own": None}, calibration_data=x)
+    qmodel.save(tmp_path / "model.keras")
+    expected = model.predict(x, verbose=0)
+    for each in (qmodel, keras_qat.load_model(tmp_path / "model.keras")):
+        error = np.abs(each.predict(x, verbose=0) - expected)
+        assert error.max() < 0.05 * np.abs(expected).max()
+    report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
+    assert report.mismatches == 0
+
+
+@pytest.mark.parametrize("name", ["relu", "relu6", "sigmoid", "tanh"])
+@pytest.mark.parametrize("module", [keras.activations, keras.ops, tf.nn], ids=["a", "ops", "tf"])
+def test_other_homes_of_a_keras_function_are_known(module, name):
+    x = images(64, (6, 6, 3))
+    model = network(PLACES["Dense"](getattr(module, name)))
+    qmodel = keras_qat.quantize(model, calibration_data=x)
+    expected = model.predict(x, verbose=0)
+    error = np.abs(qmodel.predict(x, verbose=0) - expected)
+    assert error.max() < 0.05 * np.abs(expected).max()
+
+
+def test_a_regularizer_of_the_users_own_is_never_taken_for_that_of_keras():
+    dense = layers.Dense(4, kernel_regularizer=l2, name="own")
+    with pytest.raises(ValueError, match=r"'own' .*kernel_regularizer is a function of your own"):
+        copy_of(dense)
+    with pytest.raises(ValueError, match="kernel_regularizer is a function of your own"):
+        keras_qat.quantize(network(dense), calibration_data=images(4, (6, 6, 3)))
+
+
+@pytest.mark.parametrize("kind", [layers.Dropout(0.5), layers.Softmax(), layers.LeakyReLU(0.3)])
+def test_a_layer_as_activation_is_what_it_is(kind):
+    x = images(64, (6, 6, 3))
+    model = network(PLACES["Dense"](kind))
+    qmodel = keras_qat.quantize(model, calibration_data=x)
+    expected = model.predict(x, verbose=0)
+    error = np.abs(qmodel.predict(x, verbose=0) - expected)
+    assert error.max() < 0.05 * np.abs(expected).max()
+    random = isinstance(kind, layers.Dropout)
+    outputs = [np.asarray(qmodel(x, training=True)) for _ in range(2)]
+    assert random != np.array_equal(*outputs)
+
+
+@pytest.mark.parametrize(
+    "activation", [layers.Softmax(axis=1), layers.BatchNormalization(), layers.Lambda(relu)]
+)
+def test_a_layer_as_activation_without_a_rule_is_refused(activation):
+    model = network(PLACES["Dense"](activation))
+    with pytest.raises(keras_qat.UnsupportedLayerError, match=r"'own' .*activation"):
+        keras_qat.quantize(model, calibration_data=images(4, (6, 6, 3)))
+
+
+def test_a_layer_inside_activation_is_refused_and_the_layer_itself_is_not():
+    x = images(4, (6, 6, 3))
+    with pytest.raises(keras_qat.UnsupportedLayerError, match=r"'own' .*'Dropout'"):
+        keras_qat.quantize(network(PLACES["Activation"](layers.Dropout(0.5))), calibration_data=x)
+    keras_qat.quantize(network(layers.Dropout(0.5)), calibration_data=x)
