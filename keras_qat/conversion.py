@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_qat.finite_values import non_finite_values
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams
 from keras_qat.integer.reshapes import without_needless_reshapes
 from keras_qat.keras_graph import GraphNode, consumers, input_name, nodes, replay
@@ -30,6 +31,7 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     Raises:
         LoweringError: a part of the model is float, or has no exact integer form.
     """
+    _check_finite(model)
     lowering = _Lowering(model)
     inputs = [lowering.start(tensor) for tensor in model.inputs]
     outputs = replay(model, inputs, lowering.call)
@@ -37,6 +39,16 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     order = [input_name(tensor) for tensor in model.inputs]  # the walk met them in another one
     graph = dataclasses.replace(graph, inputs=tuple(sorted(graph.inputs, key=order.index)))
     return without_needless_reshapes(graph)
+
+
+def _check_finite(model: keras.Model) -> None:
+    for layer in model.layers:
+        for name, count, size in non_finite_values(layer):
+            raise LoweringError(
+                f"Layer {layer.name!r} holds NaN or infinity in {count} of {size} values of "
+                f"{name!r}, for which no integers stand. Training has diverged, or began so: load "
+                "an earlier state, and train on with keras_qat.callbacks.DivergenceMonitor()."
+            )
 
 
 class _Lowering:

@@ -149,6 +149,14 @@ def exclude_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
     inner._exclude_from_weight_decay_cache = {}
 
 
+def with_mask_of(tensor: Any, other: Any) -> Any:
+    """The other tensor, with the Keras mask of the first one, by which losses weigh."""
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        other._keras_mask = mask
+    return other
+
+
 def outer_layer(layer: keras.layers.Layer) -> Any:
     """The outermost layer whose call is running as `layer.__call__` begins; `None` if none is.
 

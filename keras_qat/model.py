@@ -15,8 +15,10 @@ from keras import ops
 
 from keras_qat.conversion import placed_codes, quantized_tensors, raw_inputs, to_integer
 from keras_qat.distillation import Distillation
+from keras_qat.finite_values import check_inputs, check_predicted, nan_kept
+from keras_qat.fit_warnings import warn_before_fit
 from keras_qat.integer import IntegerGraph
-from keras_qat.keras_graph import nodes
+from keras_qat.keras_graph import exclude_from_weight_decay, nodes, outer_layer
 from keras_qat.learned_widths import LearnedWidth, learned_widths
 from keras_qat.linking import link_neighbours
 from keras_qat.penalty import BitWidthPenalty
@@ -64,6 +66,7 @@ class QuantizedModel(keras.Model):
         link_neighbours(self)
         self._distillation: Distillation | None = None
         self._evaluates = False
+        self._outer_name: str | None = None
         self.bit_width_penalty = BitWidthPenalty() if learned_widths(self) else None
 
     @property
@@ -93,6 +96,10 @@ class QuantizedModel(keras.Model):
     @property
     def _kernels(self) -> list[QuantizedKernel]:
         return [kernel for layer in self.layers for kernel in quantized_kernels(layer)]
+
+    @property
+    def _pulled_kernels(self) -> list[QuantizedKernel]:
+        return [each for each in self._kernels if each.weight_quantizer.code_regularization]
 
     @property
     def learned_widths(self) -> list[LearnedWidth]:
@@ -141,17 +148,85 @@ class QuantizedModel(keras.Model):
         self._distillation = Distillation(self, teacher, loss, label_weight, from_logits)
         self.train_function = None  # an earlier fit may have compiled the step without it
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
-        if not _schedules_widths(arguments.get("callbacks")) and not self.meets_targets():
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outer = outer_layer(self)
+        self._outer_name = None if outer is None else outer.name
+        return super().__call__(*args, **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if training and self._outer_name is not None:
+            self._warn_of_outer_model()
+        return nan_kept(inputs, super().call(inputs, training=training, mask=mask))
+
+    def _warn_of_outer_model(self) -> None:
+        parts = {
+            "its penalty on bit widths": self.bit_width_penalty,
+            "its loss against a teacher": self._distillation,
+            "its code regularization": self._pulled_kernels,
+        }
+        lost = " and ".join(name for name, part in parts.items() if part)
+        if lost:
             warnings.warn(
-                f"{self.name!r} learns its bit widths, and nothing in this fit brings them to "
-                "their targets: it will not deploy. Pass "
-                "callbacks=[keras_qat.callbacks.GDNSQSchedule()].",
+                f"The quantized model {self.name!r} trains inside {self._outer_name!r}, whose loss "
+                f"does not have {lost}. Quantize the whole model, and train that.",
                 stacklevel=2,
             )
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any Keras model; first warns where this `fit` would not end as expected."""
+        warn_before_fit(self, inspect.signature(super().fit).bind(*args, **kwargs).arguments)
         self._build_optimizer()
         return super().fit(*args, **kwargs)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        self._exclude_grids_from_weight_decay()
+        return super().make_train_function(force)
+
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._exclude_grids_from_weight_decay()  # for loops that call no `fit`
+        return super().train_step(*args, **kwargs)
+
+    def _exclude_grids_from_weight_decay(self) -> None:
+        """Scales, ranges and logarithms would be pulled to 0, which means nothing for them."""
+        if self.compiled and self.optimizer is not None:
+            found = [each for one in self.quantizers for each in one.trainable_variables]
+            exclude_from_weight_decay(self.optimizer, found)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """As of any Keras model.
+
+        Raises:
+            ValueError: also for inputs that hold NaN, which no integer stands for.
+        """
+        outputs = super().predict(x, *args, **kwargs)
+        check_predicted(self, x, outputs)
+        return outputs
+
+    def predict_on_batch(self, x: Any) -> Any:
+        outputs = super().predict_on_batch(x)
+        check_predicted(self, x, outputs)
+        return outputs
+
+    def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
+        """Keras' own quantization, which would change the latent weights under the grids.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"The model {self.name!r} is quantized by keras_qat already: Keras' own quantize() "
+            "would overwrite the weights that train. Quantize the float model with one of the two. "
+            f"Received: quantize({mode!r})"
+        )
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras' own export: warns that its file computes in float."""
+        warnings.warn(
+            f"{self.name!r}.export() writes a file that computes in float, with the rounding of "
+            "the grids in it. For the integers, call tflite_export.export(qmodel, 'model.tflite').",
+            stacklevel=2,
+        )
+        return super().export(*args, **kwargs)
 
     def _build_optimizer(self) -> None:
         """Before TensorFlow traces a step, which otherwise creates every variable of the optimizer
@@ -173,8 +248,7 @@ class QuantizedModel(keras.Model):
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = self._task_loss(x, y, y_pred, sample_weight)
-        pulled = [each for each in self._kernels if each.weight_quantizer.code_regularization]
-        if pulled:
+        if pulled := self._pulled_kernels:
             loss += replica_share(sum(map(code_regularization, pulled)))
         if self.bit_width_penalty is None:
             return loss
@@ -259,6 +333,7 @@ class QuantizedModel(keras.Model):
             int8 arrays by tensor name of the integer graph: every input, and every tensor that
             a quantizer yields. Inputs that layers in float read are as they are.
         """
+        check_inputs(self, x)
         sites, raw = quantized_tensors(self), raw_inputs(self)
         if self not in _PROBES:
             outputs = {name: site.tensor for name, site in sites.items()}
@@ -267,11 +342,3 @@ class QuantizedModel(keras.Model):
         values = _PROBES[self].predict(x, batch_size=batch_size, verbose=0)
         codes = {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
         return codes | {name: values[name].astype(each.dtype) for name, each in raw.items()}
-
-
-def _schedules_widths(callbacks: Any) -> bool:
-    callbacks = getattr(callbacks, "callbacks", callbacks)  # of a CallbackList
-    return any(
-        getattr(callback, "schedules_bit_widths", False)
-        for callback in keras.tree.flatten(callbacks)
-    )

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_qat.finite_values import non_finite_values
 from keras_qat.keras_graph import flat_nodes
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
@@ -82,15 +83,15 @@ def check_weights(model: keras.Model) -> None:
     for layer in model.layers:
         if not isinstance(layer, _WITH_WEIGHTS):
             continue
+        for name, count, size in non_finite_values(layer):
+            raise ValueError(
+                f"The weights of layer {layer.name!r} hold NaN or infinity, in {count} of {size} "
+                f"values of {name!r}."
+            )
         for variable in layer.variables:
             values = ops.convert_to_numpy(variable)
             if not np.issubdtype(values.dtype, np.floating):
                 continue
-            if not np.all(np.isfinite(values)):
-                raise ValueError(
-                    f"The weights of layer {layer.name!r} hold NaN or infinity, in "
-                    f"{variable.name!r}."
-                )
             largest = float(np.max(np.abs(values), initial=0.0))
             if largest > LARGEST_VALUE:
                 raise ValueError(

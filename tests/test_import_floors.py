@@ -14,6 +14,8 @@ FLOORS = [
     {"keras_qat.estimators"},
     {
         "keras_qat.copying",
+        "keras_qat.finite_values",
+        "keras_qat.fit_warnings",
         "keras_qat.keras_graph",
         "keras_qat.optimizers",
         "keras_qat.quantizers",

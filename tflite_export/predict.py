@@ -48,8 +48,8 @@ def predict(
 
     Raises:
         ImportError: the runtime is not installed.
-        ValueError: an unknown runtime, inputs that are not those of the file, or a file that the
-            runtime cannot read.
+        ValueError: an unknown runtime, inputs that are not those of the file or hold NaN, or a
+            file that the runtime cannot read.
     """
     if runtime not in _RUNTIMES:
         raise ValueError(f"The runtime is one of {list(_RUNTIMES)}. Received: {runtime!r}")
@@ -132,6 +132,12 @@ def _by_name(takes: Details, inputs: Inputs) -> Arrays:
             raise ValueError(
                 f"Input {name!r} needs the shape (examples, {', '.join(map(str, expected))}), with "
                 f"at least one example. Received: {array.shape}"
+            )
+        missing = int(np.count_nonzero(np.isnan(array)))
+        if missing:
+            raise ValueError(
+                f"Input {name!r} holds NaN in {missing} of {array.size} values: no integer stands "
+                "for NaN. Fill them in, or drop their examples."
             )
     if len({len(array) for array in arrays.values()}) > 1:
         counts = {name: len(array) for name, array in arrays.items()}

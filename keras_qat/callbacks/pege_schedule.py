@@ -65,6 +65,8 @@ class PEGESchedule(keras.callbacks.Callback):
     'logarithmic'
     """
 
+    schedules_replacement = True
+
     def __init__(
         self,
         curriculum: str | Schedule = "logarithmic",
