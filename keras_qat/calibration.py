@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_qat.keras_graph import input_name, layer_name
+from keras_qat.keras_graph import input_keys, input_name, layer_name
 from keras_qat.quantizers.initial_scale import (
     LARGEST_VALUE,
     Histogram,
@@ -48,7 +48,8 @@ class CalibrationData:
     """
 
     def __init__(self, model: keras.Model, data: Any):
-        self._names = [input_name(tensor) for tensor in model.inputs]
+        self._names = input_keys(model)
+        self._layers = [input_name(tensor) for tensor in model.inputs]
         self._shapes = [tensor.shape for tensor in model.inputs]
         if data is None:
             raise ValueError(
@@ -63,10 +64,10 @@ class CalibrationData:
         return iter(self._batches)
 
     def signed_inputs(self) -> dict[str, bool]:
-        """Input name -> whether any sample is negative there."""
+        """Name of an input layer -> whether any sample is negative there."""
         return {
             name: any(bool((batch[index] < 0).any()) for batch in self._batches)
-            for index, name in enumerate(self._names)
+            for index, name in enumerate(self._layers)
         }
 
     def _split(self, data: Any) -> Iterable[list[Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from keras_qat.finite_values import non_finite_values
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams
 from keras_qat.integer.reshapes import without_needless_reshapes
-from keras_qat.keras_graph import GraphNode, consumers, input_name, nodes, replay
+from keras_qat.keras_graph import GraphNode, consumers, input_keys, nodes, replay
 from keras_qat.lowering.context import GraphInput, LoweringContext, integer_operand
 from keras_qat.lowering.float_part import PendingFloat, call_in_float
 from keras_qat.lowering.pending import LoweringError, Pending
@@ -25,8 +25,9 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     """States what a quantized model has learned as an `IntegerGraph`.
 
     Tensors carry the name of the layer that yields them (`"conv_1"` for the second call of a
-    shared layer `"conv"`); inputs carry the name of their input layer. A sequence may stand there
-    as an image of one row.
+    shared layer `"conv"`); inputs carry the name by which the model is fed: their key, if it was
+    built on a dict of inputs, else the name of their input layer. A sequence may stand there as an
+    image of one row.
 
     Raises:
         LoweringError: a part of the model is float, or has no exact integer form.
@@ -36,7 +37,7 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     inputs = [lowering.start(tensor) for tensor in model.inputs]
     outputs = replay(model, inputs, lowering.call)
     graph = lowering.builder.build([integer_operand(value, model.name) for value in outputs])
-    order = [input_name(tensor) for tensor in model.inputs]  # the walk met them in another one
+    order = input_keys(model)  # the walk met them in another one
     graph = dataclasses.replace(graph, inputs=tuple(sorted(graph.inputs, key=order.index)))
     return without_needless_reshapes(graph)
 
@@ -60,7 +61,7 @@ class _Lowering:
 
     def start(self, tensor: Any) -> GraphInput | PendingFloat:
         """What stands for a model input: on no grid, if a layer in float reads it as it is."""
-        name = input_name(tensor)
+        name = self._names[id(tensor)]
         shape = _shape(tensor, name)
         if name not in self._raw_inputs:
             return GraphInput(name, shape)
@@ -128,14 +129,18 @@ class _Lowering:
 def tensor_names(model: keras.Model) -> dict[int, str]:
     """Name of every symbolic tensor, by `id(tensor)`: that of the layer that yields it.
 
-    A second tensor of a layer `"attention"` is `"attention/1"`.
+    A second tensor of a layer `"attention"` is `"attention/1"`. Inputs have the names by which the
+    model is fed, and no other tensor has one of these.
     """
-    names = {id(tensor): input_name(tensor) for tensor in model.inputs}
-    taken = {layer.name for layer in model.layers}
+    keys = input_keys(model)
+    names = {id(tensor): key for tensor, key in zip(model.inputs, keys, strict=True)}
+    called = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    taken = {*keys, *(layer.name for layer in called)}
     for node in nodes(model):
         name, count = node.operation.name, node.call_index
-        while node.call_index and (name := f"{node.operation.name}_{count}") in taken:
-            count += 1
+        if count or name in keys:
+            while (name := f"{node.operation.name}_{count}") in taken:
+                count += 1
         taken.add(name)
         for index, tensor in enumerate(node.outputs):
             names[id(tensor)] = f"{name}/{index}" if index else name
@@ -154,11 +159,11 @@ def raw_inputs(model: keras.Model) -> dict[str, RawInput]:
     """Every model input that layers in float read as it is, by its name in the integer graph."""
     readers = consumers(model)
     found = {}
-    for tensor in model.inputs:
+    for key, tensor in zip(input_keys(model), model.inputs, strict=True):
         layers = [node.operation for node in readers.get(id(tensor), []) if node is not None]
         if layers and not any(isinstance(layer, Quantizer) for layer in layers):
             dtype = "float32" if keras.backend.is_float_dtype(tensor.dtype) else "int32"
-            found[input_name(tensor)] = RawInput(tensor, dtype)
+            found[key] = RawInput(tensor, dtype)
     return found
 
 

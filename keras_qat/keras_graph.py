@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -138,6 +139,15 @@ def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
     return list(keras.tree.flatten(inputs))
 
 
+def structured_inputs(model: keras.Model, inputs: Any) -> Any:
+    """Arrays of inputs in the structure that the model was built on; anything else as it is."""
+    flat = flat_inputs(model, inputs)
+    structure = input_structure(model)
+    fits = len(flat) == len(model.inputs) and isinstance(inputs, dict | list | tuple)
+    fits = fits or (len(model.inputs) == 1 and hasattr(inputs, "shape"))
+    return keras.tree.pack_sequence_as(structure, flat) if fits else inputs
+
+
 def exclude_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
     """Adds variables to those that the optimizer does not decay, built or not.
 
@@ -256,11 +266,36 @@ def rebuild(
         for tensor in graph.inputs
     ]
     outputs = replay(model, [on_input(tensor) for tensor in fresh], call)
-    return model_type(
-        keras.tree.pack_sequence_as(graph._inputs_struct, fresh),
-        keras.tree.pack_sequence_as(graph._outputs_struct, outputs),
-        name=model.name,
-    )
+    with _keys_of_inputs_stay():
+        return model_type(
+            keras.tree.pack_sequence_as(graph._inputs_struct, fresh),
+            keras.tree.pack_sequence_as(graph._outputs_struct, outputs),
+            name=model.name,
+        )
+
+
+def probe_of(model: keras.Model, outputs: Any) -> keras.Model:
+    """A model that is fed as this one is, and yields other tensors of its graph."""
+    return graph_between(input_structure(model), outputs)
+
+
+def graph_between(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
+    """`keras.Model(inputs, outputs)`, whatever the keys of the inputs are."""
+    with _keys_of_inputs_stay():
+        return keras.Model(inputs, outputs, name=name)
+
+
+@contextlib.contextmanager
+def _keys_of_inputs_stay() -> Iterator[None]:
+    """Keras has warned of keys that are not the names of input layers as the user built the model.
+
+    Here keys decide, so that there is nothing to warn of.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "When providing `inputs` as a dict, all keys", UserWarning
+        )
+        yield
 
 
 def consumers(model: keras.Model) -> dict[int, list[GraphNode | None]]:

@@ -18,7 +18,13 @@ from keras_qat.distillation import Distillation
 from keras_qat.finite_values import check_inputs, check_predicted, nan_kept
 from keras_qat.fit_warnings import warn_before_fit
 from keras_qat.integer import IntegerGraph
-from keras_qat.keras_graph import exclude_from_weight_decay, nodes, outer_layer
+from keras_qat.keras_graph import (
+    exclude_from_weight_decay,
+    nodes,
+    outer_layer,
+    probe_of,
+    structured_inputs,
+)
 from keras_qat.learned_widths import LearnedWidth, learned_widths
 from keras_qat.linking import link_neighbours
 from keras_qat.penalty import BitWidthPenalty
@@ -338,7 +344,8 @@ class QuantizedModel(keras.Model):
         if self not in _PROBES:
             outputs = {name: site.tensor for name, site in sites.items()}
             outputs |= {name: each.tensor for name, each in raw.items()}
-            _PROBES[self] = keras.Model(self.inputs, outputs)
-        values = _PROBES[self].predict(x, batch_size=batch_size, verbose=0)
+            _PROBES[self] = probe_of(self, outputs)
+        fed = structured_inputs(self, x)
+        values = _PROBES[self].predict(fed, batch_size=batch_size, verbose=0)
         codes = {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
         return codes | {name: values[name].astype(each.dtype) for name, each in raw.items()}

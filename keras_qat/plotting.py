@@ -16,6 +16,7 @@ from keras import ops
 from keras_qat.callbacks import CapacityMonitor
 from keras_qat.callbacks.channel_capacity import Measurement, bottlenecks, channel_of
 from keras_qat.conversion import quantized_tensors
+from keras_qat.keras_graph import probe_of, structured_inputs
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
 from keras_qat.wrappers import quantized_kernels
@@ -292,11 +293,9 @@ def _weight_panels(model: QuantizedModel) -> list[_Panel]:
 
 def _activation_panels(model: QuantizedModel, samples: Any) -> list[_Panel]:
     """What enters every quantizer."""
-    from keras import Model
-
     sites = quantized_tensors(model)
-    probe = Model(model.inputs, {name: site.source for name, site in sites.items()})
-    tensors = probe.predict(samples, verbose=0)
+    probe = probe_of(model, {name: site.source for name, site in sites.items()})
+    tensors = probe.predict(structured_inputs(model, samples), verbose=0)
     panels = []
     for name, site in sites.items():
         values = np.ravel(tensors[name])

@@ -13,6 +13,7 @@ from keras import ops
 from keras_qat.copying import copy_of
 from keras_qat.keras_graph import (
     GraphNode,
+    flat_inputs,
     is_graph,
     nodes,
     packed_outputs,
@@ -68,7 +69,7 @@ class _Builder:
         """What takes the place of one call in the graph."""
         operation = node.operation
         if is_graph(operation):
-            outputs = replay(operation, keras.tree.flatten(args[0]), self.call)
+            outputs = replay(operation, flat_inputs(operation, args[0]), self.call)
             return packed_outputs(operation, outputs)
         graph = None if self._stays_whole(operation.name) else expanded(node)
         if graph is not None:

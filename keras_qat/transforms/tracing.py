@@ -13,6 +13,7 @@ from keras_qat.keras_graph import (
     GraphNode,
     call_and_losses,
     functional,
+    graph_between,
     has_graph,
     has_own_call,
     input_name,
@@ -117,7 +118,7 @@ class _Trace:
         self._layer = layer
         kwargs = {name: value for name, value in kwargs.items() if name != "training"}
         outputs, adds_losses = call_and_losses(layer, args, kwargs)
-        self.graph = keras.Model(inputs, outputs, name=layer.name)
+        self.graph = graph_between(inputs, outputs, layer.name)
         self.loses = _lost(layer, adds_losses)
         self._differs = False
         if "training" in inspect.signature(layer.call).parameters:
@@ -127,7 +128,7 @@ class _Trace:
         try:
             with keras.StatelessScope():  # what the call assigns is dropped
                 outputs, _ = call_and_losses(self._layer, args, {**kwargs, "training": True})
-                return _outline(keras.Model(inputs, outputs)) == _outline(self.graph)
+                return _outline(graph_between(inputs, outputs)) == _outline(self.graph)
         except Exception:  # whatever a foreign call() raises: in inference it did not
             return False
 
