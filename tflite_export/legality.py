@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_qat.integer import IntegerGraph, QuantParams, ops
+from keras_qat.integer.accumulators import accumulator_range, leaves_int32
 from keras_qat.integer.fixed_point import get_profile
 from keras_qat.integer.headroom import real_multiplier
 from keras_qat.integer.ops.op import activation_range, six_in_steps
@@ -108,6 +110,17 @@ def _check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None
             f"Channel {channel} of {op.output!r} is rescaled by {multiplier[channel]:.3g}, outside "
             f"what {target.name!r} computes ({target.smallest_multiplier:.3g} to "
             f"{target.multiplier_limit:g}). Give the output a scale nearer to the input's."
+        )
+    low, high = accumulator_range(op, graph)
+    largest = np.maximum(-low, high)
+    wraps = leaves_int32(largest, multiplier)
+    if wraps.any():
+        channel = int(np.argmax(wraps))
+        raise ExportError(
+            f"Channel {channel} of {op.output!r} has an accumulator of up to {largest[channel]:,}, "
+            f"which its multiplier of {multiplier[channel]:.3g} takes out of int32: kernels would "
+            "wrap, and answer with the other sign. The range of its output is small beside what "
+            "its weights can yield. Calibrate, or train on, data that has larger values there."
         )
     _require_activation(op, graph)
 
@@ -216,6 +229,14 @@ def _check_pad(op: ops.Pad, graph: IntegerGraph, target: Target) -> None:
 def _check_mean(op: ops.Mean, graph: IntegerGraph, target: Target) -> None:
     """A mean has no fused clamp; that of a tensor without negative values has none either."""
     x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
+    count = math.prod(graph.tensors[op.inputs[0]].shape[1:3])
+    ratio = float(x.scale) / float(y.scale)
+    spare = count.bit_length() - 1  # bits by which the kernel shifts less, as it divides
+    if leaves_int32(np.int64(count * (INT8_MAX - INT8_MIN)), ratio, spare):
+        raise ExportError(
+            f"Mean {op.output!r} of {count} values is rescaled by {ratio:.3g}, which takes their "
+            "sum out of int32: kernels would wrap. Give the output a scale nearer to the input's."
+        )
     if x.qmin >= x.zero_point and y.qmin == y.zero_point:
         _require_range(op, graph, (y.zero_point, INT8_MAX))
     else:

@@ -209,3 +209,29 @@ def test_targets_are_found_by_name():
     assert get_target(TARGETS["tflm"]) is TARGETS["tflm"]
     with pytest.raises(ValueError, match="one of 'litert', 'tflm'"):
         get_target("onnx")
+
+
+def dense(scale: float, bias: float = 0.0) -> IntegerGraph:
+    """127 times 64 inputs of up to 125 on a grid of 0.1, to an output on a grid of `scale`."""
+    grid = QuantParams(np.ones(1, np.float32), 0, -127, 127, 0)
+    weight = ops.QuantizedArray(np.full((1, 64), 127, np.int8), grid)
+    return one_op_graph(
+        lambda _, x: ops.FullyConnected((x,), "y", weight, np.full(1, bias)),
+        (1, 64),
+        GRID,
+        QuantParams(np.float32(scale)),
+    )
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_a_product_beyond_int32(target):
+    check_legal(dense(0.1 / 255), get_target(target))  # 1,064,768 * 2**8 is within
+    refuse(dense(0.1 / 255, bias=8e5), "Channel 0 of 'y' has an accumulator of up to 9,", target)
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_a_mean_beyond_int32(target):
+    builder = GraphBuilder()
+    x = builder.add_input("x", (1, 7, 7, 1), QuantParams(np.float32(2.0**22)))
+    builder.add(ops.Mean((x,), "y"), QuantParams(np.float32(0.5)))
+    refuse(builder.build(("y",)), "Mean 'y' of 49 values .*out of int32", target)

@@ -1,0 +1,57 @@
+"""How large an accumulator can become, in exact integers: a bound for every input."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import ops
+from keras_qat.integer.fixed_point import Int64Array, quantize_multiplier
+from keras_qat.integer.graph import IntegerGraph
+
+INT32_MAX = (1 << 31) - 1
+
+
+def accumulator_range(op: ops.LinearOp, graph: IntegerGraph) -> tuple[Int64Array, Int64Array]:
+    """The least and the largest accumulator of every output channel, bias included.
+
+    Every input code counts, and every sum of some of the taps, as at a border with padding.
+
+    >>> from keras_qat.integer import GraphBuilder, QuantParams
+    >>> builder, grid = GraphBuilder(), QuantParams(np.float32(1), -128, -128, 127)
+    >>> x = builder.add_input("x", (1, 2), grid)
+    >>> weight = QuantParams(np.ones(1, np.float32), qmin=-127, qmax=127, axis=0)
+    >>> array = ops.QuantizedArray(np.int8([[3, -1]]), weight)
+    >>> y = builder.add(ops.FullyConnected((x,), "y", array, np.array([5.0])), grid)
+    >>> graph = builder.build((y,))
+    >>> accumulator_range(graph.ops[0], graph)
+    (array([-250]), array([770]))
+    """
+    x = graph.tensors[op.inputs[0]].qparams
+    low, high = min(x.qmin - x.zero_point, 0), max(x.qmax - x.zero_point, 0)
+    codes = op.weight.values.astype(np.int64)
+    taps = tuple(axis for axis in range(codes.ndim) if axis != op.channel_axis)
+    positive, negative = np.maximum(codes, 0).sum(axis=taps), np.minimum(codes, 0).sum(axis=taps)
+    bias = op.integer_bias(x.scale).astype(np.int64)
+    return positive * low + negative * high + bias, positive * high + negative * low + bias
+
+
+def leaves_int32(
+    largest: Int64Array | np.int64, multiplier: npt.ArrayLike, spare: int = 0
+) -> npt.NDArray[np.bool_]:
+    """Whether kernels with fixed-point multipliers wrap, before they round.
+
+    They shift an accumulator left by the exponent of a multiplier of 1 and more, in 32 bits.
+
+    Args:
+        largest: magnitude of the accumulator.
+        multiplier: what it is rescaled by.
+        spare: bits of the shift that the kernel does without.
+
+    >>> [bool(leaves_int32(np.int64(2**24), m)) for m in (0.9, 60.0, 64.0)]
+    [False, False, True]
+    """
+    _, shift = quantize_multiplier(multiplier)
+    shifted = largest << np.maximum(shift - spare, 0)
+    out: npt.NDArray[np.bool_] = np.asarray(shifted > INT32_MAX)
+    return out
