@@ -64,7 +64,10 @@ _MAX_FLIP_RATE = flags.DEFINE_float(
     "max_flip_rate", None, "Largest share of layer elements that may differ from the model."
 )
 _MIN_ARGMAX_AGREEMENT = flags.DEFINE_float(
-    "min_argmax_agreement", None, "Smallest share of samples with the same largest output."
+    "min_argmax_agreement", None, "Smallest share of samples with the same largest channel."
+)
+_MAX_OUTPUT_ERROR = flags.DEFINE_float(
+    "max_output_error", None, "Largest mean error of an output of one channel, over its range."
 )
 _VERIFY = flags.DEFINE_bool("verify", True, "Run the runtimes and require equality.")
 _REPORT = flags.DEFINE_string("report", None, "Where to write the report as JSON.")
@@ -106,6 +109,7 @@ def _export(model: Any, path: str, samples: Any) -> None:
         "samples": samples,
         "max_flip_rate": _MAX_FLIP_RATE.value,
         "min_argmax_agreement": _MIN_ARGMAX_AGREEMENT.value,
+        "max_output_error": _MAX_OUTPUT_ERROR.value,
     }
     if _MICRO_DIR.value:
         firmware = write_micro(

@@ -37,17 +37,43 @@ class TensorDifference:
         differing: elements that differ.
         elements: elements compared.
         max_difference: largest absolute difference, in steps of the tensor's grid.
+        total: sum of all absolute differences, in steps.
     """
 
     name: str
     differing: int
     elements: int
     max_difference: float
+    total: float = 0.0
 
     @property
     def rate(self) -> float:
         """Differing elements over all elements."""
         return self.differing / max(self.elements, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputError:
+    """How far an output of one channel is from that of the trained model.
+
+    Such an output has no largest channel to compare: it is a number, or its sign is the answer.
+
+    Attributes:
+        name: the output.
+        mean_steps: mean absolute difference, in steps of its grid.
+        max_steps: largest absolute difference, in steps.
+        levels: how many values its grid has.
+    """
+
+    name: str
+    mean_steps: float
+    max_steps: float
+    levels: int
+
+    @property
+    def share_of_range(self) -> float:
+        """The mean difference over all levels of the grid."""
+        return self.mean_steps / self.levels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +84,16 @@ class ModelComparison:
         profile: rounding profile of the exported network.
         samples: how many examples were compared.
         tensors: layer by layer, in the order of the graph.
-        argmax_agreement: share of examples whose largest output is the same; of several outputs,
-            the lowest share.
+        argmax_agreement: share of examples whose largest channel is the same; of several outputs,
+            the lowest share; `None` if all outputs have one channel.
+        output_errors: the error of every output of one channel.
     """
 
     profile: str
     samples: int
     tensors: tuple[TensorDifference, ...]
-    argmax_agreement: float
+    argmax_agreement: float | None
+    output_errors: tuple[OutputError, ...] = ()
 
     @property
     def flip_rate(self) -> float:
@@ -94,7 +122,9 @@ def compare_with_model(
         ValueError: the model's `layer_codes` misses an input or an output of the graph.
     """
     count = next(iter(samples.values())).shape[0]
-    chunks, agreeing = [], dict.fromkeys(graph.outputs, 0)
+    single = [name for name in graph.outputs if graph.tensors[name].shape[-1] == 1]
+    chunks, agreeing = [], {name: 0 for name in graph.outputs if name not in single}
+    outputs: list[list[TensorDifference]] = []
     for start in range(0, count, _CHUNK):
         part = {name: array[start : start + _CHUNK] for name, array in samples.items()}
         stated = model.layer_codes(part if len(part) > 1 else next(iter(part.values())))
@@ -102,11 +132,19 @@ def compare_with_model(
         exported = run(graph, {n: codes[n] for n in graph.inputs}, profile, keep_all=True)
         layers = [op.output for op in graph.ops if op.output in stated]
         chunks.append([tensor_difference(name, exported[name], codes[name]) for name in layers])
-        for name in graph.outputs:
+        outputs.append([tensor_difference(name, exported[name], codes[name]) for name in single])
+        for name in agreeing:
             same = exported[name].argmax(axis=-1) == codes[name].argmax(axis=-1)
             agreeing[name] += int(np.count_nonzero(same.reshape(same.shape[0], -1).all(axis=1)))
-    agreement = min(agreeing.values()) / max(count, 1)
-    return ModelComparison(profile, count, merge(chunks), agreement)
+    agreement = min(agreeing.values()) / max(count, 1) if agreeing else None
+    errors = tuple(_output_error(found, graph) for found in merge(outputs))
+    return ModelComparison(profile, count, merge(chunks), agreement, errors)
+
+
+def _output_error(found: TensorDifference, graph: IntegerGraph) -> OutputError:
+    mean = found.total / max(found.elements, 1)
+    levels = graph.tensors[found.name].qparams.levels
+    return OutputError(found.name, mean, found.max_difference, levels)
 
 
 _MOVING_OPS = (
@@ -164,10 +202,11 @@ def tensor_difference(
 ) -> TensorDifference:
     """Counts differing elements; another shape or dtype counts as all of them."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        return TensorDifference(name, expected.size, expected.size, float("inf"))
+        return TensorDifference(name, expected.size, expected.size, math.inf, math.inf)
     difference = np.abs(actual.astype(np.float64) - expected)
     worst = float(difference.max(initial=0.0))
-    return TensorDifference(name, int(np.count_nonzero(difference)), expected.size, worst)
+    differing, total = int(np.count_nonzero(difference)), float(difference.sum())
+    return TensorDifference(name, differing, expected.size, worst, total)
 
 
 def merge(chunks: Sequence[Iterable[TensorDifference]]) -> tuple[TensorDifference, ...]:
@@ -178,6 +217,7 @@ def merge(chunks: Sequence[Iterable[TensorDifference]]) -> tuple[TensorDifferenc
             sum(part.differing for part in parts),
             sum(part.elements for part in parts),
             max(part.max_difference for part in parts),
+            sum(part.total for part in parts),
         )
         for parts in zip(*chunks, strict=True)
     )

@@ -16,11 +16,11 @@ from keras_qat.integer.interpreter import check_inputs, named_inputs
 from keras_qat.integer.io import replace_file
 from tflite_export.comparison import LearnedModel, ModelComparison, Samples, compare_with_model
 from tflite_export.emitters import emit_model
-from tflite_export.errors import ExportError
 from tflite_export.file_model import IO_DTYPES, FileModel, IoDtype
 from tflite_export.graph_of import graph_of
 from tflite_export.legality import check_float_inputs, runnable_profiles
 from tflite_export.legalize import legalize, with_channel_scales
+from tflite_export.limits import Limits, check_limits
 from tflite_export.report import (
     Report,
     WeightReport,
@@ -57,6 +57,7 @@ def export(
     verify: bool = True,
     max_flip_rate: float | None = None,
     min_argmax_agreement: float | None = None,
+    max_output_error: float | None = None,
     verbose: bool = True,
 ) -> Report:
     """Writes `model` as a `.tflite` file and proves the file before it appears at `path`.
@@ -80,9 +81,11 @@ def export(
         verify: run the target's runtimes and require equality with the graph in every element.
         max_flip_rate: largest share of layer elements that may differ from the trained model; by
             default the target's own (0.01 for `"litert"`, 0.25 for `"tflm"`, which rounds twice).
-        min_argmax_agreement: smallest share of given samples with the same largest output; by
+        min_argmax_agreement: smallest share of given samples whose largest channel is the same; by
             default the target's own (0.99 and 0.9). Random samples have no clear winner and are
             not held to it.
+        max_output_error: largest mean error of an output of one channel, as a share of its range;
+            by default the target's own (1/128 and 1/16). For given samples, likewise.
         verbose: print the report.
 
     Returns:
@@ -120,6 +123,7 @@ def export(
         verify=verify,
         max_flip_rate=max_flip_rate,
         min_argmax_agreement=min_argmax_agreement,
+        max_output_error=max_output_error,
     )
     replace_file(destination, exported.data)
     if verbose:
@@ -158,6 +162,7 @@ def prepare(
     verify: bool,
     max_flip_rate: float | None,
     min_argmax_agreement: float | None,
+    max_output_error: float | None,
 ) -> Exported:
     """All of `export` but writing; `path` is for the report alone."""
     dtype = _check_io_dtype(io_dtype)
@@ -184,12 +189,13 @@ def prepare(
     verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
     unproven = set(chosen.profiles) - set(runnable_profiles(legal, chosen))
     if comparison is not None:
-        _check_limits(
-            comparison,
-            chosen.max_flip_rate if max_flip_rate is None else max_flip_rate,
-            chosen.min_argmax_agreement if min_argmax_agreement is None else min_argmax_agreement,
-            winners=samples is not None,
+        limits = Limits.of(
+            chosen,
+            max_flip_rate=max_flip_rate,
+            min_argmax_agreement=min_argmax_agreement,
+            max_output_error=max_output_error,
         )
+        check_limits(comparison, limits, answers=samples is not None)
     report = Report(
         path=path,
         target=chosen.name,
@@ -307,24 +313,3 @@ def _is_whole(graph: IntegerGraph, name: str) -> bool:
 
 def _span(array: npt.NDArray[Any]) -> str:
     return f"{array.min()}..{array.max()}" if array.size else "no elements"
-
-
-def _check_limits(
-    comparison: ModelComparison, max_flip_rate: float, min_argmax_agreement: float, winners: bool
-) -> None:
-    worst = max(comparison.tensors, key=lambda tensor: tensor.rate, default=None)
-    where = f"; worst is {worst.name!r} with {worst.rate:.2%}" if worst else ""
-    if comparison.flip_rate > max_flip_rate:
-        raise ExportError(
-            f"max_flip_rate={max_flip_rate:g} is exceeded: {comparison.flip_rate:.3g} of the layer "
-            f"elements differ from the trained model under the rounding of {comparison.profile!r}"
-            f"{where}. No file was written. Use more activation bits there, or pass a larger "
-            "max_flip_rate if the task's accuracy on the integer graph is good enough."
-        )
-    if winners and comparison.argmax_agreement < min_argmax_agreement:
-        raise ExportError(
-            f"min_argmax_agreement={min_argmax_agreement:g} is missed: "
-            f"{comparison.argmax_agreement:.3g} of {comparison.samples} examples keep their "
-            f"largest output under the rounding of {comparison.profile!r}{where}. No file was "
-            "written. Pass samples like those the model was trained on, or lower the limit."
-        )

@@ -105,6 +105,7 @@ def write_micro(
     arena_margin: float = 0.1,
     max_flip_rate: float | None = None,
     min_argmax_agreement: float | None = None,
+    max_output_error: float | None = None,
     verbose: bool = True,
 ) -> Firmware:
     """Exports `model` for TensorFlow Lite Micro, proves it, and writes it as C++ sources.
@@ -123,7 +124,7 @@ def write_micro(
         folder: where to write; made if it does not exist. Files of these names are replaced, others
             stay.
         name: of the files and of the C++ namespace: small letters, digits and underscores.
-        weight_storage, strict, samples, max_flip_rate, min_argmax_agreement: see
+        weight_storage, strict, samples, max_flip_rate, min_argmax_agreement, max_output_error: see
             `tflite_export.export`.
         examples: how many of the samples the self-test holds; they take flash.
         arena_margin: what the arena has over what was measured here, as a share of it.
@@ -158,6 +159,7 @@ def write_micro(
         verify=True,
         max_flip_rate=max_flip_rate,
         min_argmax_agreement=min_argmax_agreement,
+        max_output_error=max_output_error,
     )
     measured = measure_arena(exported.data, exported.file)
     arena = _arena_with_margin(measured, arena_margin)

@@ -206,12 +206,18 @@ class Report:
             (t.name, t.differing, t.elements, f"{t.rate:.2e}", f"{t.max_difference:g}")
             for t in comparison.tensors
         ]
+        agreement = comparison.argmax_agreement
+        argmax = "" if agreement is None else f", argmax agreement {agreement:.2%}"
         return [
             "",
             *text_table(("against the model", "flips", "elements", "rate", "max LSB"), rows),
-            f"Flip rate {comparison.flip_rate:.2e}, at most {comparison.max_difference:g} LSB, "
-            f"argmax agreement {comparison.argmax_agreement:.2%} "
-            f"({comparison.samples} samples, rounding of {comparison.profile}).",
+            f"Flip rate {comparison.flip_rate:.2e}, at most {comparison.max_difference:g} LSB"
+            f"{argmax} ({comparison.samples} samples, rounding of {comparison.profile}).",
+            *(
+                f"Output {error.name!r} has one channel, judged by its steps: mean error "
+                f"{error.mean_steps:.2f} of {error.levels} steps, at most {error.max_steps:g}."
+                for error in comparison.output_errors
+            ),
         ]
 
 
