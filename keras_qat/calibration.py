@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -181,12 +181,21 @@ def activation_ranges(
 
 
 def activation_histograms(
-    model: keras.Model, tensors: Sequence[Any], data: CalibrationData
+    model: keras.Model,
+    tensors: Sequence[Any],
+    data: CalibrationData,
+    see: Callable[[Any, Array], None] = lambda tensor, values: None,
 ) -> list[Histogram]:
     """One histogram for each symbolic tensor of the model, in inference mode.
 
     Two passes over the data, one for the ranges and one for the counts: memory does not grow with
     the number of samples.
+
+    Args:
+        model: float model.
+        tensors: symbolic tensors of it.
+        data: its inputs.
+        see: gets every tensor with its values for each batch, once.
 
     Raises:
         ValueError: a tensor takes NaN or infinite values.
@@ -198,10 +207,24 @@ def activation_histograms(
     for values in _probe(probe, data):
         for index, value in enumerate(values):
             counts[index] += np.histogram(value, bins=edges[index])[0]
+            see(tensors[index], value)
     return [
         Histogram((edge[:-1] + edge[1:]) / 2, count, low, high)
         for edge, count, (low, high) in zip(edges, counts, ranges, strict=True)
     ]
+
+
+def see_all(
+    model: keras.Model,
+    tensors: Sequence[Any],
+    data: CalibrationData,
+    see: Callable[[Any, Array], None],
+) -> None:
+    """Shows the values of symbolic tensors in inference mode, batch by batch."""
+    if tensors:
+        for values in _probe(keras.Model(model.inputs, list(tensors)), data):
+            for tensor, value in zip(tensors, values, strict=True):
+                see(tensor, value)
 
 
 def _probe(probe: keras.Model, data: CalibrationData) -> Iterator[list[Array]]:

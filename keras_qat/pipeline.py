@@ -36,6 +36,7 @@ from keras_qat.transforms.tracing import (
     lost_by_expanding,
     warn_of_training,
 )
+from keras_qat.uneven_ranges import ColumnRanges, range_warnings, watched_tensors
 from keras_qat.wrappers import quantized_kernels
 
 _STEPS = (
@@ -129,7 +130,10 @@ def quantize(
     quantized, sites = insert_quantizers(normalized, bit_widths, plan, QuantizedModel)
     check_weights(quantized)
     _calibrate_weights(quantized)
-    _calibrate_activations(normalized, sites, data)
+    ranges = ColumnRanges(watched_tensors(normalized, plan))
+    _calibrate_activations(normalized, sites, data, ranges)
+    for message in range_warnings(normalized, plan, ranges):
+        warnings.warn(message, stacklevel=2)
     ORIGINALS[quantized] = model
     return quantized
 
@@ -228,10 +232,13 @@ def _calibrate_weights(model: keras.Model) -> None:
 
 
 def _calibrate_activations(
-    float_model: keras.Model, sites: list[QuantizerSite], data: CalibrationData
+    float_model: keras.Model,
+    sites: list[QuantizerSite],
+    data: CalibrationData,
+    ranges: ColumnRanges,
 ) -> None:
     tensors = [tensor for site in sites for tensor in site.float_tensors]
-    histograms = iter(activation_histograms(float_model, tensors, data))
+    histograms = iter(activation_histograms(float_model, tensors, data, ranges.see))
     for site in sites:
         histogram = Histogram.union([next(histograms) for _ in site.float_tensors])
         site.quantizer.calibrate(histogram, keep_range=site.is_input)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_qat import config as configs
+from keras_qat.calibration import CalibrationData, see_all
 from keras_qat.config import QuantizationConfig
 from keras_qat.costs import float_bytes, macs, stored_bytes, stored_bytes_in_float, stored_slopes
 from keras_qat.keras_graph import GraphNode, input_name, nodes
@@ -23,6 +24,7 @@ from keras_qat.transforms.bit_widths import BitWidths, Overrides, check_override
 from keras_qat.transforms.grid_plan import GridPlan
 from keras_qat.transforms.to_layers import to_layers
 from keras_qat.transforms.tracing import as_graph
+from keras_qat.uneven_ranges import ColumnRanges, range_warnings, watched_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +70,14 @@ class Plan:
         model_name: of the float model.
         input_bits: input name -> bits of its grid; `None` in float.
         layers: every call, in the order of the graph.
+        warnings: what is lost on grids that values of unlike range share; without calibration data
+            only what a Normalization behind an input tells.
     """
 
     model_name: str
     input_bits: dict[str, int | None]
     layers: tuple[LayerPlan, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def unsupported(self) -> tuple[LayerPlan, ...]:
@@ -114,7 +119,8 @@ class Plan:
         console = Console(width=140, color_system=None)
         with console.capture() as captured:
             console.print(table)
-        return captured.get().rstrip()
+        notes = (f"Warning: {message}" for message in self.warnings)
+        return "\n".join([captured.get().rstrip(), *notes])
 
 
 def plan(
@@ -133,7 +139,8 @@ def plan(
         model: as for `quantize`.
         config: likewise.
         overrides: likewise.
-        calibration_data: only a subclassed model needs it, for the shapes of its inputs.
+        calibration_data: as for `quantize`; a subclassed model needs it for the shapes of its
+            inputs, and `warnings` for the ranges of tensors.
 
     Raises:
         ValueError: as `quantize`, but for layers without a rule.
@@ -161,7 +168,16 @@ def plan(
     grids = GridPlan(normalized, bit_widths, signs={})
     planner = _Planner(bit_widths, grids, reasons)
     inputs = {input_name(tensor): _grid_bits(grids, tensor) for tensor in normalized.inputs}
-    return Plan(model.name, inputs, tuple(planner.layers(normalized)))
+    layers = tuple(planner.layers(normalized))
+    return Plan(model.name, inputs, layers, _warnings(normalized, grids, calibration_data))
+
+
+def _warnings(normalized: keras.Model, grids: GridPlan, data: Any) -> tuple[str, ...]:
+    tensors = watched_tensors(normalized, grids)
+    ranges = ColumnRanges(tensors)
+    if data is not None:
+        see_all(normalized, tensors, CalibrationData(normalized, data), ranges.see)
+    return tuple(range_warnings(normalized, grids, ranges))
 
 
 class _Planner:

@@ -34,6 +34,7 @@ FLOORS = [
         "keras_qat.learned_widths",
         "keras_qat.linking",
         "keras_qat.transforms",
+        "keras_qat.uneven_ranges",
     },
     {"keras_qat.model", "keras_qat.penalty"},
     {"keras_qat.callbacks", "keras_qat.model_checks", "keras_qat.plotting", "keras_qat.saving"},

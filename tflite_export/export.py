@@ -30,6 +30,7 @@ from tflite_export.report import (
 )
 from tflite_export.storage import check_weight_storage, require_faithful
 from tflite_export.targets import get_target
+from tflite_export.uneven_ranges import range_warnings
 from tflite_export.verification import verify as verify_file
 from tflite_export.writer import write_model
 
@@ -179,13 +180,15 @@ def prepare(
     if strict:
         require_faithful([weight.name for weight in lossy])
 
-    comparison = None
+    comparison, uneven = None, []
     if isinstance(model, IntegerGraph):
         codes = _code_samples(graph, samples)
     else:
         real = _real_samples(graph, samples)
         comparison = compare_with_model(legal, model, real, chosen.default_profile)
         codes = {name: graph.tensors[name].quantize(x) for name, x in real.items()}
+        if samples is not None:
+            uneven = range_warnings(graph, real)
     verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
     unproven = set(chosen.profiles) - set(runnable_profiles(legal, chosen))
     if comparison is not None:
@@ -210,6 +213,7 @@ def prepare(
             *((_WIDE_SOFTMAX_LIMIT,) if unproven else ()),
             *((_FLOAT_INPUT_LIMIT,) if dtype == "float32" else ()),
             *((_describe_loss(lossy, comparison),) if lossy else ()),
+            *uneven,
         ),
         float_parts=report_float_parts(stored, file),
     )

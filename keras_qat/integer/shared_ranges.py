@@ -1,0 +1,94 @@
+"""What is left of values of unlike range that share one grid."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+_FEWEST = 1 / 32
+"""Share of the grid's levels under which a part is named: 8 of 256, 5 of 8 bits lost."""
+_MATTERS = 0.25
+"""A part counts whose worth behind the grid is at least this share of the largest."""
+_VARIES = 1e-6
+_MOST_NAMED = 4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SharedRange:
+    """Columns of a tensor, or several tensors, that are on one grid.
+
+    Attributes:
+        what: the tensor, in words.
+        part: what a part is called, such as `"column"`.
+        names: of every part.
+        low: the least value of every part.
+        high: the largest value of every part.
+        gains: what every part is multiplied by behind the grid, which says how much it matters
+            there; `None` where all parts matter alike.
+        bits: of the grid.
+        scale: of the grid; `None` for the smallest that holds all parts.
+    """
+
+    what: str
+    part: str
+    names: list[str]
+    low: Array
+    high: Array
+    gains: Array | None
+    bits: int
+    scale: float | None = None
+
+    @property
+    def step(self) -> float:
+        """The real value between two codes."""
+        if self.scale is not None:
+            return self.scale
+        low, high = float(np.min(self.low)), float(np.max(self.high))
+        span = 2.0 * max(-low, high) if low < 0.0 else high
+        step: float = span / (2**self.bits - 1)
+        return step
+
+    def starved(self) -> dict[str, float]:
+        """The parts that matter and have few levels, beside others that have enough of them."""
+        spans = np.asarray(self.high - self.low, np.float64)
+        largest = np.maximum(np.abs(self.low), np.abs(self.high))
+        varies = spans > _VARIES * largest
+        if not self.step > 0.0 or not varies.any():
+            return {}
+        gains = 1.0 / np.where(varies, spans, 1.0) if self.gains is None else self.gains
+        worth = np.where(varies, spans * np.abs(gains), 0.0)
+        levels = spans / self.step
+        enough = levels >= _FEWEST * 2**self.bits
+        if not enough.any():
+            return {}
+        few = varies & (worth >= _MATTERS * worth.max()) & ~enough
+        return {self.names[index]: float(levels[index]) for index in np.flatnonzero(few)}
+
+    def warning(self) -> str:
+        """What is lost, with tensor, ranges and levels; empty if nothing is.
+
+        >>> shared = SharedRange("Input 'x'", "column", ["0", "1"], np.array([-1.0, -1e4]),
+        ...                      np.array([1.0, 1e4]), None, 8)
+        >>> shared.warning().split(":")[0]
+        "Input 'x' has one grid of 8 bits for values from -1e+04 to 1e+04"
+        """
+        starved = self.starved()
+        if not starved:
+            return ""
+        order = sorted(starved, key=starved.__getitem__)
+        places = {name: index for index, name in enumerate(self.names)}
+        named = ", ".join(
+            f"{self.part} {name} ({self.low[places[name]]:.3g} to {self.high[places[name]]:.3g}) "
+            f"has {starved[name]:.2g}"
+            for name in order[:_MOST_NAMED]
+        )
+        more = f", and {len(order) - _MOST_NAMED} more" if len(order) > _MOST_NAMED else ""
+        return (
+            f"{self.what} has one grid of {self.bits} bits for values from {np.min(self.low):.3g} "
+            f"to {np.max(self.high):.3g}: of its {2**self.bits} levels {named}{more}. What is "
+            "smaller than a level is lost."
+        )

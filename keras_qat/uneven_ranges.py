@@ -1,0 +1,190 @@
+"""Finds tensors whose columns, or which with others, share a grid that is too coarse for some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat.integer.shared_ranges import SharedRange
+from keras_qat.keras_graph import GraphNode, consumers, input_name
+from keras_qat.lowering.affine import inference_affine
+from keras_qat.lowering.shape import lower_identity
+from keras_qat.rules import rule_or_float
+from keras_qat.transforms.grid_plan import GridPlan, SharedGrid
+
+layers = keras.layers
+
+Array = Any
+
+_KERNELS = (
+    *(layers.Conv1D, layers.Conv2D, layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.Dense),
+    *(layers.SeparableConv1D, layers.SeparableConv2D),
+)
+_AFFINE = (layers.BatchNormalization, layers.Normalization, layers.Rescaling)
+_INPUT_ADVICE = (
+    " Bring the columns to like ranges before the model, for example with its Normalization in the "
+    "data pipeline, or give them inputs of their own."
+)
+_OUTPUT_ADVICE = " Make them outputs of their own, or train on targets of like ranges."
+_JOINED_ADVICE = " Bring the tensors to like ranges before they are joined, or keep them apart."
+
+
+class ColumnRanges:
+    """The least and the largest value of every column of some tensors, batch by batch.
+
+    Args:
+        tensors: the symbolic tensors; others are not looked at.
+    """
+
+    def __init__(self, tensors: Sequence[Any] = ()):
+        self._watched = {id(tensor) for tensor in tensors}
+        self._ranges: dict[int, tuple[Array, Array]] = {}
+
+    def see(self, tensor: Any, values: Array) -> None:
+        """Takes the values of a symbolic tensor for one batch; the last axis counts columns."""
+        if id(tensor) not in self._watched:
+            return
+        rows = np.reshape(values, (-1, values.shape[-1])).astype(np.float64)
+        low, high = rows.min(axis=0), rows.max(axis=0)
+        if id(tensor) in self._ranges:
+            known_low, known_high = self._ranges[id(tensor)]
+            low, high = np.minimum(low, known_low), np.maximum(high, known_high)
+        self._ranges[id(tensor)] = (low, high)
+
+    def of(self, tensor: Any) -> tuple[Array, Array] | None:
+        """The ranges of a tensor that was seen."""
+        return self._ranges.get(id(tensor))
+
+
+def watched_tensors(model: keras.Model, plan: GridPlan) -> list[Any]:
+    """The symbolic tensors whose ranges `range_warnings` needs."""
+    finder = _Finder(model, plan)
+    return [tensor for grid in plan.grids if finder.looks_at(grid) for tensor in _tensors(grid)]
+
+
+def range_warnings(model: keras.Model, plan: GridPlan, ranges: ColumnRanges) -> list[str]:
+    """What inputs, outputs and joined tensors lose on their grids, in words.
+
+    Args:
+        model: the normalized float model.
+        plan: of its grids.
+        ranges: of the tensors; those that were not seen are known from a Normalization behind
+            them, or not at all.
+    """
+    found = _Finder(model, plan).shared_ranges(ranges)
+    return [shared.warning() + advice for shared, advice in found if shared.starved()]
+
+
+class _Finder:
+    def __init__(self, model: keras.Model, plan: GridPlan):
+        self._plan = plan
+        self._readers = consumers(model)
+
+    def looks_at(self, grid: SharedGrid) -> bool:
+        """Whether a grid has inputs, outputs or several tensors."""
+        ends = any(None in self._readers.get(id(tensor), []) for tensor in _tensors(grid))
+        return grid.is_input or ends or len(grid.sites) > 1
+
+    def shared_ranges(self, ranges: ColumnRanges) -> Iterator[tuple[SharedRange, str]]:
+        for grid in filter(self.looks_at, self._plan.grids):
+            for site in grid.sites:
+                known = ranges.of(site.tensor) or self._expected(site.tensor)
+                ends = None in self._readers.get(id(site.tensor), [])
+                if known is None or not (site.is_input or ends):
+                    continue
+                gains = self._gains(site.tensor)
+                if gains is None and not ends:
+                    continue
+                yield self._of_columns(site, grid, known, None if ends else gains)
+            yield from self._of_tensors(grid, ranges)
+
+    def _of_columns(
+        self, site: Any, grid: SharedGrid, known: tuple[Array, Array], gains: Array | None
+    ) -> tuple[SharedRange, str]:
+        name = input_name(site.tensor) if site.is_input else site.layer
+        what = f"{'Input' if site.is_input else 'Output'} {name!r}"
+        columns = [str(index) for index in range(len(known[0]))]
+        shared = SharedRange(what, "column", columns, *known, gains, grid.bits)
+        return shared, _INPUT_ADVICE if site.is_input else _OUTPUT_ADVICE
+
+    def _of_tensors(
+        self, grid: SharedGrid, ranges: ColumnRanges
+    ) -> Iterator[tuple[SharedRange, str]]:
+        known = {site.layer: ranges.of(site.tensor) for site in grid.sites}
+        if len(known) < 2 or None in known.values():
+            return
+        low = np.array([np.min(each[0]) for each in known.values() if each is not None])
+        high = np.array([np.max(each[1]) for each in known.values() if each is not None])
+        gains = [self._gains(site.tensor) for site in grid.sites]
+        worth = None
+        if all(each is not None for each in gains) and len(gains) == len(known):
+            worth = np.array([np.max(each) for each in gains if each is not None])
+        what = f"What {grid.joined_by!r} joins"
+        names = [repr(name) for name in known]
+        yield SharedRange(what, "tensor", names, low, high, worth, grid.bits), _JOINED_ADVICE
+
+    def _expected(self, tensor: Any) -> tuple[Array, Array] | None:
+        """The range of the columns by the statistics of a Normalization that reads them."""
+        for reader in self._readers.get(id(tensor), []):
+            if reader is not None and isinstance(reader.operation, layers.Normalization):
+                gain, offset = self._affine(reader)
+                mean, spread = -offset / gain, 3.0 / gain
+                return mean - spread, mean + spread
+        return None
+
+    def _gains(self, tensor: Any) -> Array | None:
+        """What the columns of a tensor are multiplied by where they are read; `None`: unknown."""
+        found = [self._gains_in(reader, tensor) for reader in self._readers.get(id(tensor), [])]
+        known = [each for each in found if each is not None]
+        return np.max(known, axis=0) if known else None
+
+    def _gains_in(self, reader: GraphNode | None, tensor: Any) -> Array | None:
+        columns = tensor.shape[-1]
+        if reader is None or columns is None:
+            return None
+        layer = reader.operation
+        if isinstance(layer, _KERNELS):
+            return _kernel_gains(layer, columns)
+        if isinstance(layer, _AFFINE):
+            gains = np.abs(self._affine(reader)[0])
+            if gains.size == 1:  # all columns alike: look further
+                further = self._gains(reader.outputs[0])
+                return None if further is None else gains.item() * further
+            return gains if gains.size == columns else None
+        if isinstance(layer, layers.Concatenate) and layer.axis in (-1, len(tensor.shape) - 1):
+            return self._gains_behind_join(reader, tensor)
+        if rule_or_float(reader).lower is lower_identity:
+            return self._gains(reader.outputs[0])
+        return None
+
+    def _gains_behind_join(self, reader: GraphNode, tensor: Any) -> Array | None:
+        further = self._gains(reader.outputs[0])
+        if further is None:
+            return None
+        place = [id(each) for each in reader.inputs].index(id(tensor))
+        start = sum(each.shape[-1] for each in reader.inputs[:place])
+        return further[start : start + tensor.shape[-1]]
+
+    def _affine(self, node: GraphNode) -> tuple[Array, Array]:
+        gain, offset = (
+            np.asarray(ops.convert_to_numpy(each), np.float64).reshape(-1)
+            for each in inference_affine(node.operation)
+        )
+        return gain, offset
+
+
+def _kernel_gains(layer: Any, columns: int) -> Array | None:
+    """The norm of the weights that each input column meets."""
+    kernel = layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
+    values = np.asarray(ops.convert_to_numpy(kernel), np.float64)
+    taps = tuple(axis for axis in range(values.ndim) if axis != values.ndim - 2)
+    gains = np.sqrt(np.sum(np.square(values), axis=taps))
+    return gains if gains.size == columns else None  # of groups, several columns have one
+
+
+def _tensors(grid: SharedGrid) -> list[Any]:
+    return [site.tensor for site in grid.sites]
