@@ -59,9 +59,12 @@ class LearnedWidth:
         """Whether codes of the target number all levels. Reads variables: not for inside a step."""
         return bool(self.quantizer.meets_target(*self._kernel()))
 
-    def narrow(self, bits: float | None = None) -> None:
-        """Widens the steps that have more levels than that many bits; by default the target's."""
-        self.quantizer.narrow(*self._kernel(), bits=bits)
+    def narrow(self, bits: float | None = None) -> bool:
+        """Widens the steps that have more levels than that many bits; by default the target's.
+
+        Returns: whether there were any.
+        """
+        return bool(self.quantizer.narrow(*self._kernel(), bits=bits))
 
     def hold(self, refit: bool = False) -> None:
         """Keeps the levels of the target for good, and lets steps move as fast as weights.

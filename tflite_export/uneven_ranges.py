@@ -44,9 +44,8 @@ def _outputs(graph: IntegerGraph, values: Mapping[str, Array]) -> Iterator[Share
     for name in graph.outputs:
         tensor = graph.tensors[name]
         if name not in softmax and tensor.on_grid:
-            yield _of_columns(
-                f"Output {name!r}", tensor, *_before_rounding(tensor, values[name]), None
-            )
+            least, most = _before_rounding(tensor, values[name])
+            yield _of_columns(f"Output {name!r}", tensor, least, most, None)
 
 
 def _joined(graph: IntegerGraph, values: Mapping[str, Array]) -> Iterator[SharedRange]:
@@ -54,6 +53,7 @@ def _joined(graph: IntegerGraph, values: Mapping[str, Array]) -> Iterator[Shared
         if not isinstance(op, ops.Concatenate):
             continue
         parts = [_before_rounding(graph.tensors[name], values[name]) for name in op.inputs]
+        columns = [least.shape[-1] for least, _ in parts]
         gains = _gains(graph, op.output)
         if gains is None and op.output not in graph.outputs:
             continue
@@ -63,9 +63,7 @@ def _joined(graph: IntegerGraph, values: Mapping[str, Array]) -> Iterator[Shared
             [repr(name) for name in op.inputs],
             np.array([np.min(least) for least, _ in parts], np.float64),
             np.array([np.max(most) for _, most in parts], np.float64),
-            None
-            if gains is None
-            else _largest_gains(gains, [least.shape[-1] for least, _ in parts]),
+            None if gains is None else _largest_gains(gains, columns),
             _bits(graph.tensors[op.output]),
             float(graph.tensors[op.output].qparams.scale),
         )

@@ -29,25 +29,31 @@ class GDNSQSchedule(keras.callbacks.Callback):
 
     * `"planned"` (default) knows how many batches `fit` will do. It makes the learned steps and
       ranges move faster than the weights, by a power of two, and the temperature grow as much
-      faster, so that targets are met by `arrive_by` of the run. A width that arrives is held: its
-      grid keeps the codes it has, and its step moves as slowly as weights. One that is
-      later than an even pace from `start_bits` to its target is moved along: all arrive, with any
-      optimizer. Then accuracy recovers while the learning rate falls to 0 along half a cosine.
+      faster, so that targets are met by `arrive_by` of the run. It also changes grids by hand,
+      outside of the gradient, about 50 times in a run. A width that is later than an even pace
+      from `start_bits` to its target is narrowed to that pace: its steps are widened, and all its
+      codes change. So all widths arrive, with any optimizer. A width that arrives is held: its
+      number of levels is fixed from then on. Its steps are set anew at that moment, and its codes
+      change once more. A weight grid gets the steps of the least squared error over all levels of
+      its target; the range of an activation is divided into all levels of its target. From there
+      on steps learn as slowly as weights, and accuracy recovers while the learning rate falls to 0
+      along half a cosine.
     * `"published"` has the constants of the published code. It needs at least
       `(start_bits - bits) / learning_rate` batches; 1.1 to 2.1 times that was seen.
 
     An optimizer with a `LearningRateSchedule` keeps it: only the penalty is scheduled then. A rate
     that another callback sets between epochs is taken up.
 
-    When all targets are met, they stay met: every grid keeps its codes, and the penalty ends (with
-    `offset="free"` it stays). All state lies in variables of the model: with
+    When all targets are met, they stay met: every grid keeps its number of levels, and the penalty
+    ends (with `offset="free"` it stays). All state lies in variables of the model: with
     `keras.callbacks.BackupAndRestore` a killed run goes on where it was.
 
     At the end of an epoch, each metric of the validation (of training, if there is none) is logged
     as `<metric>_feasible` too, such as `val_accuracy_feasible`: the metric if all targets are met;
     else minus the bits by which the worst width misses its target, or infinity for a loss. So
     `ModelCheckpoint(path, "val_accuracy_feasible", mode="max", save_best_only=True)` ends with a
-    model that meets its targets. Put this callback before those that read its logs.
+    model that meets its targets. `assisted_widths` is logged, too: how many widths this epoch
+    narrowed by hand. Put this callback before those that read its logs.
 
     Source: GDNSQ (arXiv 2508.14004), its published code; the plan is our own.
 
@@ -104,6 +110,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
         if self._run is None:  # only now has BackupAndRestore put back the state of a killed run
             self._run = self._begin(epoch)
         self._run.epoch_begins = True
+        self._run.assisted.clear()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._started = batch
@@ -116,6 +123,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
             logs.update(feasible_metrics(logs, self.model.learned_widths))
+            logs["assisted_widths"] = len(self._run.assisted)
 
     def on_train_end(self, logs: Any = None) -> None:
         if self._run is not None:
@@ -201,7 +209,12 @@ class _State:
 
 
 class _Run:
-    """One `fit`: what happens before and after each batch."""
+    """One `fit`: what happens before and after each batch.
+
+    Attributes:
+        epoch_begins: whether the next batch is the first one of an epoch.
+        assisted: the widths that this epoch narrowed by hand.
+    """
 
     def __init__(self, model: QuantizedModel, state: _State, forces: bool, verbose: int):
         self._model = model
@@ -216,6 +229,7 @@ class _Run:
         self._factor = 1.0
         self._last_set: float | None = None
         self.epoch_begins = True
+        self.assisted: set[tuple[str, bool]] = set()
 
     @property
     def targets_met_at(self) -> int | None:
@@ -273,7 +287,8 @@ class _Run:
                 continue
             if late < 1.0 and not width.meets_target():
                 distance = width.quantizer.start_bits - width.target
-                width.narrow(width.target + late * distance)
+                if width.narrow(width.target + late * distance):
+                    self.assisted.add((width.name, width.layer is None))
             if not width.meets_target():
                 missed.append(width)
             elif width.quantizer.deployable:

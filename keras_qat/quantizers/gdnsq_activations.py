@@ -159,15 +159,20 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         """Whether codes of `target_bits` number all levels."""
         return self.levels() <= 2.0**self.target_bits
 
-    def narrow(self, bits: float | None = None) -> None:
+    def narrow(self, bits: float | None = None) -> bool:
         """Widens the step, if there are too many levels, until they take that many bits.
 
         Args:
             bits: `target_bits` by default, and never below.
+
+        Returns:
+            Whether there were too many.
         """
         bits = self._at_least_target(bits)
-        if float(self.levels()) > most_levels(bits):
+        wide = float(self.levels()) > most_levels(bits)
+        if wide:
             self._divide_into(bits)
+        return wide
 
     def hold(self, refit: bool = False) -> None:
         """Keeps the levels of `target_bits` from now on; only the step and the offset still move.

@@ -148,12 +148,15 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         """Whether codes of `target_bits` number the levels of every channel."""
         return ops.all(self.levels(kernel) <= 2.0**self.target_bits)
 
-    def narrow(self, kernel: Tensor, bits: float | None = None) -> None:
+    def narrow(self, kernel: Tensor, bits: float | None = None) -> bool:
         """Widens the step of every channel with too many levels until they take that many bits.
 
         Args:
             kernel: the weights.
             bits: `target_bits` by default, and never below.
+
+        Returns:
+            Whether any channel had too many.
         """
         bits = self._at_least_target(bits)
         wide = ops.convert_to_numpy(self.levels(kernel)) > most_levels(bits)
@@ -161,6 +164,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             log_scale = ops.convert_to_numpy(self.log_scale)
             fitting = np.where(wide, self._log_scale_of(kernel, bits), log_scale)
             self._set_logarithms(fitting)
+        return bool(np.any(wide))
 
     def _fit_target(self, kernel: Tensor) -> None:
         """Sets every step to that of the least squared error on all levels of `target_bits`.

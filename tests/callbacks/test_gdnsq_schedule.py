@@ -279,3 +279,48 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_end(uninterrupted, tmp_pa
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, states), err_msg=name)
     for one, other in zip(resumed.get_weights(), uninterrupted.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_widths_that_were_narrowed_by_hand_are_logged():
+    """A learning rate this small moves nothing by itself: all widths are narrowed by hand."""
+    qmodel = new_model(OPTIMIZERS["slow_sgd"]())
+    history = fit(qmodel, GDNSQSchedule(verbose=0))
+    assisted = history["assisted_widths"]
+    assert len(assisted) == EPOCHS
+    narrowed = [width for width in qmodel.learned_widths if width.target < CONFIG.start_bits]
+    assert max(assisted) == len(narrowed) > 0
+    arrived = int(0.6 * EPOCHS) + 1
+    assert assisted[arrived:] == [0] * (EPOCHS - arrived)
+
+
+def test_nothing_is_narrowed_by_hand_where_the_task_decides():
+    history = fit(new_model(), GDNSQSchedule(lossless=True, verbose=0))
+    assert set(history["assisted_widths"]) == {0}
+
+
+class Steps(keras.callbacks.Callback):
+    """The steps of weights of 2 bits behind every batch, and whether their grid is held."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        width = next(
+            width
+            for width in self.model.learned_widths
+            if width.layer is not None and width.target == 2
+        )
+        scale = np.asarray(keras.ops.convert_to_numpy(width.quantizer.scale)).ravel()
+        self.found.append((bool(width.quantizer.holds), scale.copy()))
+
+
+def test_the_steps_of_a_weight_grid_are_set_anew_as_it_arrives():
+    """As the docstring says: not by the gradient, and so its codes change."""
+    steps = Steps()
+    fit(new_model(OPTIMIZERS["slow_sgd"]()), GDNSQSchedule(verbose=0), steps)
+    held = [holds for holds, _ in steps.found]
+    first = held.index(True)
+    before, after, later = (steps.found[index][1] for index in (first - 1, first, first + 1))
+    assert np.abs(after / before - 1).max() > 0.02
+    assert np.abs(later / after - 1).max() < 0.01
