@@ -42,8 +42,9 @@ def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
         **changes: entries of the configuration that differ.
 
     Raises:
-        ValueError: a function of the user's own that Keras cannot find again by its name: the copy,
-            and any saved model, would have another function or none.
+        ValueError: a layer that cannot be made from its own configuration, or a function of the
+            user's own that Keras cannot find again by its name: the copy, and any saved model,
+            would have another function or none.
     """
     config = {**layer.get_config(), **changes}
     functions = {key: found for key in config if _is_function(found := getattr(layer, key, None))}
@@ -53,7 +54,10 @@ def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
     except Exception as error:
         lost = [key for key, found in kept.items() if not _is_from_keras(found)]
         if not lost:
-            raise
+            raise ValueError(
+                f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied: its own "
+                f"get_config() makes no layer. Take it out of the model. Received: {error}"
+            ) from error
         raise _not_found_again(layer, lost[0]) from error
     for key, function in kept.items():
         if not _computes_the_same(getattr(copy, key, None), function):

@@ -12,8 +12,11 @@ def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             channels = layer.moving_mean.shape[0]
-            layer.gamma.assign(rng.normal(1.0, 0.6, channels))  # some gains are negative
-            layer.beta.assign(rng.normal(0.0, 0.3, channels))
+            gains, offsets = rng.normal(1.0, 0.6, channels), rng.normal(0.0, 0.3, channels)
+            if layer.scale:
+                layer.gamma.assign(gains)  # some are negative
+            if layer.center:
+                layer.beta.assign(offsets)
             layer.moving_mean.assign(rng.normal(0.0, 0.3, channels))
             layer.moving_variance.assign(rng.uniform(0.3, 2.0, channels))
         elif hasattr(layer, "bias") and layer.bias is not None:

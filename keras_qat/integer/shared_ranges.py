@@ -9,8 +9,10 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-_FEWEST = 1 / 32
+FEW = 1 / 32
 """Share of the grid's levels under which a part is named: 8 of 256, 5 of 8 bits lost."""
+NONE = 1 / 256
+"""The same where nothing tells how much a part matters: it is gone, 8 of 8 bits."""
 _MATTERS = 0.25
 """A part counts whose worth behind the grid is at least this share of the largest."""
 _VARIES = 1e-6
@@ -62,7 +64,7 @@ class SharedRange:
         gains = 1.0 / np.where(varies, spans, 1.0) if self.gains is None else self.gains
         worth = np.where(varies, spans * np.abs(gains), 0.0)
         levels = spans / self.step
-        enough = levels >= _FEWEST * 2**self.bits
+        enough = levels >= (NONE if self.gains is None else FEW) * 2**self.bits
         if not enough.any():
             return {}
         few = varies & (worth >= _MATTERS * worth.max()) & ~enough

@@ -156,7 +156,7 @@ STATISTICS = """
 import json
 import keras, numpy as np
 import keras_qat
-from keras_qat.callbacks import BatchNormReestimation
+from keras_qat.callbacks import BatchNormReestimation, PEGESchedule
 from tests.models import depthwise_network, images
 
 x, y = images(64, (8, 8, 3)), np.arange(64) % 5
@@ -177,7 +177,8 @@ found = {"backend": keras.backend.backend(), "before": statistics()}
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 qmodel.compile("adam", loss, jit_compile=keras.backend.backend() == "jax")
 options = {"epochs": 2, "validation_data": (x, y), "verbose": 0}
-history = qmodel.fit(x, y, callbacks=[BatchNormReestimation(x)], **options).history
+callbacks = [PEGESchedule(), BatchNormReestimation(x)]
+history = qmodel.fit(x, y, callbacks=callbacks, **options).history
 found["validated"], found["evaluated"] = history["val_loss"][-1], qmodel.evaluate(x, y, verbose=0)
 found["fitted"] = statistics()
 keras_qat.reestimate_batch_normalization(qmodel, x)
