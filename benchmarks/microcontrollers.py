@@ -62,7 +62,8 @@ def separable_model() -> keras.Model:
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(resnet8.training_batches(0), epochs=FLOAT_EPOCHS.value, shuffle=False, verbose=2)
+    batches, steps = resnet8.training_batches(0), resnet8.TASK.steps()
+    model.fit(batches, epochs=FLOAT_EPOCHS.value, steps_per_epoch=steps, verbose=2)
     return model
 
 
@@ -96,12 +97,12 @@ def trained(network: Network) -> keras_qat.QuantizedModel:
     calibration = images[: resnet8.CALIBRATION_IMAGES]
     qmodel = keras_qat.quantize(network.float_model(), config, calibration_data=calibration)
     if EPOCHS.value:
-        batches = resnet8.training_batches(0)
-        rate = keras.optimizers.schedules.CosineDecay(1e-3, EPOCHS.value * len(batches))
+        batches, steps = resnet8.training_batches(0), resnet8.TASK.steps()
+        rate = keras.optimizers.schedules.CosineDecay(1e-3, EPOCHS.value * steps)
         qmodel.compile(
             keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
         )
-        qmodel.fit(batches, epochs=EPOCHS.value, shuffle=False, verbose=2)
+        qmodel.fit(batches, epochs=EPOCHS.value, steps_per_epoch=steps, verbose=2)
     return qmodel
 
 

@@ -1,9 +1,10 @@
-"""Studies: many trainings of ResNet-8 on CIFAR-10, all from one float model with one budget.
+"""Studies: many trainings of one task, all from one float model.
 
-A study is a dict of variants. Every run trains in a process of its own, with one thread, and goes
-on in the middle if it was killed; what is finished is not done again. A finished run is a JSON
-file in --output_dir, next to its trained .keras and its .tflite; `--report_only` writes the table
-and the picture from what is there.
+A study is a task and a dict of variants. Every run trains in a process of its own, with one thread,
+and goes on at its last epoch if it was killed; what is finished is not done again. A finished run
+is a JSON file in --output_dir, next to a CSV file of its epochs. Its backups, its trained .keras
+and its .tflite are in --state_dir. `--report_only` writes the table and the picture from what is
+there. `benchmarks/run_queue.py` does runs of any study in the order of a list.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import importlib.metadata
 import itertools
 import json
 import os
 import pathlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,20 +30,29 @@ import resnet8
 import study_report
 import tensorflow as tf
 from absl import app, flags, logging
+from backup_files import replace_text, sha256
+from epoch_backup import EpochBackup, OutOfTimeError
+from task import CALIBRATION_IMAGES, Recipe, Task
 
 import keras_qat
 import tflite_export
 from keras_qat.callbacks import BatchNormReestimation, GDNSQSchedule, PEGESchedule
 
 REESTIMATION_BATCHES = 40
+OUT_OF_TIME = 75
+"""Exit code of a run that stopped between two epochs, as its time was up."""
+_PACKAGES = ("keras", "tensorflow", "numpy", "ai-edge-litert")
 
 BITS = flags.DEFINE_multi_integer("bits", [2, 1, 3, 4], "Bits of weights and activations.")
 VARIANTS_FLAG = flags.DEFINE_multi_string("variant", None, "Which variants; all by default.")
 SEEDS = flags.DEFINE_multi_integer("seed", [0, 1, 2], "Random seeds; one run for each.")
-EPOCHS = flags.DEFINE_integer("epochs", 8, "Epochs of each run.", 1)
-LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Adam's full learning rate.")
+EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs of each run; the recipe's by default.", 1)
+LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Full rate; the recipe's by default.")
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", pathlib.Path(sys.argv[0]).stem + "_output", "Where results go."
+)
+STATE_DIR = flags.DEFINE_string(
+    "state_dir", None, "Where backups and trained models go; --output_dir by default."
 )
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, each with one thread.", 1)
 REESTIMATE = flags.DEFINE_bool(
@@ -51,6 +61,7 @@ REESTIMATE = flags.DEFINE_bool(
 TEST = flags.DEFINE_bool("test", True, "Evaluate on the test set; off while constants are sought.")
 REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing: table and picture.")
 ONLY = flags.DEFINE_string("only", None, "Do this one run, here; what --jobs starts.")
+STOP_AT = flags.DEFINE_float("stop_at", None, "Begin no epoch that ends behind this time.time().")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +99,10 @@ class Run:
         return pathlib.Path(OUTPUT_DIR.value)
 
     @property
+    def state_folder(self) -> pathlib.Path:
+        return pathlib.Path(STATE_DIR.value or OUTPUT_DIR.value)
+
+    @property
     def result(self) -> pathlib.Path:
         return self.folder / f"{self.name}.json"
 
@@ -99,61 +114,89 @@ def all_runs(variants: Variants) -> list[Run]:
     return [Run(name, bits, seed) for seed, bits, name in combinations]
 
 
-def train(run: Run, variant: Variant) -> tuple[keras_qat.QuantizedModel, dict]:
-    """Trains one model, or goes on with it; returns it and what its logs say."""
+def recipe_of(task: Task, run: Run) -> Recipe:
+    """The task's, with what flags change."""
+    changes = {"epochs": EPOCHS.value, "learning_rate": LEARNING_RATE.value}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(task.recipes[run.bits], **given)
+
+
+def train(
+    run: Run, variant: Variant, task: Task, recipe: Recipe
+) -> tuple[keras_qat.QuantizedModel, dict[str, Any]]:
+    """Trains one model, or goes on with it; returns it and what is to be said of its training."""
     keras.utils.set_random_seed(run.seed)
-    train_images, _ = resnet8.images("train")
     qmodel = keras_qat.quantize(
-        resnet8.float_model(),
+        task.float_model(),
         variant.config(run.bits),
-        calibration_data=train_images[: resnet8.CALIBRATION_IMAGES],
+        calibration_data=task.images("train")[0][:CALIBRATION_IMAGES],
     )
     if variant.distills:
         qmodel.distill_from()
-    batches = resnet8.training_batches(run.seed)
-    history = run.folder / f"{run.name}.csv"
-    callbacks = [
-        keras.callbacks.BackupAndRestore(str(run.folder / f"{run.name}.backup")),
-        keras.callbacks.CSVLogger(str(history), append=True),
-    ]
+    steps = task.steps()
+    about = {"commit": commit(), **dataclasses.asdict(run), "recipe": recipe.stated()}
+    backup = EpochBackup(
+        run.state_folder / f"{run.name}.backup",
+        about | {"reestimate": REESTIMATE.value},
+        run.folder / f"{run.name}.csv",
+        STOP_AT.value,
+    )
+    callbacks: list[Any] = [backup]
     if REESTIMATE.value:
-        sample = resnet8.training_batches(run.seed).take(REESTIMATION_BATCHES)
+        sample = task.batches(run.seed, 0).take(REESTIMATION_BATCHES)
         callbacks.insert(0, BatchNormReestimation(sample))
-    rate = LEARNING_RATE.value
+    rate: Any = recipe.learning_rate
     schedule = GDNSQSchedule()
     if qmodel.replaced_quantizers:
         callbacks.insert(0, PEGESchedule(**variant.curriculum))
     if qmodel.learned_widths:
         callbacks.insert(0, schedule)
     else:
-        rate = keras.optimizers.schedules.CosineDecay(rate, EPOCHS.value * len(batches))
-    qmodel.compile(
-        keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
-    fitted = qmodel.fit(
-        batches,
-        epochs=EPOCHS.value,
-        validation_data=resnet8.images("validation"),
-        validation_batch_size=500,
-        shuffle=False,  # the dataset shuffles itself
-        verbose=2,
-        callbacks=callbacks,
-    )
-    logs = {name: values[-1] for name, values in fitted.history.items()}
-    if qmodel.learned_widths:
-        logs["targets_met_at"] = schedule.targets_met_at or 0
-    return qmodel, logs
+        rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps)
+    qmodel.compile(recipe.optimizer(rate), task.loss(), metrics=["accuracy"])
+    done = backup.restore(qmodel)
+    if not backup.finished:
+        qmodel.fit(
+            task.batches(run.seed, done),
+            epochs=recipe.epochs,
+            initial_epoch=done,
+            steps_per_epoch=steps,
+            validation_data=task.images("validation") if task.validates else None,
+            validation_batch_size=500,
+            shuffle=False,  # the batches are shuffled
+            verbose=2,
+            callbacks=callbacks,
+        )
+    if task.reestimates:
+        sample = task.batches(run.seed, recipe.epochs).take(REESTIMATION_BATCHES)
+        keras_qat.reestimate_batch_normalization(qmodel, sample)
+    said = {
+        "logs": {**backup.last_logs, **_arrival(qmodel)},
+        "seconds": round(backup.seconds),
+        "starts": backup.starts,
+        "batches": recipe.epochs * steps,
+        "commit": about["commit"],
+    }
+    return qmodel, said
 
 
-def evaluate(run: Run, qmodel: keras_qat.QuantizedModel) -> dict:
+def _arrival(qmodel: keras_qat.QuantizedModel) -> dict[str, float]:
+    """The batch behind which all widths had met their targets, which the model itself keeps."""
+    if qmodel.bit_width_penalty is None:
+        return {}
+    batches, converged_batches, converged, _ = np.asarray(qmodel.bit_width_penalty.progress)
+    return {"targets_met_at": float(batches - converged_batches) if converged else 0.0}
+
+
+def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str, Any]:
     """Accuracy on the test set, of the model and of its file if it deploys."""
-    test_images, labels = resnet8.images("test")
+    test_images, labels = task.images("test")
     outputs = qmodel.predict(test_images, batch_size=500, verbose=0)
-    found = {"qat_accuracy": resnet8.accuracy(outputs, labels)}
+    found = {"qat_accuracy": _accuracy(outputs, labels)}
     if not all(quantizer.deployable for quantizer in qmodel.quantizers):
         return found
-    path = run.folder / f"{run.name}.tflite"
-    samples = resnet8.images("validation")[0][:256]
+    path = run.state_folder / f"{run.name}.tflite"
+    samples = task.images("validation" if task.validates else "train")[0][:256]
     # A file below export's own limit is a result too: the table says how many answers it keeps.
     report = tflite_export.export(qmodel, path, samples=samples, min_argmax_agreement=0.9)
     report.save_json(path.with_suffix(".report.json"))
@@ -161,46 +204,65 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel) -> dict:
     same = np.argmax(outputs, axis=-1) == np.argmax(file_outputs, axis=-1)
     return {
         **found,
-        "tflite_accuracy": resnet8.accuracy(file_outputs, labels),
+        "tflite_accuracy": _accuracy(file_outputs, labels),
         "argmax_agreement": 100.0 * float(np.mean(same)),
+        "mismatches": report.mismatches,
+        "compared_elements": report.compared_elements,
         "file_bytes": path.stat().st_size,
+        "file_sha256": sha256(path),
     }
 
 
-def execute(run: Run, variant: Variant) -> None:
+def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+    return 100.0 * float(np.mean(np.argmax(outputs, axis=-1) == labels))
+
+
+def commit() -> str:
+    """That of the code which runs, with a mark if files differ from it; empty outside of git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(pathlib.Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD") + (" with changes" if changed else "")
+
+
+def execute(run: Run, variant: Variant, task: Task) -> None:
     """Trains and evaluates one run, and writes its result at once."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    start = time.time()
-    qmodel, logs = train(run, variant)
+    run.state_folder.mkdir(parents=True, exist_ok=True)
+    recipe = recipe_of(task, run)
+    qmodel, said = train(run, variant, task, recipe)
     result = {
         **dataclasses.asdict(run),
-        "epochs": EPOCHS.value,
-        "learning_rate": LEARNING_RATE.value,
-        "batch_size": resnet8.BATCH_SIZE.value,
-        "reestimated": REESTIMATE.value,
-        "batches": EPOCHS.value * len(resnet8.training_batches(run.seed)),
-        "seconds": round(time.time() - start),
-        "logs": {name: float(value) for name, value in logs.items()},
+        "task": task.name,
+        "epochs": recipe.epochs,
+        "learning_rate": recipe.learning_rate,
+        "recipe": recipe.stated(),
+        "reestimated": REESTIMATE.value or task.reestimates,
+        **said,
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
-    qmodel.save(run.folder / f"{run.name}.keras")
+    qmodel.save(run.state_folder / f"{run.name}.keras")
     if TEST.value:
-        result |= evaluate(run, qmodel)
-    partial = run.result.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    partial.rename(run.result)
+        result |= evaluate(run, qmodel, task)
+    replace_text(run.result, json.dumps(result, indent=2) + "\n")
 
 
 def start(run: Run) -> str:
     """Does one run in its own process; returns a line on how it ended."""
-    log = run.folder / f"{run.name}.log"
+    run.state_folder.mkdir(parents=True, exist_ok=True)
+    log = run.state_folder / f"{run.name}.log"
     command = [sys.executable, *sys.argv, f"--only={run.variant},{run.bits},{run.seed}"]
     with log.open("a") as stream:
         code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT).returncode
-    return f"{run.name}: " + ("done" if code == 0 else f"failed with exit code {code}, see {log}")
+    ends = {0: "done", OUT_OF_TIME: "goes on another time"}
+    return f"{run.name}: {ends.get(code, f'failed with exit code {code}, see {log}')}"
 
 
-def report(folder: pathlib.Path, variants: Variants) -> None:
+def report(folder: pathlib.Path, variants: Variants, task: Task) -> None:
     """Prints the table of what is finished; of tests, also draws it next to the folder."""
     cells = study_report.load_runs(folder, TEST.value)
     if not cells:
@@ -209,21 +271,21 @@ def report(folder: pathlib.Path, variants: Variants) -> None:
     if not TEST.value:
         print(study_report.validation_table(cells), end="")
         return
-    test_images, labels = resnet8.images("test")
-    outputs = resnet8.float_model().predict(test_images, batch_size=500, verbose=0)
-    float_accuracy = resnet8.accuracy(outputs, labels)
+    test_images, labels = task.images("test")
+    outputs = task.float_model().predict(test_images, batch_size=500, verbose=0)
+    float_accuracy = _accuracy(outputs, labels)
     print(study_report.table(cells, list(variants), float_accuracy), end="")
     picture = folder.with_suffix(".png")
     study_report.plot(cells, list(variants), float_accuracy, picture)
     print(f"Picture: {picture}")
 
 
-def run(variants: Variants) -> None:
+def run(variants: Variants, task: Task = resnet8.TASK) -> None:
     """The command line of a study."""
-    app.run(functools.partial(_main, variants))
+    app.run(functools.partial(_main, variants, task))
 
 
-def _main(variants: Variants, argv: list[str]) -> None:
+def _main(variants: Variants, task: Task, argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     unknown = set(VARIANTS_FLAG.value or ()) - set(variants)
@@ -234,7 +296,11 @@ def _main(variants: Variants, argv: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if ONLY.value:
         name, bits, seed = ONLY.value.split(",")
-        execute(Run(name, int(bits), int(seed)), variants[name])
+        try:
+            execute(Run(name, int(bits), int(seed)), variants[name], task)
+        except OutOfTimeError as stopped:
+            print(stopped)
+            sys.exit(OUT_OF_TIME)
         return
     missing = [run for run in all_runs(variants) if not run.result.exists()]
     if REPORT_ONLY.value:
@@ -242,4 +308,4 @@ def _main(variants: Variants, argv: list[str]) -> None:
     with concurrent.futures.ThreadPoolExecutor(JOBS.value) as pool:
         for line in pool.map(start, missing):
             print(line, flush=True)
-    report(folder, variants)
+    report(folder, variants, task)

@@ -1,0 +1,122 @@
+"""CIFAR-10 for studies: images, and training batches that follow from a seed and an epoch alone."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import flags
+
+SHARED_DIR = flags.DEFINE_string(
+    "shared_dir",
+    str(pathlib.Path(__file__).resolve().parents[2] / "shared"),
+    "Folder with data/tfds (CIFAR-10 as tensorflow-datasets has it) and models.",
+)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "tensorflow-datasets folder; in --shared_dir.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Batch size.", 1)
+
+VALIDATION_IMAGES = 5000
+_SIZE = 32
+
+Images = tuple[np.ndarray, np.ndarray]
+Border = Literal["edge", "reflect"]
+
+
+def shared(*parts: str) -> pathlib.Path:
+    """A path inside --shared_dir."""
+    return pathlib.Path(SHARED_DIR.value).joinpath(*parts)
+
+
+@functools.cache
+def _pixels(split: str) -> Images:
+    folder = DATA_DIR.value or str(shared("data", "tfds"))
+    dataset = tfds.load(
+        "cifar10",
+        split=split,
+        data_dir=folder,
+        download=False,
+        batch_size=-1,
+        as_supervised=True,
+    )
+    pixels, labels = tfds.as_numpy(dataset)
+    return pixels, labels
+
+
+def pixels(split: str) -> Images:
+    """uint8 images (N, 32, 32, 3), and labels.
+
+    Args:
+        split: "test", "all" of the 50,000 training images, or these in two: "train", and
+            "validation", the last 5,000.
+    """
+    if split == "test":
+        return _pixels("test")
+    images, labels = _pixels("train")
+    first = len(images) - VALIDATION_IMAGES
+    part = {"all": slice(None), "train": slice(first), "validation": slice(first, None)}[split]
+    return images[part], labels[part]
+
+
+def batches_per_epoch(split: str) -> int:
+    """Full batches."""
+    return len(pixels(split)[0]) // BATCH_SIZE.value
+
+
+def training_batches(
+    split: str, seed: int, first_epoch: int, reach: int, border: Border
+) -> tf.data.Dataset:
+    """Endless batches of float32 images from 0 to 255 and labels, from an epoch on.
+
+    The order of the images, their shifts and their flips are a function of the seed and the epoch:
+    a run that resumes sees what it would have seen.
+
+    Args:
+        split: of the training images, as for `pixels`.
+        seed: of the run.
+        first_epoch: the epoch of the first batch.
+        reach: images are shifted by up to so many pixels along each axis.
+        border: what comes in at the border: pixels of the edge repeated, or reflected there.
+    """
+    images, labels = (tf.constant(each) for each in pixels(split))
+    count, steps, size = len(images), batches_per_epoch(split), BATCH_SIZE.value
+
+    def epoch_of(epoch):
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(count, dtype=tf.int64), seed=tf.stack([tf.cast(seed, tf.int64), epoch])
+        )
+        batches = tf.data.Dataset.from_tensor_slices(order[: steps * size]).batch(size)
+        return batches.enumerate(start=epoch * steps)
+
+    def batch_of(step, places):
+        draws = tf.random.stateless_uniform(
+            (size, 3), tf.stack([tf.cast(seed + 1, tf.int64), step]), maxval=1.0
+        )
+        shifts = tf.cast(tf.floor(draws[:, :2] * (2 * reach + 1)), tf.int32) - reach
+        shifted = _shifted(tf.gather(images, places), shifts, border)
+        flips = draws[:, 2, None, None, None] < 0.5
+        flipped = tf.where(flips, tf.reverse(shifted, axis=[2]), shifted)
+        return tf.cast(flipped, tf.float32), tf.gather(labels, places)
+
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
+    return epochs.flat_map(epoch_of).map(batch_of, num_parallel_calls=1).prefetch(2)
+
+
+def _shifted(images: tf.Tensor, shifts: tf.Tensor, border: Border) -> tf.Tensor:
+    for axis in (0, 1):
+        places = tf.range(_SIZE)[None] + shifts[:, axis, None]
+        if border == "edge":
+            places = tf.clip_by_value(places, 0, _SIZE - 1)
+        else:
+            last = _SIZE - 1
+            places = last - tf.abs(last - tf.abs(places))
+        images = tf.gather(images, places, axis=axis + 1, batch_dims=1)
+    return images
+
+
+def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Top-1 accuracy in percent."""
+    return 100.0 * float(np.mean(np.argmax(outputs, axis=-1) == labels))

@@ -1,0 +1,274 @@
+"""The queue of long trainings: runs of any study, in the order of a list, beside other work.
+
+    python benchmarks/run_queue.py --minutes=90
+    python benchmarks/run_queue.py --status
+
+A line of the list is a study, a variant, bits and a seed (`benchmarks/queue.txt`). Each run has one
+thread at the lowest priority, and runs from a frozen copy of the committed code: a clone with an
+environment of its own, in --queue_dir. So the tree may change meanwhile. A run that was
+killed, or whose time was up, goes on at its last epoch, with the commit it began with. A finished
+run is a JSON file in the study's folder of --results_dir, next to a CSV file of its epochs: commit
+these. Backups and trained models stay in --queue_dir; if that is lost, a run begins again.
+
+Not named queue.py: Python's own `queue` would not be found behind it.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+import backup_files
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+_HERE = pathlib.Path(__file__).resolve().parent
+_ROOT = _HERE.parent
+_OUT_OF_TIME = 75  # as of study.py, which loads TensorFlow
+_ONE_THREAD = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+}
+
+LIST = flags.DEFINE_string("list", str(_HERE / "queue.txt"), "The runs, in their order.")
+RESULTS_DIR = flags.DEFINE_string("results_dir", str(_HERE / "results"), "Where results go.")
+QUEUE_DIR = flags.DEFINE_string(
+    "queue_dir",
+    str(pathlib.Path.home() / ".cache" / "keras_qat" / "queue"),
+    "Where frozen code, backups and trained models are.",
+)
+SHARED = flags.DEFINE_string("shared", str(_ROOT.parent / "shared"), "Data and float models.")
+MINUTES = flags.DEFINE_float("minutes", None, "Ends between two epochs before so many are over.")
+JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time.", 1)
+STATUS = flags.DEFINE_bool("status", False, "Prints how far every run is, and does nothing.")
+NICE = flags.DEFINE_integer("nice", 19, "Added to the niceness of runs.", 0, 19)
+FROZEN = flags.DEFINE_bool(
+    "frozen", True, "Run a frozen copy of the last commit, else the files as they are."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A line of the list."""
+
+    study: str
+    variant: str
+    bits: int
+    seed: int
+    flags: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"w{self.bits}a{self.bits}_{self.variant}_seed{self.seed}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.folder_name}/{self.name}"
+
+    @property
+    def folder_name(self) -> str:
+        return pathlib.PurePath(self.study).stem
+
+    @property
+    def results(self) -> pathlib.Path:
+        return pathlib.Path(RESULTS_DIR.value, self.folder_name)
+
+    @property
+    def states(self) -> pathlib.Path:
+        return pathlib.Path(QUEUE_DIR.value, "runs", self.folder_name)
+
+    @property
+    def is_done(self) -> bool:
+        return (self.results / f"{self.name}.json").exists()
+
+    def state(self) -> dict | None:
+        """Of its newest whole backup."""
+        return backup_files.newest(self.states / f"{self.name}.backup")
+
+
+def entries(path: pathlib.Path) -> list[Entry]:
+    """The lines of a list; `#` begins a comment.
+
+    Raises:
+        ValueError: a line that is none; the message has its number.
+    """
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        try:
+            study, variant, bits, seed, *more = words
+            found.append(Entry(study, variant, int(bits), int(seed), tuple(more)))
+        except ValueError as error:
+            raise ValueError(
+                f"{path}:{number}: a line is 'study variant bits seed [flags]'. Received: {line!r}"
+            ) from error
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """Where the code of a run is, and the Python that runs it."""
+
+    root: pathlib.Path
+    python: str
+
+
+def code_for(entry: Entry) -> Code:
+    """That of the commit with which the run began; of the last commit for a new one."""
+    if not FROZEN.value:
+        return Code(_ROOT, sys.executable)
+    state = entry.state()
+    return frozen(_git("rev-parse", "HEAD") if state is None else state["about"]["commit"])
+
+
+def frozen(commit: str) -> Code:
+    """A clone at a commit, with an environment of its own; made the first time.
+
+    No worktree: it would be lost with the repository that it belongs to.
+    """
+    root = pathlib.Path(QUEUE_DIR.value, "code", commit)
+    python = root / ".venv" / "bin" / "python"
+    ready = root / ".venv" / "ready"
+    if not ready.exists():
+        print(f"Freezing {commit[:9]} in {root}", flush=True)
+        shutil.rmtree(root, ignore_errors=True)
+        _git("clone", "-q", "--no-checkout", str(_ROOT), str(root))
+        subprocess.run(["git", "-C", root, "checkout", "-q", "--detach", commit], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", root / ".venv"], check=True)
+        install = [python, "-m", "pip", "install", "-q", "-e", f"{root}[benchmarks]"]
+        subprocess.run(install, check=True)
+        ready.touch()
+    return Code(root, str(python))
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(_ROOT), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def do(entry: Entry, code: Code, stop_at: float | None) -> int:
+    """One run, until it is finished or its time is up; its exit code."""
+    for folder in (entry.results, entry.states):
+        folder.mkdir(parents=True, exist_ok=True)
+    script = pathlib.Path(entry.study)
+    if not script.suffix:
+        script = code.root / "benchmarks" / f"{entry.study}.py"
+    command = [
+        *(code.python, str(script)),
+        f"--only={entry.variant},{entry.bits},{entry.seed}",
+        f"--output_dir={entry.results}",
+        f"--state_dir={entry.states}",
+        f"--shared_dir={SHARED.value}",
+        *([] if stop_at is None else [f"--stop_at={stop_at}"]),
+        *entry.flags,
+    ]
+    environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": str(code.root / "benchmarks")}
+    with (entry.states / f"{entry.name}.log").open("a") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=code.root,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: os.nice(NICE.value),
+        )
+        _RUNNING.append(process)
+        try:
+            return process.wait()
+        finally:
+            _RUNNING.remove(process)
+
+
+_RUNNING: list[subprocess.Popen] = []
+
+
+def _end(signal_number: int, frame: object) -> None:
+    """A run may be ended at any moment: it goes on at its last epoch."""
+    for process in list(_RUNNING):
+        process.terminate()
+    sys.exit(128 + signal_number)
+
+
+def work(todo: list[Entry], stop_at: float | None) -> int:
+    """Does the runs in their order, as many at a time as --jobs; the exit code of the queue."""
+    waiting, failed = iter(todo), 0
+    running: dict[Future[int], Entry] = {}
+    with ThreadPoolExecutor(JOBS.value) as pool:
+        while True:
+            while len(running) < JOBS.value and (stop_at is None or time.time() < stop_at):
+                entry = next(waiting, None)
+                if entry is None:
+                    break
+                code = code_for(entry)
+                print(f"{entry.title}: begins, or goes on", flush=True)
+                running[pool.submit(do, entry, code, stop_at)] = entry
+            if not running:
+                return min(failed, 1)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                entry, result = running.pop(future), future.result()
+                log = entry.states / f"{entry.name}.log"
+                ends = {0: "done", _OUT_OF_TIME: "goes on another time"}
+                print(f"{entry.title}: {ends.get(result, f'failed ({result}), see {log}')}")
+                failed += result not in ends
+
+
+def rows(listed: list[Entry]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Run, epoch, training loss, training accuracy and hours left, of every run."""
+    for entry in listed:
+        history = entry.results / f"{entry.name}.csv"
+        last = {}
+        if history.exists():
+            with history.open(newline="") as file:
+                last = list(csv.DictReader(file))[-1]
+        loss = last.get("task_loss") or last.get("loss") or ""
+        numbers = [f"{float(each):.4f}" if each else "" for each in (loss, last.get("accuracy"))]
+        if entry.is_done:
+            yield entry.title, "done", *numbers, ""
+        elif (state := entry.state()) is not None:
+            epochs, of = state["epochs"], state["of"]
+            hours = state["seconds"] / epochs * (of - epochs) / 3600
+            yield entry.title, f"{epochs} of {of}", *numbers, f"{hours:.1f}"
+        else:
+            yield entry.title, "waits", "", "", ""
+
+
+def status(listed: list[Entry]) -> None:
+    """Prints a table."""
+    table = Table("run", "epoch", "training loss", "accuracy", "hours left")
+    for row in rows(listed):
+        table.add_row(*row)
+    Console(width=110).print(table)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    listed = entries(pathlib.Path(LIST.value))
+    if STATUS.value:
+        status(listed)
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    stop_at = None if MINUTES.value is None else time.time() + 60 * MINUTES.value
+    code = work([entry for entry in listed if not entry.is_done], stop_at)
+    status(listed)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app.run(main)
