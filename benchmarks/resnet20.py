@@ -36,7 +36,7 @@ from keras_qat.optimizers import RAdam
 
 MEAN = np.float32([0.4914, 0.4822, 0.4465])
 STANDARD_DEVIATION = np.float32([0.247, 0.243, 0.261])
-_REACH = 4
+REACH = 4
 _LEARNING_RATE = 7e-4
 _EPOCHS = {4: 20, 3: 30, 2: 100, 1: 240}
 
@@ -61,7 +61,7 @@ def images(split: str) -> Images:
 
 def training_batches(seed: int, first_epoch: int = 0) -> tf.data.Dataset:
     """Endless batches of all 50,000 images: reflected borders of 4, crops of 32x32, flips."""
-    batches = cifar10.training_batches("all", seed, first_epoch, _REACH, "reflect")
+    batches = cifar10.training_batches("all", seed, first_epoch, REACH, "reflect")
     return batches.map(lambda pixels, labels: (normalized(pixels), labels))
 
 
