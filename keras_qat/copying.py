@@ -8,7 +8,9 @@ from typing import Any
 
 import keras
 
-_OF_TENSORFLOW = ("relu", "relu6", "sigmoid", "tanh")
+from keras_qat.keras_graph import with_inner_layers
+
+_OF_TENSORFLOW = ("elu", "relu", "relu6", "selu", "sigmoid", "softplus", "softsign", "tanh")
 """Functions of `tf.nn` that compute what Keras' functions of that name do."""
 
 
@@ -43,30 +45,54 @@ def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
 
     Raises:
         ValueError: a layer that cannot be made from its own configuration, or a function of the
-            user's own that Keras cannot find again by its name: the copy, and any saved model,
-            would have another function or none.
+            user's own, in the layer or in one inside it, that Keras cannot find again by its name:
+            the copy, and any saved model, would have another function or none.
     """
-    config = {**layer.get_config(), **changes}
-    functions = {key: found for key in config if _is_function(found := getattr(layer, key, None))}
-    kept = {key: found for key, found in functions.items() if key not in changes}
+    config = {**config_of(layer), **changes}
     try:
         copy = (kind or type(layer)).from_config(config)
     except Exception as error:
-        lost = [key for key, found in kept.items() if not _is_from_keras(found)]
-        if not lost:
-            raise ValueError(
-                f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied: its own "
-                f"get_config() makes no layer. Take it out of the model. Received: {error}"
-            ) from error
-        raise _not_found_again(layer, lost[0]) from error
-    for key, function in kept.items():
-        if not _computes_the_same(getattr(copy, key, None), function):
-            raise _not_found_again(layer, key)
+        for attribute, function in _functions(layer).items():
+            if attribute not in changes and not _is_from_keras(function):
+                raise _not_found_again(layer, attribute, function) from error
+        raise _no_copy(layer, error) from error
+    for mine, others in zip(with_inner_layers(layer), with_inner_layers(copy), strict=False):
+        copied = _functions(others)
+        for attribute, function in _functions(mine).items():
+            given = mine is layer and attribute in changes
+            if not given and not _computes_the_same(copied.get(attribute), function):
+                raise _not_found_again(mine, attribute, function)
     return copy
 
 
-def _is_function(value: Any) -> bool:
-    return inspect.isfunction(value)
+def config_of(layer: Any) -> dict[str, Any]:
+    """The layer's configuration.
+
+    Raises:
+        ValueError: it has none.
+    """
+    try:
+        config: dict[str, Any] = layer.get_config()
+    except Exception as error:
+        raise _no_copy(layer, error) from error
+    return config
+
+
+def _no_copy(layer: Any, error: Exception) -> ValueError:
+    return ValueError(
+        f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied: its get_config() and "
+        "from_config() do not make it again. Write these two, or take the layer out of the model. "
+        f"Received: {type(error).__name__}: {error}"
+    )
+
+
+def _functions(layer: Any) -> dict[str, Any]:
+    """The functions that a layer holds, but for those that Keras puts in the place of methods."""
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if inspect.isfunction(value) and not hasattr(type(layer), name)
+    }
 
 
 def _is_from_keras(function: Any) -> bool:
@@ -78,12 +104,11 @@ def _computes_the_same(copied: Any, function: Any) -> bool:
     return copied is function or (name is not None and builtin_name(copied) == name)
 
 
-def _not_found_again(layer: Any, key: str) -> ValueError:
-    function = getattr(layer, key)
+def _not_found_again(layer: Any, attribute: str, function: Any) -> ValueError:
     return ValueError(
-        f"Layer {layer.name!r} ({type(layer).__name__}): its {key} is a function of your own, "
-        f"{function.__name__!r}, that Keras does not find again by its name: a copy of the layer, "
-        "or a saved model, would compute something else. Register the function, under a name with "
-        "a package: @keras.saving.register_keras_serializable(package='mine'). "
+        f"Layer {layer.name!r} ({type(layer).__name__}): its {attribute.lstrip('_')} is a function "
+        f"of your own, {function.__name__!r}, that Keras does not find again by its name: a copy "
+        "of the layer, or a saved model, would compute something else. Register the function, "
+        "under a name with a package: @keras.saving.register_keras_serializable(package='mine'). "
         f"Received: {function!r}"
     )

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import ATTENTION, GraphNode, kernel_places
+from keras_qat.keras_graph import GraphNode
+from keras_qat.kernel_places import ATTENTION, kernel_places
 from keras_qat.restrictions import TRANSPOSED
 
 _FLOAT_BYTES = 4

@@ -2,67 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.keras_graph import flat_inputs, input_keys, with_mask_of
+from keras_qat.keras_graph import consumers, flat_inputs, input_keys, nodes, with_mask_of
+from keras_qat.quantizers import Quantizer
 
 Tensor = Any
 
 
-def nan_kept(inputs: Any, outputs: Any) -> Any:
-    """The outputs, and NaN in all of them for every example whose inputs hold NaN.
+class NanKeeper:
+    """Makes the outputs of a quantized model NaN for every example whose inputs hold NaN.
 
-    So a quantized model answers as its float model does. Its grids alone would turn NaN into
-    numbers.
+    So the model answers as its float model does: its grids alone would turn NaN into numbers. Only
+    inputs that a quantizer reads count, and only for outputs that depend on them. What layers in
+    float make of NaN is theirs.
 
     Args:
-        inputs: float or integer tensors, of shape (examples, ...).
-        outputs: float tensors, of shape (examples, ...).
+        model: the quantized model.
     """
-    floats = [each for each in keras.tree.flatten(inputs) if _is_float(each)]
-    if not floats:
-        return outputs
-    broken = ops.any(ops.stack([_examples_with_nan(each) for each in floats]), axis=0)
 
-    def kept(output: Tensor) -> Tensor:
-        flags = ops.reshape(broken, (-1, *(1,) * (len(output.shape) - 1)))
-        marked = ops.where(flags, ops.cast(np.nan, output.dtype), output)
-        return with_mask_of(output, marked)
+    def __init__(self, model: keras.Model):
+        readers = consumers(model)
+        self.on_grids = [
+            any(
+                node and isinstance(node.operation, Quantizer) for node in readers.get(id(each), [])
+            )
+            for each in model.inputs
+        ]
+        reached = {id(tensor): {index} for index, tensor in enumerate(model.inputs)}
+        for node in nodes(model):
+            found = set().union(*(reached.get(id(tensor), set()) for tensor in node.inputs))
+            reached.update({id(tensor): found for tensor in node.outputs})
+        self._reached = [
+            [index for index in sorted(reached[id(tensor)]) if self.on_grids[index]]
+            for tensor in model.outputs
+        ]
 
-    return keras.tree.map_structure(kept, outputs)
+    def __call__(self, inputs: Sequence[Tensor], outputs: Any) -> Any:
+        """The outputs, with NaN where it belongs.
+
+        Args:
+            inputs: in the order of the model's inputs, of shape (examples, ...).
+            outputs: float tensors in the structure of the model's outputs.
+        """
+        broken = [_examples_with_nan(each) if _is_float(each) else None for each in inputs]
+        kept = [
+            self._marked(output, [broken[index] for index in reached])
+            for output, reached in zip(keras.tree.flatten(outputs), self._reached, strict=True)
+        ]
+        return keras.tree.pack_sequence_as(outputs, kept)
+
+    def _marked(self, output: Tensor, broken: list[Tensor | None]) -> Tensor:
+        found = [flags for flags in broken if flags is not None]
+        if not found:
+            return output
+        flags = found[0]
+        for more in found[1:]:
+            flags = ops.logical_or(flags, more)
+        flags = ops.reshape(flags, (-1, *(1,) * (len(output.shape) - 1)))
+        return with_mask_of(output, ops.where(flags, ops.cast(np.nan, output.dtype), output))
 
 
-def check_predicted(model: keras.Model, x: Any, outputs: Any) -> None:
-    """Raises ValueError if outputs are NaN because inputs are; the message counts them."""
+def check_predicted(
+    model: keras.Model, keeper: NanKeeper, x: Any, outputs: Any, steps: int | None = None
+) -> None:
+    """Raises ValueError if outputs are NaN because inputs are; the message counts them.
+
+    Args:
+        model: that predicted.
+        keeper: of the model.
+        x: what it was given.
+        outputs: what it answered.
+        steps: batches that it took; `None` for all.
+    """
     flat = keras.tree.flatten(outputs)
     if not any(np.isnan(output).any() for output in flat):
         return
     counts, examples = dict.fromkeys(input_keys(model), 0), 0
-    for batch in _batches(x):
+    for batch in _batches(x, steps):
         arrays = [np.asarray(each) for each in flat_inputs(model, batch)]
-        examples += len(arrays[0])
+        examples += max(map(len, arrays))
         for name, array in zip(counts, arrays, strict=True):
             counts[name] += _count_with_nan(array)
-    _raise_for(model, counts, examples)
+    _raise_for(model, keeper, counts, examples)
 
 
-def check_inputs(model: keras.Model, x: Any) -> None:
+def check_inputs(model: keras.Model, keeper: NanKeeper, x: Any) -> None:
     """Raises ValueError if arrays of inputs hold NaN; the message counts the examples."""
     if not _holds_arrays(x):
         return
     arrays = [np.asarray(each) for each in flat_inputs(model, x)]
     counts = dict(zip(input_keys(model), map(_count_with_nan, arrays), strict=True))
-    _raise_for(model, counts, len(arrays[0]))
+    _raise_for(model, keeper, counts, max(map(len, arrays)))
 
 
-def _raise_for(model: keras.Model, counts: dict[str, int], examples: int) -> None:
-    for name, count in counts.items():
-        if count:
+def _raise_for(
+    model: keras.Model, keeper: NanKeeper, counts: dict[str, int], examples: int
+) -> None:
+    for (name, count), on_grid in zip(counts.items(), keeper.on_grids, strict=True):
+        if count and on_grid:
             raise ValueError(
                 f"Input {name!r} of the model {model.name!r} holds NaN in {count} of {examples} "
                 "examples: no integer stands for NaN, and the exported network would answer with "
@@ -78,6 +122,10 @@ def non_finite_values(layer: keras.layers.Layer) -> Iterator[tuple[str, int, int
             count = values.size - int(np.count_nonzero(np.isfinite(values)))
             if count:
                 yield variable.name, count, values.size
+
+
+def _is_on_a_grid(readers: Sequence[Any]) -> bool:
+    return any(node is not None and isinstance(node.operation, Quantizer) for node in readers)
 
 
 def _is_float(tensor: Tensor) -> bool:
@@ -100,10 +148,10 @@ def _holds_arrays(x: Any) -> bool:
     return hasattr(x, "shape") or isinstance(x, Mapping | list | tuple)
 
 
-def _batches(x: Any) -> Iterator[Any]:
+def _batches(x: Any, steps: int | None) -> Iterator[Any]:
     """The inputs once more; nothing if they could be read only once."""
     if _holds_arrays(x):
         yield x
     elif hasattr(x, "__iter__") and iter(x) is not x:
-        for batch in x:
+        for batch in itertools.islice(x, steps):
             yield batch[0] if isinstance(batch, tuple) else batch

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_qat.keras_graph import falls
+
 
 def warn_before_fit(model: Any, arguments: Mapping[str, Any], stacklevel: int = 3) -> None:
     """Warns of callbacks that a quantized model lacks, or that would bring back a worse one.
@@ -69,7 +71,7 @@ def _best_of_any_width(model: Any, callbacks: list[Any], validates: bool) -> Ite
         if not keeps or not isinstance(monitor, str) or monitor.endswith("_feasible"):
             continue
         metric = monitor if monitor.startswith("val_") or not validates else f"val_{monitor}"
-        mode = "min" if metric.endswith("loss") else "max"
+        mode = "min" if falls(model, metric) else "max"
         yield (
             f"{type(callback).__name__} keeps the epoch with the best {monitor!r}, which may be "
             "one before GDNSQSchedule has brought all bit widths to their targets: that model does "

@@ -1,10 +1,11 @@
-"""The one file that knows Keras' private attributes: of graphs and of kernels."""
+"""The file that knows Keras' private attributes of graphs, calls and optimizers."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import inspect
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -89,13 +90,18 @@ def has_own_call(model: Any) -> bool:
     return not all(_is_from_keras(method) for method in methods)
 
 
+def has_own_dunder_call(layer: Any) -> bool:
+    """Whether a class of the user's own replaces what Keras does around a call."""
+    return not _is_from_keras(type(layer).__call__)
+
+
 def own_methods(model: keras.Model, names: Sequence[str]) -> list[str]:
     """Those of the methods with these names that a class of the user's own has overridden."""
     return [name for name in names if not _is_from_keras(getattr(type(model), name))]
 
 
 def _is_from_keras(method: Any) -> bool:
-    return method.__module__.startswith(("keras.", "keras_qat."))
+    return str(getattr(method, "__module__", "")).startswith(("keras.", "keras_qat."))
 
 
 def own_trainable_weights(layer: keras.layers.Layer) -> list[Any]:
@@ -103,6 +109,30 @@ def own_trainable_weights(layer: keras.layers.Layer) -> list[Any]:
     inner = layer._flatten_layers(include_self=False)
     of_layers = {id(variable) for each in inner for variable in each.variables}
     return [each for each in layer.trainable_variables if id(each) not in of_layers]
+
+
+def with_inner_layers(layer: Any) -> list[Any]:
+    """The layer and every layer inside it, in one order for equal layers."""
+    return list(layer._flatten_layers())
+
+
+def variables_in(node: GraphNode) -> list[Any]:
+    """The trainable variables that a call is given beside its tensors."""
+    given = keras.tree.flatten(node.fill_in({id(tensor): None for tensor in node.inputs}))
+    return [each for each in given if isinstance(each, keras.Variable) and each.trainable]
+
+
+_ERRORS = re.compile(
+    "(^|_)(loss|mae|mse|msle|mape|rmse|crossentropy|divergence|hinge)$|error|logcosh"
+)
+
+
+def falls(model: keras.Model, name: str) -> bool:
+    """Whether less of a logged metric is better: by the metric itself, or by its name."""
+    found = [each for metric in model.metrics for each in getattr(metric, "metrics", [metric])]
+    directions = {metric.name: getattr(metric, "_direction", None) for metric in found}
+    direction = directions.get(name.removeprefix("val_"))
+    return direction == "down" if direction else _ERRORS.search(name) is not None
 
 
 def call_and_losses(layer: keras.layers.Layer, args: Any, kwargs: Any) -> tuple[Any, bool]:
@@ -128,15 +158,28 @@ def input_keys(model: keras.Model) -> list[str]:
     """
     structure = input_structure(model)
     if isinstance(structure, dict) and len(structure) == len(model.inputs):
-        return list(keras.tree.flatten({key: key for key in structure}))
+        keys = {id(tensor): key for key, tensor in structure.items()}
+        return [keys[id(tensor)] for tensor in model.inputs]
     return [input_name(tensor) for tensor in model.inputs]
 
 
 def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
-    """What a call of the model is given, in the order of `model.inputs`: dicts go by their keys."""
-    if isinstance(inputs, dict) and set(inputs) >= set(keys := input_keys(model)):
+    """What a call of the model is given, in the order of `model.inputs`: dicts go by their keys.
+
+    Raises:
+        ValueError: a dict without one of the keys.
+    """
+    if not isinstance(inputs, dict):
+        return list(keras.tree.flatten(inputs))
+    keys = input_keys(model)
+    if set(inputs) >= set(keys):
         return [inputs[key] for key in keys]
-    return list(keras.tree.flatten(inputs))
+    flat = list(keras.tree.flatten(inputs))
+    if len(flat) == len(keys) > len(inputs):  # dicts or lists inside a dict
+        return flat
+    raise ValueError(
+        f"The inputs of the model {model.name!r} are {keys}. Received: {sorted(inputs)}"
+    )
 
 
 def structured_inputs(model: keras.Model, inputs: Any) -> Any:
@@ -153,7 +196,9 @@ def exclude_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
 
     `Optimizer.exclude_from_weight_decay` would drop what the user has excluded before.
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    inner = optimizer
+    while hasattr(inner, "inner_optimizer"):  # of a LossScaleOptimizer
+        inner = inner.inner_optimizer
     excluded = set(getattr(inner, "_exclude_from_weight_decay", ()))
     inner._exclude_from_weight_decay = excluded | {inner._var_key(each) for each in variables}
     inner._exclude_from_weight_decay_cache = {}
@@ -313,58 +358,3 @@ def consumers(model: keras.Model) -> dict[int, list[GraphNode | None]]:
 def _flatten(result: Any, count: int) -> list[Any]:
     """The values of a call's result; a single output may be any object at all."""
     return [result] if count == 1 else list(keras.tree.flatten(result))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class KernelPlace:
-    """Where a layer, or a layer inside it, holds a kernel that it computes with.
-
-    Attributes:
-        name: of the kernel inside the layer; empty where it is the layer's only one.
-        holder: the layer that has it as an attribute.
-        attribute: the name of that.
-        equation: the einsum that multiplies with it; empty for a table that is looked up.
-    """
-
-    name: str
-    holder: Any
-    attribute: str
-    equation: str = ""
-
-    @property
-    def latent(self) -> Any:
-        """The float32 variable that trains."""
-        return getattr(self.holder, self.attribute)
-
-
-ATTENTION = (keras.layers.GroupQueryAttention, keras.layers.MultiHeadAttention)
-_ATTENTION_PARTS = ("query", "key", "value", "gate", "output")
-
-
-def kernel_places(layer: Any) -> tuple[KernelPlace, ...]:
-    """The kernels of a built EinsumDense, Embedding or attention layer; of others none."""
-    if isinstance(layer, keras.layers.Embedding):
-        return (KernelPlace("", layer, "_embeddings"),)
-    if isinstance(layer, keras.layers.EinsumDense):
-        return (KernelPlace("", layer, "_kernel", layer.equation),)
-    if not isinstance(layer, ATTENTION):
-        return ()
-    inner = {part: getattr(layer, f"_{part}_dense", None) for part in _ATTENTION_PARTS}
-    return tuple(
-        KernelPlace(part, dense, "_kernel", dense.equation)
-        for part, dense in inner.items()
-        if dense is not None
-    )
-
-
-@contextlib.contextmanager
-def kernels_replaced(places: Sequence[KernelPlace], values: Sequence[Any]) -> Iterator[None]:
-    """Inside, the layers compute with these values; Keras' own tracking does not see them."""
-    latent = [place.latent for place in places]
-    for place, value in zip(places, values, strict=True):
-        object.__setattr__(place.holder, place.attribute, value)
-    try:
-        yield
-    finally:
-        for place, variable in zip(places, latent, strict=True):
-            object.__setattr__(place.holder, place.attribute, variable)

@@ -15,11 +15,12 @@ from keras import ops
 
 from keras_qat.conversion import placed_codes, quantized_tensors, raw_inputs, to_integer
 from keras_qat.distillation import Distillation
-from keras_qat.finite_values import check_inputs, check_predicted, nan_kept
+from keras_qat.finite_values import NanKeeper, check_inputs, check_predicted
 from keras_qat.fit_warnings import warn_before_fit
 from keras_qat.integer import IntegerGraph
 from keras_qat.keras_graph import (
     exclude_from_weight_decay,
+    flat_inputs,
     nodes,
     outer_layer,
     probe_of,
@@ -73,6 +74,9 @@ class QuantizedModel(keras.Model):
         self._distillation: Distillation | None = None
         self._evaluates = False
         self._outer_name: str | None = None
+        self._spared_by: int | None = None  # the id of an optimizer
+        self._nan_keeper = NanKeeper(self)
+        self.grid_warnings: tuple[str, ...] = ()  # of `quantize`; a loaded model has none
         self.bit_width_penalty = BitWidthPenalty() if learned_widths(self) else None
 
     @property
@@ -157,16 +161,18 @@ class QuantizedModel(keras.Model):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outer = outer_layer(self)
         self._outer_name = None if outer is None else outer.name
+        self._exclude_grids_from_weight_decay(outer or self, once=True)
         return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if training and self._outer_name is not None:
             self._warn_of_outer_model()
-        return nan_kept(inputs, super().call(inputs, training=training, mask=mask))
+        outputs = super().call(inputs, training=training, mask=mask)
+        return self._nan_keeper(flat_inputs(self, inputs), outputs)
 
     def _warn_of_outer_model(self) -> None:
         parts = {
-            "its penalty on bit widths": self.bit_width_penalty,
+            "its penalty on bit widths": self.bit_width_penalty and self.learned_widths,
             "its loss against a teacher": self._distillation,
             "its code regularization": self._pulled_kernels,
         }
@@ -185,32 +191,41 @@ class QuantizedModel(keras.Model):
         return super().fit(*args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Any:
-        self._exclude_grids_from_weight_decay()
+        self._exclude_grids_from_weight_decay(self)
         return super().make_train_function(force)
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._exclude_grids_from_weight_decay()  # for loops that call no `fit`
+        self._exclude_grids_from_weight_decay(self)  # for loops that call no `fit`
         return super().train_step(*args, **kwargs)
 
-    def _exclude_grids_from_weight_decay(self) -> None:
-        """Scales, ranges and logarithms would be pulled to 0, which means nothing for them."""
-        if self.compiled and self.optimizer is not None:
-            found = [each for one in self.quantizers for each in one.trainable_variables]
-            exclude_from_weight_decay(self.optimizer, found)
+    def _exclude_grids_from_weight_decay(self, trained: Any, once: bool = False) -> None:
+        """Scales, ranges and logarithms would be pulled to 0, which means nothing for them.
 
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        Args:
+            trained: the model whose optimizer moves them: this one, or one around it.
+            once: only if the optimizer is another one than last time.
+        """
+        optimizer = getattr(trained, "optimizer", None)
+        if optimizer is not None and not (once and id(optimizer) == self._spared_by):
+            self._spared_by = id(optimizer)
+            found = [each for one in self.quantizers for each in one.trainable_variables]
+            exclude_from_weight_decay(optimizer, found)
+
+    def predict(
+        self, x: Any, batch_size: Any = None, verbose: Any = "auto", steps: Any = None, **more: Any
+    ) -> Any:
         """As of any Keras model.
 
         Raises:
             ValueError: also for inputs that hold NaN, which no integer stands for.
         """
-        outputs = super().predict(x, *args, **kwargs)
-        check_predicted(self, x, outputs)
+        outputs = super().predict(x, batch_size, verbose, steps, **more)
+        check_predicted(self, self._nan_keeper, x, outputs, steps)
         return outputs
 
     def predict_on_batch(self, x: Any) -> Any:
         outputs = super().predict_on_batch(x)
-        check_predicted(self, x, outputs)
+        check_predicted(self, self._nan_keeper, x, outputs)
         return outputs
 
     def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
@@ -339,7 +354,7 @@ class QuantizedModel(keras.Model):
             int8 arrays by tensor name of the integer graph: every input, and every tensor that
             a quantizer yields. Inputs that layers in float read are as they are.
         """
-        check_inputs(self, x)
+        check_inputs(self, self._nan_keeper, x)
         sites, raw = quantized_tensors(self), raw_inputs(self)
         if self not in _PROBES:
             outputs = {name: site.tensor for name, site in sites.items()}

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat.finite_values import non_finite_values
-from keras_qat.keras_graph import flat_nodes
+from keras_qat.keras_graph import flat_nodes, input_structure
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import LARGEST_VALUE
@@ -43,11 +43,23 @@ def check_model(model: Any) -> None:
 
 def check_graph(model: keras.Model) -> None:
     """Raises ValueError for a layer graph that has nothing to quantize, or no float32 weights."""
+    _check_input_keys(model)
     operations = [node.operation for node in flat_nodes(model)]
     if not operations:
         raise _without_layers(model)
     for layer in operations:
         _check_layer(layer)
+
+
+def _check_input_keys(model: keras.Model) -> None:
+    structure = input_structure(model)
+    is_other_dict = isinstance(structure, dict) and type(structure) is not dict
+    if is_other_dict and list(structure) != sorted(structure):
+        raise ValueError(
+            f"The model {model.name!r} was built on a {type(structure).__name__} of inputs whose "
+            f"keys are not sorted, {list(structure)}. Keras feeds it by that order in some places "
+            "and by sorted keys in others. Rebuild it on a plain dict."
+        )
 
 
 def _check_layer(layer: Any) -> None:

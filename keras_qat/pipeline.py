@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_qat import config as configs
@@ -16,7 +18,13 @@ from keras_qat.calibration import (
     activation_ranges,
 )
 from keras_qat.config import QuantizationConfig
-from keras_qat.keras_graph import GraphNode, flat_nodes, nodes, own_methods
+from keras_qat.keras_graph import (
+    GraphNode,
+    flat_nodes,
+    input_structure,
+    nodes,
+    own_methods,
+)
 from keras_qat.model import ORIGINALS, QuantizedModel
 from keras_qat.model_checks import check_graph, check_model, check_weights
 from keras_qat.rule import UnsupportedLayerError
@@ -43,6 +51,11 @@ _STEPS = (
     *("train_step", "test_step", "predict_step"),
     *("compute_loss", "compute_metrics", "stateless_compute_loss"),
 )
+
+
+_COMPARED = 16
+_ROUNDING, _HALF_ROUNDING = 1e-3, 0.05
+"""Float sums in another order, over the largest value: of float32, and of a mixed policy."""
 
 
 def quantize(
@@ -117,6 +130,7 @@ def quantize(
     _check_layers(plain, overrides)  # what stands for a raw operation needs a rule, too
     data = CalibrationData(model, calibration_data)
     normalized, known_as = normalize(plain, left_in_float)
+    _check_answers(given, model, normalized, data)
     bit_widths = BitWidths(normalized, config, overrides, known_as)
     float_nodes = [node for node in nodes(normalized) if bit_widths.is_float(node)]
     if not any(bit_widths.quantizes(node) for node in nodes(normalized)):
@@ -132,7 +146,8 @@ def quantize(
     _calibrate_weights(quantized)
     ranges = ColumnRanges(watched_tensors(normalized, plan))
     _calibrate_activations(normalized, sites, data, ranges)
-    for message in range_warnings(normalized, plan, ranges):
+    quantized.grid_warnings = tuple(range_warnings(normalized, plan, ranges, data))
+    for message in quantized.grid_warnings:
         warnings.warn(message, stacklevel=2)
     ORIGINALS[quantized] = model
     return quantized
@@ -185,6 +200,32 @@ def layer_problems(model: keras.Model, overrides: Overrides) -> dict[str, str]:
     return problems
 
 
+def _check_answers(
+    given: keras.Model, graph: keras.Model, normalized: keras.Model, data: CalibrationData
+) -> None:
+    """Raises ValueError if the model that was made of the user's computes something else."""
+    if normalized is given:
+        return
+    batch = [array[:_COMPARED] for array in next(iter(data))]
+    fed = keras.tree.pack_sequence_as(input_structure(graph), batch)
+    told = "training" in inspect.signature(given.call).parameters
+    expected = keras.tree.flatten(given(fed, training=False) if told else given(fed))
+    probe = keras.Model(normalized.inputs, normalized.outputs)
+    actual = keras.tree.flatten(probe(batch, training=False))
+    exact = all(layer.compute_dtype == "float32" for layer in given.layers)
+    for index, pair in enumerate(zip(expected, actual, strict=True)):
+        wanted, found = (np.asarray(ops.convert_to_numpy(each), np.float32) for each in pair)
+        largest, difference = np.max(np.abs(wanted)), np.max(np.abs(wanted - found))
+        if difference > (_ROUNDING if exact else _HALF_ROUNDING) * largest:
+            raise ValueError(
+                f"The model {given.name!r} ({type(given).__name__}) is not what its layers say: "
+                f"taken apart into layers, its output {index} differs by {difference:.3g}, of "
+                f"values up to {largest:.3g}. A call of your own does something that layers do not "
+                "say, such as drawing random numbers in inference. Leave that layer in float with "
+                "overrides={its name: None}, or rebuild the model from other layers."
+            )
+
+
 def _warn_of_own_code(model: keras.Model, graph: keras.Model, overrides: Overrides) -> None:
     """Warns of what the classes of the user's own do that no layer graph says."""
     methods = own_methods(model, _STEPS)
@@ -196,8 +237,7 @@ def _warn_of_own_code(model: keras.Model, graph: keras.Model, overrides: Overrid
             stacklevel=3,
         )
     for node in flat_nodes(graph):
-        if not stays_float(node.operation.name, overrides):
-            warn_of_training(node)
+        warn_of_training(node, lambda name: stays_float(name, overrides))
 
 
 def _check_embeddings(float_nodes: list[GraphNode], plan: GridPlan) -> None:

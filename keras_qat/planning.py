@@ -175,9 +175,10 @@ def plan(
 def _warnings(normalized: keras.Model, grids: GridPlan, data: Any) -> tuple[str, ...]:
     tensors = watched_tensors(normalized, grids)
     ranges = ColumnRanges(tensors)
-    if data is not None:
-        see_all(normalized, tensors, CalibrationData(normalized, data), ranges.see)
-    return tuple(range_warnings(normalized, grids, ranges))
+    batches = () if data is None else CalibrationData(normalized, data)
+    if batches:
+        see_all(normalized, tensors, batches, ranges.see)
+    return tuple(range_warnings(normalized, grids, ranges, batches))
 
 
 class _Planner:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.integer.shared_ranges import SharedRange
+from keras_qat.integer.shared_ranges import FEW, FEW_OF_OUTPUTS, SharedRange
 from keras_qat.keras_graph import GraphNode, consumers, input_name
 from keras_qat.lowering.affine import inference_affine
 from keras_qat.lowering.shape import lower_identity
@@ -20,6 +20,12 @@ layers = keras.layers
 
 Array = Any
 
+_MEASURED = 256
+"""Examples that the effect of rounding an input is measured on."""
+_LARGEST_NOISE = 0.01
+"""Mean squared change of the answers over their variance: a tenth of their spread, 20 dB."""
+_MOST_MOVED = 0.02
+"""Share of answers with another largest column."""
 _KERNELS = (
     *(layers.Conv1D, layers.Conv2D, layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.Dense),
     *(layers.SeparableConv1D, layers.SeparableConv2D),
@@ -48,6 +54,8 @@ class ColumnRanges:
         """Takes the values of a symbolic tensor for one batch; the last axis counts columns."""
         if id(tensor) not in self._watched:
             return
+        if values.ndim < 2:
+            return  # no columns
         rows = np.reshape(values, (-1, values.shape[-1])).astype(np.float64)
         low, high = rows.min(axis=0), rows.max(axis=0)
         if id(tensor) in self._ranges:
@@ -66,21 +74,30 @@ def watched_tensors(model: keras.Model, plan: GridPlan) -> list[Any]:
     return [tensor for grid in plan.grids if finder.looks_at(grid) for tensor in _tensors(grid)]
 
 
-def range_warnings(model: keras.Model, plan: GridPlan, ranges: ColumnRanges) -> list[str]:
+def range_warnings(
+    model: keras.Model, plan: GridPlan, ranges: ColumnRanges, data: Iterable[list[Array]] = ()
+) -> list[str]:
     """What inputs, outputs and joined tensors lose on their grids, in words.
+
+    Columns of an input are named if rounding them to the grid changes what the float model answers:
+    by more than a tenth of its spread, or 2 % of its largest columns. Without data their weights
+    tell whether they matter.
 
     Args:
         model: the normalized float model.
         plan: of its grids.
         ranges: of the tensors; those that were not seen are known from a Normalization behind
             them, or not at all.
+        data: batches of inputs; the first ones are measured.
     """
-    found = _Finder(model, plan).shared_ranges(ranges)
+    found = _Finder(model, plan, data).shared_ranges(ranges)
     return [shared.warning() + advice for shared, advice in found if shared.starved()]
 
 
 class _Finder:
-    def __init__(self, model: keras.Model, plan: GridPlan):
+    def __init__(self, model: keras.Model, plan: GridPlan, data: Iterable[list[Array]] = ()):
+        self._model = model
+        self._data = data
         self._plan = plan
         self._readers = consumers(model)
 
@@ -92,23 +109,55 @@ class _Finder:
     def shared_ranges(self, ranges: ColumnRanges) -> Iterator[tuple[SharedRange, str]]:
         for grid in filter(self.looks_at, self._plan.grids):
             for site in grid.sites:
-                known = ranges.of(site.tensor) or self._expected(site.tensor)
+                seen = ranges.of(site.tensor)
+                known = seen or self._expected(site.tensor)
                 ends = None in self._readers.get(id(site.tensor), [])
-                if known is None or not (site.is_input or ends):
-                    continue
-                gains = self._gains(site.tensor)
-                if gains is None and not ends:
-                    continue
-                yield self._of_columns(site, grid, known, None if ends else gains)
+                if known is not None and ends:
+                    yield self._of_columns(site, grid, known, few=FEW_OF_OUTPUTS)
+                elif known is not None and site.is_input and seen is None:
+                    if (gains := self._gains(site.tensor)) is not None:
+                        yield self._of_columns(site, grid, known, gains=gains)
+                elif known is not None and site.is_input:
+                    measured = self._of_columns(site, grid, known, beside_others=False)
+                    if self._changes_answers(site.tensor, measured[0]):
+                        yield measured
             yield from self._of_tensors(grid, ranges)
 
+    def _changes_answers(self, tensor: Any, shared: SharedRange) -> bool:
+        """Whether the float model answers otherwise with the starved columns on their grid."""
+        columns = [shared.names.index(name) for name in shared.starved()]
+        if not columns:
+            return False
+        place = [id(each) for each in self._model.inputs].index(id(tensor))
+        probe = keras.Model(self._model.inputs, self._model.outputs)
+        before, after, count = [], [], 0
+        for batch in self._data:
+            gridded = [np.array(each, np.float32) for each in batch]
+            kept = gridded[place][..., columns]
+            gridded[place][..., columns] = np.rint(kept / shared.step) * shared.step
+            before.append(_answers(probe, batch))
+            after.append(_answers(probe, gridded))
+            count += len(batch[0])
+            if count >= _MEASURED:
+                break
+        outputs = range(len(self._model.outputs))
+        return any(
+            _differ(*(np.concatenate([batch[index] for batch in each]) for each in (before, after)))
+            for index in outputs
+        )
+
     def _of_columns(
-        self, site: Any, grid: SharedGrid, known: tuple[Array, Array], gains: Array | None
+        self,
+        site: Any,
+        grid: SharedGrid,
+        known: tuple[Array, Array],
+        gains: Array | None = None,
+        **how: Any,
     ) -> tuple[SharedRange, str]:
         name = input_name(site.tensor) if site.is_input else site.layer
         what = f"{'Input' if site.is_input else 'Output'} {name!r}"
         columns = [str(index) for index in range(len(known[0]))]
-        shared = SharedRange(what, "column", columns, *known, gains, grid.bits)
+        shared = SharedRange(what, "column", columns, *known, gains, grid.bits, **how)
         return shared, _INPUT_ADVICE if site.is_input else _OUTPUT_ADVICE
 
     def _of_tensors(
@@ -125,7 +174,9 @@ class _Finder:
             worth = np.array([np.max(each) for each in gains if each is not None])
         what = f"What {grid.joined_by!r} joins"
         names = [repr(name) for name in known]
-        yield SharedRange(what, "tensor", names, low, high, worth, grid.bits), _JOINED_ADVICE
+        few = FEW if worth is not None else FEW_OF_OUTPUTS
+        shared = SharedRange(what, "tensor", names, low, high, worth, grid.bits, few=few)
+        yield shared, _JOINED_ADVICE
 
     def _expected(self, tensor: Any) -> tuple[Array, Array] | None:
         """The range of the columns by the statistics of a Normalization that reads them."""
@@ -184,6 +235,19 @@ def _kernel_gains(layer: Any, columns: int) -> Array | None:
     taps = tuple(axis for axis in range(values.ndim) if axis != values.ndim - 2)
     gains = np.sqrt(np.sum(np.square(values), axis=taps))
     return gains if gains.size == columns else None  # of groups, several columns have one
+
+
+def _answers(probe: keras.Model, batch: list[Array]) -> list[Array]:
+    outputs = probe(batch, training=False)
+    return [ops.convert_to_numpy(each) for each in keras.tree.flatten(outputs)]
+
+
+def _differ(answers: Array, others: Array) -> bool:
+    """By their variance from example to example, or by their largest columns."""
+    signal = np.mean(np.square(answers - answers.mean(axis=0)))
+    noise = np.mean(np.square(answers - others)) / max(signal, np.finfo(np.float32).tiny)
+    moved = answers.argmax(axis=-1) != others.argmax(axis=-1) if answers.ndim > 1 else False
+    return bool(noise > _LARGEST_NOISE or np.mean(moved) > _MOST_MOVED)
 
 
 def _tensors(grid: SharedGrid) -> list[Any]:

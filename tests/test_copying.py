@@ -1,5 +1,7 @@
 """Functions of the user's own: the function decides, and not its name."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -149,3 +151,26 @@ def test_a_layer_inside_activation_is_refused_and_the_layer_itself_is_not():
     with pytest.raises(keras_qat.UnsupportedLayerError, match=r"'own' .*'Dropout'"):
         keras_qat.quantize(network(PLACES["Activation"](layers.Dropout(0.5))), calibration_data=x)
     keras_qat.quantize(network(layers.Dropout(0.5)), calibration_data=x)
+
+
+INSIDE = {
+    "TimeDistributed": lambda: layers.TimeDistributed(layers.Dense(4, activation=relu)),
+    "SpectralNormalization": lambda: layers.SpectralNormalization(layers.Dense(4, activation=relu)),
+    "RNN": lambda: layers.RNN(layers.SimpleRNNCell(4, activation=tanh), unroll=True),
+}
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_a_function_inside_a_layer_that_stays_in_float_is_never_taken_for_that_of_keras(kind):
+    inputs = keras.Input((5, 3))
+    own = INSIDE[kind]()
+    model = keras.Model(inputs, layers.Dense(2)(own(inputs)))
+    with pytest.raises(ValueError, match="its activation is a function of your own"):
+        keras_qat.quantize(model, overrides={own.name: None}, calibration_data=images(4, (5, 3)))
+
+
+def test_a_layer_without_a_configuration_is_named():
+    leaky = functools.partial(keras.activations.leaky_relu, negative_slope=0.5)
+    model = network(layers.Dense(4, activation=leaky, name="own"))
+    with pytest.raises(ValueError, match=r"'own' \(Dense\) cannot be copied.*functools.partial"):
+        keras_qat.quantize(model, overrides={"own": None}, calibration_data=images(4, (6, 6, 3)))

@@ -148,3 +148,30 @@ def test_keras_own_export_says_that_it_writes_floats(tmp_path):
     with pytest.warns(UserWarning, match=r"computes in float.*tflite_export.export"):
         new_model().export(tmp_path / "saved", verbose=False)
     assert (tmp_path / "saved").is_dir()
+
+
+def test_an_error_metric_is_better_when_it_is_less(tmp_path):
+    """Infinity before the targets are met, so that `mode="min"` keeps a model that deploys."""
+    qmodel = gdnsq()
+    qmodel.compile(keras.optimizers.Adam(1e-3), "mse", metrics=["mae"], jit_compile=False)
+    plain = keras.callbacks.EarlyStopping("val_mae", restore_best_weights=True)
+    with pytest.warns(UserWarning, match="monitor='val_mae_feasible', mode='min'"):
+        keras_qat.fit_warnings.warn_before_fit(
+            qmodel, {"callbacks": [GDNSQSchedule(), plain], "validation_split": 0.25}
+        )
+    best = keras.callbacks.EarlyStopping(
+        "val_mae_feasible", mode="min", patience=1000, restore_best_weights=True
+    )
+    one_hot = np.eye(3, dtype=np.float32)[Y]
+    history = fit(qmodel, "none", GDNSQSchedule(verbose=0), best, y=one_hot, **LONG)
+    assert history["val_mae_feasible"][0] == np.inf
+    assert qmodel.meets_targets()
+
+
+def test_a_frozen_model_inside_another_has_no_penalty_to_lose():
+    qmodel = gdnsq()
+    qmodel.trainable = False
+    inputs = keras.Input((6,))
+    outer = keras.Model(inputs, layers.Dense(3)(qmodel(inputs)), name="outer")
+    outer.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    outer.fit(X, Y, verbose=0)

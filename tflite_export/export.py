@@ -188,7 +188,7 @@ def prepare(
         comparison = compare_with_model(legal, model, real, chosen.default_profile)
         codes = {name: graph.tensors[name].quantize(x) for name, x in real.items()}
         if samples is not None:
-            uneven = range_warnings(graph, real)
+            uneven = range_warnings(graph, real, getattr(model, "grid_warnings", ()))
     verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
     unproven = set(chosen.profiles) - set(runnable_profiles(legal, chosen))
     if comparison is not None:

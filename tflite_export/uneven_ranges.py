@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops, run
-from keras_qat.integer.shared_ranges import SharedRange
+from keras_qat.integer.shared_ranges import FEW, FEW_OF_OUTPUTS, SharedRange
 
 Array = npt.NDArray[Any]
 
@@ -18,24 +18,29 @@ _MOST_RUN = 32
 """Samples that run through the network once more, to see the ranges of its outputs."""
 
 
-def range_warnings(graph: IntegerGraph, samples: Mapping[str, Array]) -> list[str]:
+def range_warnings(
+    graph: IntegerGraph, samples: Mapping[str, Array], known: Sequence[str] = ()
+) -> list[str]:
     """What inputs, outputs and joined tensors lose on their grids, in words.
 
     Args:
         graph: the learned graph.
         samples: real inputs by name, shape (samples, ...).
+        known: what was found as the model was quantized.
     """
     codes = {name: graph.tensors[name].quantize(each[:_MOST_RUN]) for name, each in samples.items()}
     values = run(graph, codes, "xnnpack", keep_all=True)
     found = [*_inputs(graph, samples), *_outputs(graph, values), *_joined(graph, values)]
-    return [warning for shared in found if (warning := shared.warning())]
+    named = [shared for shared in found if not any(each.startswith(shared.what) for each in known)]
+    return [*known, *(warning for shared in named if (warning := shared.warning()))]
 
 
 def _inputs(graph: IntegerGraph, samples: Mapping[str, Array]) -> Iterator[SharedRange]:
     for name, array in samples.items():
         tensor = graph.tensors[name]
         gains = _gains(graph, name)
-        if tensor.on_grid and gains is not None and gains.size == array.shape[-1]:
+        columns = array.shape[-1] if array.ndim > 1 else 0
+        if tensor.on_grid and gains is not None and gains.size == columns:
             yield _of_columns(f"Input {name!r}", tensor, array, array, gains)
 
 
@@ -43,7 +48,7 @@ def _outputs(graph: IntegerGraph, values: Mapping[str, Array]) -> Iterator[Share
     softmax = {op.output for op in graph.ops if isinstance(op, ops.Softmax)}
     for name in graph.outputs:
         tensor = graph.tensors[name]
-        if name not in softmax and tensor.on_grid:
+        if name not in softmax and tensor.on_grid and len(tensor.shape) > 1:
             least, most = _before_rounding(tensor, values[name])
             yield _of_columns(f"Output {name!r}", tensor, least, most, None)
 
@@ -66,6 +71,7 @@ def _joined(graph: IntegerGraph, values: Mapping[str, Array]) -> Iterator[Shared
             None if gains is None else _largest_gains(gains, columns),
             _bits(graph.tensors[op.output]),
             float(graph.tensors[op.output].qparams.scale),
+            FEW_OF_OUTPUTS if gains is None else FEW,
         )
 
 
@@ -91,7 +97,8 @@ def _of_columns(
     low = least.reshape(-1, columns).astype(np.float64).min(axis=0)
     high = most.reshape(-1, columns).astype(np.float64).max(axis=0)
     scale = float(tensor.qparams.scale)
-    return SharedRange(what, "column", names, low, high, gains, _bits(tensor), scale)
+    few = FEW_OF_OUTPUTS if gains is None else FEW
+    return SharedRange(what, "column", names, low, high, gains, _bits(tensor), scale, few)
 
 
 def _bits(tensor: IntegerTensor) -> int:

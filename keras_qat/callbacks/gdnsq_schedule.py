@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from keras import ops
 
 from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.callbacks.gdnsq_plan import Plan, planned_run, published_plan
+from keras_qat.keras_graph import falls
 from keras_qat.learned_widths import LearnedWidth
 from keras_qat.model import QuantizedModel
 from keras_qat.penalty import BitWidthPenalty
@@ -50,7 +52,8 @@ class GDNSQSchedule(keras.callbacks.Callback):
 
     At the end of an epoch, each metric of the validation (of training, if there is none) is logged
     as `<metric>_feasible` too, such as `val_accuracy_feasible`: the metric if all targets are met;
-    else minus the bits by which the worst width misses its target, or infinity for a loss. So
+    else minus the bits by which the worst width misses its target, or infinity for losses and
+    metrics of which less is better. So
     `ModelCheckpoint(path, "val_accuracy_feasible", mode="max", save_best_only=True)` ends with a
     model that meets its targets. `assisted_widths` is logged, too: how many widths this epoch
     narrowed by hand. Put this callback before those that read its logs.
@@ -122,7 +125,8 @@ class GDNSQSchedule(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
-            logs.update(feasible_metrics(logs, self.model.learned_widths))
+            widths = self.model.learned_widths
+            logs.update(feasible_metrics(logs, widths, lambda name: falls(self.model, name)))
             logs["assisted_widths"] = len(self._run.assisted)
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -154,8 +158,17 @@ class GDNSQSchedule(keras.callbacks.Callback):
         return plan
 
 
-def feasible_metrics(logs: dict[str, Any], widths: list[LearnedWidth]) -> dict[str, float]:
+def feasible_metrics(
+    logs: dict[str, Any],
+    widths: list[LearnedWidth],
+    falling: Callable[[str], bool] = lambda name: name.endswith("loss"),
+) -> dict[str, float]:
     """`<metric>_feasible` for every metric of the validation, else of training.
+
+    Args:
+        logs: of an epoch.
+        widths: every learned width.
+        falling: whether less of a metric is better.
 
     >>> feasible_metrics({"loss": 0.5, "val_loss": 0.7, "val_accuracy": 0.9}, [])
     {'val_loss_feasible': 0.7, 'val_accuracy_feasible': 0.9}
@@ -164,7 +177,7 @@ def feasible_metrics(logs: dict[str, Any], widths: list[LearnedWidth]) -> dict[s
     feasible = all(width.meets_target() for width in widths)
     excess = 0.0 if feasible else max(map(_miss, widths))
     return {
-        f"{name}_feasible": value if feasible else np.inf if name.endswith("loss") else -excess
+        f"{name}_feasible": value if feasible else np.inf if falling(name) else -excess
         for name, value in (validation or logs).items()
     }
 

@@ -11,8 +11,8 @@ Array = npt.NDArray[np.float64]
 
 FEW = 1 / 32
 """Share of the grid's levels under which a part is named: 8 of 256, 5 of 8 bits lost."""
-NONE = 1 / 256
-"""The same where nothing tells how much a part matters: it is gone, 8 of 8 bits."""
+FEW_OF_OUTPUTS = 1 / 64
+"""The same of outputs and joined tensors, of which nothing tells how much a part matters."""
 _MATTERS = 0.25
 """A part counts whose worth behind the grid is at least this share of the largest."""
 _VARIES = 1e-6
@@ -33,6 +33,8 @@ class SharedRange:
             there; `None` where all parts matter alike.
         bits: of the grid.
         scale: of the grid; `None` for the smallest that holds all parts.
+        few: share of the grid's levels under which a part is named.
+        beside_others: whether a part is named only beside others that have enough levels.
     """
 
     what: str
@@ -43,6 +45,8 @@ class SharedRange:
     gains: Array | None
     bits: int
     scale: float | None = None
+    few: float = FEW
+    beside_others: bool = True
 
     @property
     def step(self) -> float:
@@ -55,7 +59,7 @@ class SharedRange:
         return step
 
     def starved(self) -> dict[str, float]:
-        """The parts that matter and have few levels, beside others that have enough of them."""
+        """The parts that matter and have few levels, and how many they have."""
         spans = np.asarray(self.high - self.low, np.float64)
         largest = np.maximum(np.abs(self.low), np.abs(self.high))
         varies = spans > _VARIES * largest
@@ -64,8 +68,8 @@ class SharedRange:
         gains = 1.0 / np.where(varies, spans, 1.0) if self.gains is None else self.gains
         worth = np.where(varies, spans * np.abs(gains), 0.0)
         levels = spans / self.step
-        enough = levels >= (NONE if self.gains is None else FEW) * 2**self.bits
-        if not enough.any():
+        enough = levels >= self.few * 2**self.bits
+        if self.beside_others and not enough.any():
             return {}
         few = varies & (worth >= _MATTERS * worth.max()) & ~enough
         return {self.names[index]: float(levels[index]) for index in np.flatnonzero(few)}

@@ -8,15 +8,15 @@ from typing import Any
 
 import keras
 
-from keras_qat.copying import copy_of
+from keras_qat.copying import config_of, copy_of
 from keras_qat.keras_graph import (
     GraphNode,
     input_name,
-    kernel_places,
     layer_name,
     nodes,
     rebuild,
 )
+from keras_qat.kernel_places import kernel_places
 from keras_qat.quantizers import NO_SOURCE, Dequantize, Quantizer, SoftmaxRounding
 from keras_qat.restrictions import AVERAGE_POOLING
 from keras_qat.rule import Output, Rule
@@ -170,5 +170,5 @@ class _Inserter:
 
 def _copy_in_float32(layer: Any) -> Any:
     """The layer's copy, whatever it computed in: so do the kernels that run it."""
-    changes = {"dtype": "float32"} if "dtype" in layer.get_config() else {}
+    changes = {"dtype": "float32"} if "dtype" in config_of(layer) else {}
     return copy_of(layer, **changes)

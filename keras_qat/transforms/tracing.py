@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -12,15 +12,19 @@ import keras
 from keras_qat.keras_graph import (
     GraphNode,
     call_and_losses,
+    flat_nodes,
     functional,
     graph_between,
     has_graph,
     has_own_call,
+    has_own_dunder_call,
     input_name,
     input_structure,
     is_graph,
     nodes,
     own_trainable_weights,
+    variables_in,
+    with_inner_layers,
 )
 from keras_qat.rules import RULES
 
@@ -75,21 +79,31 @@ def expanded(node: GraphNode) -> keras.Model | None:
 
 def lost_by_expanding(node: GraphNode) -> str:
     """What the layers inside a layer of the user's own would not keep; empty if nothing."""
-    trace = _traced(node)
+    try:
+        trace = _traced(node, quiet=False)
+    except Exception as error:  # whatever a foreign call() raises
+        return _ADDS_LOSSES if "add_loss" in str(error) else ""
     return "" if trace is None else trace.loses
 
 
-def warn_of_training(node: GraphNode) -> None:
-    """Warns of a layer that is taken apart and does something else in training."""
-    trace = _traced(node)
-    if trace is not None and not trace.loses:
-        trace.warn_of_training(
-            f"Leave it in float with overrides={{{node.operation.name!r}: None}}, or write it with "
-            "layers that know of training, such as keras.layers.Dropout."
-        )
+def warn_of_training(node: GraphNode, stays_whole: Callable[[str], bool]) -> None:
+    """Warns of layers that are taken apart and do something else in training, inner ones too."""
+    name = node.operation.name
+    trace = None if stays_whole(name) else _traced(node)
+    if trace is None or trace.loses:
+        return
+    trace.warn_of_training(
+        f"Leave it in float with overrides={{{name!r}: None}}, or write it with layers that know "
+        "of training, such as keras.layers.Dropout."
+    )
+    for inner in flat_nodes(trace.graph):
+        warn_of_training(inner, stays_whole)
 
 
-def _traced(node: GraphNode) -> _Trace | None:
+_ADDS_LOSSES = "it calls add_loss, which would be lost"
+
+
+def _traced(node: GraphNode, quiet: bool = True) -> _Trace | None:
     """A layer of the user's own on symbolic tensors; `None` if it is none or hides its layers."""
     layer = node.operation
     if not may_expand(layer):
@@ -103,7 +117,9 @@ def _traced(node: GraphNode) -> _Trace | None:
     try:
         return _Trace(layer, args, kwargs, list(fresh.values()))
     except Exception:  # whatever a foreign call() raises: it does not run on symbolic tensors
-        return None
+        if quiet:
+            return None
+        raise
 
 
 class _Trace:
@@ -117,38 +133,83 @@ class _Trace:
     def __init__(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Any):
         self._layer = layer
         kwargs = {name: value for name, value in kwargs.items() if name != "training"}
-        outputs, adds_losses = call_and_losses(layer, args, kwargs)
+        told = "training" in inspect.signature(layer.call).parameters
+        outputs, adds_losses = call_and_losses(
+            layer, args, {**kwargs, "training": False} if told else kwargs
+        )
         self.graph = graph_between(inputs, outputs, layer.name)
-        self.loses = _lost(layer, adds_losses)
         self._differs = False
-        if "training" in inspect.signature(layer.call).parameters:
-            self._differs = not self._same_in_training(args, kwargs, inputs)
+        self._fixed = _training_flags(self.graph, not_told=None if told else False)
+        if told:
+            adds_losses |= self._compare_training(args, kwargs, inputs)
+        self.loses = _lost(layer, adds_losses, self.graph)
 
-    def _same_in_training(self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Any) -> bool:
+    def _compare_training(self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Any) -> bool:
+        """Notes what a call in training does else; returns whether it adds losses."""
         try:
-            with keras.StatelessScope():  # what the call assigns is dropped
+            # What the call assigns in a scope of its own is dropped.
+            with keras.StatelessScope(collect_losses=True) as scope:
                 outputs, _ = call_and_losses(self._layer, args, {**kwargs, "training": True})
-                return _outline(graph_between(inputs, outputs)) == _outline(self.graph)
+                graph = graph_between(inputs, outputs)
         except Exception:  # whatever a foreign call() raises: in inference it did not
+            self._differs = True
             return False
+        self._differs = _outline(graph) != _outline(self.graph)
+        self._fixed = _training_flags(graph, not_told=False)
+        return bool(scope.losses)
 
     def warn_of_training(self, way_out: str) -> None:
-        """Warns if the call does something else in training."""
+        """Warns if the call does something else in training, or fixes what layers in it do."""
+        what = f"{self._layer.name!r} ({type(self._layer).__name__}) is taken apart into the layers"
         if self._differs:
             warnings.warn(
-                f"{self._layer.name!r} ({type(self._layer).__name__}) is taken apart into the "
-                "layers that it calls in inference. In training it does something else, which the "
+                f"{what} that it calls in inference. In training it does something else, which the "
                 f"quantized model does not have. {way_out}",
+                stacklevel=2,
+            )
+        if self._fixed:
+            names = ", ".join(map(repr, self._fixed))
+            warnings.warn(
+                f"{what} that it calls. It calls {names} with training=False whatever it is told, "
+                "which does not last: the quantized model trains them as it trains the others. "
+                "Freeze them with trainable = False.",
                 stacklevel=2,
             )
 
 
-def _lost(layer: Any, adds_losses: bool) -> str:
-    weights = ", ".join(repr(variable.name) for variable in own_trainable_weights(layer))
+def _training_flags(graph: keras.Model, not_told: bool | None) -> list[str]:
+    """The names of layers that are called with `training=False`, though training was asked for."""
+    if not_told is None:
+        return []
+    return [
+        node.operation.name
+        for node in nodes(graph)
+        if isinstance(node.operation, keras.layers.Layer)
+        and node.option("training", None) is False
+        and _acts_otherwise_in_training(node.operation)
+    ]
+
+
+def _acts_otherwise_in_training(layer: Any) -> bool:
+    kinds = (keras.layers.BatchNormalization, *_RANDOM)
+    inner = [each for each in with_inner_layers(layer) if isinstance(each, kinds)]
+    return any(each.trainable or isinstance(each, _RANDOM) for each in inner)
+
+
+_RANDOM = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise)
+
+
+def _lost(layer: Any, adds_losses: bool, graph: keras.Model) -> str:
+    own = own_trainable_weights(layer)
+    raw = [node for node in nodes(graph) if not isinstance(node.operation, keras.layers.Layer)]
+    own += [variable for node in raw for variable in variables_in(node)]
+    weights = ", ".join(dict.fromkeys(repr(variable.name) for variable in own))
+    if has_own_dunder_call(layer):
+        return "it has a __call__ of its own, which would be lost"
     if weights:
-        return f"it trains weights of its own ({weights}), which would become constants"
+        return f"it trains weights in raw operations ({weights}), which would become constants"
     if adds_losses:
-        return "it calls add_loss, which would be lost"
+        return _ADDS_LOSSES
     if layer.activity_regularizer is not None:
         return "it has an activity_regularizer, which would be lost"
     return ""

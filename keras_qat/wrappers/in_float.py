@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_qat.integer import QuantParams
 from keras_qat.integer.ops import FloatWeight, QuantizedArray
-from keras_qat.keras_graph import KernelPlace, kernel_places, kernels_replaced
+from keras_qat.kernel_places import KernelPlace, kernel_places, kernels_replaced
 from keras_qat.objectives import sinusoidal_regularization
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
@@ -83,7 +83,7 @@ class QuantizeInFloat(keras.layers.Wrapper):
     Args:
         layer: the layer.
         weight_quantizers: the `Quantizer` of each of its kernels, in the order of
-            `keras_qat.keras_graph.kernel_places`.
+            `keras_qat.kernel_places.kernel_places`.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
 """Models that are built on a dict of inputs are fed by its keys, from calibration to the file."""
 
+import collections
 import warnings
 
 import keras
@@ -136,3 +137,16 @@ def test_wrong_keys_are_named_with_those_of_the_model():
         keras_qat.quantize(
             difference(("first", "second")), calibration_data={"first": LEFT, "second": RIGHT}
         )
+
+
+def test_layer_codes_refuse_a_wrong_key():
+    qmodel = keras_qat.quantize(difference(("left", "right")), calibration_data=WAYS["dict"]())
+    with pytest.raises(ValueError, match=r"are \['left', 'right'\]\. Received: \['left', 'up'\]"):
+        qmodel.layer_codes({"left": LEFT, "up": RIGHT})
+
+
+def test_an_ordered_dict_that_keras_feeds_in_two_orders_is_refused():
+    a, b = keras.Input((4,), name="z"), keras.Input((4,), name="c")
+    model = on_keys(collections.OrderedDict([("z", a), ("c", b)]), layers.Subtract()([a, b]))
+    with pytest.raises(ValueError, match=r"keys are not sorted, \['z', 'c'\].*plain dict"):
+        keras_qat.quantize(model, calibration_data={"z": LEFT, "c": RIGHT})

@@ -87,8 +87,6 @@ def prove(qmodel, x, target, path):
     assert_no_mismatch(stated, x, target, path)
 
 
-# Columns of an output that nobody has trained may have any range.
-@pytest.mark.filterwarnings("ignore:Output .* has one grid:UserWarning")
 @pytest.mark.filterwarnings(
     "ignore:The structure of `inputs` doesn't match:UserWarning",  # probes take a list of one
     "ignore:The model does not have any trainable weights:UserWarning",

@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits, load_wine
 
 import keras_qat
 import tflite_export
@@ -176,3 +177,54 @@ def test_networks_of_like_ranges_are_never_warned_about(bits):
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "__array__ implementation")
         keras_qat.quantize(model, config, calibration_data=images(64, (8, 8, 3)))
+
+
+def test_small_columns_of_a_trained_table_that_decide_answers_are_named():
+    """Real measurements in their own units: one column is a thousand times the others."""
+    table = load_wine()
+    x, y = table.data.astype(np.float32), table.target
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((13,), name="measured")
+    hidden = layers.Dense(32, activation="relu")(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(hidden))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
+    model.fit(x, y, epochs=150, verbose=0)
+    with pytest.warns(UserWarning, match="Input 'measured' has one grid"):
+        qmodel = keras_qat.quantize(model, calibration_data=x)
+    qmodel.compile(loss=loss, metrics=["accuracy"])
+    drop = model.evaluate(x, y, verbose=0)[1] - qmodel.evaluate(x, y, verbose=0)[1]
+    assert drop > 0.05  # what the warning is for
+
+
+def test_digits_are_not():
+    digits = load_digits()
+    x, y = digits.data.astype(np.float32), digits.target
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((64,), name="pixels")
+    model = keras.Model(inputs, layers.Dense(10)(layers.Dense(32, activation="relu")(inputs)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss)
+    model.fit(x, y, epochs=10, verbose=0)
+    assert keras_qat.quantize(model, calibration_data=x[:512]).grid_warnings == ()
+
+
+def test_columns_that_all_lie_far_from_zero():
+    inputs = keras.Input((2,), name="weather")
+    x = images(512, (2,)) * np.float32([5, 300]) + np.float32([20, 101325])
+    normalization = layers.Normalization()
+    normalization.adapt(x)
+    model = keras.Model(inputs, layers.Dense(2)(normalization(inputs)))
+    with pytest.warns(UserWarning, match="Input 'weather' .*column 0 .*column 1"):
+        keras_qat.quantize(model, calibration_data=x)
+
+
+@pytest.mark.parametrize("samples", [58, 64])
+def test_numbers_without_columns(samples, tmp_path):
+    inputs = keras.Input((), name="number")
+    outputs = layers.Dense(3)(layers.Reshape((1,))(inputs))
+    model = keras.Model(inputs, outputs[:, 0])
+    x = images(samples, ())
+    qmodel = keras_qat.quantize(model, calibration_data=x)
+    report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
+    assert not any("one grid" in limit for limit in report.limits)

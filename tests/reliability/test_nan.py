@@ -44,17 +44,43 @@ def test_predict_on_batch_and_layer_codes_refuse_it_too():
         qmodel.layer_codes(with_nan(X))
 
 
-def test_batches_that_are_read_once_give_nan_as_the_float_model_does():
-    float_model = network()
-    qmodel = keras_qat.quantize(float_model, calibration_data=X)
-
+def test_batches_that_are_read_once_give_nan():
     def batches():
         yield from ((batch,) for batch in np.split(with_nan(X), 8))
 
-    outputs = qmodel.predict(batches(), steps=8, verbose=0)
-    np.testing.assert_array_equal(
-        np.isnan(outputs), np.isnan(float_model.predict(with_nan(X), verbose=0))
-    )
+    outputs = new_model().predict(batches(), steps=8, verbose=0)
+    rows = np.isnan(with_nan(X)).any(axis=1)
+    np.testing.assert_array_equal(np.isnan(outputs), np.repeat(rows[:, None], 3, axis=1))
+
+
+def test_endless_data_is_counted_as_far_as_it_was_read():
+    endless = tf.data.Dataset.from_tensor_slices(with_nan(X)).batch(8).repeat()
+    with pytest.raises(ValueError, match="NaN in 2 of 16 examples"):
+        new_model().predict(endless, steps=2, verbose=0)
+
+
+def test_only_outputs_that_depend_on_an_input_lose_by_its_nan():
+    left, right = keras.Input((6,), name="left"), keras.Input((6,), name="right")
+    heads = [layers.Dense(2)(left), layers.Dense(2)(right)]
+    qmodel = keras_qat.quantize(keras.Model([left, right], heads), calibration_data=[X, X])
+    with_left, with_right = qmodel([with_nan(X), X], training=False)
+    assert np.isnan(with_left).any()
+    assert not np.isnan(with_right).any()
+
+
+def test_a_layer_in_float_may_make_what_it_likes_of_nan():
+    @keras.saving.register_keras_serializable(package="test_nan")
+    class Filled(layers.Layer):
+        def call(self, x):
+            return keras.ops.where(keras.ops.isnan(x), 0.0, x)
+
+    inputs = keras.Input((6,), name="numbers")
+    filled = Filled(name="filled")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="last")(filled), name="fills")
+    overrides = {"numbers|filled": None}
+    qmodel = compiled(keras_qat.quantize(model, overrides=overrides, calibration_data=X))
+    assert np.isfinite(qmodel.predict(with_nan(X), verbose=0)).all()
+    assert np.isfinite(qmodel.fit(with_nan(X), Y, verbose=0).history["loss"]).all()
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

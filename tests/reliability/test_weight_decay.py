@@ -85,3 +85,22 @@ def test_a_loaded_model_with_a_built_optimizer(tmp_path):
     changed = trained(loaded, "lsq", "fit")
     assert changed
     assert not changed & of_grids(loaded)
+
+
+def test_a_model_around_decays_no_grids_either():
+    qmodel = new_model("lsq")
+    before = {v.path: np.array(v) for v in qmodel.trainable_variables}
+    inputs = keras.Input((6,))
+    outer = keras.Model(inputs, qmodel(inputs))
+    outer.compile(keras.optimizers.AdamW(**NO_STEP), "mse")
+    outer.fit(X, np.zeros((64, 3)), verbose=0)
+    now = {v.path: np.array(v) for v in qmodel.trainable_variables}
+    changed = {path for path in now if np.abs(now[path] - before[path]).max() > 1e-6}
+    assert changed
+    assert not changed & of_grids(qmodel)
+
+
+def test_loss_scale_optimizers_inside_each_other():
+    inner = keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(**NO_STEP))
+    qmodel = new_model("lsq", keras.optimizers.LossScaleOptimizer(inner))
+    assert not trained(qmodel, "lsq", "fit") & of_grids(qmodel)
