@@ -139,7 +139,7 @@ class _Trace:
         )
         self.graph = graph_between(inputs, outputs, layer.name)
         self._differs = False
-        self._fixed = _training_flags(self.graph, not_told=None if told else False)
+        self._fixed = [] if told else _kept_in_inference(self.graph)
         if told:
             adds_losses |= self._compare_training(args, kwargs, inputs)
         self.loses = _lost(layer, adds_losses, self.graph)
@@ -155,7 +155,7 @@ class _Trace:
             self._differs = True
             return False
         self._differs = _outline(graph) != _outline(self.graph)
-        self._fixed = _training_flags(graph, not_told=False)
+        self._fixed = _kept_in_inference(graph)
         return bool(scope.losses)
 
     def warn_of_training(self, way_out: str) -> None:
@@ -177,10 +177,8 @@ class _Trace:
             )
 
 
-def _training_flags(graph: keras.Model, not_told: bool | None) -> list[str]:
+def _kept_in_inference(graph: keras.Model) -> list[str]:
     """The names of layers that are called with `training=False`, though training was asked for."""
-    if not_told is None:
-        return []
     return [
         node.operation.name
         for node in nodes(graph)
