@@ -1,0 +1,77 @@
+"""What users saved keeps working: golden files load, and compute what they computed.
+
+Codes, integers and the outputs of integer files are equal everywhere. Float outputs, those of a file
+with a float part, and one more step of training are equal to the last bit on the versions and the
+processor recorded beside the file.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+import keras_qat
+import tflite_export
+from keras_qat.integer import load_graph, run
+from tests.golden.make_models import FOLDER, compiled, models, step, versions
+
+NAMES = sorted(models())
+EXPORTED = [name for name in NAMES if name != "gdnsq_learning"]
+
+
+@pytest.fixture(params=NAMES)
+def golden(request):
+    folder = FOLDER / request.param
+    qmodel = keras_qat.load_model(folder / "model.keras")
+    return folder, compiled(qmodel), np.load(folder / "values.npz")
+
+
+def same_machine(folder):
+    return json.loads((folder / "made_with.json").read_text()) == versions()
+
+
+def test_a_model_loads_with_its_codes(golden):
+    _, qmodel, values = golden
+    codes = qmodel.layer_codes(values["inputs"])
+    assert sorted(f"codes/{name}" for name in codes) == sorted(
+        name for name in values.files if name.startswith("codes/")
+    )
+    for name, found in codes.items():
+        np.testing.assert_array_equal(found, values[f"codes/{name}"], err_msg=name)
+
+
+def test_float_outputs_and_a_step_of_training(golden):
+    folder, qmodel, values = golden
+    tolerance = 0.0 if same_machine(folder) else 1e-4  # float32 sums in another order
+    outputs = qmodel.predict(values["inputs"], verbose=0)
+    np.testing.assert_allclose(outputs, values["outputs"], rtol=tolerance, atol=tolerance)
+    expected = [values[name] for name in sorted(values.files) if name.startswith("stepped/")]
+    for found, wanted in zip(step(qmodel), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_saved_graph_is_what_the_model_states_and_computes(name):
+    values = np.load(FOLDER / name / "values.npz")
+    graph = load_graph(FOLDER / name / "graph.npz")
+    stated = keras_qat.load_model(FOLDER / name / "model.keras").to_integer()
+    inputs = {each: values[f"codes/{each}"] for each in graph.inputs}
+    for output in graph.outputs:
+        expected = run(graph, inputs, "xnnpack")[output]
+        np.testing.assert_array_equal(run(stated, inputs, "xnnpack")[output], expected)
+
+
+@pytest.mark.parametrize("target", ["litert", "tflm"])
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_file_answers_as_it_did(name, target):
+    path = FOLDER / name / f"{target}.tflite"
+    if not path.exists():
+        assert (name, target) == ("float_part", "tflm")
+        return
+    values = np.load(FOLDER / name / "values.npz")
+    found = tflite_export.predict(path, values["inputs"], runtime=target)
+    if name == "float_part" and not same_machine(FOLDER / name):
+        # Float kernels of another processor sum in another order, at most one code is another.
+        assert np.mean(found != values[target]) <= 0.01
+    else:
+        np.testing.assert_array_equal(found, values[target])
