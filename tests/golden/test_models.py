@@ -1,8 +1,8 @@
 """What users saved keeps working: golden files load, and compute what they computed.
 
-Codes, integers and the outputs of integer files are equal everywhere. Float outputs, those of a file
-with a float part, and one more step of training are equal to the last bit on the versions and the
-processor recorded beside the file.
+Codes, integers and the outputs of integer files are equal everywhere. Float outputs, those of a
+file with a float part, and one more step of training are equal to the last bit on the versions and
+the processor recorded beside the file.
 """
 
 import json
