@@ -225,6 +225,8 @@ def work(todo: list[Entry], stop_at: float | None) -> int:
                 ends = {0: "done", _OUT_OF_TIME: "goes on another time"}
                 print(f"{entry.title}: {ends.get(result, f'failed ({result}), see {log}')}")
                 failed += result not in ends
+                if result == _OUT_OF_TIME:
+                    waiting = iter(())  # nor is there time for an epoch of another run
 
 
 def rows(listed: list[Entry]) -> Iterator[tuple[str, str, str, str, str]]:
