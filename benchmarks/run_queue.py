@@ -103,7 +103,7 @@ def entries(path: pathlib.Path) -> list[Entry]:
     """The lines of a list; `#` begins a comment.
 
     Raises:
-        ValueError: a line that is none; the message has its number.
+        ValueError: a line that states no run; the message has its number.
     """
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -129,7 +129,7 @@ class Code:
 
 
 def code_for(entry: Entry) -> Code:
-    """That of the commit with which the run began; of the last commit for a new one."""
+    """The code that a run began with; a new run takes the last commit."""
     if not FROZEN.value:
         return Code(_ROOT, sys.executable)
     state = entry.state()

@@ -31,6 +31,7 @@ import study_report
 import tensorflow as tf
 from absl import app, flags, logging
 from backup_files import replace_text, sha256
+from cifar10 import accuracy
 from epoch_backup import EpochBackup, OutOfTimeError
 from task import CALIBRATION_IMAGES, Recipe, Task
 
@@ -192,7 +193,7 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str
     """Accuracy on the test set, of the model and of its file if it deploys."""
     test_images, labels = task.images("test")
     outputs = qmodel.predict(test_images, batch_size=500, verbose=0)
-    found = {"qat_accuracy": _accuracy(outputs, labels)}
+    found = {"qat_accuracy": accuracy(outputs, labels)}
     if not all(quantizer.deployable for quantizer in qmodel.quantizers):
         return found
     path = run.state_folder / f"{run.name}.tflite"
@@ -204,7 +205,7 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str
     same = np.argmax(outputs, axis=-1) == np.argmax(file_outputs, axis=-1)
     return {
         **found,
-        "tflite_accuracy": _accuracy(file_outputs, labels),
+        "tflite_accuracy": accuracy(file_outputs, labels),
         "argmax_agreement": 100.0 * float(np.mean(same)),
         "mismatches": report.mismatches,
         "compared_elements": report.compared_elements,
@@ -213,12 +214,8 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str
     }
 
 
-def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
-    return 100.0 * float(np.mean(np.argmax(outputs, axis=-1) == labels))
-
-
 def commit() -> str:
-    """That of the code which runs, with a mark if files differ from it; empty outside of git."""
+    """The commit of this code, marked if files differ from it; empty outside of git."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(pathlib.Path(__file__).parent), *words]
@@ -273,7 +270,7 @@ def report(folder: pathlib.Path, variants: Variants, task: Task) -> None:
         return
     test_images, labels = task.images("test")
     outputs = task.float_model().predict(test_images, batch_size=500, verbose=0)
-    float_accuracy = _accuracy(outputs, labels)
+    float_accuracy = accuracy(outputs, labels)
     print(study_report.table(cells, list(variants), float_accuracy), end="")
     picture = folder.with_suffix(".png")
     study_report.plot(cells, list(variants), float_accuracy, picture)

@@ -101,11 +101,13 @@ def quantize(
         A `QuantizedModel`, not compiled.
 
     Raises:
-        UnsupportedLayerError: layers without a rule; the message lists all of them.
-        ValueError: a model without a layer graph or without layers, weights that are not float32,
-            calibration data that does not fit, weights or values that are not finite or beyond
-            1e18, an override that matches nothing, overrides that leave all in float, a bit width
-            outside 1 to 8.
+        UnsupportedLayerError: layers without a rule, or that would lose something if they were
+            taken apart; the message lists all of them.
+        ValueError: a model that computes something else once it is taken apart, a function of the
+            user's own that Keras does not find again by its name, a model without a layer graph or
+            without layers, weights that are not float32, calibration data that does not fit,
+            weights or values that are not finite or beyond 1e18, an override that matches nothing,
+            overrides that leave all in float, a bit width outside 1 to 8.
 
     Example:
 
