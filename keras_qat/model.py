@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_qat.conversion import placed_codes, quantized_tensors, raw_inputs, to_integer
 from keras_qat.distillation import Distillation
+from keras_qat.exact_inference import connect
 from keras_qat.finite_values import NanKeeper, check_inputs, check_predicted
 from keras_qat.fit_warnings import warn_before_fit
 from keras_qat.integer import IntegerGraph
@@ -27,7 +28,6 @@ from keras_qat.keras_graph import (
     structured_inputs,
 )
 from keras_qat.learned_widths import LearnedWidth, learned_widths
-from keras_qat.linking import link_neighbours
 from keras_qat.penalty import BitWidthPenalty
 from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
@@ -70,7 +70,7 @@ class QuantizedModel(keras.Model):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        link_neighbours(self)
+        connect(self)
         self._distillation: Distillation | None = None
         self._evaluates = False
         self._outer_name: str | None = None

@@ -51,6 +51,8 @@ class Rule:
         wide_inputs: what enters it gets the config's `add_bits`.
         unsigned: its output is never negative.
         signed: its output can be negative, whatever its inputs are.
+        ceiling: of a layer that joins as `min(max(x, 0), ceiling)`, infinity for a ReLU. `None`
+            where it joins as something else: its quantizer then rounds the float result.
         stand_in: makes the layer that takes its place in the quantized model.
     """
 
@@ -63,4 +65,5 @@ class Rule:
     wide_inputs: bool = False
     unsigned: bool = False
     signed: bool = False
+    ceiling: float | None = None
     stand_in: Callable[[Any], Any] | None = None

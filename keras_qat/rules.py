@@ -94,8 +94,10 @@ def _pointwise(kind: type, unsigned: bool = False, signed: bool = False) -> Rule
 
 
 _ACTIVATION_JOINS = frozenset({Stage.LINEAR, Stage.SUM})
-_RELU = Rule(Output.SAME_AS_INPUT, lower_relu, joins=_ACTIVATION_JOINS, unsigned=True)
-_RELU6 = Rule(Output.ROUND_TO_INPUT, lower_relu6, joins=_ACTIVATION_JOINS, unsigned=True)
+_RELU = Rule(
+    Output.SAME_AS_INPUT, lower_relu, joins=_ACTIVATION_JOINS, unsigned=True, ceiling=math.inf
+)
+_RELU6 = dataclasses.replace(_RELU, output=Output.ROUND_TO_INPUT, lower=lower_relu6, ceiling=6.0)
 _SOFTMAX = Rule(Output.FIXED, lower_softmax, unsigned=True)
 _IDENTITY = Rule(Output.SAME_AS_INPUT, lower_identity)
 _AUGMENTATION = Rule(Output.ROUND_TO_INPUT, lower_identity)

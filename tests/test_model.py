@@ -74,7 +74,7 @@ def assert_same(actual, expected):
 
 
 def linked(model):
-    return [layer.name for layer in model.layers if getattr(layer, "neighbours", None)]
+    return [layer.name for layer in model.layers if getattr(layer, "connections", None)]
 
 
 def test_the_comparison_of_integers_sees_a_bias(trained):

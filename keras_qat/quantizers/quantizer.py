@@ -79,8 +79,8 @@ class Quantizer(keras.layers.Layer):
         pooled: `x` is an average of values on this grid; round as AVERAGE_POOL_2D does.
         interpolated: `x` lies between values on this grid; round as RESIZE_BILINEAR does.
         source: which of the ops that yield values on this grid made `x`; `NO_SOURCE` for none.
-        training: whether the call is one of training. In inference, behind an op whose neighbours
-            are known (`accumulators`, by source), rounding starts from its integer accumulator.
+        training: whether the call is one of training. In inference, where the accumulator of
+            the op before it is known (`accumulators`, by source), rounding starts from that.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Quantizer(keras.layers.Layer):
         self.per_channel = per_channel
         self.supports_masking = True
         self.accumulators: dict[int, Accumulator] = {}
-        self.never_negative = False  # found in the graph, as accumulators are
+        self.never_negative: bool | None = None  # found in the graph, as accumulators are
         self.tap: Callable[[Tensor], None] | None = None  # sees what every call returns
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

@@ -15,8 +15,8 @@ _MULTIPLIER_BITS = 20
 _LARGEST_CODE = 255.0
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class AddNeighbours:
+@dataclasses.dataclass(frozen=True)
+class SumGrids:
     """The quantizers of both terms and of the sum; found in the graph, never saved."""
 
     left: Quantizer
@@ -57,12 +57,12 @@ class _IntegerSum(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.neighbours: AddNeighbours | None = None
+        self.connections: dict[int, SumGrids] = {}
 
     def call(self, inputs: list[Tensor], training: bool = False) -> Tensor:
-        if training or self.neighbours is None:
+        if training or 0 not in self.connections:
             return super().call(inputs)
-        total = self.neighbours.integer_sum(*inputs, sign=self.sign)
+        total = self.connections[0].integer_sum(*inputs, sign=self.sign)
         return ops.cast(total, self.compute_dtype)
 
     def compute_output_spec(self, inputs: list[Tensor], training: bool = False) -> Any:

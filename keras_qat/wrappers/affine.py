@@ -13,15 +13,15 @@ from keras_qat.lowering.affine import UNIT, inference_affine
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fixed_grids import Rounding
-from keras_qat.wrappers.neighbours import accumulator_rounding
+from keras_qat.wrappers.accumulators import accumulator_rounding
 
 Tensor = Any
 
 _IMAGE_RANK = 4
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class AffineNeighbours:
+@dataclasses.dataclass(frozen=True)
+class AffineAccumulator:
     """The quantizers around an affine map; found in the graph, never saved.
 
     Attributes:
@@ -65,14 +65,14 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.neighbours: AffineNeighbours | None = None
+        self.connections: dict[int, AffineAccumulator] = {}
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:
         if training and mask is None and self._has_kernel(inputs):
             return self._normalized(inputs)
-        if training or self.neighbours is None:
+        if training or 0 not in self.connections:
             return super().call(inputs, training=training, mask=mask)
-        return ops.cast(self.neighbours.integer_affine(inputs), self.compute_dtype)
+        return ops.cast(self.connections[0].integer_affine(inputs), self.compute_dtype)
 
     def _has_kernel(self, inputs: Tensor) -> bool:
         last = len(inputs.shape) == _IMAGE_RANK and self.axis in (-1, _IMAGE_RANK - 1)
@@ -129,7 +129,7 @@ class QuantizeRescaling(keras.layers.Layer):
     def __init__(self, scale: Any, offset: Any = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.scale, self.offset = scale, offset
-        self.neighbours: AffineNeighbours | None = None
+        self.connections: dict[int, AffineAccumulator] = {}
 
     @classmethod
     def of(cls, layer: Any) -> QuantizeRescaling:
@@ -144,11 +144,11 @@ class QuantizeRescaling(keras.layers.Layer):
         )
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        if training or self.neighbours is None:
+        if training or 0 not in self.connections:
             dtype = self.compute_dtype
             scale, offset = (ops.cast(each, dtype) for each in (self.scale, self.offset))
             return ops.cast(inputs, dtype) * scale + offset
-        return ops.cast(self.neighbours.integer_affine(inputs), self.compute_dtype)
+        return ops.cast(self.connections[0].integer_affine(inputs), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any, **kwargs: Any) -> Any:
         return input_shape

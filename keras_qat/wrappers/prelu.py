@@ -22,8 +22,8 @@ Tensor = Any
 _SLOPES = Grid.for_weights(8)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class PReLUNeighbours:
+@dataclasses.dataclass(frozen=True)
+class PReLUGrids:
     """The quantizers before and behind a PReLU; found in the graph, never saved."""
 
     input_quantizer: Quantizer
@@ -89,9 +89,9 @@ class QuantizePReLU(QuantizeWrapper):
         x = ops.cast(x, "float32")
         slopes = self.weight_quantizer(self.channels_last_kernel())
         exact = keras.backend.backend() != "jax" and not training
-        if exact and source in self.neighbours:
+        if exact and source in self.connections:
             scale = self.weight_quantizer.scale
-            return self.neighbours[source].integer_prelu(x, slopes, scale)
+            return self.connections[source].integer_prelu(x, slopes, scale)
         return ops.relu(x) - slopes * ops.relu(-x)
 
     def bias(self) -> None:

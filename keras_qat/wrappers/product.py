@@ -6,11 +6,11 @@ import dataclasses
 
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.fixed_grids import Rounding
-from keras_qat.wrappers.neighbours import accumulator_rounding
+from keras_qat.wrappers.accumulators import accumulator_rounding
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ProductNeighbours:
+@dataclasses.dataclass(frozen=True)
+class ProductAccumulator:
     """The quantizers of both factors and of the product; found in the graph, never saved.
 
     Attributes:

@@ -12,7 +12,7 @@ from keras import ops
 from keras_qat.lowering.pending import Pending
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.wrappers.neighbours import Neighbours
+from keras_qat.wrappers.accumulators import WeightAccumulator
 
 Tensor = Any
 
@@ -25,7 +25,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
     integers (`lower`).
 
     In inference the bias lies on the grid of the integer model's int32 bias, which is another one
-    in every call (`neighbours`, by the call argument `source`).
+    in every call (`connections`, by the call argument `source`).
 
     The wrapper takes the name of its layer. The latent kernel stays a float32 variable of the
     layer; quantizer arithmetic is float32 under every dtype policy, the layer's own arithmetic
@@ -54,7 +54,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         self.weight_quantizer = weight_quantizer
         self.input_gain = float(input_gain)
         self.supports_masking = layer.supports_masking
-        self.neighbours: dict[int, Neighbours] = {}
+        self.connections: dict[int, WeightAccumulator] = {}
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
@@ -76,17 +76,17 @@ class QuantizeWrapper(keras.layers.Wrapper):
         return as_tensor(self.layer.bias) if self.layer.use_bias else None
 
     def deployed_bias(self, source: int = 0) -> Tensor | None:
-        """The bias of inference: where the neighbours are known, on the grid of the int32 bias.
+        """The bias of inference: between known grids, on the grid of the int32 bias.
 
         Training keeps the real bias: behind it the BatchNormalization still moves, and the step is
         far below that of any activation.
         """
-        if source not in self.neighbours:
+        if source not in self.connections:
             return self.bias()
         bias, kernel = self.bias(), self.channels_last_kernel()
         if bias is None:
             bias = ops.zeros(kernel.shape[-1:])
-        return self.neighbours[source].round_bias(bias, kernel)
+        return self.connections[source].round_bias(bias, kernel)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         return self.layer.compute_output_shape(input_shape)

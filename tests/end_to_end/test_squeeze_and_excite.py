@@ -6,7 +6,7 @@ import pytest
 
 import keras_qat
 import tflite_export
-from keras_qat.wrappers.product import ProductNeighbours
+from keras_qat.wrappers.product import ProductAccumulator
 from tests.models import images, randomize
 from tests.seams import op_differences
 
@@ -79,6 +79,6 @@ def test_a_saved_model_rounds_its_products_alike(trained, tmp_path):
     trained.save(tmp_path / "net.keras")
     loaded = keras_qat.load_model(tmp_path / "net.keras")
     quantizer = loaded.get_layer("second_excite_quantizer")
-    assert isinstance(quantizer.accumulators[0], ProductNeighbours)
+    assert isinstance(quantizer.accumulators[0], ProductAccumulator)
     x = images(16, (10, 10, 3))
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), trained.predict(x, verbose=0))

@@ -290,8 +290,8 @@ def test_interpolation_is_that_of_xnnpack_and_exports(bits, tmp_path):
 
     x = images(16, (9, 9, 3))
     qmodel = quantized(enlarged, x, bits)
-    assert qmodel.get_layer("last").neighbours
-    assert qmodel.get_layer("conv").neighbours[0].output_quantizer.accumulators
+    assert qmodel.get_layer("last").connections
+    assert qmodel.get_layer("conv").connections[0].output_quantizer.accumulators
     differences = {each.name: each for each in check(qmodel, x)}
     assert differences["larger"].flip_rate == 0.0
     for target in ("litert", "tflm"):

@@ -34,7 +34,7 @@ def quantized_sum(bits, relu=None, kind=layers.Add, gate=False):
 def test_the_sum_is_that_of_the_integer_op(kind, ours, gate, bits, relu):
     qmodel = quantized_sum(bits, relu, kind, gate)
     assert isinstance(qmodel.get_layer("sum"), ours)
-    assert qmodel.get_layer("sum").neighbours is not None
+    assert qmodel.get_layer("sum").connections
     codes = qmodel.layer_codes(images(64, (6, 6, 3), seed=1))
     graph = integer.add_headroom(qmodel.to_integer())
     (output,) = graph.outputs

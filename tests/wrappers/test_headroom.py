@@ -9,10 +9,10 @@ import keras_qat
 from keras_qat import integer
 from keras_qat.integer import ops
 from keras_qat.wrappers import QuantizeWrapper
-from keras_qat.wrappers.neighbours import headroom
+from keras_qat.wrappers.accumulators import headroom
 from tests.models import depthwise_network, images
 from tests.seams import op_differences
-from tests.test_linking import assert_bias_on_the_grid
+from tests.test_exact_inference import assert_bias_on_the_grid
 
 X = images(16, (8, 8, 3))
 

@@ -8,7 +8,7 @@ import keras_qat
 from keras_qat import integer
 from keras_qat.integer import QuantParams, ops
 from keras_qat.wrappers import QuantizePReLU
-from keras_qat.wrappers.prelu import PReLUNeighbours, SlopeQuantizer
+from keras_qat.wrappers.prelu import PReLUGrids, SlopeQuantizer
 from tests.models import images
 from tests.seams import op_differences
 from tests.wrappers.test_product import CODES, quantizer
@@ -37,7 +37,7 @@ def test_every_product_of_code_and_slope_is_that_of_the_integer_op(seed):
     generator = np.random.default_rng(seed)
     source, output = generator.uniform(0.01, 1.0, 2).astype(np.float32)
     slope = np.float32(generator.uniform(0.001, 0.02))
-    neighbours = PReLUNeighbours(quantizer(source), quantizer(output))
+    neighbours = PReLUGrids(quantizer(source), quantizer(output))
     found = neighbours.integer_prelu(CODES[:, None] * source, SLOPES * slope, slope)
     op = ops.PReLU(("x",), "y", ops.QuantizedArray(SLOPES.astype(np.int8), QuantParams(slope)))
     x = ops.QuantizedArray(CODES[:, None].astype(np.int8), QuantParams(source))
@@ -48,7 +48,7 @@ def test_every_product_of_code_and_slope_is_that_of_the_integer_op(seed):
 
 def test_rounding_once_would_differ():
     source, output = np.float32(0.1), np.float32(0.23)
-    kernel = PReLUNeighbours(quantizer(source), quantizer(output))
+    kernel = PReLUGrids(quantizer(source), quantizer(output))
     x = CODES[128:] * source
     twice = np.rint(np.asarray(kernel.integer_prelu(x, np.float32(0.5), np.float32(0.5))) / output)
     assert np.mean(twice != np.rint(x / output)) > 0.05

@@ -8,7 +8,7 @@ import keras_qat
 from keras_qat import integer
 from keras_qat.quantizers import LSQQuantizer
 from keras_qat.quantizers.fake_quantize import Grid
-from keras_qat.wrappers.product import ProductNeighbours
+from keras_qat.wrappers.product import ProductAccumulator
 from tests.models import images
 
 layers = keras.layers
@@ -45,7 +45,7 @@ def test_every_product_of_two_codes_is_that_of_the_integer_op(scales):
     )
     real = (CODES[:, None] * np.float32(scales[0])) * (CODES[None, :] * np.float32(scales[1]))
     assert np.any(np.clip(np.rint(real / np.float32(scales[2])), -128, 127) != expected)
-    output.accumulators[0] = ProductNeighbours(left, right, output)
+    output.accumulators[0] = ProductAccumulator(left, right, output)
     np.testing.assert_array_equal(output.codes(x * w), expected)
 
 
@@ -62,7 +62,7 @@ def test_the_product_is_that_of_the_integer_op(gate, bits, relu):
     config = keras_qat.LSQConfig(add_bits=bits, first_and_last_bits=bits)
     x = images(32, (6, 6, 3))
     qmodel = keras_qat.quantize(keras.Model(inputs, outputs), config, calibration_data=x)
-    assert isinstance(qmodel.quantizers[-1].accumulators[0], ProductNeighbours)
+    assert isinstance(qmodel.quantizers[-1].accumulators[0], ProductAccumulator)
     codes = qmodel.layer_codes(images(32, (6, 6, 3), seed=1))
     graph = integer.add_headroom(qmodel.to_integer())
     (output,) = graph.outputs

@@ -18,8 +18,8 @@ Tensor = Any
 _SMALLEST = 1e-30
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Neighbours:
+@dataclasses.dataclass(frozen=True)
+class WeightAccumulator:
     """The layers whose scales decide the grid of a weight layer's int32 bias.
 
     They are found in the graph, never saved with the layer.

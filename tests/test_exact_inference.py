@@ -1,13 +1,17 @@
-"""Neighbours of weight layers, and the law that the inference bias lies on the file's grid."""
+"""Connections of layers, and the law that the inference bias lies on the file's grid."""
 
 import keras
 import numpy as np
 import pytest
 
 import keras_qat
-from keras_qat import integer
+from keras_qat import Output, Rule, integer
+from keras_qat.exact_inference import connections
 from keras_qat.integer import ops
-from keras_qat.quantizers import Quantizer
+from keras_qat.lowering.activation import lower_relu
+from keras_qat.quantizers import Grid, Quantizer
+from keras_qat.rule import Stage
+from keras_qat.rules import RULES
 from keras_qat.wrappers import QuantizeWrapper
 from tests.models import images, randomize, residual_network
 from tests.seams import op_differences
@@ -63,7 +67,7 @@ def assert_bias_on_the_grid(qmodel):
 @pytest.mark.parametrize("bn", [True, False], ids=["bn", "plain"])
 def test_the_inference_bias_is_on_the_int32_grid_of_the_file(bn, relu, kind, bits):
     qmodel = quantized(chain(bn, relu, kind), bits)
-    assert qmodel.get_layer("layer").neighbours
+    assert qmodel.get_layer("layer").connections
     assert_bias_on_the_grid(qmodel)
 
 
@@ -80,7 +84,7 @@ def test_the_law_holds_over_sequences(layer):
     inputs = keras.Input((8, 3), name="signal")
     x = layers.BatchNormalization()(type(layer).from_config(layer.get_config())(inputs))
     qmodel = quantized(randomize(keras.Model(inputs, layers.ReLU()(x))), 3)
-    assert qmodel.get_layer("layer").neighbours[0].affines
+    assert qmodel.get_layer("layer").connections[0].affines
     assert_bias_on_the_grid(qmodel)
 
 
@@ -118,7 +122,7 @@ def test_a_whole_network_flips_almost_nothing(bits):
 def test_without_the_grid_the_bias_would_be_off_it():
     """The law is not true by itself."""
     qmodel = quantized(chain(True, True, "conv"))
-    qmodel.get_layer("layer").neighbours.clear()
+    qmodel.get_layer("layer").connections.clear()
     with pytest.raises(AssertionError):
         assert_bias_on_the_grid(qmodel)
 
@@ -128,7 +132,7 @@ def test_training_uses_the_real_bias():
     wrapper, x = qmodel.get_layer("layer"), images(4, (8, 8, 3))
     trained, deployed = wrapper(x, training=True), wrapper(x, training=False)
     assert np.any(np.asarray(trained) != np.asarray(deployed))
-    wrapper.neighbours.clear()
+    wrapper.connections.clear()
     np.testing.assert_array_equal(wrapper(x, training=False), trained)
 
 
@@ -145,8 +149,8 @@ def test_the_move_is_at_most_half_a_step():
     assert np.all(op.bias_scale(graph.tensors["image"].qparams.scale) <= step)
 
 
-def neighbours_of(qmodel, name):
-    found = qmodel.get_layer(name).neighbours[0]
+def grids_around(qmodel, name):
+    found = qmodel.get_layer(name).connections[0]
     return (
         found.input_quantizer.name,
         next((layer.name for layer in found.affines), None),
@@ -154,37 +158,37 @@ def neighbours_of(qmodel, name):
     )
 
 
-def test_neighbours_are_found_through_layers_that_keep_the_grid():
+def test_grids_are_found_through_layers_that_keep_the_grid():
     inputs = keras.Input((8, 8, 3), name="image")
     x = layers.Dropout(0.1)(layers.MaxPooling2D(2)(layers.ZeroPadding2D(1)(inputs)))
     x = layers.Conv2D(4, 1, name="conv")(layers.AveragePooling2D(2)(x))
     x = layers.Activation("relu", name="relu")(layers.BatchNormalization(name="bn")(x))
     qmodel = quantized(keras.Model(inputs, layers.Dense(2, name="dense")(layers.Flatten()(x))))
-    assert neighbours_of(qmodel, "conv") == ("image_quantizer", "bn", "relu_quantizer")
-    assert neighbours_of(qmodel, "dense") == ("relu_quantizer", None, "dense_quantizer")
+    assert grids_around(qmodel, "conv") == ("image_quantizer", "bn", "relu_quantizer")
+    assert grids_around(qmodel, "dense") == ("relu_quantizer", None, "dense_quantizer")
 
 
-def test_a_normalization_that_another_layer_stands_before_is_no_neighbour():
+def test_a_normalization_that_another_layer_stands_before_does_not_join():
     inputs = keras.Input((8, 8, 3), name="image")
     x = layers.ReLU(name="relu")(layers.Conv2D(4, 3, name="conv")(inputs))
     qmodel = quantized(keras.Model(inputs, layers.BatchNormalization(name="bn")(x)))
-    assert neighbours_of(qmodel, "conv") == ("image_quantizer", None, "relu_quantizer")
+    assert grids_around(qmodel, "conv") == ("image_quantizer", None, "relu_quantizer")
 
 
 def test_a_convolution_behind_a_softmax_reads_its_grid():
     inputs = keras.Input((8, 8, 3), name="image")
     x = layers.Softmax(name="softmax")(layers.Conv2D(4, 1, name="first")(inputs))
     qmodel = quantized(keras.Model(inputs, layers.Conv2D(2, 1, name="second")(x)))
-    assert neighbours_of(qmodel, "second")[0] == "softmax_quantizer"
+    assert grids_around(qmodel, "second")[0] == "softmax_quantizer"
     assert_bias_on_the_grid(qmodel)
 
 
-def test_a_layer_called_twice_has_neighbours_for_each_call():
+def test_a_layer_called_twice_has_connections_for_each_call():
     inputs, conv = keras.Input((8, 8, 3), name="image"), layers.Conv2D(3, 1, name="conv")
     outputs = layers.Conv2D(2, 1, name="conv_1")(conv(conv(inputs)))
     qmodel = quantized(randomize(keras.Model(inputs, outputs)))
-    assert list(qmodel.get_layer("conv").neighbours) == [0, 1]
-    assert list(qmodel.get_layer("conv_1").neighbours) == [0]
+    assert list(qmodel.get_layer("conv").connections) == [0, 1]
+    assert list(qmodel.get_layer("conv_1").connections) == [0]
     x = images(16, (8, 8, 3))
     graph, codes = qmodel.to_integer(), qmodel.layer_codes(x)
     names = [op.output for op in graph.ops if op.output in codes]
@@ -233,7 +237,7 @@ def test_a_layer_beside_one_in_float_has_its_grids(float_layer):
         model, overrides={float_layer: None}, calibration_data=images(8, (8, 8, 3))
     )
     linked = {
-        layer.name: bool(layer.neighbours)
+        layer.name: bool(layer.connections)
         for layer in qmodel.layers
         if isinstance(layer, QuantizeWrapper)
     }
@@ -282,3 +286,98 @@ def test_quantizers_know_what_is_never_negative():
     }
     loaded = keras.models.clone_model(qmodel)
     assert loaded.get_layer("left_relu_quantizer").never_negative
+
+
+def small(relu=None, bits=4):
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.BatchNormalization(name="bn")(layers.Conv2D(4, 3, name="conv")(inputs))
+    x = (relu or layers.ReLU(name="relu"))(x)
+    return quantized(randomize(keras.Model(inputs, layers.Conv2D(2, 1, name="head")(x))), bits)
+
+
+def test_finding_connections_changes_nothing():
+    qmodel = small()
+    before = {layer.name: dict(getattr(layer, "connections", {})) for layer in qmodel.layers}
+    found = connections(qmodel)
+    assert [(each.layer.name, type(each.told).__name__) for each in found] == [
+        ("conv", "WeightAccumulator"),
+        ("relu_quantizer", "WeightAccumulator"),
+        ("head", "WeightAccumulator"),
+        ("head_quantizer", "WeightAccumulator"),
+    ]
+    assert found == connections(qmodel)
+    after = {layer.name: dict(getattr(layer, "connections", {})) for layer in qmodel.layers}
+    assert before == after
+
+
+@pytest.mark.parametrize("part", ["conv", "bn", "relu_quantizer", "head_quantizer"])
+def test_a_second_model_over_shared_layers_leaves_the_first_as_it_was(part):
+    qmodel, x = small(), images(16, (8, 8, 3))
+    expected = qmodel.get_layer("conv")(x), qmodel(x)
+    encoder = keras_qat.QuantizedModel(qmodel.input, qmodel.get_layer(part).output)
+    np.testing.assert_array_equal(qmodel.get_layer("conv")(x), expected[0])
+    np.testing.assert_array_equal(qmodel(x), expected[1])
+    probe = keras.Model(qmodel.input, qmodel.get_layer(part).output)
+    np.testing.assert_array_equal(encoder(x), probe(x))
+
+
+def test_a_layer_between_the_grids_of_two_models_is_refused_and_the_way_out_works():
+    qmodel, x = small(), images(16, (8, 8, 3))
+    expected = np.asarray(qmodel(x))
+
+    def with_another_grid(model):
+        quantizer = keras_qat.LSQQuantizer(Grid.for_activations(8, True), name="other")
+        return keras_qat.QuantizedModel(model.inputs, quantizer(model.get_layer("bn").output))
+
+    with pytest.raises(ValueError, match=r"Layer 'conv' stands between .*clone_model"):
+        with_another_grid(qmodel)
+    np.testing.assert_array_equal(qmodel(x), expected)
+    clone = keras.models.clone_model(keras.Model(qmodel.inputs, qmodel.get_layer("bn").output))
+    assert with_another_grid(clone).get_layer("conv").connections
+
+
+def test_a_taught_activation_is_no_relu6():
+    """A rule says where a layer cuts values off; without a word, nothing is assumed."""
+
+    class Rectified(layers.Layer):
+        def call(self, x):
+            return keras.ops.relu(x)
+
+    def accumulators(**clamp):
+        join = frozenset({Stage.LINEAR})
+        rule = Rule(Output.ROUND_TO_INPUT, lower_relu, joins=join, unsigned=True, **clamp)
+        keras_qat.register_rule(Rectified, rule)
+        try:
+            qmodel = small(Rectified(name="relu"))
+            x = images(16, (8, 8, 3)) * 20  # far beyond 6
+            differences = op_differences(qmodel.to_integer(), qmodel.layer_codes(x))
+            assert all(each.largest <= 1 for each in differences), differences
+            assert qmodel.get_layer("conv").connections[0].ceiling is None
+            return qmodel.get_layer("relu_quantizer").accumulators
+        finally:
+            del RULES[Rectified]
+
+    assert not accumulators()
+    assert accumulators(ceiling=np.inf)[0].ceiling is None
+
+
+def test_a_taught_map_that_joins_is_not_taken_for_a_normalization():
+    class Doubled(layers.Layer):
+        def call(self, x):
+            return 2.0 * x
+
+    def lower(layer, operands, context):
+        ones = np.ones(context.output_shape[-1])
+        return operands[0].affine(2.0 * ones, 0.0 * ones)
+
+    join = frozenset({Stage.LINEAR})
+    rule = Rule(Output.QUANTIZE, lower, yields=Stage.LINEAR, joins=join)
+    keras_qat.register_rule(Doubled, rule)
+    try:
+        qmodel = small(Doubled(name="relu"))
+        assert not qmodel.get_layer("conv").connections
+        x = images(16, (8, 8, 3))
+        differences = op_differences(qmodel.to_integer(), qmodel.layer_codes(x))
+        assert all(each.largest <= 1 for each in differences), differences
+    finally:
+        del RULES[Doubled]
