@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     )
     from keras_qat.estimators import Estimator
     from keras_qat.model import QuantizedModel
-    from keras_qat.pipeline import quantize
-    from keras_qat.planning import Plan, plan
     from keras_qat.plotting import plot_capacity, plot_grids
+    from keras_qat.quantization.pipeline import quantize
+    from keras_qat.quantization.plan import LayerPlan, QuantizationPlan
+    from keras_qat.quantization.planning import plan
     from keras_qat.quantizers import (
         DoReFaQuantizer,
         GDNSQActivationQuantizer,
@@ -48,11 +50,12 @@ _HOME = {
     "GDNSQWeightQuantizer": "keras_qat.quantizers",
     "LSQConfig": "keras_qat.config",
     "LSQQuantizer": "keras_qat.quantizers",
+    "LayerPlan": "keras_qat.quantization.plan",
     "Output": "keras_qat.rule",
     "PACTQuantizer": "keras_qat.quantizers",
-    "Plan": "keras_qat.planning",
     "PEGEConfig": "keras_qat.config",
     "QuantizationConfig": "keras_qat.config",
+    "QuantizationPlan": "keras_qat.quantization.plan",
     "QuantizedModel": "keras_qat.model",
     "Quantizer": "keras_qat.quantizers",
     "Rule": "keras_qat.rule",
@@ -60,10 +63,10 @@ _HOME = {
     "STEQuantizer": "keras_qat.quantizers",
     "UnsupportedLayerError": "keras_qat.rule",
     "load_model": "keras_qat.saving",
-    "plan": "keras_qat.planning",
+    "plan": "keras_qat.quantization.planning",
     "plot_capacity": "keras_qat.plotting",
     "plot_grids": "keras_qat.plotting",
-    "quantize": "keras_qat.pipeline",
+    "quantize": "keras_qat.quantization.pipeline",
     "reestimate_batch_normalization": "keras_qat.batch_normalization",
     "register_rule": "keras_qat.rules",
 }
@@ -79,11 +82,12 @@ __all__ = [
     "GDNSQWeightQuantizer",
     "LSQConfig",
     "LSQQuantizer",
+    "LayerPlan",
     "Output",
     "PACTQuantizer",
     "PEGEConfig",
-    "Plan",
     "QuantizationConfig",
+    "QuantizationPlan",
     "QuantizedModel",
     "Quantizer",
     "Rule",
@@ -103,7 +107,16 @@ __all__ = [
 ]
 
 
+_RENAMED = {"Plan": "QuantizationPlan"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        warnings.warn(
+            f"keras_qat.{name} is called keras_qat.{new} now.", DeprecationWarning, stacklevel=2
+        )
+        name = new
     if name in _MODULES:
         return importlib.import_module(f"keras_qat.{name}")
     if name not in _HOME:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.calibration import CalibrationData
+from keras_qat.input_batches import CalibrationData
 from keras_qat.keras_graph import flat_nodes
 
 Array = np.ndarray

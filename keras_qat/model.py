@@ -76,8 +76,13 @@ class QuantizedModel(keras.Model):
         self._outer_name: str | None = None
         self._spared_by: int | None = None  # the id of an optimizer
         self._nan_keeper = NanKeeper(self)
-        self.grid_warnings: tuple[str, ...] = ()  # of `quantize`; a loaded model has none
+        self.plan: Any = None  # of `quantize`; a loaded model has none
         self.bit_width_penalty = BitWidthPenalty() if learned_widths(self) else None
+
+    @property
+    def grid_warnings(self) -> tuple[str, ...]:
+        """What `quantize` found to be lost on grids that values of unlike range share."""
+        return () if self.plan is None else self.plan.warnings
 
     @property
     def quantizers(self) -> list[Quantizer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,6 @@ from keras_qat.lowering.shape import (
 from keras_qat.restrictions import AVERAGE_POOLING, covers_everything, why_not
 from keras_qat.rule import Output, Rule, Stage, UnsupportedLayerError
 from keras_qat.wrappers import (
-    AbsorbedRescaling,
     QuantizeActivation,
     QuantizeAdd,
     QuantizeBatchNormalization,
@@ -73,6 +73,7 @@ _ACTIVATION_LAYERS = (layers.Activation, QuantizeActivation)
 _WITH_WEIGHTS = (layers.BatchNormalization, layers.Normalization, layers.PReLU)
 
 
+@functools.cache  # equal rules are equal objects, and plans that name them equal plans
 def _as(kind: type) -> Callable[[Any], Any]:
     """Makes a layer of another type with the same configuration."""
     return lambda layer: copy_of(layer, kind)
@@ -144,7 +145,6 @@ RULES: dict[type, Rule] = {
     layers.Normalization: _AFFINE,
     layers.Rescaling: _AFFINE,
     QuantizeRescaling: _AFFINE,
-    AbsorbedRescaling: Rule(Output.SAME_AS_INPUT),
     layers.Add: _ADD,  # of more tensors than two: chained first, as Multiply
     layers.Subtract: _SUBTRACT,
     layers.Multiply: _MULTIPLY,

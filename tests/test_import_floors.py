@@ -19,6 +19,7 @@ FLOORS = [
         "keras_qat.kernel_places",
         "keras_qat.optimizers",
         "keras_qat.quantizers",
+        "keras_qat.input_batches",
         "keras_qat.replicas",
         "keras_qat.schedules",
     },
@@ -30,22 +31,16 @@ FLOORS = [
         "keras_qat.wrappers",
     },
     {"keras_qat.restrictions", "keras_qat.rule"},
-    {"keras_qat.costs"},
     {"keras_qat.rules"},
     {
         "keras_qat.batch_normalization",
-        "keras_qat.calibration",
         "keras_qat.conversion",
         "keras_qat.distillation",
         "keras_qat.exact_inference",
         "keras_qat.learned_widths",
-        "keras_qat.transforms",
-        "keras_qat.uneven_ranges",
     },
     {"keras_qat.model", "keras_qat.penalty"},
-    {"keras_qat.callbacks", "keras_qat.model_checks", "keras_qat.plotting", "keras_qat.saving"},
-    {"keras_qat.pipeline"},
-    {"keras_qat.planning"},
+    {"keras_qat.callbacks", "keras_qat.plotting", "keras_qat.quantization", "keras_qat.saving"},
 ]
 PLACES = ("keras_qat", "tflite_export", "tests", "examples")
 WEIGHTY = {"keras", "tensorflow", "jax", "torch"}

@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qat.calibration import CalibrationData
 from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.callbacks.channel_capacity import Measurement, bottlenecks, channel_of
 from keras_qat.conversion import tensor_names
+from keras_qat.input_batches import CalibrationData
 from keras_qat.integer.io import replace_file
 from keras_qat.keras_graph import nodes
 from keras_qat.model import QuantizedModel

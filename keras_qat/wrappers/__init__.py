@@ -2,7 +2,6 @@
 
 from keras_qat.wrappers.add import QuantizeAdd, QuantizeSubtract
 from keras_qat.wrappers.affine import (
-    AbsorbedRescaling,
     QuantizeBatchNormalization,
     QuantizeRescaling,
 )
@@ -37,7 +36,6 @@ from keras_qat.wrappers.prelu import QuantizePReLU
 from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
 
 __all__ = [
-    "AbsorbedRescaling",
     "Pointwise",
     "QuantizeActivation",
     "QuantizeAdd",

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_qat.lowering.affine import UNIT, inference_affine
@@ -100,21 +99,6 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
         for running, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
             running.assign(running * self.momentum + batch * (1.0 - self.momentum))
         return ops.cast(outputs, self.compute_dtype)
-
-
-class AbsorbedRescaling(keras.layers.Rescaling):
-    """A Rescaling by one factor that weight layers take on: it is gone once they are quantized."""
-
-    @classmethod
-    def of(cls, layer: Any) -> AbsorbedRescaling:
-        """What computes the same as a Rescaling."""
-        absorbed: AbsorbedRescaling = cls.from_config(layer.get_config())
-        return absorbed
-
-    @property
-    def factor(self) -> float:
-        """What the weight scales are multiplied by."""
-        return float(np.asarray(self.scale).item())
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import GraphNode, rebuild
-from keras_qat.transforms.layer_copies import (
-    LayerCopies,
-    StaysFloat,
-    nothing_stays_float,
-    unused_name,
-)
+from keras_qat.quantization.passes.layer_copies import StaysFloat, nothing_stays_float
+from keras_qat.quantization.passes.rewriting import Names, Part, Rewrite, Rewriting
 
 _HALVES: dict[type, tuple[type, type]] = {
     keras.layers.SeparableConv1D: (keras.layers.DepthwiseConv1D, keras.layers.Conv1D),
@@ -27,39 +23,19 @@ def decompose_separable(
 
     A model without separable convolutions, but for those that stay in float, is returned itself.
     """
-    names = {origin: name for name, origin in origins(model, stays_float).items()}
-    if not names:
-        return model
-    copies = LayerCopies()
-    pairs: dict[int, tuple[Any, Any, Any]] = {}
-
-    def call(node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        layer = node.operation
-        if layer.name in names:
-            if id(layer) not in pairs:
-                pairs[id(layer)] = (layer, _depthwise(layer, names[layer.name]), _pointwise(layer))
-            _, depthwise, pointwise = pairs[id(layer)]
-            return pointwise(depthwise(*args, **kwargs))
-        copied = copies.of(layer) if isinstance(layer, keras.layers.Layer) else layer
-        return copied(*args, **kwargs)
-
-    result = rebuild(model, call)
-    copies.copy_weights()
-    for layer, depthwise, pointwise in pairs.values():
-        depthwise_kernel, *pointwise_weights = layer.get_weights()
-        depthwise.set_weights([depthwise_kernel])
-        pointwise.set_weights(pointwise_weights)
-    return result
+    rewriting = Rewriting(model, [DECOMPOSE], stays_float)
+    return rewriting.rebuilt() if rewriting.applies() else model
 
 
-def origins(model: keras.Model, stays_float: StaysFloat = nothing_stays_float) -> dict[str, str]:
-    """Which layer of `model` each layer that the pass adds comes from, by name."""
-    taken = {layer.name for layer in model.layers}
-    return {
-        unused_name(f"{layer.name}_depthwise", taken): layer.name
-        for layer in model.layers
-        if type(layer) in _HALVES and not stays_float(layer.name)
-    }
+def _applies(layer: Any) -> bool:
+    return type(layer) in _HALVES
+
+
+def _parts(part: Part, names: Names) -> Iterator[Part]:
+    layer = part.layer
+    name = names.new(f"{layer.name}_depthwise", origin=layer.name)
+    yield Part(_depthwise(layer, name), part.source, 0, 1)
+    yield Part(_pointwise(layer), part.source, 1)
 
 
 def _depthwise(layer: Any, name: str) -> keras.layers.Layer:
@@ -100,3 +76,6 @@ def _pointwise(layer: Any) -> keras.layers.Layer:
         dtype=layer.dtype_policy,
         trainable=layer.trainable,
     )
+
+
+DECOMPOSE = Rewrite(_applies, _parts)

@@ -10,18 +10,17 @@ import keras
 
 from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
-from keras_qat.keras_graph import GraphNode, consumers, nodes
+from keras_qat.quantization.ruled_graph import Call, RuledGraph
 from keras_qat.rule import Output
-from keras_qat.rules import rule_or_float
 
 Overrides = Mapping[str, QuantizationConfig | str | dict[str, Any] | None]
 
 
-class BitWidths:
+class BitWidthPolicy:
     """Answers, for one float model, which config and how many bits a layer gets.
 
     Args:
-        model: the normalized float model.
+        graph: the normalized float model and its rules.
         config: what holds where no override does.
         overrides: regular expression for a whole layer name -> config, or `None` for float.
         origins: layer name -> name under which the user knows that layer.
@@ -32,20 +31,19 @@ class BitWidths:
 
     def __init__(
         self,
-        model: keras.Model,
+        graph: RuledGraph,
         config: QuantizationConfig,
         overrides: Overrides,
         origins: Mapping[str, str],
     ):
-        self._model = model
+        self._graph = graph
         self._config = config
         self._overrides = [
             (_compile(pattern), None if value is None else configs.get(value))
             for pattern, value in overrides.items()
         ]
         self._origins = origins
-        self._consumers = consumers(model)
-        self._ends = _ends(model)
+        self._ends = _ends(graph)
         self._check_patterns()
 
     def config_for(self, names: Sequence[str]) -> tuple[QuantizationConfig | None, bool]:
@@ -60,16 +58,14 @@ class BitWidths:
         """Whether an override leaves the layer (or the input) of that name in float."""
         return self.config_for([name])[0] is None
 
-    def is_float(self, node: GraphNode) -> bool:
+    def is_float(self, call: Call) -> bool:
         """Whether a layer computes in float: by an override, or because it has no other form."""
-        left = self.is_left_in_float(node.operation.name)
-        return left or rule_or_float(node).output is Output.FLOAT
+        return self.is_left_in_float(call.name) or call.rule.output is Output.FLOAT
 
-    def quantizes(self, node: GraphNode) -> bool:
+    def quantizes(self, call: Call) -> bool:
         """Whether anything of a layer becomes integers: all of it, or its kernels."""
-        kernels = rule_or_float(node).wrapper is not None
-        left = self.is_left_in_float(node.operation.name)
-        return not left and (kernels or not self.is_float(node))
+        kernels = call.rule.wrapper is not None
+        return not self.is_left_in_float(call.name) and (kernels or not self.is_float(call))
 
     def behind_float(self, name: str) -> tuple[QuantizationConfig, int]:
         """The config and the bits of a grid for what a layer in float yields."""
@@ -78,12 +74,12 @@ class BitWidths:
             return self._config, self._config.input_bits
         return config, config.activation_bits
 
-    def weight_bits(self, layer: Any) -> int:
+    def weight_bits(self, name: str) -> int:
         """Bits of the kernel of a weight layer that is not left in float."""
-        config, overridden = self.config_for([layer.name])
+        config, overridden = self.config_for([name])
         if config is None:
-            raise ValueError(f"Layer {layer.name!r} is left in float: it has no bit width.")
-        if layer.name in self._ends and not overridden:
+            raise ValueError(f"Layer {name!r} is left in float: it has no bit width.")
+        if name in self._ends and not overridden:
             return config.first_and_last_bits
         return config.weight_bits
 
@@ -94,25 +90,25 @@ class BitWidths:
         reached = list(self._readers(tensor))
         if None in reached:
             return config.first_and_last_bits
-        if any(self._reads_wide(node) for node in reached if node is not None):
+        if any(self._reads_wide(call) for call in reached if call is not None):
             return config.add_bits
         return config.activation_bits
 
-    def _reads_wide(self, node: GraphNode) -> bool:
-        return self.is_float(node) or rule_or_float(node).wide_inputs
+    def _reads_wide(self, call: Call) -> bool:
+        return self.is_float(call) or call.rule.wide_inputs
 
-    def _readers(self, tensor: Any) -> Iterable[GraphNode | None]:
+    def _readers(self, tensor: Any) -> Iterable[Call | None]:
         """Everything that reads the values of a tensor on its grid; `None` is a model output."""
-        for node in self._consumers.get(id(tensor), []):
-            yield node
-            if node is None or self.is_float(node):
+        for call in self._graph.readers(tensor):
+            yield call
+            if call is None or self.is_float(call):
                 continue
-            if rule_or_float(node).output is not Output.QUANTIZE:
-                yield from self._readers(node.outputs[0])
+            if call.rule.output is not Output.QUANTIZE:
+                yield from self._readers(call.node.outputs[0])
 
     def _check_patterns(self) -> None:
-        names = [layer.name for layer in self._model.layers] + list(self._origins.values())
-        names += [node.operation.name for node in nodes(self._model) if _is_raw(node.operation)]
+        names = [layer.name for layer in self._graph.model.layers] + list(self._origins.values())
+        names += [call.name for call in self._graph.calls if _is_raw(call.layer)]
         for pattern, _ in self._overrides:
             if not any(pattern.fullmatch(name) for name in names):
                 raise ValueError(
@@ -157,21 +153,21 @@ def _compile(pattern: str) -> re.Pattern[str]:
         ) from error
 
 
-def _ends(model: keras.Model) -> set[str]:
+def _ends(graph: RuledGraph) -> set[str]:
     """Names of the weight layers with no weight layer before them, or none behind them."""
     before: dict[int, frozenset[str]] = {}
     first: set[str] = set()
     inner: set[str] = set()
     every: set[str] = set()
-    for node in nodes(model):
-        seen = frozenset().union(*(before.get(id(tensor), frozenset()) for tensor in node.inputs))
-        if rule_or_float(node).wrapper is not None:
-            name = node.operation.name
-            every.add(name)
+    for call in graph.calls:
+        read = (before.get(id(tensor), frozenset()) for tensor in call.node.inputs)
+        seen: frozenset[str] = frozenset().union(*read)
+        if call.rule.wrapper is not None:
+            every.add(call.name)
             inner |= seen
             if not seen:
-                first.add(name)
-            seen = seen | {name}
-        for tensor in node.outputs:
+                first.add(call.name)
+            seen = seen | {call.name}
+        for tensor in call.node.outputs:
             before[id(tensor)] = seen
     return first | (every - inner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -15,7 +16,6 @@ from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import LARGEST_VALUE
 from keras_qat.wrappers import QuantizeInFloat, QuantizeWrapper
 
-_WITH_WEIGHTS = (QuantizeWrapper, QuantizeInFloat, keras.layers.BatchNormalization)
 _OTHER_FLOATS = {"bfloat16", "float16", "float64"}
 
 
@@ -90,11 +90,9 @@ def _check_layer(layer: Any) -> None:
         )
 
 
-def check_weights(model: keras.Model) -> None:
-    """Raises ValueError for weights, in a quantized model, that no integers stand for."""
-    for layer in model.layers:
-        if not isinstance(layer, _WITH_WEIGHTS):
-            continue
+def check_weights(layers: Iterable[Any]) -> None:
+    """Raises ValueError for weights of layers to be quantized that no integers stand for."""
+    for layer in layers:
         for name, count, size in non_finite_values(layer):
             raise ValueError(
                 f"The weights of layer {layer.name!r} hold NaN or infinity, in {count} of {size} "

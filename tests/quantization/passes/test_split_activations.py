@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_qat
-from keras_qat.transforms.split_activations import split_activations
+from keras_qat.quantization.passes.split_activations import split_activations
 from tests.models import images, randomize
 from tests.untouched import untouched
 

@@ -5,17 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_qat import calibration
-from keras_qat.calibration import (
-    CalibrationData,
+from keras_qat.input_batches import CalibrationData
+from keras_qat.quantization import calibration
+from keras_qat.quantization.calibration import activation_ranges
+from keras_qat.quantizers import Grid
+from keras_qat.quantizers.initial_scale import (
     Histogram,
-    activation_histograms,
-    activation_ranges,
     least_error_scale,
     least_error_weight_scale,
     range_scale,
 )
-from keras_qat.quantizers import Grid
 
 layers = keras.layers
 
@@ -45,6 +44,11 @@ def squared_error(values, scale, grid):
     position = (np.clip(values / scale, grid.qmin, grid.qmax) - grid.qmin) / grid.step
     rounded = (np.rint(position) * grid.step + grid.qmin) * scale
     return float(np.mean((rounded - values) ** 2))
+
+
+def activation_histograms(model, tensors, data):
+    ranges = activation_ranges(model, tensors, data)
+    return calibration.activation_histograms(model, tensors, ranges, data)
 
 
 def samples_of(data):
@@ -230,14 +234,14 @@ def test_histograms_count_every_value_in_its_exact_range():
 
 def test_two_passes_hold_one_batch_at_a_time(monkeypatch):
     seen = []
-    original = calibration._probe
+    original = calibration._values_of
 
-    def watched(probe, data):
-        for values in original(probe, data):
+    def watched(*arguments):
+        for values in original(*arguments):
             seen.append(len(values[0]))
             yield values
 
-    monkeypatch.setattr(calibration, "_probe", watched)
+    monkeypatch.setattr(calibration, "_values_of", watched)
     model = one_input()
     activation_histograms(model, model.outputs, CalibrationData(model, X))
     assert seen == 2 * [64, 64, 22]

@@ -6,7 +6,7 @@ import pytest
 
 import keras_qat
 from tests.models import images
-from tests.transforms.test_tracing import exported
+from tests.quantization.passes.test_tracing import exported
 
 layers = keras.layers
 

@@ -9,23 +9,21 @@ import keras
 
 from keras_qat.copying import copy_of
 from keras_qat.keras_graph import GraphNode, nodes, rebuild
-from keras_qat.restrictions import MERGES
-from keras_qat.rule import UnsupportedLayerError
-from keras_qat.transforms.layer_copies import (
+from keras_qat.quantization.passes.layer_copies import (
     LayerCopies,
     StaysFloat,
     nothing_stays_float,
-    unused_name,
 )
+from keras_qat.quantization.passes.rewriting import Names
+from keras_qat.restrictions import MERGES
+from keras_qat.rule import UnsupportedLayerError
 
 layers = keras.layers
-
-Origins = dict[str, str]
 
 
 def pair_merges(
     model: keras.Model, stays_float: StaysFloat = nothing_stays_float
-) -> tuple[keras.Model, Origins]:
+) -> tuple[keras.Model, dict[str, str]]:
     """The same function, with two tensors of one rank in every merge; else the model itself.
 
     `Add(name="sum")([a, b, c, d])` becomes `"sum_partial"`, `"sum_partial_1"` and `"sum"`, the
@@ -40,13 +38,24 @@ def pair_merges(
     Raises:
         UnsupportedLayerError: an `Average` that is called with one and another count of tensors.
     """
-    unpaired = [node for node in nodes(model) if not _is_paired(node)]
-    if all(stays_float(node.operation.name) for node in unpaired):
+    if not has_merges_to_pair(model, stays_float):
         return model, {}
-    pairing = _Pairing(model, stays_float)
-    result = rebuild(model, pairing.call)
-    pairing.copies.copy_weights()
-    return result, pairing.origins
+    copies, names = LayerCopies(), Names(model)
+    pairing = Pairing(copies, names)
+
+    def call(node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if type(node.operation) in MERGES and not stays_float(node.operation.name):
+            return pairing.call(node.operation, args[0])
+        return copies.of(node.operation)(*args, **kwargs)
+
+    result = rebuild(model, call)
+    copies.copy_weights()
+    return result, names.origins
+
+
+def has_merges_to_pair(model: keras.Model, stays_float: StaysFloat) -> bool:
+    """Whether the model has a merge of more than two tensors, of several ranks, or an average."""
+    return any(not (_is_paired(node) or stays_float(node.operation.name)) for node in nodes(model))
 
 
 def _is_paired(node: GraphNode) -> bool:
@@ -56,29 +65,31 @@ def _is_paired(node: GraphNode) -> bool:
     return one_rank and len(node.inputs) == 2 and type(node.operation) is not layers.Average
 
 
-class _Pairing:
-    def __init__(self, model: keras.Model, stays_float: StaysFloat):
-        self._stays_float = stays_float
-        self.copies = LayerCopies()
-        self.origins: Origins = {}
-        self._taken = {layer.name for layer in model.layers}
+class Pairing:
+    """Calls merge layers on two tensors at a time.
+
+    Args:
+        copies: makes the layers of the new model.
+        names: gets the names of the layers that are added.
+    """
+
+    def __init__(self, copies: LayerCopies, names: Names):
+        self._copies = copies
+        self._names = names
         self._parts: dict[Any, Any] = {}
         self._divisors: dict[str, int] = {}
 
-    def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What takes the place of one call in the graph."""
-        layer = node.operation
-        if type(layer) not in MERGES or self._stays_float(layer.name):
-            return self.copies.of(layer)(*args, **kwargs)
-        rank = max(len(tensor.shape) for tensor in args[0])
-        total, *others = (self._of_rank(rank, tensor, layer) for tensor in args[0])
+    def call(self, layer: Any, tensors: list[Any]) -> Any:
+        """What takes the place of one call of a merge layer."""
+        rank = max(len(tensor.shape) for tensor in tensors)
+        total, *others = (self._of_rank(rank, tensor, layer) for tensor in tensors)
         average = type(layer) is layers.Average
         for index in range(len(others) - (0 if average else 1)):
             part = self._part(layer, "partial", index, lambda name: _pair_of(layer, name))
             total = part([total, others[index]])
         if average:
-            return self._division(layer, len(args[0]))(total)
-        return self.copies.of(layer)([total, others[-1]])
+            return self._division(layer, len(tensors))(total)
+        return self._copies.of(layer)([total, others[-1]])
 
     def _of_rank(self, rank: int, tensor: Any, layer: Any) -> Any:
         """The tensor with sizes of 1 behind the batch, as Keras expands it."""
@@ -92,8 +103,7 @@ class _Pairing:
     def _part(self, layer: Any, suffix: str, key: Any, make: Callable[[str], Any]) -> Any:
         """The added layer of that role, one for all calls of `layer`."""
         if (layer.name, suffix, key) not in self._parts:
-            name = unused_name(f"{layer.name}_{suffix}", self._taken)
-            self.origins[name] = layer.name
+            name = self._names.new(f"{layer.name}_{suffix}", origin=layer.name)
             self._parts[layer.name, suffix, key] = make(name)
         return self._parts[layer.name, suffix, key]
 
@@ -104,7 +114,7 @@ class _Pairing:
                 f"{layer.name!r} (Average): it is called with several counts of tensors; use one "
                 f"layer for each. Received: {known} and {count}"
             )
-        return self.copies.of(layer, lambda layer: _rescaling(layer, 1.0 / count))
+        return self._copies.of(layer, lambda layer: _rescaling(layer, 1.0 / count))
 
 
 def _pair_of(layer: Any, name: str) -> Any:

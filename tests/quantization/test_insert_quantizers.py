@@ -9,12 +9,12 @@ import pytest
 import keras_qat
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import input_name
+from keras_qat.quantization.insert_quantizers import insert_quantizers
+from keras_qat.quantization.passes.decompose_separable import decompose_separable
+from keras_qat.quantization.passes.split_activations import split_activations
+from keras_qat.quantization.plan import PlannedGrid
+from keras_qat.quantization.planning import prepare
 from keras_qat.quantizers import Grid, Quantizer, SoftmaxRounding
-from keras_qat.transforms.bit_widths import BitWidths
-from keras_qat.transforms.decompose_separable import decompose_separable
-from keras_qat.transforms.grid_plan import GridPlan
-from keras_qat.transforms.insert_quantizers import insert_quantizers
-from keras_qat.transforms.split_activations import split_activations
 from tests.models import images, randomize, residual_network
 from tests.untouched import untouched
 
@@ -40,12 +40,21 @@ class TransparentConfig(QuantizationConfig):
         return self.activation_quantizer(bits, signed, name)
 
 
+@dataclasses.dataclass
+class Site:
+    quantizer: Quantizer
+    grid: PlannedGrid
+
+
 def inserted(model, config=None, signed=True):
     """The model with quantizers, of a model whose weight layers are linear."""
     config = config or keras_qat.LSQConfig()
-    signed_inputs = {input_name(tensor): signed for tensor in model.inputs}
-    bit_widths = BitWidths(model, config, {}, {})
-    return insert_quantizers(model, bit_widths, GridPlan(model, bit_widths, signed_inputs))
+    prepared = prepare(model, config, None, None, unsupported=True)
+    signs = {input_name(tensor): signed for tensor in model.inputs}
+    grids = tuple(grid.with_sign(signs) for grid in prepared.plan.grids)
+    plan = dataclasses.replace(prepared.plan, grids=grids)
+    result, quantizers = insert_quantizers(prepared.rules, plan)
+    return result, [Site(*each) for each in zip(quantizers, grids, strict=True)]
 
 
 def stack(*between, shape=(6, 6, 3)):
@@ -75,9 +84,9 @@ def test_convolution_normalization_and_relu_are_one_tensor():
     )
     result, sites = inserted(model)
     assert names(result) == ["image", "image_quantizer", "conv", "bn", "relu", "relu_quantizer"]
-    assert [site.is_input for site in sites] == [True, False]
-    (tensor,) = sites[1].float_tensors
-    assert tensor is model.get_layer("relu").output
+    assert [site.grid.is_input for site in sites] == [True, False]
+    (planned,) = sites[1].grid.tensors
+    assert planned.members == ("conv", "bn", "relu")
     assert sites[1].quantizer.grid == Grid(0, 255)
 
 

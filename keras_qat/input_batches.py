@@ -1,34 +1,16 @@
-"""Calibration data, and how often the tensors of a model take which value for it."""
+"""`CalibrationData`: input samples of a user, as batches for a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_qat.keras_graph import input_keys, input_name, layer_name
-from keras_qat.quantizers.initial_scale import (
-    LARGEST_VALUE,
-    Histogram,
-    least_error_scale,
-    least_error_weight_scale,
-    range_scale,
-)
+from keras_qat.keras_graph import input_keys, input_name
 
-__all__ = [
-    "CalibrationData",
-    "Histogram",
-    "activation_histograms",
-    "activation_ranges",
-    "least_error_scale",
-    "least_error_weight_scale",
-    "range_scale",
-]
-
-_BINS = 2048
 _BATCH_SIZE = 64
 
 Array = npt.NDArray[np.floating[Any]]
@@ -148,86 +130,3 @@ def _as_numbers(array: Any, name: str) -> Array:
 def _is_endless(data: Any) -> bool:
     """Whether this is an endless `tf.data.Dataset`: TensorFlow writes that cardinality as -1."""
     return hasattr(data, "cardinality") and int(data.cardinality()) == -1
-
-
-def activation_ranges(
-    model: keras.Model, tensors: Sequence[Any], data: CalibrationData
-) -> npt.NDArray[np.float64]:
-    """The least and the largest value of each symbolic tensor of the model, in inference mode.
-
-    Raises:
-        ValueError: a tensor takes NaN or infinite values, or larger ones than `LARGEST_VALUE`.
-    """
-    probe = keras.Model(model.inputs, list(tensors))
-    ranges = np.array([[np.inf, -np.inf]] * len(tensors))
-    for values in _probe(probe, data):
-        for index, value in enumerate(values):
-            low, high = float(np.min(value)), float(np.max(value))
-            if not (np.isfinite(low) and np.isfinite(high)):
-                raise ValueError(
-                    f"The model's own values are not finite behind layer "
-                    f"{layer_name(tensors[index])!r} for the calibration data. Check the weights "
-                    "and the data."
-                )
-            if max(-low, high) > LARGEST_VALUE:
-                raise ValueError(
-                    f"The model's own values are too large behind layer "
-                    f"{layer_name(tensors[index])!r} for the calibration data: products beyond "
-                    f"{LARGEST_VALUE:.0e} overflow float32. Scale the data, or check the weights. "
-                    f"Received: {max(-low, high):.3g}"
-                )
-            ranges[index] = min(ranges[index, 0], low), max(ranges[index, 1], high)
-    return ranges
-
-
-def activation_histograms(
-    model: keras.Model,
-    tensors: Sequence[Any],
-    data: CalibrationData,
-    see: Callable[[Any, Array], None] = lambda tensor, values: None,
-) -> list[Histogram]:
-    """One histogram for each symbolic tensor of the model, in inference mode.
-
-    Two passes over the data, one for the ranges and one for the counts: memory does not grow with
-    the number of samples.
-
-    Args:
-        model: float model.
-        tensors: symbolic tensors of it.
-        data: its inputs.
-        see: gets every tensor with its values for each batch, once.
-
-    Raises:
-        ValueError: a tensor takes NaN or infinite values.
-    """
-    probe = keras.Model(model.inputs, list(tensors))
-    ranges = activation_ranges(model, tensors, data)
-    counts = np.zeros((len(tensors), _BINS))
-    edges = [np.linspace(low, high if high > low else low + 1.0, _BINS + 1) for low, high in ranges]
-    for values in _probe(probe, data):
-        for index, value in enumerate(values):
-            counts[index] += np.histogram(value, bins=edges[index])[0]
-            see(tensors[index], value)
-    return [
-        Histogram((edge[:-1] + edge[1:]) / 2, count, low, high)
-        for edge, count, (low, high) in zip(edges, counts, ranges, strict=True)
-    ]
-
-
-def see_all(
-    model: keras.Model,
-    tensors: Sequence[Any],
-    data: CalibrationData,
-    see: Callable[[Any, Array], None],
-) -> None:
-    """Shows the values of symbolic tensors in inference mode, batch by batch."""
-    if tensors:
-        for values in _probe(keras.Model(model.inputs, list(tensors)), data):
-            for tensor, value in zip(tensors, values, strict=True):
-                see(tensor, value)
-
-
-def _probe(probe: keras.Model, data: CalibrationData) -> Iterator[list[Array]]:
-    for batch in data:
-        outputs = probe(batch, training=False)  # eagerly: tracing costs more than a few batches
-        yield [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]

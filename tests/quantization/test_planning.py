@@ -1,10 +1,16 @@
 """`plan` says what `quantize` does, without doing it."""
 
+import dataclasses
+import warnings
+
 import keras
 import numpy as np
 import pytest
 
 import keras_qat
+from keras_qat import keras_graph
+from keras_qat.quantization import insert_quantizers, layer_checks
+from keras_qat.quantization.passes import pair_merges, rewriting, to_layers
 from keras_qat.quantizers import SoftmaxRounding
 from keras_qat.wrappers import QuantizeWrapper
 from tests.models import images, residual_network
@@ -152,3 +158,112 @@ def test_sizes_that_are_unknown_have_no_count():
     assert planned.layers[0].macs is None
     assert "?x?x2" in str(planned)
     assert np.isclose(planned.total("macs"), 0)
+
+
+def _gated():
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Rescaling(1 / 255)(layers.RandomFlip()(inputs))
+    x = layers.SeparableConv2D(4, 3, activation="relu", name="separable")(x)
+    parts = [layers.Conv2D(4, 1, name=name)(x) for name in "abc"]
+    x = layers.Concatenate(name="joined")([layers.Average(name="mean")(parts), x])
+    gate = layers.Dense(8, activation="sigmoid", name="gate")(layers.GlobalMaxPooling2D()(x))
+    x = layers.MaxPooling2D(2)(layers.Multiply(name="product")([x, gate]))
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
+
+
+def _with_float_parts():
+    inputs = keras.Input((6, 8), name="steps")
+    x = layers.LayerNormalization(name="norm")(layers.Dense(8, name="first")(inputs))
+    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    return keras.Model(inputs, layers.Dense(2, name="head")(x + 1.0))
+
+
+MODELS = {"residual": residual_network, "gated": _gated, "float": _with_float_parts}
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("config", ["lsq", "gdnsq", "pege", "dorefa"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_plan_is_the_one_that_quantize_carries_out(name, config, signed):
+    """The very same value: nothing is worked out twice."""
+    model = MODELS[name]()
+    x = images(16, model.inputs[0].shape[1:])
+    x = x if signed else np.abs(x)
+    planned = keras_qat.plan(model, config, calibration_data=x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the plan says, too
+        qmodel = keras_qat.quantize(model, config, calibration_data=x)
+    assert qmodel.plan == planned
+    assert qmodel.grid_warnings == planned.warnings
+    assert None not in [grid.signed for grid in planned.grids]
+    assert planned.grids[0].signed is signed
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_data_the_signs_are_unknown_and_nothing_else_differs(name):
+    model = MODELS[name]()
+    told = keras_qat.plan(model, calibration_data=images(16, model.inputs[0].shape[1:]))
+    guessed = keras_qat.plan(model)
+    assert guessed.grids[0].signed is None
+    assert {grid.signed for grid in guessed.grids} <= {None, True, False}
+    for untold, grid in zip(guessed.grids, told.grids, strict=True):
+        assert untold.signed in (None, grid.signed)
+    grids = tuple(dataclasses.replace(grid, signed=None) for grid in told.grids)
+    untold = tuple(dataclasses.replace(grid, signed=None) for grid in guessed.grids)
+    same = dataclasses.replace(told, grids=grids, warnings=())
+    assert dataclasses.replace(guessed, grids=untold, warnings=()) == same
+
+
+def test_a_plan_differs_where_quantize_would_do_something_else():
+    """That two plans are equal must say something."""
+    model, x = residual_network(), images(16)
+    planned = keras_qat.plan(model, CONFIG, calibration_data=x)
+    assert planned == keras_qat.plan(model, CONFIG, calibration_data=x[::-1])
+    assert planned != keras_qat.plan(model, "lsq", calibration_data=x)
+    assert planned != keras_qat.plan(model, CONFIG, calibration_data=np.abs(x))
+    assert planned != keras_qat.plan(model, CONFIG, overrides={"head": "lsq"}, calibration_data=x)
+
+
+def test_it_says_who_is_one_op_and_who_shares_a_grid():
+    planned = keras_qat.plan(_gated(), CONFIG)
+    members = {tensor.layer: tensor.members for grid in planned.grids for tensor in grid.tensors}
+    assert members["separable_relu"] == ("separable", "separable_relu")
+    assert members["gate_sigmoid"] == ("gate_sigmoid",)
+    joined = next(grid for grid in planned.grids if grid.joined_by)
+    assert joined.joined_by == "joined"
+    assert [tensor.layer for tensor in joined.tensors] == ["mean", "separable_relu"]
+    assert by_name(planned)["separable_depthwise"].input_gain == 1 / 255
+
+
+def test_a_model_is_rebuilt_at_most_three_times(monkeypatch):
+    built = []
+    original = keras_graph.rebuild
+
+    def counted(*args, **kwargs):
+        built.append(args)
+        return original(*args, **kwargs)
+
+    for module in (to_layers, rewriting, insert_quantizers, pair_merges):
+        monkeypatch.setattr(module, "rebuild", counted)
+    model = _gated()
+    doubled = keras.Model(model.inputs, model.outputs[0] * 2.0)
+    keras_qat.quantize(doubled, calibration_data=images(8, (8, 8, 3)))
+    assert len(built) == 3
+
+
+def test_each_layer_is_checked_once(monkeypatch):
+    asked = []
+    original = layer_checks.rule_of
+    monkeypatch.setattr(
+        layer_checks, "rule_of", lambda node: asked.append(node.operation.name) or original(node)
+    )
+    model = _gated()
+    doubled = keras.Model(model.inputs, model.outputs[0] * 2.0)
+    keras_qat.quantize(doubled, calibration_data=images(8, (8, 8, 3)))
+    assert len(asked) == len(set(asked))
+    assert set(asked) >= {layer.name for layer in model.layers[1:]}
+
+
+def test_the_former_name_of_a_plan_warns():
+    with pytest.warns(DeprecationWarning, match=r"keras_qat\.QuantizationPlan"):
+        assert keras_qat.Plan is keras_qat.QuantizationPlan

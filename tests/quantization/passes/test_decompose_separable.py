@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_qat.transforms.decompose_separable import decompose_separable, origins
+from keras_qat.quantization.passes.decompose_separable import decompose_separable
+from keras_qat.quantization.passes.layer_copies import nothing_stays_float
+from keras_qat.quantization.passes.normalize import normalize
 from tests.models import images, randomize
 from tests.untouched import untouched
 
@@ -52,7 +54,8 @@ def test_a_shared_layer_stays_shared():
 
 
 def test_origins_name_the_layer_that_the_user_knows():
-    assert origins(separable_model()) == {"sep_depthwise": "sep"}
+    _, origins = normalize(separable_model(), nothing_stays_float)
+    assert origins == {"sep_depthwise": "sep"}
 
 
 def test_both_halves_keep_what_training_needs():

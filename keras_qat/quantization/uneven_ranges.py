@@ -10,11 +10,10 @@ import numpy as np
 from keras import ops
 
 from keras_qat.integer.shared_ranges import FEW, FEW_OF_OUTPUTS, SharedRange
-from keras_qat.keras_graph import GraphNode, consumers, input_name
 from keras_qat.lowering.affine import inference_affine
 from keras_qat.lowering.shape import lower_identity
-from keras_qat.rules import rule_or_float
-from keras_qat.transforms.grid_plan import GridPlan, SharedGrid
+from keras_qat.quantization.plan import PlannedGrid, PlannedTensor
+from keras_qat.quantization.ruled_graph import Call, RuledGraph
 
 layers = keras.layers
 
@@ -68,14 +67,18 @@ class ColumnRanges:
         return self._ranges.get(id(tensor))
 
 
-def watched_tensors(model: keras.Model, plan: GridPlan) -> list[Any]:
+def watched_tensors(rules: RuledGraph, grids: Sequence[PlannedGrid]) -> list[Any]:
     """The symbolic tensors whose ranges `range_warnings` needs."""
-    finder = _Finder(model, plan)
-    return [tensor for grid in plan.grids if finder.looks_at(grid) for tensor in _tensors(grid)]
+    finder = _Finder(rules, grids)
+    looked_at = filter(finder.looks_at, grids)
+    return [rules.tensor(each.place) for grid in looked_at for each in grid.tensors]
 
 
 def range_warnings(
-    model: keras.Model, plan: GridPlan, ranges: ColumnRanges, data: Iterable[list[Array]] = ()
+    rules: RuledGraph,
+    grids: Sequence[PlannedGrid],
+    ranges: ColumnRanges,
+    data: Iterable[list[Array]] = (),
 ) -> list[str]:
     """What inputs, outputs and joined tensors lose on their grids, in words.
 
@@ -84,42 +87,47 @@ def range_warnings(
     tell whether they matter.
 
     Args:
-        model: the normalized float model.
-        plan: of its grids.
+        rules: the normalized float model.
+        grids: those of its plan.
         ranges: of the tensors; those that were not seen are known from a Normalization behind
             them, or not at all.
         data: batches of inputs; the first ones are measured.
     """
-    found = _Finder(model, plan, data).shared_ranges(ranges)
+    found = _Finder(rules, grids, data).shared_ranges(ranges)
     return [shared.warning() + advice for shared, advice in found if shared.starved()]
 
 
 class _Finder:
-    def __init__(self, model: keras.Model, plan: GridPlan, data: Iterable[list[Array]] = ()):
-        self._model = model
+    def __init__(
+        self,
+        rules: RuledGraph,
+        grids: Sequence[PlannedGrid],
+        data: Iterable[list[Array]] = (),
+    ):
+        self._model = rules.model
+        self._rules = rules
         self._data = data
-        self._plan = plan
-        self._readers = consumers(model)
+        self._grids = grids
 
-    def looks_at(self, grid: SharedGrid) -> bool:
+    def looks_at(self, grid: PlannedGrid) -> bool:
         """Whether a grid has inputs, outputs or several tensors."""
-        ends = any(None in self._readers.get(id(tensor), []) for tensor in _tensors(grid))
-        return grid.is_input or ends or len(grid.sites) > 1
+        ends = any(self._rules.is_output(self._rules.tensor(each.place)) for each in grid.tensors)
+        return grid.is_input or ends or len(grid.tensors) > 1
 
     def shared_ranges(self, ranges: ColumnRanges) -> Iterator[tuple[SharedRange, str]]:
-        for grid in filter(self.looks_at, self._plan.grids):
-            for site in grid.sites:
-                seen = ranges.of(site.tensor)
-                known = seen or self._expected(site.tensor)
-                ends = None in self._readers.get(id(site.tensor), [])
-                if known is not None and ends:
-                    yield self._of_columns(site, grid, known, few=FEW_OF_OUTPUTS)
-                elif known is not None and site.is_input and seen is None:
-                    if (gains := self._gains(site.tensor)) is not None:
-                        yield self._of_columns(site, grid, known, gains=gains)
-                elif known is not None and site.is_input:
-                    measured = self._of_columns(site, grid, known, beside_others=False)
-                    if self._changes_answers(site.tensor, measured[0]):
+        for grid in filter(self.looks_at, self._grids):
+            for planned in grid.tensors:
+                tensor = self._rules.tensor(planned.place)
+                seen = ranges.of(tensor)
+                known = seen or self._expected(tensor)
+                if known is not None and self._rules.is_output(tensor):
+                    yield self._of_columns(planned, grid, known, few=FEW_OF_OUTPUTS)
+                elif known is not None and planned.is_input and seen is None:
+                    if (gains := self._gains(tensor)) is not None:
+                        yield self._of_columns(planned, grid, known, gains=gains)
+                elif known is not None and planned.is_input:
+                    measured = self._of_columns(planned, grid, known, beside_others=False)
+                    if self._changes_answers(tensor, measured[0]):
                         yield measured
             yield from self._of_tensors(grid, ranges)
 
@@ -148,27 +156,28 @@ class _Finder:
 
     def _of_columns(
         self,
-        site: Any,
-        grid: SharedGrid,
+        planned: PlannedTensor,
+        grid: PlannedGrid,
         known: tuple[Array, Array],
         gains: Array | None = None,
         **how: Any,
     ) -> tuple[SharedRange, str]:
-        name = input_name(site.tensor) if site.is_input else site.layer
-        what = f"{'Input' if site.is_input else 'Output'} {name!r}"
+        what = f"{'Input' if planned.is_input else 'Output'} {planned.layer!r}"
         columns = [str(index) for index in range(len(known[0]))]
         shared = SharedRange(what, "column", columns, *known, gains, grid.bits, **how)
-        return shared, _INPUT_ADVICE if site.is_input else _OUTPUT_ADVICE
+        return shared, _INPUT_ADVICE if planned.is_input else _OUTPUT_ADVICE
 
     def _of_tensors(
-        self, grid: SharedGrid, ranges: ColumnRanges
+        self, grid: PlannedGrid, ranges: ColumnRanges
     ) -> Iterator[tuple[SharedRange, str]]:
-        known = {site.layer: ranges.of(site.tensor) for site in grid.sites}
+        tensors = [self._rules.tensor(each.place) for each in grid.tensors]
+        pairs = zip(grid.tensors, tensors, strict=True)
+        known = {planned.layer: ranges.of(tensor) for planned, tensor in pairs}
         if len(known) < 2 or None in known.values():
             return
         low = np.array([np.min(each[0]) for each in known.values() if each is not None])
         high = np.array([np.max(each[1]) for each in known.values() if each is not None])
-        gains = [self._gains(site.tensor) for site in grid.sites]
+        gains = list(map(self._gains, tensors))
         worth = None
         if all(each is not None for each in gains) and len(gains) == len(known):
             worth = np.array([np.max(each) for each in gains if each is not None])
@@ -180,8 +189,8 @@ class _Finder:
 
     def _expected(self, tensor: Any) -> tuple[Array, Array] | None:
         """The range of the columns by the statistics of a Normalization that reads them."""
-        for reader in self._readers.get(id(tensor), []):
-            if reader is not None and isinstance(reader.operation, layers.Normalization):
+        for reader in self._rules.readers(tensor):
+            if reader is not None and isinstance(reader.layer, layers.Normalization):
                 gain, offset = self._affine(reader)
                 mean, spread = -offset / gain, 3.0 / gain
                 return mean - spread, mean + spread
@@ -189,41 +198,41 @@ class _Finder:
 
     def _gains(self, tensor: Any) -> Array | None:
         """What the columns of a tensor are multiplied by where they are read; `None`: unknown."""
-        found = [self._gains_in(reader, tensor) for reader in self._readers.get(id(tensor), [])]
+        found = [self._gains_in(reader, tensor) for reader in self._rules.readers(tensor)]
         known = [each for each in found if each is not None]
         return np.max(known, axis=0) if known else None
 
-    def _gains_in(self, reader: GraphNode | None, tensor: Any) -> Array | None:
+    def _gains_in(self, reader: Call | None, tensor: Any) -> Array | None:
         columns = tensor.shape[-1]
         if reader is None or columns is None:
             return None
-        layer = reader.operation
+        layer, outputs = reader.layer, reader.node.outputs
         if isinstance(layer, _KERNELS):
             return _kernel_gains(layer, columns)
         if isinstance(layer, _AFFINE):
             gains = np.abs(self._affine(reader)[0])
             if gains.size == 1:  # all columns alike: look further
-                further = self._gains(reader.outputs[0])
+                further = self._gains(outputs[0])
                 return None if further is None else gains.item() * further
             return gains if gains.size == columns else None
         if isinstance(layer, layers.Concatenate) and layer.axis in (-1, len(tensor.shape) - 1):
             return self._gains_behind_join(reader, tensor)
-        if rule_or_float(reader).lower is lower_identity:
-            return self._gains(reader.outputs[0])
+        if reader.rule.lower is lower_identity:
+            return self._gains(outputs[0])
         return None
 
-    def _gains_behind_join(self, reader: GraphNode, tensor: Any) -> Array | None:
-        further = self._gains(reader.outputs[0])
+    def _gains_behind_join(self, reader: Call, tensor: Any) -> Array | None:
+        further = self._gains(reader.node.outputs[0])
         if further is None:
             return None
-        place = [id(each) for each in reader.inputs].index(id(tensor))
-        start = sum(each.shape[-1] for each in reader.inputs[:place])
+        place = [id(each) for each in reader.node.inputs].index(id(tensor))
+        start = sum(each.shape[-1] for each in reader.node.inputs[:place])
         return further[start : start + tensor.shape[-1]]
 
-    def _affine(self, node: GraphNode) -> tuple[Array, Array]:
+    def _affine(self, call: Call) -> tuple[Array, Array]:
         gain, offset = (
             np.asarray(ops.convert_to_numpy(each), np.float64).reshape(-1)
-            for each in inference_affine(node.operation)
+            for each in inference_affine(call.layer)
         )
         return gain, offset
 
@@ -248,7 +257,3 @@ def _differ(answers: Array, others: Array) -> bool:
     noise = np.mean(np.square(answers - others)) / max(signal, np.finfo(np.float32).tiny)
     moved = answers.argmax(axis=-1) != others.argmax(axis=-1) if answers.ndim > 1 else False
     return bool(noise > _LARGEST_NOISE or np.mean(moved) > _MOST_MOVED)
-
-
-def _tensors(grid: SharedGrid) -> list[Any]:
-    return [site.tensor for site in grid.sites]

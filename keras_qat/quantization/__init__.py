@@ -1,0 +1,1 @@
+"""From a float model to a quantized one: `quantize`, and `plan`, which only tells."""

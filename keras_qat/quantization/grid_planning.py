@@ -1,0 +1,235 @@
+"""Which tensors of a model get a grid, which share one, and of how many bits; builds nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from keras_qat.keras_graph import input_name
+from keras_qat.quantization.bit_width_policy import BitWidthPolicy
+from keras_qat.quantization.plan import NEGATIVE, Place, PlannedGrid, PlannedTensor, Sign
+from keras_qat.quantization.ruled_graph import Call, RuledGraph
+from keras_qat.rule import Output, Stage, UnsupportedLayerError
+
+
+@dataclasses.dataclass(frozen=True)
+class _TensorState:
+    """What is known of a tensor.
+
+    Attributes:
+        sign: whether it can be negative.
+        stage: what it is while it has no grid; `None` once it has one.
+        start: the tensor where its grid begins, by its number, if a quantizer makes it.
+        members: names of the layers that make it since its last grid.
+        minimum_bits: bits that its grid should have at least.
+    """
+
+    sign: Sign
+    stage: Stage | None = None
+    start: int | None = None
+    members: tuple[str, ...] = ()
+    minimum_bits: int = 1
+
+
+class GridPlanner:
+    """Walks a model once and finds the grids of its tensors.
+
+    Attributes:
+        grids: every grid, in the order of the graph.
+
+    Raises:
+        UnsupportedLayerError: a layer that joins tensors whose grids cannot be one.
+        ValueError: an input that is left in float, and a quantized layer that reads it.
+    """
+
+    def __init__(self, graph: RuledGraph, policy: BitWidthPolicy):
+        self._graph = graph
+        self._policy = policy
+        self._states: dict[int, _TensorState] = {}  # by the id of a tensor
+        self._starts: dict[int, int] = {}  # id of a tensor that starts a grid -> its number
+        self._tensors: list[PlannedTensor] = []  # by their numbers
+        self._groups = _UnionFind()
+        self._joined_by: dict[int, str] = {}  # number of a group -> the first layer that joins
+        for index, tensor in enumerate(graph.model.inputs):
+            self._visit_input(tensor, index)
+        for call in graph.calls:
+            self._visit(call)
+        self.grids = self._grids()
+        self._grid_numbers = {
+            number: index
+            for index, members in enumerate(self._groups.members())
+            for number in members
+        }
+
+    def starts(self, tensor: Any) -> int | None:
+        """The grid that a quantizer right behind the tensor puts it on, by its index."""
+        start = self._starts.get(id(tensor))
+        return None if start is None else self._grid_numbers[start]
+
+    def grid_of(self, tensor: Any) -> int | None:
+        """The grid that the values of the tensor are on; `None` if no quantizer made it."""
+        start = self._states[id(tensor)].start
+        return None if start is None else self._grid_numbers[start]
+
+    def _grids(self) -> tuple[PlannedGrid, ...]:
+        return tuple(
+            PlannedGrid(
+                tuple(self._tensors[number] for number in members),
+                self._joined_by.get(members[0]),
+            )
+            for members in self._groups.members()
+        )
+
+    def _visit_input(self, tensor: Any, index: int) -> None:
+        name = input_name(tensor)
+        sign = Sign(frozenset({name}))
+        config, overridden = self._policy.config_for([name])
+        on_a_grid = self._is_read_on_a_grid(tensor)
+        if config is None and on_a_grid:
+            raise ValueError(
+                f"The input {name!r} is left in float, and a quantized layer reads it. Leave "
+                "those layers in float, too, or drop the override of the input."
+            )
+        if config is None or (self._holds_integers(tensor) and not on_a_grid):
+            self._states[id(tensor)] = _TensorState(sign, Stage.FLOAT)
+            return
+        bits = config.activation_bits if overridden else config.input_bits
+        place = Place(None, index)
+        self._start(tensor, PlannedTensor(place, name, (name,), config, bits, sign, is_input=True))
+
+    def _holds_integers(self, tensor: Any) -> bool:
+        """Whether an input says so, or embeddings alone read it."""
+        looked_up = [
+            reader is not None and isinstance(reader.layer, keras.layers.Embedding)
+            for reader in self._graph.readers(tensor)
+        ]
+        is_float = keras.backend.is_float_dtype(tensor.dtype)
+        return not is_float or (bool(looked_up) and all(looked_up))
+
+    def _visit(self, call: Call) -> None:
+        if self._policy.is_float(call):
+            self._visit_float(call)
+            return
+        state = self._state_behind(call)
+        (tensor,) = call.node.outputs  # only a layer in float yields several
+        self._states[id(tensor)] = state
+        if self._needs_quantizer(tensor, state):
+            self._quantize(call, tensor, state)
+
+    def _visit_float(self, call: Call) -> None:
+        """Its tensors have no grid where layers in float alone read them."""
+        name, sign = call.name, Sign(frozenset({call.name}))
+        for index, tensor in enumerate(call.node.outputs):
+            self._states[id(tensor)] = _TensorState(sign, Stage.FLOAT)
+            if self._is_read_on_a_grid(tensor):
+                config, bits = self._policy.behind_float(name)
+                place = Place(call.index, index)
+                self._start(tensor, PlannedTensor(place, name, (name,), config, bits, sign))
+
+    def _is_read_on_a_grid(self, tensor: Any) -> bool:
+        """Whether a quantized layer reads the tensor, or it is an output of the model."""
+        readers = self._graph.readers(tensor)
+        return any(reader is None or not self._policy.is_float(reader) for reader in readers)
+
+    def _state_behind(self, call: Call) -> _TensorState:
+        rule, name = call.rule, call.name
+        operands = [self._states[id(tensor)] for tensor in call.node.inputs]
+        first = operands[0]
+        members = (*first.members, name) if first.stage and rule.joins else (name,)
+        sign = _sign_behind(call, operands)
+        if rule.output is Output.FIXED:
+            return _TensorState(sign)
+        if rule.output is Output.QUANTIZE:
+            return _TensorState(sign, rule.yields, members=members, minimum_bits=rule.minimum_bits)
+        if rule.output is Output.SHARED:
+            return self._joined(call, operands, sign)
+        if first.stage is None:
+            kept = first.sign if sign == NEGATIVE else sign
+            return dataclasses.replace(first, sign=kept, members=members)
+        return _TensorState(sign, Stage.COMPLETE, members=members)
+
+    def _joined(self, call: Call, operands: list[_TensorState], sign: Sign) -> _TensorState:
+        """All operands on one grid from now on."""
+        starts = [state.start for state in operands if state.start is not None]
+        if starts and len(starts) < len(operands):
+            raise UnsupportedLayerError(
+                f"{call.name!r} ({type(call.layer).__name__}): it joins the output of a Softmax, "
+                "which has a grid of its own in every runtime, with other tensors. Make the "
+                "Softmax a separate output."
+            )
+        for start in starts:
+            self._merge(starts[0], start)
+        if starts:
+            self._joined_by.setdefault(self._groups.first_of(starts[0]), call.name)
+        return dataclasses.replace(operands[0], sign=sign, members=(call.name,))
+
+    def _merge(self, start: int, other: int) -> None:
+        """The grids of two tensors become one; the layer that joined either first names it."""
+        before = [self._groups.first_of(each) for each in (start, other)]
+        names = [self._joined_by.pop(each, None) for each in dict.fromkeys(before)]
+        self._groups.merge(start, other)
+        if name := next(filter(None, names), None):
+            self._joined_by[self._groups.first_of(start)] = name
+
+    def _needs_quantizer(self, tensor: Any, state: _TensorState) -> bool:
+        """Whether a grid must come here, because not exactly one reader fuses with the tensor."""
+        if state.stage is None:
+            return False
+        readers = self._graph.readers(tensor)
+        if len(readers) != 1 or readers[0] is None or self._policy.is_float(readers[0]):
+            return True
+        return state.stage not in readers[0].rule.joins
+
+    def _quantize(self, call: Call, tensor: Any, state: _TensorState) -> None:
+        config, overridden = self._policy.config_for(state.members)
+        if config is None:
+            raise ValueError(f"{state.members} stay in float: they have no grid.")
+        bits = self._policy.activation_bits(tensor, config, overridden)
+        if not overridden:
+            bits = max(bits, state.minimum_bits)
+        name, place = state.members[-1], Place(call.index, 0)
+        self._start(tensor, PlannedTensor(place, name, state.members, config, bits, state.sign))
+
+    def _start(self, tensor: Any, planned: PlannedTensor) -> None:
+        number = self._groups.add()
+        self._tensors.append(planned)
+        self._starts[id(tensor)] = number
+        self._states[id(tensor)] = _TensorState(planned.sign, start=number)
+
+
+def _sign_behind(call: Call, operands: list[_TensorState]) -> Sign:
+    if call.rule.unsigned:
+        return Sign()
+    if call.rule.yields is Stage.LINEAR or call.rule.signed:
+        return NEGATIVE
+    return Sign.any_of(state.sign for state in operands)
+
+
+class _UnionFind:
+    """Numbers 0, 1, 2, ... in groups that can be merged; groups keep the order of their merging."""
+
+    def __init__(self) -> None:
+        self._groups: list[list[int]] = []  # by number: the group that it is in
+
+    def add(self) -> int:
+        """A new number, in a group of its own."""
+        self._groups.append([len(self._groups)])
+        return len(self._groups) - 1
+
+    def first_of(self, number: int) -> int:
+        """The first number of a group, which stands for it."""
+        return self._groups[number][0]
+
+    def merge(self, number: int, other: int) -> None:
+        group, added = self._groups[number], self._groups[other]
+        if group is added:
+            return
+        group.extend(added)
+        for each in added:
+            self._groups[each] = group
+
+    def members(self) -> list[list[int]]:
+        """Every group, in the order of the least number in it."""
+        return list({id(group): group for group in self._groups}.values())

@@ -1,0 +1,142 @@
+"""Builds the quantized model: carries out a plan, call by call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_qat.copying import config_of, copy_of
+from keras_qat.keras_graph import GraphNode, input_name, layer_name, rebuild
+from keras_qat.kernel_places import kernel_places
+from keras_qat.quantization.passes.layer_copies import LayerCopies, unused_name
+from keras_qat.quantization.plan import LayerPlan, Place, QuantizationPlan
+from keras_qat.quantization.ruled_graph import ABSORBED, RuledGraph
+from keras_qat.quantizers import NO_SOURCE, Dequantize, Quantizer, SoftmaxRounding
+from keras_qat.restrictions import AVERAGE_POOLING
+from keras_qat.rule import Output
+
+
+def insert_quantizers(
+    rules: RuledGraph, plan: QuantizationPlan, model_type: type[keras.Model] = keras.Model
+) -> tuple[keras.Model, list[Quantizer]]:
+    """The model with quantizers, uncalibrated, and the quantizer of every grid of the plan.
+
+    Args:
+        rules: the normalized float model.
+        plan: what becomes of its calls.
+        model_type: class of the new model.
+    """
+    inserter = _Inserter(rules, plan)
+    result = rebuild(rules.model, inserter.call, inserter.on_input, model_type)
+    inserter.copies.copy_weights()
+    return result, [inserter.quantizer_of(index) for index in range(len(plan.grids))]
+
+
+class _Inserter:
+    def __init__(self, rules: RuledGraph, plan: QuantizationPlan):
+        self.copies = LayerCopies()
+        self._rules = rules
+        self._plan = plan
+        self._calls = {id(call.node.outputs[0]): call for call in rules.calls}
+        self._inputs = dict(plan.inputs)
+        self._quantizers: dict[int, Quantizer] = {}
+        self._taken = {layer.name for layer in rules.model.layers}
+        self._in_float: dict[int, Any] = {}  # tensors without a grid, by their id
+        self._dequantized: dict[int, Any] = {}  # by the id of the tensor on its grid
+
+    def quantizer_of(self, grid: int) -> Quantizer:
+        """The one quantizer of a grid."""
+        if grid not in self._quantizers:
+            planned = self._plan.grids[grid]
+            self._quantizers[grid] = planned.quantizer(self._unique(planned.name))
+        return self._quantizers[grid]
+
+    def on_input(self, tensor: Any) -> Any:
+        """A fresh input, on the grid that an application will feed."""
+        grid = self._inputs[input_name(tensor)]
+        if grid is not None:
+            return self.quantizer_of(grid)(tensor)
+        self._in_float[id(tensor)] = tensor
+        return tensor
+
+    def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The layer's copy in the place of the layer, and a quantizer behind it if it needs one."""
+        call = self._calls[id(node.outputs[0])]
+        planned = self._plan.layers[call.index]
+        if planned.computes_in_float:
+            return self._call_in_float(node, planned, args, kwargs)
+        rule = planned.rule
+        if rule is ABSORBED:
+            return args[0]
+        layer = self.copies.of(node.operation, lambda layer: _quantized_copy(layer, planned))
+        if rule.wrapper is not None and not self._rules.is_called_once(call):
+            kwargs = {**kwargs, "source": node.call_index}
+        outputs = layer(*args, **kwargs)
+        (start,) = planned.starts
+        if rule.output is Output.FIXED:
+            return SoftmaxRounding(name=self._unique(node.operation.name))(outputs)
+        if start is not None:
+            source = self._source(start, Place(call.index, 0))
+            return self.quantizer_of(start)(outputs, **source)
+        if rule.output is Output.ROUND_TO_INPUT and planned.grid is not None:
+            pooled = isinstance(node.operation, AVERAGE_POOLING)
+            interpolated = isinstance(node.operation, keras.layers.UpSampling2D)
+            options = {"pooled": pooled, "interpolated": interpolated, "source": NO_SOURCE}
+            return self.quantizer_of(planned.grid)(outputs, **options)
+        return outputs
+
+    def _call_in_float(
+        self, node: GraphNode, planned: LayerPlan, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The layer's copy in float32, its inputs off their grids, its outputs on theirs."""
+        layer = self.copies.of(node.operation, lambda layer: _float_copy(layer, planned))
+        args, kwargs = keras.tree.map_structure(self._off_its_grid, (args, kwargs))
+        outputs = layer(*args, **kwargs)
+        found = []
+        for start, tensor in zip(planned.starts, keras.tree.flatten(outputs), strict=True):
+            if start is None:
+                self._in_float[id(tensor)] = tensor
+            found.append(tensor if start is None else self.quantizer_of(start)(tensor))
+        return keras.tree.pack_sequence_as(outputs, found)
+
+    def _off_its_grid(self, argument: Any) -> Any:
+        key = id(argument)
+        if not isinstance(argument, keras.KerasTensor) or key in self._in_float:
+            return argument
+        if key not in self._dequantized:
+            source = layer_name(argument).removesuffix("_quantizer")
+            name = unused_name(f"{source}_dequantize", self._taken)
+            self._dequantized[key] = Dequantize(name=name)(argument)
+        return self._dequantized[key]
+
+    def _source(self, grid: int, place: Place) -> dict[str, int]:
+        """Which of the tensors on a shared grid this is, for its quantizer."""
+        places = [tensor.place for tensor in self._plan.grids[grid].tensors]
+        return {"source": places.index(place)} if len(places) > 1 else {}
+
+    def _unique(self, name: str) -> str:
+        return unused_name(f"{name}_quantizer", self._taken)
+
+
+def _quantized_copy(layer: Any, planned: LayerPlan) -> Any:
+    """The layer's copy, in its wrapper if it is a weight layer."""
+    rule = planned.rule
+    if rule.stand_in is not None:
+        return rule.stand_in(layer)
+    if rule.wrapper is None:
+        return copy_of(layer)
+    quantizer = planned.config.weight_quantizer(planned.weight_bits)
+    return rule.wrapper(copy_of(layer), quantizer, input_gain=planned.input_gain)
+
+
+def _float_copy(layer: Any, planned: LayerPlan) -> Any:
+    """The layer's copy in float32; its kernels are quantized unless an override says no."""
+    # Whatever the layer computed in: the kernels that run it compute in float32.
+    changes = {"dtype": "float32"} if "dtype" in config_of(layer) else {}
+    copy = copy_of(layer, **changes)
+    if planned.config is None or planned.rule.wrapper is None:
+        return copy
+    make = planned.config.weight_quantizer
+    quantizers = [make(planned.weight_bits) for _ in kernel_places(layer)]
+    return planned.rule.wrapper(copy, quantizers)

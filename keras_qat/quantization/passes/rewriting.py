@@ -1,0 +1,125 @@
+"""One rebuild of a model in which layers are replaced by chains of layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from keras_qat.keras_graph import GraphNode, rebuild
+from keras_qat.quantization.passes.layer_copies import LayerCopies, StaysFloat, unused_name
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """A new layer that takes the place of a user's layer, alone or in a chain.
+
+    Attributes:
+        layer: the new layer, not built yet.
+        source: the user's layer whose weights it gets once it is built; `None` for none.
+        first: of the weights that it gets, in the order of `source.weights`.
+        behind: the first one that it does not get; `None` for all.
+    """
+
+    layer: Any
+    source: Any = None
+    first: int = 0
+    behind: int | None = None
+
+
+class Names:
+    """The names of a model's layers, and of those that are added to it.
+
+    Attributes:
+        origins: name of an added layer -> name under which the user knows it.
+    """
+
+    def __init__(self, model: keras.Model):
+        self._taken = {layer.name for layer in model.layers}
+        self.origins: dict[str, str] = {}
+
+    def new(self, name: str, origin: str = "") -> str:
+        """A name that no layer has yet; an origin is recorded."""
+        found = unused_name(name, self._taken)
+        if origin:
+            self.origins[found] = origin
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewrite:
+    """What replaces a layer by a chain of layers.
+
+    Attributes:
+        applies: whether it replaces a layer.
+        parts: the chain that takes its place.
+    """
+
+    applies: Callable[[Any], bool]
+    parts: Callable[[Part, Names], Sequence[Part]]
+
+
+class Rewriting:
+    """Builds a model with every layer replaced, as often as a rewrite applies.
+
+    Args:
+        model: the model.
+        rewrites: the first one that applies replaces a layer; its parts are replaced in turn.
+        stays_float: whether the layer of a name is left in float, and so as it is.
+    """
+
+    def __init__(self, model: keras.Model, rewrites: Sequence[Rewrite], stays_float: StaysFloat):
+        self.names = Names(model)
+        self.copies = LayerCopies()
+        self._model = model
+        self._rewrites = rewrites
+        self._stays_float = stays_float
+        self._chains: dict[int, tuple[Any, list[Part]]] = {}
+
+    def applies(self) -> bool:
+        """Whether any layer of the model would be replaced."""
+        return any(self._rewrite_of(layer) for layer in self._model.layers)
+
+    def rebuilt(self, call: Callable[..., Any] | None = None) -> keras.Model:
+        """The new model, with the weights of the old one.
+
+        Args:
+            call: as for `keras_graph.rebuild`; `Rewriting.call` by default.
+        """
+        result = rebuild(self._model, self.call if call is None else call)
+        self.copies.copy_weights()
+        for _, chain in self._chains.values():
+            for part in chain:
+                if part.source is not None:
+                    weights = part.source.get_weights()[part.first : part.behind]
+                    part.layer.set_weights(weights)
+        return result
+
+    def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What takes the place of one call in the graph."""
+        layer = node.operation
+        if self._rewrite_of(layer) is None:
+            return self.copies.of(layer)(*args, **kwargs)
+        first, *others = self._chain_of(layer)
+        outputs = first.layer(*args, **kwargs)
+        for part in others:
+            outputs = part.layer(outputs)
+        return outputs
+
+    def _rewrite_of(self, layer: Any) -> Rewrite | None:
+        if not isinstance(layer, keras.layers.Layer) or self._stays_float(layer.name):
+            return None
+        return next((each for each in self._rewrites if each.applies(layer)), None)
+
+    def _chain_of(self, layer: Any) -> list[Part]:
+        if id(layer) not in self._chains:
+            self._chains[id(layer)] = (layer, self._replaced(Part(layer, layer)))
+        return self._chains[id(layer)][1]
+
+    def _replaced(self, part: Part) -> list[Part]:
+        rewrite = self._rewrite_of(part.layer)
+        if rewrite is None:
+            return [part]
+        return [each for inner in rewrite.parts(part, self.names) for each in self._replaced(inner)]

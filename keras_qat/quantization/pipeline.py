@@ -1,0 +1,145 @@
+"""`quantize`: the one call between a float model and quantization-aware training."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_qat.config import QuantizationConfig
+from keras_qat.keras_graph import flat_nodes, own_methods
+from keras_qat.model import ORIGINALS, QuantizedModel
+from keras_qat.quantization.bit_width_policy import Overrides, check_overrides, stays_float
+from keras_qat.quantization.calibration import activation_histograms
+from keras_qat.quantization.insert_quantizers import insert_quantizers
+from keras_qat.quantization.layer_checks import refuse
+from keras_qat.quantization.passes.tracing import warn_of_training
+from keras_qat.quantization.plan import LEFT_IN_FLOAT, QuantizationPlan
+from keras_qat.quantization.planning import PreparedModel, prepare
+from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers.initial_scale import Histogram
+from keras_qat.wrappers import quantized_kernels
+
+_STEPS = (
+    *("train_step", "test_step", "predict_step"),
+    *("compute_loss", "compute_metrics", "stateless_compute_loss"),
+)
+
+
+def quantize(
+    model: keras.Model,
+    config: QuantizationConfig | str | dict[str, Any] | None = None,
+    *,
+    overrides: Overrides | None = None,
+    calibration_data: Any = None,
+) -> QuantizedModel:
+    """A new model that computes on integer grids and trains with plain `fit`.
+
+    Weight layers are wrapped and keep their names, weights are copied, quantizers are put where
+    the integer model rounds, and all scales start from the calibration data. The model that is
+    passed in stays as it is.
+
+    Attention layers, EinsumDense and Embedding train with quantized weights, but compute in
+    float32, as Dot and the normalizations of single examples do: such a model exports for LiteRT
+    alone.
+
+    The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add,
+    Subtract or Multiply get 8 bits unless the config or an override says otherwise.
+
+    A layer with `trainable = False` stays frozen, and the scales of its weights with it; the scales
+    of its output are those of an activation, and train. A tensor that is zero throughout, a channel
+    of zero weights, or values below about 1e-15 get a scale on which they are zero.
+
+    Args:
+        model: Functional or Sequential float model, or a built subclassed one whose `call` runs on
+            symbolic tensors. Models and layers made of other layers are taken apart.
+        config: a `QuantizationConfig`, or the name `"gdnsq"`, `"lsq"` or `"ste"`; 8-bit LSQ by
+            default.
+        overrides: regular expression for a whole layer name -> config for the weights and the
+            output of these layers, or `None` to leave them in float: they train and run in
+            float32 between a grid before and a grid behind them, of the config's `add_bits` and
+            `input_bits`, and the model exports for LiteRT alone. Of several patterns that match,
+            the first counts. A
+            `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and `"sep"`, an `Add` of three
+            tensors named `"sum"` `"sum_partial"` and `"sum"`; the user's name covers both.
+        calibration_data: input samples, a few hundred: an array, a dict or list of arrays for
+            several inputs, or an iterable of batches such as a `tf.data.Dataset`.
+
+    Returns:
+        A `QuantizedModel`, not compiled.
+
+    Raises:
+        UnsupportedLayerError: layers without a rule, or that would lose something if they were
+            taken apart; the message lists all of them.
+        ValueError: a model that computes something else once it is taken apart, a function of the
+            user's own that Keras does not find again by its name, a model without a layer graph or
+            without layers, weights that are not float32, calibration data that does not fit,
+            weights or values that are not finite or beyond 1e18, an override that matches nothing,
+            overrides that leave all in float, a bit width outside 1 to 8.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> features = keras.Input((4,), name="features")
+    >>> model = keras.Sequential([features, keras.layers.Dense(2, name="dense")])
+    >>> qmodel = quantize(model, "lsq", calibration_data=np.random.rand(8, 4))
+    >>> [layer.name for layer in qmodel.layers][1:]
+    ['features_quantizer', 'dense', 'dense_quantizer']
+    """
+    prepared = prepare(model, config, overrides, calibration_data, unsupported=False)
+    plan = prepared.plan
+    refuse(model.name, (each.why_not for each in plan.unsupported if each.why_not != LEFT_IN_FLOAT))
+    _check_something_is_quantized(plan, overrides)
+    _warn_of_own_code(model, prepared.graph, check_overrides(overrides))
+    quantized, quantizers = insert_quantizers(prepared.rules, plan, QuantizedModel)
+    _calibrate_weights(quantized)
+    _calibrate_activations(quantizers, prepared)
+    for message in plan.warnings:
+        warnings.warn(message, stacklevel=2)
+    quantized.plan = plan
+    ORIGINALS[quantized] = prepared.graph
+    return quantized
+
+
+def _check_something_is_quantized(plan: QuantizationPlan, overrides: Overrides | None) -> None:
+    kernels = any(layer.weight_bits for layer in plan.layers)
+    if not kernels and all(layer.computes_in_float for layer in plan.layers):
+        raise ValueError(
+            f"Nothing of the model {plan.model_name!r} would be quantized: overrides of None leave "
+            f"all layers in float. Received: overrides={dict(overrides or {})!r}"
+        )
+
+
+def _warn_of_own_code(model: keras.Model, graph: keras.Model, overrides: Overrides) -> None:
+    """Warns of what the classes of the user's own do that no layer graph says."""
+    methods = own_methods(model, _STEPS)
+    if methods:
+        warnings.warn(
+            f"The model {model.name!r} ({type(model).__name__}) has its own {', '.join(methods)}: "
+            "the quantized model trains, evaluates and predicts as any keras.Model does. For steps "
+            "of your own, subclass keras_qat.QuantizedModel (its docstring shows how).",
+            stacklevel=3,
+        )
+    for node in flat_nodes(graph):
+        warn_of_training(node, lambda name: stays_float(name, overrides))
+
+
+def _calibrate_weights(model: keras.Model) -> None:
+    for layer in model.layers:
+        for found in quantized_kernels(layer):
+            kernel = ops.convert_to_numpy(found.channels_last_kernel())
+            found.weight_quantizer.calibrate_weights(kernel)
+
+
+def _calibrate_activations(quantizers: list[Quantizer], prepared: PreparedModel) -> None:
+    """Starts every quantizer of activations from the values of all tensors on its grid."""
+    histograms = iter(
+        activation_histograms(
+            prepared.rules.model, prepared.grid_tensors(), prepared.ranges, prepared.data
+        )
+    )
+    for quantizer, grid in zip(quantizers, prepared.plan.grids, strict=True):
+        histogram = Histogram.union([next(histograms) for _ in grid.tensors])
+        quantizer.calibrate(histogram, keep_range=grid.is_input)

@@ -1,0 +1,276 @@
+"""`QuantizationPlan`: what `quantize` makes of a model, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from keras_qat.config import QuantizationConfig
+from keras_qat.quantizers import Quantizer
+from keras_qat.rule import Rule
+
+LEFT_IN_FLOAT = "left in float by an override"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sign:
+    """Whether a tensor can be negative.
+
+    Attributes:
+        if_any: it can be if one of these can: names of inputs and of layers in float.
+        always: it can be, whatever they are.
+    """
+
+    if_any: frozenset[str] = frozenset()
+    always: bool = False
+
+    @classmethod
+    def any_of(cls, signs: Iterable[Sign]) -> Sign:
+        """Whether one of several tensors can be negative.
+
+        >>> Sign.any_of([Sign(frozenset({"left"})), NEGATIVE]) == NEGATIVE
+        True
+        """
+        found = list(signs)
+        if any(sign.always for sign in found):
+            return NEGATIVE
+        return cls(frozenset().union(*(sign.if_any for sign in found)))
+
+    def known(self, measured: Mapping[str, bool]) -> bool | None:
+        """The answer, as far as inputs and layers in float were measured; `None` is unknown.
+
+        >>> Sign(frozenset({"left"})).known({}), Sign().known({})
+        (None, False)
+        """
+        answers = [measured.get(name) for name in self.if_any]
+        if self.always or True in answers:
+            return True
+        return None if None in answers else False
+
+
+NEGATIVE = Sign(always=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a tensor stands in the normalized model.
+
+    Attributes:
+        call: the call that yields it, by its place in the order of the graph; `None` for an input.
+        index: which of its outputs, or of the model's inputs.
+    """
+
+    call: int | None
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor that a quantizer puts on a grid.
+
+    Attributes:
+        place: where it stands.
+        layer: name of the layer that makes it, the last one that fuses into its op.
+        members: names of all layers that are this op, `layer` the last of them.
+        config: what its quantizer is made from.
+        bits: of its grid.
+        sign: whether it can be negative.
+        is_input: whether it is an input of the model.
+    """
+
+    place: Place
+    layer: str
+    members: tuple[str, ...]
+    config: QuantizationConfig = dataclasses.field(repr=False)
+    bits: int
+    sign: Sign
+    is_input: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedGrid:
+    """One grid, and the tensors on it: several where a layer joins tensors.
+
+    Attributes:
+        tensors: what a quantizer puts on it.
+        joined_by: name of the layer that made the grids of several tensors one.
+        signed: whether any of its tensors can be negative; `None` is unknown, without data.
+    """
+
+    tensors: tuple[PlannedTensor, ...]
+    joined_by: str | None = None
+    signed: bool | None = None
+
+    @property
+    def is_input(self) -> bool:
+        """Whether a model input is among its tensors."""
+        return any(tensor.is_input for tensor in self.tensors)
+
+    @property
+    def name(self) -> str:
+        """What its quantizer is called after."""
+        if self.joined_by is None or self.is_input:
+            return next((each for each in self.tensors if each.is_input), self.tensors[0]).layer
+        return self.joined_by
+
+    @property
+    def bits(self) -> int:
+        """Enough for each of its tensors."""
+        return max(tensor.bits for tensor in self.tensors)
+
+    @property
+    def config(self) -> QuantizationConfig:
+        """That of the tensor with the most bits."""
+        return max(self.tensors, key=lambda tensor: tensor.bits).config
+
+    def with_sign(self, measured: Mapping[str, bool]) -> PlannedGrid:
+        """The same grid, as far as the signs of inputs and of layers in float are known."""
+        sign = Sign.any_of(tensor.sign for tensor in self.tensors)
+        return dataclasses.replace(self, signed=sign.known(measured))
+
+    def quantizer(self, name: str) -> Quantizer:
+        """A new quantizer for this grid. An unknown sign counts as negative."""
+        config = self.config
+        make = config.input_quantizer if self.is_input else config.activation_quantizer
+        return make(self.bits, self.signed is not False, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """What becomes of one call of one layer.
+
+    Attributes:
+        name: of the layer; of a part, where a layer is taken apart.
+        layer_type: its class.
+        output_shape: the batch left out.
+        rule: what the table of layers says of it.
+        config: what its quantizers are made from; `None` where it is left in float.
+        weight_bits: of its kernel; `None` without one, or in float.
+        input_gain: what its kernel is multiplied by, for a Rescaling before it.
+        starts: for each output, the grid that a quantizer right behind it puts it on, by its index
+            in the plan's `grids`; `None` where there is none.
+        grid: the grid that its first output is on, by its index; `None` without one.
+        output_bits: of the grid that starts at its first output; `None` where none does.
+        output: where the grid of its output comes from, in words; "fused" if what follows joins
+            its op.
+        macs: multiplications by a kernel for one example; `None` where sizes are unknown.
+        float_bytes: its weights in float32.
+        litert_bytes: its kernel and bias in a file for LiteRT.
+        tflm_bytes: the same in a file for TensorFlow Lite Micro, in lookup tables where smaller.
+        why_not: why it stays in float; empty if it is quantized.
+        in_float: it computes in float32, with quantized weights if it has kernels: for LiteRT
+            alone.
+    """
+
+    name: str
+    layer_type: str
+    output_shape: tuple[int | None, ...]
+    rule: Rule = dataclasses.field(repr=False)
+    config: QuantizationConfig | None = dataclasses.field(repr=False)
+    weight_bits: int | None
+    input_gain: float
+    starts: tuple[int | None, ...]
+    grid: int | None
+    output_bits: int | None
+    output: str
+    macs: int | None
+    float_bytes: int
+    litert_bytes: int
+    tflm_bytes: int
+    why_not: str = ""
+    in_float: bool = False
+
+    @property
+    def computes_in_float(self) -> bool:
+        """Whether it computes in float32, with or without quantized weights."""
+        return self.in_float or self.config is None
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationPlan:
+    """What `quantize` makes of a model; `print(plan)` shows it as a table.
+
+    Attributes:
+        model_name: of the float model.
+        inputs: name of every input, and its grid by its index in `grids`; `None` in float.
+        grids: every grid, in the order of the graph.
+        layers: every call, in the order of the graph.
+        warnings: what is lost on grids that values of unlike range share; without calibration data
+            only what a Normalization behind an input tells.
+    """
+
+    model_name: str
+    inputs: tuple[tuple[str, int | None], ...]
+    grids: tuple[PlannedGrid, ...]
+    layers: tuple[LayerPlan, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def input_bits(self) -> dict[str, int | None]:
+        """Input name -> bits of its grid; `None` in float."""
+        return {name: None if grid is None else self.grids[grid].bits for name, grid in self.inputs}
+
+    @property
+    def unsupported(self) -> tuple[LayerPlan, ...]:
+        """The layers that stay in float: `quantize` takes them where an override says so."""
+        return tuple(layer for layer in self.layers if layer.why_not)
+
+    @property
+    def deploys(self) -> bool:
+        """Whether the whole model becomes integers; with layers in float it is for LiteRT alone."""
+        in_float = self.unsupported or any(layer.in_float for layer in self.layers)
+        return not in_float and None not in self.input_bits.values()
+
+    def total(self, field: str) -> int:
+        """The sum of a column, such as `"litert_bytes"`; unknown entries count as 0."""
+        return sum(getattr(layer, field) or 0 for layer in self.layers)
+
+    def __str__(self) -> str:
+        table = Table(title=f"What quantize() would make of {self.model_name!r}", show_footer=True)
+        table.add_column("layer", "total", overflow="fold")
+        table.add_column("type", overflow="fold")
+        table.add_column("output", overflow="fold")
+        table.add_column("weights", justify="right")
+        table.add_column("output grid", overflow="fold")
+        for field in ("macs", "float_bytes", "litert_bytes", "tflm_bytes"):
+            head = field.replace("_bytes", " bytes").replace("macs", "MACs")
+            table.add_column(head, f"{self.total(field):,}", justify="right")
+        for name, bits in self.input_bits.items():
+            table.add_row(name, "Input", "", "", described_bits(bits) or "float")
+        for layer in self.layers:
+            counts = (layer.macs, layer.float_bytes, layer.litert_bytes, layer.tflm_bytes)
+            table.add_row(
+                layer.name,
+                layer.layer_type,
+                "x".join("?" if size is None else str(size) for size in layer.output_shape),
+                described_bits(layer.weight_bits),
+                _described(layer),
+                *("?" if count is None else f"{count:,}" if count else "" for count in counts),
+            )
+        console = Console(width=140, color_system=None)
+        with console.capture() as captured:
+            console.print(table)
+        notes = (f"Warning: {message}" for message in self.warnings)
+        return "\n".join([captured.get().rstrip(), *notes])
+
+
+def described_bits(bits: int | None) -> str:
+    """A number of bits for a table; empty for `None`.
+
+    >>> described_bits(1), described_bits(8)
+    ('1 bit', '8 bits')
+    """
+    return "" if bits is None else f"{bits} bit{'s' if bits > 1 else ''}"
+
+
+def _described(layer: LayerPlan) -> str:
+    """The grid of its output, and what is float."""
+    if layer.why_not:
+        return f"[red]float: {layer.why_not}[/red]"
+    if not layer.in_float:
+        return layer.output
+    inside = "; float32 inside" if layer.output_bits else ""
+    return f"{layer.output}{inside}, LiteRT alone"

@@ -1,0 +1,311 @@
+"""From a user's model to a plan: the road that `quantize` and `plan` share."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat import config as configs
+from keras_qat.config import QuantizationConfig
+from keras_qat.input_batches import CalibrationData
+from keras_qat.keras_graph import input_name, input_structure
+from keras_qat.quantization.bit_width_policy import (
+    BitWidthPolicy,
+    Overrides,
+    check_overrides,
+    stays_float,
+)
+from keras_qat.quantization.calibration import activation_ranges
+from keras_qat.quantization.costs import (
+    float_bytes,
+    macs,
+    stored_bytes,
+    stored_bytes_in_float,
+    stored_slopes,
+)
+from keras_qat.quantization.grid_planning import GridPlanner
+from keras_qat.quantization.layer_checks import layer_problems, refuse
+from keras_qat.quantization.model_checks import check_graph, check_model, check_weights
+from keras_qat.quantization.passes.normalize import normalize
+from keras_qat.quantization.passes.to_layers import to_layers
+from keras_qat.quantization.passes.tracing import as_graph
+from keras_qat.quantization.plan import (
+    LEFT_IN_FLOAT,
+    LayerPlan,
+    PlannedGrid,
+    QuantizationPlan,
+    described_bits,
+)
+from keras_qat.quantization.ruled_graph import Call, RuledGraph
+from keras_qat.quantization.uneven_ranges import ColumnRanges, range_warnings, watched_tensors
+from keras_qat.rule import Output
+
+_COMPARED = 16
+_ROUNDING, _HALF_ROUNDING = 1e-3, 0.05
+"""Float sums in another order, over the largest value: of float32, and of a mixed policy."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedModel:
+    """A model of which everything is known that `quantize` does to it.
+
+    Attributes:
+        graph: the user's model, or one with a layer graph that computes the same.
+        rules: the normalized model, each call with its rule.
+        plan: what becomes of each call.
+        data: the calibration data; `None` without any.
+        ranges: least and largest value of the tensors of the plan's grids, grid by grid.
+    """
+
+    graph: keras.Model
+    rules: RuledGraph
+    plan: QuantizationPlan
+    data: CalibrationData | None
+    ranges: np.ndarray
+
+    def grid_tensors(self) -> list[Any]:
+        """The tensors of the plan's grids in the normalized model, grid by grid."""
+        return _grid_tensors(self.rules, self.plan.grids)
+
+
+def prepare(
+    model: keras.Model,
+    config: QuantizationConfig | str | dict[str, Any] | None,
+    overrides: Overrides | None,
+    calibration_data: Any,
+    unsupported: bool,
+) -> PreparedModel:
+    """Checks a model, brings it to normal form, and plans its grids. The model stays as it is.
+
+    Args:
+        model, config, overrides, calibration_data: as for `quantize`.
+        unsupported: whether layers without a rule may be there. They are planned in float.
+
+    Raises:
+        UnsupportedLayerError, ValueError: as `quantize` says.
+    """
+    config, overrides = configs.get(config), check_overrides(overrides)
+    check_model(model)
+    graph = as_graph(model, calibration_data)
+    check_graph(graph)
+    reasons = layer_problems(graph, overrides)
+    if not unsupported:
+        refuse(graph.name, reasons.values())
+
+    def left_in_float(name: str) -> bool:
+        return name in reasons or stays_float(name, overrides)
+
+    plain = to_layers(graph, left_in_float)
+    # What stands for a raw operation needs a rule, too.
+    reasons |= layer_problems(plain, overrides, checked={layer.name for layer in graph.layers})
+    if not unsupported:
+        refuse(graph.name, reasons.values())
+        data = CalibrationData(graph, calibration_data)
+    else:
+        data = None if calibration_data is None else CalibrationData(graph, calibration_data)
+    normalized, origins = normalize(plain, left_in_float)
+    if data is not None:
+        _check_answers(model, graph, normalized, data)
+    rules = RuledGraph(normalized, left_in_float)
+    known_as = {**origins, **{name: name for name in reasons}}
+    in_float: dict[str, None] = {re.escape(name): None for name in reasons}
+    policy = BitWidthPolicy(rules, config, {**in_float, **overrides}, known_as)
+    grids = GridPlanner(rules, policy)
+    planned = _Planner(rules, policy, grids, reasons).plan(model.name)
+    return _measured(graph, rules, planned, policy, data)
+
+
+def plan(
+    model: keras.Model,
+    config: QuantizationConfig | str | dict[str, Any] | None = None,
+    *,
+    overrides: Overrides | None = None,
+    calibration_data: Any = None,
+) -> QuantizationPlan:
+    """What `quantize` with these arguments would do to every layer, and at what cost.
+
+    Nothing is quantized and nothing the model has is changed. Layers without a rule are listed with
+    the reason, where `quantize` raises an error. For a model that `quantize` takes, the plan equals
+    `quantize(...).plan`. Without calibration data the signs of grids are unknown (`signed` is
+    `None`), and `warnings` tells less.
+
+    Args:
+        model: as for `quantize`.
+        config: likewise.
+        overrides: likewise.
+        calibration_data: as for `quantize`, or `None`; a subclassed model needs it for the shapes
+            of its inputs.
+
+    Raises:
+        ValueError: as `quantize`, but for layers without a rule.
+
+    >>> import keras, keras_qat
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])
+    >>> [layer.weight_bits for layer in plan(model, keras_qat.LSQConfig(weight_bits=4)).layers]
+    [8]
+    """
+    return prepare(model, config, overrides, calibration_data, unsupported=True).plan
+
+
+class _Planner:
+    """States the plan of every call, once its grids are known."""
+
+    def __init__(
+        self,
+        rules: RuledGraph,
+        policy: BitWidthPolicy,
+        grids: GridPlanner,
+        reasons: Mapping[str, str],
+    ):
+        self._rules = rules
+        self._policy = policy
+        self._grids = grids
+        self._reasons = reasons
+        self._counted: set[int] = set()
+
+    def plan(self, model_name: str) -> QuantizationPlan:
+        inputs = self._rules.model.inputs
+        return QuantizationPlan(
+            model_name,
+            tuple((input_name(tensor), self._grids.starts(tensor)) for tensor in inputs),
+            tuple(grid.with_sign({}) for grid in self._grids.grids),
+            tuple(self._layer(call) for call in self._rules.calls),
+        )
+
+    def _layer(self, call: Call) -> LayerPlan:
+        layer, tensor = call.layer, call.node.outputs[0]
+        first_call = id(layer) not in self._counted
+        self._counted.add(id(layer))
+        config, _ = self._policy.config_for([layer.name])
+        problem = "" if config is None else self._problem(call)
+        if problem:
+            config = None
+        has_kernel = config is not None and call.rule.wrapper is not None
+        in_float = config is not None and self._policy.is_float(call)
+        bits = self._policy.weight_bits(layer.name) if has_kernel else None
+        litert, tflm = (0, 0)
+        if first_call and in_float:
+            litert = stored_bytes_in_float(layer)
+        elif first_call and bits:
+            litert, tflm = stored_bytes(call.node, bits)
+        elif first_call and config is not None:
+            litert = tflm = stored_slopes(layer)
+        starts = tuple(map(self._grids.starts, call.node.outputs))
+        why_not = problem or self._reasons.get(layer.name, LEFT_IN_FLOAT)
+        return LayerPlan(
+            name=layer.name,
+            layer_type=type(layer).__name__,
+            output_shape=tuple(tensor.shape[1:]),
+            rule=call.rule,
+            config=config,
+            weight_bits=bits,
+            input_gain=self._rules.input_gain(call),
+            starts=starts,
+            grid=self._grids.grid_of(tensor),
+            output_bits=None if starts[0] is None else self._grids.grids[starts[0]].bits,
+            output=self._output(call),
+            macs=macs(call.node) if has_kernel else 0,
+            float_bytes=float_bytes(layer) if first_call else 0,
+            litert_bytes=litert,
+            tflm_bytes=tflm,
+            why_not="" if config is not None else why_not,
+            in_float=in_float,
+        )
+
+    def _output(self, call: Call) -> str:
+        tensor = call.node.outputs[0]
+        if (start := self._grids.starts(tensor)) is not None:
+            grid = self._grids.grids[start]
+            shared = f", shared by {len(grid.tensors)}" if len(grid.tensors) > 1 else ""
+            return described_bits(grid.bits) + shared
+        if call.rule.output is Output.FIXED:
+            return "8 bits, the runtimes' own"
+        if self._policy.is_float(call):
+            return "float32"
+        if self._grids.grid_of(tensor) is not None:
+            return "as its input"
+        return "fused"
+
+    def _problem(self, call: Call) -> str:
+        """Why a layer cannot stand where it stands, once grids are known; empty if it can."""
+        layer, tensor = call.layer, call.node.inputs[0]
+        if isinstance(layer, keras.layers.Embedding) and self._grids.grid_of(tensor) is not None:
+            return (
+                f"{layer.name!r} (Embedding): it reads whole numbers, which a grid would round. "
+                "State that the input holds some, keras.Input(..., dtype='int32'), or leave the "
+                f"input in float, too. Received: an input of dtype {tensor.dtype!r}"
+            )
+        return ""
+
+
+def _measured(
+    graph: keras.Model,
+    rules: RuledGraph,
+    planned: QuantizationPlan,
+    policy: BitWidthPolicy,
+    data: CalibrationData | None,
+) -> PreparedModel:
+    """One pass over the data: ranges of all grids, signs, and what uneven ranges lose."""
+    tensors = _grid_tensors(rules, planned.grids)
+    columns = ColumnRanges(watched_tensors(rules, planned.grids))
+    if data is None:
+        messages = tuple(range_warnings(rules, planned.grids, columns))
+        planned = dataclasses.replace(planned, warnings=messages)
+        return PreparedModel(graph, rules, planned, None, np.zeros((0, 2)))
+    check_weights(call.layer for call in rules.calls if _is_checked(call, policy))
+    in_float = [call for call in rules.calls if policy.is_float(call)]
+    of_float = [tensor for call in in_float for tensor in call.node.outputs]
+    seen = list({id(tensor): tensor for tensor in [*tensors, *of_float]}.values())
+    ranges = activation_ranges(rules.model, seen, data, columns.see)
+    places = {id(tensor): index for index, tensor in enumerate(seen)}
+    signs = data.signed_inputs()
+    for call in in_float:
+        lows = [ranges[places[id(tensor)], 0] for tensor in call.node.outputs]
+        signs[call.name] = signs.get(call.name, False) or bool(min(lows) < 0)
+    grids = tuple(grid.with_sign(signs) for grid in planned.grids)
+    messages = tuple(range_warnings(rules, grids, columns, data))
+    planned = dataclasses.replace(planned, grids=grids, warnings=messages)
+    of_grids = ranges[[places[id(tensor)] for tensor in tensors]]
+    return PreparedModel(graph, rules, planned, data, of_grids)
+
+
+def _is_checked(call: Call, policy: BitWidthPolicy) -> bool:
+    return policy.quantizes(call) or isinstance(call.layer, keras.layers.BatchNormalization)
+
+
+def _grid_tensors(rules: RuledGraph, grids: Iterable[PlannedGrid]) -> list[Any]:
+    return [rules.tensor(each.place) for grid in grids for each in grid.tensors]
+
+
+def _check_answers(
+    given: keras.Model, graph: keras.Model, normalized: keras.Model, data: CalibrationData
+) -> None:
+    """Raises ValueError if the model that was made of the user's computes something else."""
+    if normalized is given:
+        return
+    batch = [array[:_COMPARED] for array in next(iter(data))]
+    fed = keras.tree.pack_sequence_as(input_structure(graph), batch)
+    told = "training" in inspect.signature(given.call).parameters
+    expected = keras.tree.flatten(given(fed, training=False) if told else given(fed))
+    probe = keras.Model(normalized.inputs, normalized.outputs)
+    actual = keras.tree.flatten(probe(batch, training=False))
+    exact = all(layer.compute_dtype == "float32" for layer in given.layers)
+    for index, pair in enumerate(zip(expected, actual, strict=True)):
+        wanted, found = (np.asarray(ops.convert_to_numpy(each), np.float32) for each in pair)
+        with np.errstate(invalid="ignore"):  # calibration names the layer of what is not finite
+            largest, difference = np.max(np.abs(wanted)), np.max(np.abs(wanted - found))
+        if difference > (_ROUNDING if exact else _HALF_ROUNDING) * largest:
+            raise ValueError(
+                f"The model {given.name!r} ({type(given).__name__}) is not what its layers say: "
+                f"taken apart into layers, its output {index} differs by {difference:.3g}, of "
+                f"values up to {largest:.3g}. A call of your own does something that layers do not "
+                "say, such as drawing random numbers in inference. Leave that layer in float with "
+                "overrides={its name: None}, or rebuild the model from other layers."
+            )

@@ -1,0 +1,128 @@
+"""`RuledGraph`: a model of layers, and the rule of every call in it, looked up once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qat.keras_graph import GraphNode, consumers, nodes
+from keras_qat.lowering.shape import lower_identity
+from keras_qat.quantization.plan import Place
+from keras_qat.rule import Output, Rule
+from keras_qat.rules import rule_or_float
+from keras_qat.wrappers import QuantizeWrapper
+
+ABSORBED = Rule(Output.SAME_AS_INPUT)
+"""The rule of a Rescaling whose factor joins the weight scales of the layers that read it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """One call of one layer.
+
+    Attributes:
+        node: the call in the graph.
+        rule: what becomes of the layer here; that of a layer in float if it has none.
+        index: its place in the order of the graph.
+    """
+
+    node: GraphNode
+    rule: Rule
+    index: int
+
+    @property
+    def layer(self) -> Any:
+        return self.node.operation
+
+    @property
+    def name(self) -> str:
+        name: str = self.node.operation.name
+        return name
+
+
+class RuledGraph:
+    """The calls of a model, who reads what, and which Rescaling layers are absorbed.
+
+    `Rescaling(1 / 255)` of an input, in front of a convolution, is no op of its own: the integers
+    of its output are those of the input, and the factor joins the convolution's weight scales. A
+    factor must be positive and the same for all channels, the offset 0, and every reader must be a
+    weight layer. Layers that do nothing in inference, such as those that augment images, may stand
+    before it.
+
+    Args:
+        model: normalized float model: linear weight layers, merges of two tensors.
+        stays_float: whether the layer of a name is left in float.
+    """
+
+    def __init__(self, model: keras.Model, stays_float: Callable[[str], bool]):
+        self.model = model
+        found = [Call(node, rule_or_float(node), index) for index, node in enumerate(nodes(model))]
+        self._by_output = {id(tensor): call for call in found for tensor in call.node.outputs}
+        self._consumers = consumers(model)
+        self._counts = Counter(id(call.layer) for call in found)
+        absorbed = {call.index for call in self._absorbed(found, stays_float)}
+        self.calls = [
+            dataclasses.replace(call, rule=ABSORBED) if call.index in absorbed else call
+            for call in found
+        ]
+        self._by_output = {id(tensor): call for call in self.calls for tensor in call.node.outputs}
+
+    def tensor(self, place: Place) -> Any:
+        """The symbolic tensor at a place."""
+        if place.call is None:
+            return self.model.inputs[place.index]
+        return self.calls[place.call].node.outputs[place.index]
+
+    def readers(self, tensor: Any) -> list[Call | None]:
+        """Every call that reads a tensor; `None` stands for a model output."""
+        return [
+            None if node is None else self._by_output[id(node.outputs[0])]
+            for node in self._consumers.get(id(tensor), [])
+        ]
+
+    def is_output(self, tensor: Any) -> bool:
+        """Whether the model yields this tensor."""
+        return None in self._consumers.get(id(tensor), [])
+
+    def is_called_once(self, call: Call) -> bool:
+        return self._counts[id(call.layer)] == 1
+
+    def input_gain(self, call: Call) -> float:
+        """What the input of a weight layer would have been multiplied by."""
+        before = self._by_output.get(id(call.node.inputs[0]))
+        return _factor(before) if before is not None and before.rule is ABSORBED else 1.0
+
+    def _absorbed(self, calls: list[Call], stays_float: Callable[[str], bool]) -> Iterator[Call]:
+        of_inputs = {id(tensor) for tensor in self.model.inputs}
+        for call in calls:
+            if id(call.node.inputs[0]) not in of_inputs or stays_float(call.name):
+                continue
+            readers = self.readers(call.node.outputs[0])
+            if call.rule.lower is lower_identity:
+                of_inputs.update(map(id, call.node.outputs))
+            elif self._can_be_absorbed(call) and readers:
+                takes = (each and not stays_float(each.name) for each in readers)
+                if all(takes) and all(map(self._takes_a_factor, readers)):
+                    yield call
+
+    def _can_be_absorbed(self, call: Call) -> bool:
+        layer = call.layer
+        if type(layer) is not keras.layers.Rescaling or not self.is_called_once(call):
+            return False
+        factor, offset = np.asarray(layer.scale), np.asarray(layer.offset)
+        by_one = factor.size == 1 and np.all(factor > 0) and not np.any(offset)
+        return bool(by_one) and layer.activity_regularizer is None
+
+    def _takes_a_factor(self, call: Call | None) -> bool:
+        wrapper = None if call is None else call.rule.wrapper
+        wraps = wrapper is not None and issubclass(wrapper, QuantizeWrapper)
+        return wraps and call is not None and self.is_called_once(call)
+
+
+def _factor(call: Call) -> float:
+    return float(np.asarray(call.layer.scale).item())
