@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.integer.storage_sizes import int4_bytes
+
 Shape = tuple[int, ...]
 IoDtype = Literal["int8", "float32"]
 IO_DTYPES: tuple[IoDtype, ...] = ("int8", "float32")
@@ -95,4 +97,4 @@ def stored_bytes(file: FileModel, name: str) -> int:
     if tensor.data is None:
         (decode,) = (op for op in file.operators if name in op.outputs)
         return sum(stored_bytes(file, part) for part in decode.inputs)
-    return (tensor.data.size + 1) // 2 if tensor.dtype == "int4" else tensor.data.nbytes
+    return int4_bytes(tensor.data.size) if tensor.dtype == "int4" else tensor.data.nbytes

@@ -22,12 +22,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.integer.storage_sizes import (
+    MAX_INDEX_BITS,
+    TABLE_HEADER_BYTES,
+    bits_of_index,
+    lookup_bytes,
+    most_values,
+)
+
 Int8Array = npt.NDArray[np.int8]
 Bytes = npt.NDArray[np.uint8]
 
 DECODE_OPERATOR = "TFLM_DECODE"
-MAX_INDEX_BITS = 7
-_HEADER_BYTES = 16
 _HEADER_VERSION = _TABLE_VERSION = 1
 
 
@@ -37,7 +43,7 @@ def index_bits(values: npt.NDArray[Any], axis: int) -> int:
     >>> index_bits(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)
     2
     """
-    return _bits_of(_most_values(values, axis))
+    return bits_of_index(most_values(values, axis))
 
 
 def encoded_bytes(values: npt.NDArray[Any], axis: int) -> int:
@@ -46,9 +52,7 @@ def encoded_bytes(values: npt.NDArray[Any], axis: int) -> int:
     >>> encoded_bytes(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)  # 2 + 16 + 2 * 3
     24
     """
-    most = _most_values(values, axis)
-    indices = -(-values.size * _bits_of(most) // 8)
-    return int(indices + _HEADER_BYTES + values.shape[axis] * most)
+    return lookup_bytes(values.size, values.shape[axis], most_values(values, axis))
 
 
 def encode(values: Int8Array, axis: int) -> tuple[Bytes, Bytes]:
@@ -73,7 +77,7 @@ def encode(values: Int8Array, axis: int) -> tuple[Bytes, Bytes]:
     length = max(table.size for table, _ in found)
     indices = np.stack([index.reshape(channels.shape[1:]) for _, index in found])
     tables = np.stack([np.pad(table, (0, length - table.size)) for table, _ in found])
-    header = np.zeros(_HEADER_BYTES, np.uint8)
+    header = np.zeros(TABLE_HEADER_BYTES, np.uint8)
     header[[1, 4, 5, 6]] = _HEADER_VERSION, _TABLE_VERSION, axis << 4 | bits, length
     packed = _packed(np.moveaxis(indices, 0, axis), bits)
     return packed, np.concatenate([header, tables.astype(np.int8).view(np.uint8).ravel()])
@@ -88,8 +92,8 @@ def decode(indices: Bytes, tables: Bytes, shape: tuple[int, ...]) -> Int8Array:
     >>> decode(*encode(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0), (2, 3)).tolist()
     [[-64, 64, 64], [1, 2, 3]]
     """
-    header, content = tables[:_HEADER_BYTES], tables[_HEADER_BYTES:].view(np.int8)
-    if header.size < _HEADER_BYTES or header[[0, 1, 4]].tolist() != [0, 1, 1]:
+    header, content = tables[:TABLE_HEADER_BYTES], tables[TABLE_HEADER_BYTES:].view(np.int8)
+    if header.size < TABLE_HEADER_BYTES or header[[0, 1, 4]].tolist() != [0, 1, 1]:
         raise ValueError(f"Not a lookup table of version 1. Received: header {header.tolist()}")
     axis, bits, length = int(header[5] >> 4), int(header[5] & 15), int(header[6])
     channels, count = shape[axis] if axis < len(shape) else 0, int(np.prod(shape))
@@ -104,16 +108,6 @@ def decode(indices: Bytes, tables: Bytes, shape: tuple[int, ...]) -> Int8Array:
     values = np.take_along_axis(content.reshape(channels, length), outer, axis=1)
     inner = (*shape[:axis], *shape[axis + 1 :])
     return np.moveaxis(values.reshape(channels, *inner), 0, axis)
-
-
-def _most_values(values: npt.NDArray[Any], axis: int) -> int:
-    """How many different values the richest channel has."""
-    channels = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-    return max(int(np.unique(channel).size) for channel in channels)
-
-
-def _bits_of(values: int) -> int:
-    return max(1, (values - 1).bit_length())
 
 
 def _packed(indices: npt.NDArray[Any], bits: int) -> Bytes:

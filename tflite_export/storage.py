@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
-
-import numpy.typing as npt
+from typing import Literal
 
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.headroom import with_headroom
+from keras_qat.integer.storage_sizes import (
+    INT4_MAX,
+    MAX_INDEX_BITS,
+    fits_int4,
+    int4_bytes,
+    int8_bytes,
+)
 from tflite_export import lookup_table
 from tflite_export.errors import ExportError
 from tflite_export.file_model import FileOperator
@@ -18,7 +23,6 @@ from tflite_export.targets import Target
 WeightStorage = Literal["int8", "int4", "lut"]
 
 WEIGHT_STORAGES = ("auto", "int8", "int4", "lut")
-INT4_MIN, INT4_MAX = -8, 7
 
 _AROUND_A_TABLE = 256
 """Bytes of two more tensors, their buffers, and an operator."""
@@ -85,7 +89,7 @@ def store(
         return full, min(_exact_storages(full, target), key=lambda each: file_bytes(full, each))
     if weight_storage == "int4" and _runs_in_int4(op):
         return with_headroom(op, graph, INT4_MAX), "int4"
-    few_bits = op.weight_bits <= lookup_table.MAX_INDEX_BITS
+    few_bits = op.weight_bits <= MAX_INDEX_BITS
     if weight_storage == "lut" and few_bits and _fits_table(full):
         return full, "lut"
     return full, "int8"
@@ -95,21 +99,10 @@ def file_bytes(op: ops.LinearOp, storage: WeightStorage) -> int:
     """What the weights of an op add to a file, about: data, and what describes them."""
     size = op.weight.values.size
     if storage == "int4":
-        return (size + 1) // 2 + (_DENSE_IN_INT4 if isinstance(op, ops.FullyConnected) else 0)
+        return int4_bytes(size) + (_DENSE_IN_INT4 if isinstance(op, ops.FullyConnected) else 0)
     if storage == "lut":
         return lookup_table.encoded_bytes(op.weight.values, op.channel_axis) + _AROUND_A_TABLE
-    return size
-
-
-def fits_int4(values: npt.NDArray[Any]) -> bool:
-    """Whether all values are INT4.
-
-    >>> import numpy as np
-    >>> fits_int4(np.int8([-8, 7])), fits_int4(np.int8([8]))
-    (True, False)
-    """
-    low, high = int(values.min(initial=0)), int(values.max(initial=0))
-    return low >= INT4_MIN and high <= INT4_MAX
+    return int8_bytes(size)
 
 
 def require_faithful(lossy: Sequence[str]) -> None:
@@ -138,5 +131,4 @@ def _runs_in_int4(op: ops.LinearOp) -> bool:
 
 
 def _fits_table(op: ops.LinearOp) -> bool:
-    bits = lookup_table.index_bits(op.weight.values, op.channel_axis)
-    return bits <= lookup_table.MAX_INDEX_BITS
+    return lookup_table.index_bits(op.weight.values, op.channel_axis) <= MAX_INDEX_BITS
