@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, ops, run
 from keras_qat.integer.fixed_point import get_profile
+from tflite_export.ops.table import export_of
 
 _CHUNK = 128
 
@@ -147,21 +148,6 @@ def _output_error(found: TensorDifference, graph: IntegerGraph) -> OutputError:
     return OutputError(found.name, mean, found.max_difference, levels)
 
 
-_MOVING_OPS = (
-    ops.Concatenate,
-    ops.Crop,
-    ops.MaxPool2D,
-    ops.Maximum,
-    ops.MaximumOfTwo,
-    ops.Minimum,
-    ops.MinimumOfTwo,
-    ops.Pad,
-    ops.RepeatPixels,
-    ops.Reshape,
-    ops.Transpose,
-)
-
-
 def _with_moved_integers(
     graph: IntegerGraph, stated: Mapping[str, npt.NDArray[np.int8]]
 ) -> dict[str, npt.NDArray[Any]]:
@@ -175,7 +161,7 @@ def _with_moved_integers(
             codes.setdefault(op.inputs[0], _as_in_graph(graph, op.inputs[0], codes[op.output]))
     for op in graph.ops:
         known = all(name in codes for name in op.inputs)
-        if op.output not in codes and isinstance(op, _MOVING_OPS) and known:
+        if op.output not in codes and known and export_of(op).moves_codes:
             tensors = [ops.QuantizedArray(codes[n], graph.tensors[n].qparams) for n in op.inputs]
             grid = graph.tensors[op.output].qparams
             codes[op.output] = op.evaluate(tensors, grid, get_profile("tflm"))

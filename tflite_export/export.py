@@ -15,7 +15,7 @@ from keras_qat.integer import IntegerGraph
 from keras_qat.integer.interpreter import check_inputs, named_inputs
 from keras_qat.integer.io import replace_file
 from tflite_export.comparison import LearnedModel, ModelComparison, Samples, compare_with_model
-from tflite_export.emitters import emit_model
+from tflite_export.emit_model import emit_model
 from tflite_export.file_model import IO_DTYPES, FileModel, IoDtype
 from tflite_export.graph_of import graph_of
 from tflite_export.legality import check_float_inputs, runnable_profiles

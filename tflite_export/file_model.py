@@ -6,6 +6,7 @@ Nothing here knows of indices, buffers or the schema; `writer.py` alone does.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -44,6 +45,11 @@ class FileTensor:
     axis: int = 0
     data: npt.NDArray[Any] | None = None
     resizable: bool = False
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,10 +17,9 @@ import numpy.typing as npt
 from keras_qat.integer import IntegerGraph, run
 from keras_qat.integer.io import replace_file
 from tflite_export.comparison import LearnedModel
-from tflite_export.errors import ExportError
 from tflite_export.export import prepare
 from tflite_export.file_model import FileModel
-from tflite_export.lookup_table import DECODE_OPERATOR
+from tflite_export.ops.table import micro_kernel
 from tflite_export.report import Report
 from tflite_export.runtimes import measure_arena
 
@@ -33,35 +32,6 @@ _TEMPLATES = (
     "self_test.cc",
     "main.cc",
 )
-_RESOLVER_METHODS = {
-    "ADD": "AddAdd",
-    "AVERAGE_POOL_2D": "AddAveragePool2D",
-    "CONCATENATION": "AddConcatenation",
-    "CONV_2D": "AddConv2D",
-    "DEPTHWISE_CONV_2D": "AddDepthwiseConv2D",
-    "ELU": "AddElu",
-    "FULLY_CONNECTED": "AddFullyConnected",
-    "GATHER": "AddGather",
-    "LOGISTIC": "AddLogistic",
-    "MAXIMUM": "AddMaximum",
-    "MAX_POOL_2D": "AddMaxPool2D",
-    "MEAN": "AddMean",
-    "MINIMUM": "AddMinimum",
-    "MUL": "AddMul",
-    "PAD": "AddPad",
-    "PRELU": "AddPrelu",
-    "QUANTIZE": "AddQuantize",
-    "RESHAPE": "AddReshape",
-    "RESIZE_BILINEAR": "AddResizeBilinear",
-    "RESIZE_NEAREST_NEIGHBOR": "AddResizeNearestNeighbor",
-    "SOFTMAX": "AddSoftmax",
-    "STRIDED_SLICE": "AddStridedSlice",
-    "SUB": "AddSub",
-    "TANH": "AddTanh",
-    "TRANSPOSE": "AddTranspose",
-    "TRANSPOSE_CONV": "AddTransposeConv",
-    DECODE_OPERATOR: "AddDecode",
-}
 _TAKEN_WORDS = """
     alignas arena auto bool break case catch char class const constexpr continue default delete do
     double else enum explicit export extern false float for friend goto if inline int long main
@@ -219,10 +189,8 @@ def _arena_with_margin(measured: int, margin: float) -> int:
 
 def _resolver(file: FileModel) -> dict[str, Any]:
     codes = list(dict.fromkeys(op.code for op in file.operators))
-    unknown = [code for code in codes if code not in _RESOLVER_METHODS]
-    if unknown:
-        raise ExportError(f"The C++ resolver has no method for {unknown}.")
-    lines = [f"  TF_LITE_ENSURE_STATUS(resolver.{_RESOLVER_METHODS[code]}());" for code in codes]
+    methods = (micro_kernel(code).resolver for code in codes)
+    lines = [f"  TF_LITE_ENSURE_STATUS(resolver.{method}());" for method in methods]
     return {"op_count": len(codes), "op_lines": "\n".join(lines)}
 
 

@@ -16,49 +16,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from keras_qat.integer import IntegerGraph, ops
-from tflite_export.emitters import emit_model
-from tflite_export.file_model import FileModel, FileOperator, FileTensor, stored_bytes
+from tflite_export.emit_model import emit_model
+from tflite_export.file_model import FileModel, FileTensor, stored_bytes
 from tflite_export.graph_of import graph_of
 from tflite_export.legalize import legalize, with_channel_scales
 from tflite_export.lookup_table import DECODE_OPERATOR
+from tflite_export.ops.table import micro_kernel
 from tflite_export.runtimes import measure_arena
-from tflite_export.storage import StoredGraph, check_weight_storage
+from tflite_export.storage import check_weight_storage
+from tflite_export.stored_graph import StoredGraph
 from tflite_export.targets import get_target
 from tflite_export.text_table import text_table
 from tflite_export.writer import write_model
 
 _ALIGNMENT = 16
 _TENSOR = 24
-_OPERATOR = 64
+_OPERATOR = 88
+"""64, and 24 for its allocations."""
 _INPUT_OR_OUTPUT = 96
 _INTERPRETER = 506
-_ALLOCATIONS_OF_AN_OPERATOR = 24
-_CHANNEL = 8
-_OPERATOR_DATA = {
-    "ADD": 60,
-    "AVERAGE_POOL_2D": 32,
-    "CONV_2D": 80,
-    "DEPTHWISE_CONV_2D": 80,
-    "ELU": 232,
-    "FULLY_CONNECTED": 72,
-    "MAX_POOL_2D": 32,
-    "MEAN": 44,
-    "MUL": 28,
-    "PAD": 56,
-    "QUANTIZE": 24,
-    "SOFTMAX": 80,
-    "STRIDED_SLICE": 100,
-    "SUB": 48,
-    "TRANSPOSE_CONV": 96,
-    DECODE_OPERATOR: 80,
-}
 Kind = Literal["activation", "decoded weights", "scratch"]
 
 _BYTES = {"int8": 1, "uint8": 1, "int32": 4, "float32": 4}
@@ -231,7 +213,11 @@ def plan_memory(model: Any, weight_storage: str = "auto") -> MemoryPlan:
 
 
 def buffers_of(file: FileModel) -> list[Buffer]:
-    """What the arena has to hold, and when; all at offset 0."""
+    """What the arena has to hold, and when; all at offset 0.
+
+    Raises:
+        ExportError: an operator whose scratch is not known.
+    """
     first = dict.fromkeys(file.inputs.values(), 0)
     last = dict.fromkeys(file.outputs.values(), len(file.operators) - 1)
     scratch = []
@@ -239,8 +225,9 @@ def buffers_of(file: FileModel) -> list[Buffer]:
         first.update(dict.fromkeys(op.outputs, time))
         used = [name for name in (*op.inputs, *op.outputs) if file.tensors[name].data is None]
         last.update({name: max(time, last.get(name, 0)) for name in used})
-        for size in _scratch_sizes(op, file):
-            scratch.append(Buffer(f"scratch of {op.outputs[0]}", size, time, time, "scratch"))
+        for size in micro_kernel(op.code).scratch(op, file):
+            name = f"scratch of {op.outputs[0]}"
+            scratch.append(Buffer(name, _aligned(size), time, time, "scratch"))
     decoded = {name for op in file.operators if op.code == DECODE_OPERATOR for name in op.outputs}
     tensors = [
         Buffer(
@@ -273,15 +260,18 @@ def place(buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
 
 
 def structure_bytes(file: FileModel) -> int:
-    """What the interpreter keeps for tensors, operators and channels."""
+    """What the interpreter keeps for tensors, operators and channels.
+
+    Raises:
+        ExportError: an operator of which that is not known.
+    """
     total = _INTERPRETER + _TENSOR * len(file.tensors)
     total += _INPUT_OR_OUTPUT * (len(file.inputs) + len(file.outputs))
     for op in file.operators:
-        total += _OPERATOR + _OPERATOR_DATA.get(op.code, 0)
-        if op.code != DECODE_OPERATOR:
-            total += _ALLOCATIONS_OF_AN_OPERATOR
-        if _has_weights(op):
-            total += _CHANNEL * file.tensors[op.inputs[1]].scale.size
+        kernel = micro_kernel(op.code)
+        total += _OPERATOR + kernel.structure_bytes
+        if kernel.channel_bytes:
+            total += kernel.channel_bytes * file.tensors[op.inputs[1]].scale.size
     return total
 
 
@@ -309,27 +299,8 @@ def _weight_memory(op: ops.LinearOp, stored: StoredGraph, file: FileModel) -> We
     )
 
 
-def _scratch_sizes(op: FileOperator, file: FileModel) -> list[int]:
-    """What kernels ask for while they run: INT4 weights unpacked, sums in 32 bits."""
-    if _has_weights(op) and file.tensors[op.inputs[1]].dtype == "int4":
-        return [_aligned(_elements(file.tensors[op.inputs[1]]))]
-    if op.code == "MEAN":
-        return [_ALIGNMENT, _ALIGNMENT, _aligned(4 * _elements(file.tensors[op.outputs[0]]))]
-    if op.code == "TRANSPOSE_CONV":
-        return [_aligned(4 * _elements(file.tensors[op.outputs[0]]))]
-    return []
-
-
-def _has_weights(op: FileOperator) -> bool:
-    return op.code in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
-
-
 def _size(tensor: FileTensor) -> int:
-    return _elements(tensor) * _BYTES[tensor.dtype]
-
-
-def _elements(tensor: FileTensor) -> int:
-    return math.prod(tensor.shape)
+    return tensor.elements * _BYTES[tensor.dtype]
 
 
 def _aligned(size: int) -> int:

@@ -16,8 +16,8 @@ from keras_qat.integer.headroom import WEIGHT_MAX, headroom_bits, real_multiplie
 from keras_qat.integer.storage_sizes import INT4_MAX
 from tflite_export.comparison import ModelComparison
 from tflite_export.file_model import FileModel, stored_bytes
-from tflite_export.float_parts import inside, weight_tensor
-from tflite_export.storage import StoredGraph
+from tflite_export.ops.float_part import inside, weight_tensor
+from tflite_export.stored_graph import StoredGraph
 from tflite_export.text_table import text_table
 from tflite_export.verification import RuntimeVerification
 

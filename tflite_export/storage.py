@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.headroom import with_headroom
@@ -17,10 +15,9 @@ from keras_qat.integer.storage_sizes import (
 )
 from tflite_export import lookup_table
 from tflite_export.errors import ExportError
-from tflite_export.file_model import FileOperator
+from tflite_export.ops.table import export_of
+from tflite_export.stored_graph import WeightStorage
 from tflite_export.targets import Target
-
-WeightStorage = Literal["int8", "int4", "lut"]
 
 WEIGHT_STORAGES = ("auto", "int8", "int4", "lut")
 
@@ -28,33 +25,6 @@ _AROUND_A_TABLE = 256
 """Bytes of two more tensors, their buffers, and an operator."""
 _DENSE_IN_INT4 = 600
 """Bytes of two RESHAPE operators and their tensors around a 1x1 convolution."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class StoredGraph:
-    """A graph as a file states it.
-
-    Attributes:
-        graph: its weights are the integers that kernels multiply with.
-        storage: of the weights of linear ops, by their outputs; int8 for one that is not there.
-        native: operators that compute a table on their own, by their outputs.
-    """
-
-    graph: IntegerGraph
-    storage: Mapping[str, WeightStorage] = dataclasses.field(default_factory=dict)
-    native: Mapping[str, FileOperator] = dataclasses.field(default_factory=dict)
-
-    def linear_op(self, output: str) -> ops.LinearOp:
-        """The op with weights that a learned op of that output became."""
-        names = (output, convolution_of(output))
-        linear = (op for op in self.graph.ops if isinstance(op, ops.LinearOp))
-        (found,) = (op for op in linear if op.output in names)
-        return found
-
-
-def convolution_of(output: str) -> str:
-    """The tensor that a Dense layer's convolution writes, before it gets the layer's shape."""
-    return f"{output}/convolution"
 
 
 def check_weight_storage(weight_storage: str, target: Target) -> str:
@@ -86,11 +56,12 @@ def store(
     """
     full = with_headroom(op, graph)
     if weight_storage == "auto":
-        return full, min(_exact_storages(full, target), key=lambda each: file_bytes(full, each))
-    if weight_storage == "int4" and _runs_in_int4(op):
+        exact = [each for each in _fitting(full) if each in target.weight_storages]
+        return full, min(exact, key=lambda each: file_bytes(full, each))
+    if weight_storage == "int4" and "int4" in _fitting(op):
         return with_headroom(op, graph, INT4_MAX), "int4"
     few_bits = op.weight_bits <= MAX_INDEX_BITS
-    if weight_storage == "lut" and few_bits and _fits_table(full):
+    if weight_storage == "lut" and few_bits and "lut" in _fitting(full):
         return full, "lut"
     return full, "int8"
 
@@ -115,20 +86,12 @@ def require_faithful(lossy: Sequence[str]) -> None:
         )
 
 
-def _exact_storages(op: ops.LinearOp, target: Target) -> list[WeightStorage]:
-    """Those that hold the op's integers as they are."""
-    fitting: dict[WeightStorage, bool] = {
+def _fitting(op: ops.LinearOp) -> list[WeightStorage]:
+    """The storages of this kind of op that hold the op's integers as they are."""
+    index_bits = lookup_table.index_bits(op.weight.values, op.channel_axis)
+    fits: dict[WeightStorage, bool] = {
         "int8": True,
-        "int4": _runs_in_int4(op),
-        "lut": _fits_table(op),
+        "int4": fits_int4(op.weight.values),
+        "lut": index_bits <= MAX_INDEX_BITS,
     }
-    return [each for each, fits in fitting.items() if fits and each in target.weight_storages]
-
-
-def _runs_in_int4(op: ops.LinearOp) -> bool:
-    """TensorFlow Lite Micro has no TRANSPOSE_CONV with INT4 weights."""
-    return not isinstance(op, ops.TransposeConv2D) and fits_int4(op.weight.values)
-
-
-def _fits_table(op: ops.LinearOp) -> bool:
-    return lookup_table.index_bits(op.weight.values, op.channel_axis) <= MAX_INDEX_BITS
+    return [each for each in export_of(op).weight_storages if fits[each]]

@@ -11,7 +11,7 @@ from keras_qat.integer import QuantParams, ops
 from tests.tflite_export.float_networks import difference_graph, weighted_graph
 from tests.tflite_export.graphs import random_codes
 from tflite_export import ExportError, VerificationError, export, verify
-from tflite_export.emitters import emit_model
+from tflite_export.emit_model import emit_model
 from tflite_export.file_model import FileModel, FileOperator, FileTensor
 from tflite_export.legality import check_legal
 from tflite_export.legalize import legalize

@@ -12,7 +12,7 @@ from hypothesis import given
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import small_network
 from tflite_export import plan_memory, plot_memory, runtimes
-from tflite_export.emitters import emit_model
+from tflite_export.emit_model import emit_model
 from tflite_export.legalize import legalize
 from tflite_export.memory import Buffer, buffers_of, place
 from tflite_export.runtimes import measure_arena

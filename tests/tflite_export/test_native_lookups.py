@@ -11,7 +11,7 @@ from keras_qat.integer import IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import input_grids, log_uniform, one_op_graph, random_codes
 from tests.tflite_export.harness import exact_law
 from tflite_export import native_lookups, plan_memory, verify
-from tflite_export.emitters import emit_model
+from tflite_export.emit_model import emit_model
 from tflite_export.legalize import legalize
 from tflite_export.targets import get_target
 from tflite_export.writer import write_model

@@ -5,7 +5,7 @@ import pytest
 
 from keras_qat.integer import run
 from tests.tflite_export.graphs import random_codes, small_network
-from tflite_export.emitters import DESCRIPTION, emit_model
+from tflite_export.emit_model import DESCRIPTION, emit_model
 from tflite_export.file_model import FileModel, FileOperator, FileTensor
 from tflite_export.legalize import legalize
 from tflite_export.runtimes import run_litert

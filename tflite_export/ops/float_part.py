@@ -1,14 +1,24 @@
-"""Layers in float: the operators of their own file, between DEQUANTIZE and QUANTIZE."""
+"""FLOAT_PART: the operators of a file of its own, between DEQUANTIZE and QUANTIZE."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, ops
-from tflite_export.emission import Emission, file_operator
-from tflite_export.errors import ExportError
+from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
+from tflite_export.errors import ExportError, VerificationError
 from tflite_export.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.ops.boundary import DEQUANTIZE_OPERATOR, QUANTIZE_OPERATOR
+from tflite_export.ops.emission import Emission, file_operator
+from tflite_export.ops.grids import require_range
+from tflite_export.ops.op_export import NO_WEIGHTS, OpExport
+from tflite_export.ops.reading import FileReading
+from tflite_export.targets import Target
 from tflite_export.writer import read_model
 
 
@@ -130,3 +140,47 @@ def _rows(codes: FileTensor, name: str, shape: tuple[int, ...]) -> FileTensor:
 def _dequantize(codes: FileTensor, output: str) -> FileOperator:
     """Scales of channels need version 5 of the operator."""
     return file_operator("DEQUANTIZE", 5 if codes.scale.size > 1 else 2, (codes.name,), output)
+
+
+def _check(op: ops.FloatPart, graph: IntegerGraph, target: Target) -> None:
+    """A QUANTIZE saturates at int8's ends."""
+    network_of(op)
+    require_range(op, graph, (INT8_MIN, INT8_MAX))
+
+
+def _check_constants(op: ops.FloatPart, legal: ops.FloatPart, reading: FileReading) -> None:
+    """Constants and operators are those of the part's own file."""
+    stated = emit_float_part(op, reading.graph)
+    for tensor in stated.constants:
+        stored = reading.tensor(tensor.name)
+        same = (stored.dtype, stored.shape) == (tensor.dtype, tensor.shape)
+        same = same and np.array_equal(stored.scale, tensor.scale)
+        same = same and (stored.zero_point, stored.axis) == (tensor.zero_point, tensor.axis)
+        if not same or not _same_data(stored.data, tensor.data):
+            raise VerificationError(
+                f"The file's tensor {tensor.name!r} is not that of the float part {op.output!r}."
+            )
+    operators = [(each.code, each.inputs, each.outputs) for each in reading.file.operators]
+    for each in (*stated.before, stated.operator):
+        if (each.code, each.inputs, each.outputs) not in operators:
+            raise VerificationError(
+                f"The file has no operator {each.code} of the float part {op.output!r}."
+            )
+
+
+def _same_data(stored: npt.NDArray[Any] | None, stated: npt.NDArray[Any] | None) -> bool:
+    if stored is None or stated is None:
+        return stored is stated
+    return stored.tobytes() == stated.tobytes()
+
+
+FLOAT_PART = OpExport(
+    emit=emit_float_part,
+    check=_check,
+    check_constants=_check_constants,
+    operators=(DEQUANTIZE_OPERATOR, QUANTIZE_OPERATOR),  # and any of the part's own file
+    targets=frozenset({"litert"}),
+    weight_storages=NO_WEIGHTS,
+    moves_codes=False,
+    any_batch=False,
+)
