@@ -14,13 +14,22 @@ import numpy.typing as npt
 from keras_qat.integer import IntegerGraph
 from keras_qat.integer.interpreter import check_inputs, named_inputs
 from keras_qat.integer.io import replace_file
-from tflite_export.comparison import LearnedModel, ModelComparison, Samples, compare_with_model
-from tflite_export.emit_model import emit_model
-from tflite_export.file_model import IO_DTYPES, FileModel, IoDtype
+from tflite_export.file.file_model import IO_DTYPES, FileModel, IoDtype
+from tflite_export.file.writer import write_model
 from tflite_export.graph_of import graph_of
-from tflite_export.legality import check_float_inputs, runnable_profiles
-from tflite_export.legalize import legalize, with_channel_scales
-from tflite_export.limits import Limits, check_limits
+from tflite_export.legal.legality import check_float_inputs, runnable_profiles
+from tflite_export.legal.legalize import legalize, with_channel_scales
+from tflite_export.legal.storage import check_weight_storage, require_faithful
+from tflite_export.ops.emit_model import emit_model
+from tflite_export.proof.comparison import (
+    LearnedModel,
+    ModelComparison,
+    Samples,
+    compare_with_model,
+)
+from tflite_export.proof.limits import Limits, check_limits
+from tflite_export.proof.uneven_ranges import range_warnings
+from tflite_export.proof.verification import verify as verify_file
 from tflite_export.report import (
     Report,
     WeightReport,
@@ -28,11 +37,7 @@ from tflite_export.report import (
     report_operators,
     report_weights,
 )
-from tflite_export.storage import check_weight_storage, require_faithful
 from tflite_export.targets import get_target
-from tflite_export.uneven_ranges import range_warnings
-from tflite_export.verification import verify as verify_file
-from tflite_export.writer import write_model
 
 _RANDOM_SAMPLES = 32
 _SEED = 0

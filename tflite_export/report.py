@@ -14,12 +14,12 @@ import numpy.typing as npt
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.headroom import WEIGHT_MAX, headroom_bits, real_multiplier
 from keras_qat.integer.storage_sizes import INT4_MAX
-from tflite_export.comparison import ModelComparison
-from tflite_export.file_model import FileModel, stored_bytes
+from tflite_export.file.file_model import FileModel, stored_bytes
+from tflite_export.file.stored_graph import StoredGraph
 from tflite_export.ops.float_part import inside, weight_tensor
-from tflite_export.stored_graph import StoredGraph
+from tflite_export.proof.comparison import ModelComparison
+from tflite_export.proof.verification import RuntimeVerification
 from tflite_export.text_table import text_table
-from tflite_export.verification import RuntimeVerification
 
 
 @dataclasses.dataclass(frozen=True)

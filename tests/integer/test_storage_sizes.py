@@ -9,7 +9,7 @@ from keras_qat.integer.storage_sizes import (
     planned_weight_bytes,
     values_on_grid,
 )
-from tflite_export.lookup_table import encode
+from tflite_export.file.lookup_table import encode
 
 
 def weights_of_all_codes(bits: int, channels: int) -> np.ndarray:

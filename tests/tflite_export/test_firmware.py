@@ -12,10 +12,10 @@ import pytest
 from keras_qat.integer import run
 from tests.tflite_export.graphs import random_codes, small_network
 from tflite_export import ExportError, write_micro
-from tflite_export.legalize import legalize
-from tflite_export.runtimes import measure_arena
+from tflite_export.file.runtimes import measure_arena
+from tflite_export.file.writer import read_model
+from tflite_export.legal.legalize import legalize
 from tflite_export.targets import get_target
-from tflite_export.writer import read_model
 
 STAND_IN = pathlib.Path(__file__).parent / "micro_stand_in"
 WARNINGS = ["-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tflite_export.lookup_table import DECODE_OPERATOR
+from tflite_export.file.lookup_table import DECODE_OPERATOR
 from tflite_export.ops.operator_type import MicroKernel, OperatorType, no_scratch
 
 DECODE = OperatorType(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_qat.integer import IntegerGraph, ops
-from tflite_export.file_model import FileTensor
+from tflite_export.file.file_model import FileTensor
 from tflite_export.ops.emission import Emission, file_operator
 from tflite_export.ops.grids import require_range, require_same_scale
 from tflite_export.ops.op_export import EVERY_TARGET, NO_WEIGHTS, OpExport, no_constants

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.file_model import FileOperator, FileTensor
+from tflite_export.file.file_model import FileOperator, FileTensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,14 +12,14 @@ import numpy.typing as npt
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
 from tflite_export.errors import ExportError, VerificationError
-from tflite_export.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.writer import read_model
 from tflite_export.ops.boundary import DEQUANTIZE_OPERATOR, QUANTIZE_OPERATOR
 from tflite_export.ops.emission import Emission, file_operator
 from tflite_export.ops.grids import require_range
 from tflite_export.ops.op_export import NO_WEIGHTS, OpExport
 from tflite_export.ops.reading import FileReading
 from tflite_export.targets import Target
-from tflite_export.writer import read_model
 
 
 def network_of(op: ops.FloatPart) -> FileModel:

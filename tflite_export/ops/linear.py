@@ -13,13 +13,13 @@ from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.accumulators import accumulator_range, leaves_int32
 from keras_qat.integer.headroom import real_multiplier
 from keras_qat.integer.qparams import INT8_MAX
-from tflite_export import lookup_table
 from tflite_export.errors import ExportError, VerificationError
-from tflite_export.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file import lookup_table
+from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.stored_graph import WeightStorage
 from tflite_export.ops.emission import Emission, file_operator
 from tflite_export.ops.grids import require_activation
 from tflite_export.ops.reading import FileReading
-from tflite_export.stored_graph import WeightStorage
 from tflite_export.targets import Target
 
 EVERY_STORAGE: tuple[WeightStorage, ...] = ("int8", "int4", "lut")

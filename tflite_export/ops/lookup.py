@@ -11,7 +11,7 @@ import numpy as np
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.qparams import INT8_MIN
 from tflite_export.errors import VerificationError
-from tflite_export.file_model import FileOperator, FileTensor
+from tflite_export.file.file_model import FileOperator, FileTensor
 from tflite_export.ops.arithmetic import ADD_OPERATOR
 from tflite_export.ops.boundary import QUANTIZE_OPERATOR
 from tflite_export.ops.emission import Emission

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_qat.integer import IntegerGraph
+from tflite_export.file.stored_graph import WeightStorage
 from tflite_export.ops.emission import Emission
 from tflite_export.ops.operator_type import OperatorType
 from tflite_export.ops.reading import FileReading
-from tflite_export.stored_graph import WeightStorage
 from tflite_export.targets import TARGETS, Target
 
 Emitter = Callable[[Any, IntegerGraph], Emission]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from tflite_export.file_model import FileModel, FileOperator
+from tflite_export.file.file_model import FileModel, FileOperator
 
 ScratchSizes = Callable[[FileOperator, FileModel], Sequence[int]]
 

@@ -11,7 +11,7 @@ from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.accumulators import leaves_int32
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
 from tflite_export.errors import ExportError
-from tflite_export.file_model import FileModel, FileOperator
+from tflite_export.file.file_model import FileModel, FileOperator
 from tflite_export.ops.emission import Emission, file_operator, int32_constant
 from tflite_export.ops.grids import check_same_grid, require_range
 from tflite_export.ops.op_export import EVERY_TARGET, NO_WEIGHTS, OpExport, no_constants

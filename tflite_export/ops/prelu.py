@@ -7,7 +7,7 @@ import numpy as np
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
 from tflite_export.errors import ExportError, VerificationError
-from tflite_export.file_model import FileTensor
+from tflite_export.file.file_model import FileTensor
 from tflite_export.ops.emission import Emission, file_operator
 from tflite_export.ops.grids import require_range
 from tflite_export.ops.op_export import EVERY_TARGET, NO_WEIGHTS, OpExport

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from keras_qat.integer import IntegerGraph
 from tflite_export.errors import VerificationError
-from tflite_export.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from keras_qat.integer import IntegerGraph, ops
 from tflite_export.errors import ExportError
-from tflite_export.file_model import FileModel, FileOperator
+from tflite_export.file.file_model import FileModel, FileOperator
 from tflite_export.ops.emission import Emission, int32_constant
 from tflite_export.ops.linear import (
     CHANNEL_BYTES,

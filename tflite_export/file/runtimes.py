@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.file_model import FileModel
+from tflite_export.file.file_model import FileModel
 
 Arrays = dict[str, npt.NDArray[Any]]
 _ARENA_BASE = 1 << 20

@@ -13,10 +13,10 @@ from keras_qat.integer.storage_sizes import (
     int4_bytes,
     int8_bytes,
 )
-from tflite_export import lookup_table
 from tflite_export.errors import ExportError
+from tflite_export.file import lookup_table
+from tflite_export.file.stored_graph import WeightStorage
 from tflite_export.ops.table import export_of
-from tflite_export.stored_graph import WeightStorage
 from tflite_export.targets import Target
 
 WEIGHT_STORAGES = ("auto", "int8", "int4", "lut")

@@ -6,11 +6,11 @@ import numpy as np
 
 from keras_qat.integer import IntegerGraph, ops
 from tflite_export.errors import VerificationError
-from tflite_export.file_model import FileModel
+from tflite_export.file.file_model import FileModel
+from tflite_export.file.stored_graph import StoredGraph
 from tflite_export.ops.float_part import emit_float_part
 from tflite_export.ops.reading import FileReading
 from tflite_export.ops.table import export_of
-from tflite_export.stored_graph import StoredGraph
 
 
 def check_file(learned: IntegerGraph, stored_graph: StoredGraph, file: FileModel) -> None:

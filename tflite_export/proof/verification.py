@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, ops, run
-from tflite_export.comparison import TensorDifference, merge, tensor_difference
 from tflite_export.errors import VerificationError
-from tflite_export.file_model import FileModel
-from tflite_export.legality import runnable_profiles
-from tflite_export.legalize import legalize
-from tflite_export.read_back import check_file
-from tflite_export.runtimes import Arrays, run_litert, run_tflm
+from tflite_export.file.file_model import FileModel
+from tflite_export.file.runtimes import Arrays, run_litert, run_tflm
+from tflite_export.file.writer import read_model, write_model
+from tflite_export.legal.legality import runnable_profiles
+from tflite_export.legal.legalize import legalize
+from tflite_export.proof.comparison import TensorDifference, merge, tensor_difference
+from tflite_export.proof.read_back import check_file
 from tflite_export.targets import Target, get_target
-from tflite_export.writer import read_model, write_model
 
 _CHUNK = 64
 FLOAT_PART_FLIPS = 1e-3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from tflite_export.comparison import ModelComparison, OutputError
 from tflite_export.errors import ExportError
+from tflite_export.proof.comparison import ModelComparison, OutputError
 from tflite_export.targets import Target
 
 

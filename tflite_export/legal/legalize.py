@@ -9,11 +9,11 @@ import numpy as np
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
 from keras_qat.integer.headroom import map_linear_ops
-from tflite_export.exact_means import with_exact_means
-from tflite_export.legality import check_legal
-from tflite_export.native_lookups import native_operators
-from tflite_export.storage import store
-from tflite_export.stored_graph import StoredGraph, WeightStorage, convolution_of
+from tflite_export.file.stored_graph import StoredGraph, WeightStorage, convolution_of
+from tflite_export.legal.exact_means import with_exact_means
+from tflite_export.legal.legality import check_legal
+from tflite_export.legal.native_lookups import native_operators
+from tflite_export.legal.storage import store
 from tflite_export.targets import Target
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from keras_qat.integer import IntegerGraph, ops
-from tflite_export.file_model import FileOperator
+from tflite_export.file.file_model import FileOperator
 
 WeightStorage = Literal["int8", "int4", "lut"]
 

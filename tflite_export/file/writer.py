@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tflite_export.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
 
 SIGNATURE = "serving_default"
 _VERSION = 3

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
-from tflite_export import lookup_table
 from tflite_export.errors import ExportError
-from tflite_export.file_model import FileModel, FileTensor, IoDtype
+from tflite_export.file import lookup_table
+from tflite_export.file.file_model import FileModel, FileTensor, IoDtype
+from tflite_export.file.stored_graph import StoredGraph, WeightStorage
 from tflite_export.ops.emission import Emission, file_operator
 from tflite_export.ops.table import export_of
-from tflite_export.stored_graph import StoredGraph, WeightStorage
 
 DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat."
 

@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, run
 from keras_qat.integer.io import replace_file
-from tflite_export.comparison import LearnedModel
 from tflite_export.export import prepare
-from tflite_export.file_model import FileModel
+from tflite_export.file.file_model import FileModel
+from tflite_export.file.runtimes import measure_arena
 from tflite_export.ops.table import micro_kernel
+from tflite_export.proof.comparison import LearnedModel
 from tflite_export.report import Report
-from tflite_export.runtimes import measure_arena
 
 _MADE_BY = "Written by keras_qat; not to be edited."
 _TEMPLATES = (
@@ -223,6 +223,6 @@ def _lines(values: Iterable[Any]) -> str:
 
 
 def _filled(template: str, values: Mapping[str, Any]) -> str:
-    folder = importlib.resources.files("tflite_export") / "firmware_templates"
+    folder = importlib.resources.files("tflite_export.micro") / "templates"
     text = (folder / f"{template}.template").read_text(encoding="utf-8")
     return string.Template(text).substitute(values)

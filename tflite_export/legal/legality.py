@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
 from tflite_export.errors import ExportError
-from tflite_export.file_model import IoDtype
+from tflite_export.file.file_model import IoDtype
 from tflite_export.ops.softmax import runs_softmax
 from tflite_export.ops.table import export_of, runs_on
 from tflite_export.targets import Target

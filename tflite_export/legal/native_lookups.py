@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, QuantParams, ops
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
-from tflite_export.file_model import FileModel, FileOperator, FileTensor
-from tflite_export.runtimes import run_litert, run_tflm
+from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.runtimes import run_litert, run_tflm
+from tflite_export.file.writer import write_model
 from tflite_export.targets import Target
-from tflite_export.writer import write_model
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tflite_export.memory import Kind, MemoryPlan
+from tflite_export.micro.memory_plan import Kind, MemoryPlan
 
 _COLORS: dict[Kind, str] = {
     "activation": "#4c78a8",
