@@ -58,7 +58,7 @@ EXPORT_FLOORS = [
     {"tflite_export.ops"},
     {"tflite_export.legal"},
     {"tflite_export.proof"},
-    {"tflite_export.predict", "tflite_export.report"},
+    {"tflite_export.contents", "tflite_export.predict", "tflite_export.report"},
     {"tflite_export.export"},
     {"tflite_export.micro"},
     {"tflite_export.__main__"},

@@ -60,6 +60,7 @@ CONV_2D = OpExport(
     targets=EVERY_TARGET,
     weight_storages=EVERY_STORAGE,
     moves_codes=False,
+    column_axis=3,
 )
 DEPTHWISE_CONV_2D = OpExport(
     emit=_emit_depthwise_conv_2d,
@@ -69,4 +70,5 @@ DEPTHWISE_CONV_2D = OpExport(
     targets=EVERY_TARGET,
     weight_storages=EVERY_STORAGE,
     moves_codes=False,
+    column_axis=3,
 )

@@ -43,4 +43,5 @@ FULLY_CONNECTED = OpExport(
     targets=EVERY_TARGET,
     weight_storages=EVERY_STORAGE,  # in INT4 it becomes a 1x1 convolution
     moves_codes=False,
+    column_axis=1,
 )

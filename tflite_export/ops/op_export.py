@@ -40,6 +40,8 @@ class OpExport:
         moves_codes: whether its output holds codes of its inputs, so that nothing is rounded.
         emit_compact: what TensorFlow Lite Micro runs in less memory, and LiteRT does not.
         any_batch: whether one call may run several examples.
+        column_axis: the axis of its weights that runs over the last axis of its input, for warnings
+            of columns that share a grid; `None` if they say nothing of it.
     """
 
     emit: Emitter
@@ -51,6 +53,7 @@ class OpExport:
     moves_codes: bool
     emit_compact: Emitter | None = None
     any_batch: bool = True
+    column_axis: int | None = None
 
 
 def no_constants(op: Any, legal: Any, reading: FileReading) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops, run
 from keras_qat.integer.shared_ranges import FEW, FEW_OF_OUTPUTS, SharedRange
+from tflite_export.ops.table import export_of
 
 Array = npt.NDArray[Any]
 
@@ -116,7 +117,7 @@ def _gains_in(op: ops.IntegerOp, graph: IntegerGraph) -> Array | None:
     columns = graph.tensors[op.inputs[0]].shape[-1]
     if isinstance(op, ops.Reshape) and graph.tensors[op.output].shape[-1] == columns:
         return _gains(graph, op.output)
-    axis = {ops.FullyConnected: 1, ops.Conv2D: 3, ops.DepthwiseConv2D: 3}.get(type(op))
+    axis = export_of(op).column_axis
     if not isinstance(op, ops.LinearOp) or axis is None:
         return None
     weights = op.weight.qparams.dequantize(op.weight.values).astype(np.float64)
