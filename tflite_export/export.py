@@ -103,6 +103,7 @@ def export(
     Example:
 
     >>> import tempfile
+    >>> import numpy as np
     >>> from keras_qat.integer import GraphBuilder, QuantParams, ops
     >>> builder = GraphBuilder()
     >>> x = builder.add_input("x", (1, 4), QuantParams(np.float32(0.1)))
