@@ -26,8 +26,8 @@ from training_step_worker import Plain, mobilenet, resnet
 import keras_qat
 import tflite_export
 from keras_qat import integer
-from tflite_export.runtimes import run_litert, run_tflm
-from tflite_export.writer import read_model
+from tflite_export.file.runtimes import run_litert, run_tflm
+from tflite_export.file.writer import read_model
 
 IMAGES = flags.DEFINE_integer("images", 16, "Images in a batch.", 1)
 TURNS = flags.DEFINE_integer("turns", 5, "Turns of each; the median counts.", 1)

@@ -1,7 +1,7 @@
 """Writes `layers.md`, the table of supported layers: `python docs/make_layers.py`.
 
-Which layers train is said by `keras_qat.rules`, which integer ops a target runs by
-`tflite_export.targets`. Stated here are the ops of each rule and, for people, its restrictions.
+Which layers train is said by `keras_qat.rules`, which targets run an integer op by
+`tflite_export.ops.table`. Stated here are the ops of each rule and, for people, its restrictions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keras_qat.integer import ops
 from keras_qat.lowering import activation, affine, merge, pointwise, pooling, shape
 from keras_qat.rule import Output
 from keras_qat.rules import ACTIVATIONS, RULES, Rule
-from tflite_export.targets import TARGETS
+from tflite_export.ops.table import runs_on
 
 layers = keras.layers
 PATH = pathlib.Path(__file__).parent / "layers.md"
@@ -170,7 +170,7 @@ def _names(used: tuple[type[ops.IntegerOp], ...]) -> str:
 
 def _cells(used: tuple[type[ops.IntegerOp], ...]) -> str:
     """Whether each target runs all of these ops."""
-    runs = (set(used) <= TARGETS[target].op_types for target in TARGET_NAMES)
+    runs = (all(runs_on(each, target) for each in used) for target in TARGET_NAMES)
     return " | ".join("yes" if each else "no" for each in runs)
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tflite_export.runtimes import standard_error
+from tflite_export.file.runtimes import standard_error
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 standard_error(lambda: importlib.import_module("keras"))  # TensorFlow greets whatever the level

@@ -42,6 +42,22 @@ FLOORS = [
     {"keras_qat.model", "keras_qat.penalty"},
     {"keras_qat.callbacks", "keras_qat.plotting", "keras_qat.quantization", "keras_qat.saving"},
 ]
+EXPORT_FLOORS = [
+    {
+        "tflite_export.errors",
+        "tflite_export.graph_of",
+        "tflite_export.targets",
+        "tflite_export.text_table",
+    },
+    {"tflite_export.file"},
+    {"tflite_export.ops"},
+    {"tflite_export.legal"},
+    {"tflite_export.proof"},
+    {"tflite_export.contents", "tflite_export.predict", "tflite_export.report"},
+    {"tflite_export.export"},
+    {"tflite_export.micro"},
+    {"tflite_export.__main__"},
+]
 PLACES = ("keras_qat", "tflite_export", "tests", "examples")
 WEIGHTY = {"keras", "tensorflow", "jax", "torch"}
 SCHEMA = {"flatbuffers", "ai_edge_litert.schema_py_generated"}
@@ -67,8 +83,8 @@ def imports(path: pathlib.Path) -> set[str]:
     return found
 
 
-def floor_of(module: str) -> int | None:
-    for level, rooms in enumerate(FLOORS):
+def floor_of(module: str, floors: list[set[str]] = FLOORS) -> int | None:
+    for level, rooms in enumerate(floors):
         if any(module == room or module.startswith(room + ".") for room in rooms):
             return level
     return None
@@ -97,13 +113,24 @@ def test_tflite_export_knows_the_integer_room_only(path):
             assert imported == "keras_qat" or floor_of(imported) == 0, imported
 
 
+@pytest.mark.parametrize("path", source_files("tflite_export"), ids=module_name)
+def test_tflite_export_imports_go_down(path):
+    if module_name(path) == "tflite_export":
+        return  # the front door names what people call
+    own = floor_of(module_name(path), EXPORT_FLOORS)
+    assert own is not None, "a new module needs a floor"
+    for imported in imports(path):
+        level = floor_of(imported, EXPORT_FLOORS)
+        assert level is None or level <= own, f"imports {imported}, which is higher up"
+
+
 @pytest.mark.parametrize("path", source_files("keras_qat") + source_files("tflite_export"), ids=str)
 def test_private_keras_and_the_schema_have_one_reader_each(path):
     name = module_name(path)
     found = imports(path)
     assert not any(imported.startswith("keras.src") for imported in found)
-    if name != "tflite_export.writer":
-        assert not found & SCHEMA or name == "tflite_export.read_back"
+    if name != "tflite_export.file.writer":
+        assert not found & SCHEMA
     if name != "keras_qat.keras_graph":
         text = path.read_text()
         for private in ("_keras_history", "_nodes_by_depth", "_inbound_nodes", "._functional"):

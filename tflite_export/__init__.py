@@ -6,12 +6,13 @@ microcontrollers `keras_qat[tflm]`.
 
 from tflite_export.errors import ExportError, VerificationError
 from tflite_export.export import export
-from tflite_export.firmware import Firmware, write_micro
-from tflite_export.memory import MemoryPlan, plan_memory
-from tflite_export.memory_plot import plot_memory
+from tflite_export.micro.firmware import Firmware, write_micro
+from tflite_export.micro.memory import plan_memory
+from tflite_export.micro.memory_plan import MemoryPlan
+from tflite_export.micro.memory_plot import plot_memory
 from tflite_export.predict import predict
+from tflite_export.proof.verification import verify
 from tflite_export.report import Report
-from tflite_export.verification import verify
 
 __all__ = [
     "ExportError",

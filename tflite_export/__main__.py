@@ -36,11 +36,11 @@ from absl import app, flags
 import keras_qat
 from keras_qat.integer import load_graph
 from tflite_export.export import check_path, export
-from tflite_export.file_model import IO_DTYPES
-from tflite_export.firmware import write_micro
-from tflite_export.memory import plan_memory
-from tflite_export.runtimes import standard_error
-from tflite_export.storage import WEIGHT_STORAGES
+from tflite_export.file.file_model import IO_DTYPES
+from tflite_export.file.runtimes import standard_error
+from tflite_export.legal.storage import WEIGHT_STORAGES
+from tflite_export.micro.firmware import write_micro
+from tflite_export.micro.memory import plan_memory
 from tflite_export.targets import TARGETS
 
 _TARGET = flags.DEFINE_enum("target", "litert", list(TARGETS), "Runtimes to write for.")

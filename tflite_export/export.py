@@ -6,36 +6,37 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph
-from keras_qat.integer.interpreter import check_inputs, named_inputs
 from keras_qat.integer.io import replace_file
-from tflite_export.comparison import LearnedModel, ModelComparison, Samples, compare_with_model
-from tflite_export.emitters import emit_model
-from tflite_export.file_model import IO_DTYPES, FileModel, IoDtype
-from tflite_export.graph_of import graph_of
-from tflite_export.legality import check_float_inputs, runnable_profiles
-from tflite_export.legalize import legalize, with_channel_scales
-from tflite_export.limits import Limits, check_limits
-from tflite_export.report import (
-    Report,
+from tflite_export.contents import (
     WeightReport,
     report_float_parts,
     report_operators,
     report_weights,
 )
-from tflite_export.storage import check_weight_storage, require_faithful
+from tflite_export.file.file_model import IO_DTYPES, FileModel, IoDtype
+from tflite_export.file.writer import write_model
+from tflite_export.graph_of import graph_of
+from tflite_export.legal.legality import check_float_inputs, runnable_profiles
+from tflite_export.legal.legalize import legalize, with_channel_scales
+from tflite_export.legal.storage import check_weight_storage, require_faithful
+from tflite_export.ops.emit_model import emit_model
+from tflite_export.proof.comparison import (
+    LearnedModel,
+    ModelComparison,
+    Samples,
+    compare_with_model,
+)
+from tflite_export.proof.limits import Limits, check_limits
+from tflite_export.proof.samples import code_samples, real_samples
+from tflite_export.proof.uneven_ranges import range_warnings
+from tflite_export.proof.verification import verify as verify_file
+from tflite_export.report import Report
 from tflite_export.targets import get_target
-from tflite_export.uneven_ranges import range_warnings
-from tflite_export.verification import verify as verify_file
-from tflite_export.writer import write_model
 
-_RANDOM_SAMPLES = 32
-_SEED = 0
 _FLOAT_INPUT_LIMIT = (
     "Verified on float32 inputs that lie on the input grid; between two steps of the grid, the "
     "runtime's QUANTIZE rounds in its own way."
@@ -102,6 +103,7 @@ def export(
     Example:
 
     >>> import tempfile
+    >>> import numpy as np
     >>> from keras_qat.integer import GraphBuilder, QuantParams, ops
     >>> builder = GraphBuilder()
     >>> x = builder.add_input("x", (1, 4), QuantParams(np.float32(0.1)))
@@ -182,9 +184,9 @@ def prepare(
 
     comparison, uneven = None, []
     if isinstance(model, IntegerGraph):
-        codes = _code_samples(graph, samples)
+        codes = code_samples(graph, samples)
     else:
-        real = _real_samples(graph, samples)
+        real = real_samples(graph, samples)
         comparison = compare_with_model(legal, model, real, chosen.default_profile)
         codes = {name: graph.tensors[name].quantize(x) for name, x in real.items()}
         if samples is not None:
@@ -252,68 +254,3 @@ def _check_io_dtype(io_dtype: str) -> IoDtype:
         if io_dtype == known:
             return known
     raise ValueError(f"io_dtype is 'int8' or 'float32'. Received: {io_dtype!r}")
-
-
-def _code_samples(
-    graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
-) -> Samples:
-    """int8 samples on the grids of the inputs."""
-    if samples is None:
-        return _random_codes(graph)
-    codes = check_inputs(graph, samples)
-    for name, array in codes.items():
-        grid = graph.tensors[name].qparams
-        if not graph.tensors[name].on_grid:
-            continue
-        if array.size == 0 or array.min() < grid.qmin or array.max() > grid.qmax:
-            raise ValueError(
-                f"Samples of {name!r} must be integers from {grid.qmin} to {grid.qmax}, at least "
-                f"one example. Received: shape {array.shape}, {_span(array)}"
-            )
-    return codes
-
-
-def _real_samples(
-    graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
-) -> Samples:
-    """float32 samples for a trained model."""
-    if samples is None:
-        codes = _random_codes(graph)
-        return {name: graph.tensors[name].dequantize(q) for name, q in codes.items()}
-    samples = named_inputs(samples, graph.inputs, "model")
-    real = {
-        name: np.asarray(samples[name], np.int32 if _is_whole(graph, name) else np.float32)
-        for name in graph.inputs
-    }
-    counts = {array.shape[:1] for array in real.values()}
-    for name, array in real.items():
-        expected = graph.tensors[name].shape[1:]
-        if array.shape[1:] != expected or array.size == 0 or len(counts) != 1:
-            raise ValueError(
-                f"Samples of {name!r} need the shape (samples, {', '.join(map(str, expected))}), "
-                f"as many for every input and at least one. Received: shape {array.shape}"
-            )
-        if not np.all(np.isfinite(array)):
-            raise ValueError(f"Samples of {name!r} must be finite. Received: {_span(array)}")
-    return real
-
-
-def _random_codes(graph: IntegerGraph) -> Samples:
-    generator = np.random.default_rng(_SEED)
-    codes = {}
-    for name in graph.inputs:
-        tensor = graph.tensors[name]
-        shape = (_RANDOM_SAMPLES, *tensor.shape[1:])
-        low, high = tensor.qparams.qmin, tensor.qparams.qmax
-        codes[name] = generator.integers(low, high, shape, dtype=np.int8, endpoint=True)
-        if not tensor.on_grid:
-            codes[name] = np.zeros(shape, tensor.dtype)  # valid as an index, whatever it indexes
-    return codes
-
-
-def _is_whole(graph: IntegerGraph, name: str) -> bool:
-    return graph.tensors[name].dtype == "int32"
-
-
-def _span(array: npt.NDArray[Any]) -> str:
-    return f"{array.min()}..{array.max()}" if array.size else "no elements"

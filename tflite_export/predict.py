@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer.interpreter import named_inputs
-from tflite_export.file_model import FileTensor
-from tflite_export.runtimes import run_tflm
-from tflite_export.writer import read_model
+from tflite_export.file.file_model import FileTensor
+from tflite_export.file.runtimes import run_tflm
+from tflite_export.file.writer import read_model
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]

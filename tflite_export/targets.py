@@ -1,12 +1,11 @@
-"""What each target accepts, and which rounding profiles prove a file for it."""
+"""What each target accepts, and which rounding profiles prove a file for it.
+
+Which integer ops a target runs is said by the ops (`OpExport.targets`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
-
-from keras_qat.integer import ops
-
-_ALL_OPS = frozenset(ops.OPS.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +16,6 @@ class Target:
         name: what callers pass.
         default_profile: rounding profile of the runtime that people run by default.
         profiles: every profile that `verify` proves.
-        op_types: the op types that it runs.
         weight_storages: how weights may lie in a file.
         compact: whether a file may leave out what `FileModel` says.
         smallest_multiplier: lower end (inclusive) of `s_x * s_w / s_y`.
@@ -35,7 +33,6 @@ class Target:
     name: str
     default_profile: str
     profiles: tuple[str, ...]
-    op_types: frozenset[type[ops.IntegerOp]]
     weight_storages: tuple[str, ...]
     compact: bool
     smallest_multiplier: float
@@ -56,7 +53,6 @@ TARGETS: dict[str, Target] = {
             name="litert",
             default_profile="xnnpack",
             profiles=("litert_ref", "xnnpack"),
-            op_types=_ALL_OPS,
             weight_storages=("int8",),
             compact=False,
             smallest_multiplier=2.0**-31,
@@ -78,7 +74,6 @@ TARGETS: dict[str, Target] = {
             name="tflm",
             default_profile="tflm",
             profiles=("tflm",),
-            op_types=_ALL_OPS - {ops.FloatPart},
             weight_storages=("int8", "int4", "lut"),
             compact=True,
             smallest_multiplier=2.0**-31,

@@ -7,13 +7,12 @@ from typing import Any
 
 import keras
 
+from keras_qat.integer.storage_sizes import bias_bytes, int8_bytes, planned_weight_bytes
 from keras_qat.keras_graph import GraphNode
 from keras_qat.kernel_places import ATTENTION, kernel_places
 from keras_qat.restrictions import TRANSPOSED
 
 _FLOAT_BYTES = 4
-_BIAS_BYTES = 4
-_TABLE_HEADER_BYTES = 16
 
 
 def macs(node: GraphNode) -> int | None:
@@ -38,21 +37,19 @@ def float_bytes(operation: Any) -> int:
 def stored_bytes(node: GraphNode, bits: int) -> tuple[int, int]:
     """Bytes of kernel and bias: in int8, and in the smaller of int8 and lookup tables."""
     weights, channels = math.prod(node.operation.kernel.shape), node.outputs[0].shape[-1]
-    values = 2 if bits == 1 else 2**bits - 1
-    packed = -(-weights * bits // 8) + _TABLE_HEADER_BYTES + channels * values
-    bias = _BIAS_BYTES * channels
-    return weights + bias, (min(weights, packed) if bits < 8 else weights) + bias
+    bias = bias_bytes(channels)
+    return int8_bytes(weights) + bias, planned_weight_bytes(weights, channels, bits) + bias
 
 
 def stored_slopes(layer: Any) -> int:
     """Bytes of the slopes of a PReLU: int8; of any other layer 0."""
-    return math.prod(layer.alpha.shape) if isinstance(layer, keras.layers.PReLU) else 0
+    return int8_bytes(math.prod(layer.alpha.shape)) if isinstance(layer, keras.layers.PReLU) else 0
 
 
 def stored_bytes_in_float(layer: Any) -> int:
     """Bytes of a layer in float32 whose kernels are int8."""
     kernels = sum(math.prod(place.latent.shape) for place in kernel_places(layer))
-    return kernels + float_bytes(layer) - _FLOAT_BYTES * kernels
+    return int8_bytes(kernels) + float_bytes(layer) - _FLOAT_BYTES * kernels
 
 
 def _of_attention(node: GraphNode) -> int | None:

@@ -10,7 +10,7 @@ from keras_qat.integer import load_graph, ops, run, save_graph
 from keras_qat.quantizers import Dequantize, LoweringError
 from tests.models import images, randomize
 from tests.seams import op_differences
-from tflite_export.verification import FLOAT_PART_FLIPS
+from tflite_export.proof.verification import FLOAT_PART_FLIPS
 
 layers = keras.layers
 CONFIG = keras_qat.LSQConfig(weight_bits=4, activation_bits=4)

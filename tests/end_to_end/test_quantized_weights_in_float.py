@@ -15,8 +15,8 @@ from keras_qat.quantizers.initial_scale import least_error_weight_scale
 from keras_qat.wrappers import QuantizeInFloat, code_regularization, quantized_kernels
 from tests.models import randomize
 from tests.seams import op_differences
-from tflite_export.file_model import FileOperator, FileTensor
-from tflite_export.writer import read_model, write_model
+from tflite_export.file.file_model import FileOperator, FileTensor
+from tflite_export.file.writer import read_model, write_model
 
 layers = keras.layers
 W4 = keras_qat.LSQConfig(weight_bits=4)

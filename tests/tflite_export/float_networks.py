@@ -3,8 +3,8 @@
 import numpy as np
 
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
-from tflite_export.file_model import FileModel, FileOperator, FileTensor
-from tflite_export.writer import write_model
+from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.writer import write_model
 
 NONE = {"fusedActivationFunction": "NONE"}
 

@@ -5,13 +5,13 @@ from hypothesis import HealthCheck, settings
 from keras_qat.integer import PROFILES, IntegerGraph
 from keras_qat.integer.headroom import add_headroom
 from tests.tflite_export.graphs import random_codes
-from tflite_export.emitters import emit_model
-from tflite_export.legality import check_legal
-from tflite_export.legalize import with_channel_scales
-from tflite_export.storage import StoredGraph
+from tflite_export.file.stored_graph import StoredGraph
+from tflite_export.file.writer import write_model
+from tflite_export.legal.legality import check_legal
+from tflite_export.legal.legalize import with_channel_scales
+from tflite_export.ops.emit_model import emit_model
+from tflite_export.proof.verification import verify_runtime
 from tflite_export.targets import TARGETS
-from tflite_export.verification import verify_runtime
-from tflite_export.writer import write_model
 
 SAMPLES = 4
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
-from tflite_export.emitters import emit_model
-from tflite_export.file_model import FileModel, FileTensor
-from tflite_export.runtimes import run_litert
-from tflite_export.storage import StoredGraph
-from tflite_export.writer import read_model, write_model
+from tflite_export.file.file_model import FileModel, FileTensor
+from tflite_export.file.runtimes import run_litert
+from tflite_export.file.stored_graph import StoredGraph
+from tflite_export.file.writer import read_model, write_model
+from tflite_export.ops.emit_model import emit_model
 
 SHAPE = (1, 8, 8, 3)
 BINARY = {"ADD": ops.Add, "MUL": ops.Mul, "SUB": ops.Sub}

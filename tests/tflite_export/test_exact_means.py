@@ -9,7 +9,7 @@ import tflite_export
 from keras_qat.integer import IntegerGraph, QuantParams, ops, run
 from tests.tflite_export.graphs import log_uniform, one_op_graph
 from tests.tflite_export.harness import exact_law
-from tflite_export.legalize import legalize
+from tflite_export.legal.legalize import legalize
 from tflite_export.targets import get_target
 
 TRAINED = (8, 1, 1.9562016, 0.01010833)

@@ -11,7 +11,7 @@ from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops, run
 from keras_qat.integer.headroom import add_headroom
 from tests.tflite_export.graphs import small_network
 from tflite_export import ExportError, Report, VerificationError, export
-from tflite_export import verification as verification_module
+from tflite_export.proof import verification as verification_module
 
 
 class TrainedModel:

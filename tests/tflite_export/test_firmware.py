@@ -11,13 +11,11 @@ import pytest
 
 from keras_qat.integer import run
 from tests.tflite_export.graphs import random_codes, small_network
-from tflite_export import ExportError, firmware, write_micro
-from tflite_export.emitters import emit_model
-from tflite_export.legalize import legalize
-from tflite_export.native_lookups import NATIVE_FUNCTIONS
-from tflite_export.runtimes import measure_arena
+from tflite_export import ExportError, write_micro
+from tflite_export.file.runtimes import measure_arena
+from tflite_export.file.writer import read_model
+from tflite_export.legal.legalize import legalize
 from tflite_export.targets import get_target
-from tflite_export.writer import read_model
 
 STAND_IN = pathlib.Path(__file__).parent / "micro_stand_in"
 WARNINGS = ["-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
@@ -138,13 +136,6 @@ def test_the_resolver_has_the_operators_of_the_file(folder):
     assert f"MicroMutableOpResolver<{len(codes)}>" in header
     assert len(re.findall(r"resolver\.Add\w+\(\)", header)) == len(codes)
     assert "AddDecode" in header
-
-
-def test_every_operator_that_can_be_written_has_a_method():
-    file = emit_model(legalize(small_network(), get_target("tflm")), compact=True)
-    written = {op.code for op in file.operators}
-    written |= {each.code for each in NATIVE_FUNCTIONS if "tflm" in each.targets}
-    assert written <= set(firmware._RESOLVER_METHODS)
 
 
 def test_other_files_stay_and_old_ones_are_replaced(graph, tmp_path):

@@ -11,12 +11,12 @@ from keras_qat.integer import QuantParams, ops
 from tests.tflite_export.float_networks import difference_graph, weighted_graph
 from tests.tflite_export.graphs import random_codes
 from tflite_export import ExportError, VerificationError, export, verify
-from tflite_export.emitters import emit_model
-from tflite_export.file_model import FileModel, FileOperator, FileTensor
-from tflite_export.legality import check_legal
-from tflite_export.legalize import legalize
+from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.writer import read_model, write_model
+from tflite_export.legal.legality import check_legal
+from tflite_export.legal.legalize import legalize
+from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
-from tflite_export.writer import read_model, write_model
 
 GRAPH = difference_graph(
     0.7,

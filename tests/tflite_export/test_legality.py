@@ -7,7 +7,7 @@ from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
 from keras_qat.integer.ops.softmax import MAX_SOFTMAX_CLASSES
 from tests.tflite_export.graphs import one_op_graph, small_network
 from tflite_export.errors import ExportError
-from tflite_export.legality import check_float_inputs, check_legal, runnable_profiles
+from tflite_export.legal.legality import check_float_inputs, check_legal, runnable_profiles
 from tflite_export.targets import TARGETS, get_target
 
 GRID = QuantParams(np.float32(0.1), zero_point=3)

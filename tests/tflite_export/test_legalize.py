@@ -12,7 +12,7 @@ from keras_qat.integer.headroom import add_headroom, headroom_bits
 from tests.tflite_export.graphs import linear_graphs, random_codes, small_network
 from tests.tflite_export.harness import exact_law
 from tflite_export.errors import ExportError
-from tflite_export.legalize import legalize, with_channel_scales
+from tflite_export.legal.legalize import legalize, with_channel_scales
 from tflite_export.targets import get_target
 
 

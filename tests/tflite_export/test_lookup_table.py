@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from tflite_export.lookup_table import decode, encode, encoded_bytes, index_bits
+from tflite_export.file.lookup_table import decode, encode, encoded_bytes, index_bits
 
 codebooks = st.lists(st.integers(-127, 127), min_size=1, max_size=128, unique=True)
 

@@ -11,13 +11,15 @@ from hypothesis import given
 
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import small_network
-from tflite_export import plan_memory, plot_memory, runtimes
-from tflite_export.emitters import emit_model
-from tflite_export.legalize import legalize
-from tflite_export.memory import Buffer, buffers_of, place
-from tflite_export.runtimes import measure_arena
+from tflite_export import plan_memory, plot_memory
+from tflite_export.file import runtimes
+from tflite_export.file.runtimes import measure_arena
+from tflite_export.file.writer import write_model
+from tflite_export.legal.legalize import legalize
+from tflite_export.micro.arena import buffers_of, place
+from tflite_export.micro.memory_plan import Buffer
+from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
-from tflite_export.writer import write_model
 
 TFLM = get_target("tflm")
 GRID = QuantParams(np.float32(0.1))

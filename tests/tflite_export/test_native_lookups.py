@@ -10,11 +10,12 @@ from hypothesis import given
 from keras_qat.integer import IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import input_grids, log_uniform, one_op_graph, random_codes
 from tests.tflite_export.harness import exact_law
-from tflite_export import native_lookups, plan_memory, verify
-from tflite_export.emitters import emit_model
-from tflite_export.legalize import legalize
+from tflite_export import plan_memory, verify
+from tflite_export.file.writer import write_model
+from tflite_export.legal import native_lookups
+from tflite_export.legal.legalize import legalize
+from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
-from tflite_export.writer import write_model
 
 EVERY_CODE = np.arange(-128, 128)
 FUNCTIONS = {

@@ -6,11 +6,11 @@ import pytest
 from keras_qat.integer import GraphBuilder, QuantParams, ops, run
 from tests.tflite_export.graphs import random_codes, small_network
 from tests.tflite_export.harness import assert_exact
-from tflite_export.emitters import emit_model
-from tflite_export.legalize import legalize
-from tflite_export.runtimes import run_litert
+from tflite_export.file.runtimes import run_litert
+from tflite_export.file.writer import write_model
+from tflite_export.legal.legalize import legalize
+from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
-from tflite_export.writer import write_model
 
 
 @pytest.mark.parametrize("weight_bits", [2, 3, 4, 6, 8])

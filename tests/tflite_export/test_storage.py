@@ -12,13 +12,14 @@ from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops, run
 from tests.tflite_export.graphs import linear_graphs, random_codes, small_network
 from tests.tflite_export.harness import exact_law
 from tflite_export import ExportError, VerificationError, export, verify
-from tflite_export.emitters import emit_model
-from tflite_export.file_model import FileModel
-from tflite_export.legalize import legalize
-from tflite_export.lookup_table import DECODE_OPERATOR
-from tflite_export.storage import WEIGHT_STORAGES, StoredGraph
+from tflite_export.file.file_model import FileModel
+from tflite_export.file.lookup_table import DECODE_OPERATOR
+from tflite_export.file.stored_graph import StoredGraph
+from tflite_export.file.writer import read_model, write_model
+from tflite_export.legal.legalize import legalize
+from tflite_export.legal.storage import WEIGHT_STORAGES
+from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
-from tflite_export.writer import read_model, write_model
 
 TFLM = get_target("tflm")
 every_storage = pytest.mark.parametrize("storage", WEIGHT_STORAGES)

@@ -8,11 +8,11 @@ import pytest
 from keras_qat.integer import IntegerGraph, ops
 from tests.tflite_export.graphs import random_codes, small_network
 from tflite_export import VerificationError, verify
-from tflite_export.emitters import emit_model
-from tflite_export.file_model import FileModel, FileOperator, FileTensor
-from tflite_export.legalize import legalize
+from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.writer import write_model
+from tflite_export.legal.legalize import legalize
+from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
-from tflite_export.writer import write_model
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import pytest
 
 from keras_qat.integer import run
 from tests.tflite_export.graphs import random_codes, small_network
-from tflite_export.emitters import DESCRIPTION, emit_model
-from tflite_export.file_model import FileModel, FileOperator, FileTensor
-from tflite_export.legalize import legalize
-from tflite_export.runtimes import run_litert
+from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.runtimes import run_litert
+from tflite_export.file.writer import SIGNATURE, buffer_offsets, read_model, write_model
+from tflite_export.legal.legalize import legalize
+from tflite_export.ops.emit_model import DESCRIPTION, emit_model
 from tflite_export.targets import get_target
-from tflite_export.writer import SIGNATURE, buffer_offsets, read_model, write_model
 
 
 @pytest.fixture(scope="module")

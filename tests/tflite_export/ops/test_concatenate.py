@@ -8,7 +8,7 @@ from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import input_grids
 from tests.tflite_export.harness import assert_exact, exact_law
 from tflite_export.errors import ExportError
-from tflite_export.legality import check_legal
+from tflite_export.legal.legality import check_legal
 from tflite_export.targets import get_target
 
 

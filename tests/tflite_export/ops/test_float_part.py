@@ -14,10 +14,10 @@ from tests.tflite_export.graphs import (
 )
 from tests.tflite_export.harness import SAMPLES, exact_law
 from tflite_export import verify
-from tflite_export.emitters import emit_model
-from tflite_export.legalize import legalize
+from tflite_export.file.writer import write_model
+from tflite_export.legal.legalize import legalize
+from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
-from tflite_export.writer import write_model
 
 
 @st.composite

@@ -9,10 +9,10 @@ from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import input_grids, log_uniform, one_op_graph, seeds, sides
 from tests.tflite_export.harness import assert_exact, exact_law
 from tflite_export import VerificationError, plan_memory, verify
-from tflite_export.emitters import emit_model
-from tflite_export.legalize import legalize
+from tflite_export.file.writer import write_model
+from tflite_export.legal.legalize import legalize
+from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
-from tflite_export.writer import write_model
 
 GRID = QuantParams(np.float32(0.1))
 EVERY_CODE = np.arange(-128, 128, dtype=np.int8)
@@ -68,7 +68,7 @@ def test_every_code(zero_point):
     graph = one_op_graph(lambda _, x: ops.Lookup((x,), "y", table), (1, 16, 16, 1), grid)
     assert_exact(graph, samples=8)
     file = emit_model(legalize(graph, get_target("litert")))
-    from tflite_export.runtimes import run_litert
+    from tflite_export.file.runtimes import run_litert
 
     codes = {"x": EVERY_CODE.reshape(1, 16, 16, 1)}
     for reference in (False, True):

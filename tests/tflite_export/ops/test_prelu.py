@@ -16,7 +16,7 @@ from tests.tflite_export.graphs import (
 )
 from tests.tflite_export.harness import assert_exact, exact_law
 from tflite_export.errors import ExportError
-from tflite_export.legality import check_legal
+from tflite_export.legal.legality import check_legal
 from tflite_export.targets import TARGETS
 
 

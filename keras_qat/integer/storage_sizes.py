@@ -1,0 +1,102 @@
+"""How many bytes integers take in a file: the one place for this arithmetic.
+
+Weights lie in a file as int8, as INT4 (two to a byte), or as a lookup table: packed indices, and
+for each channel a table of the values that an index stands for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BIAS_BYTES = 4
+"""A bias is int32."""
+TABLE_HEADER_BYTES = 16
+MAX_INDEX_BITS = 7
+"""Indices of 8 bits would save nothing over int8."""
+INT4_MIN, INT4_MAX = -8, 7
+
+
+def int8_bytes(count: int) -> int:
+    """The bytes of so many int8 numbers: one each."""
+    return count
+
+
+def int4_bytes(count: int) -> int:
+    """The bytes of so many INT4 numbers, the last byte filled up.
+
+    >>> int4_bytes(5)
+    3
+    """
+    return -(-count // 2)
+
+
+def bias_bytes(channels: int) -> int:
+    """The bytes of the biases of so many channels."""
+    return BIAS_BYTES * channels
+
+
+def lookup_bytes(count: int, channels: int, values: int) -> int:
+    """The bytes of indices and tables together.
+
+    Args:
+        count: how many weights there are.
+        channels: how many tables.
+        values: how many values a table holds.
+
+    >>> lookup_bytes(count=6, channels=2, values=3)  # 6 indices of 2 bits, a header, two tables
+    24
+    """
+    return -(-count * bits_of_index(values) // 8) + TABLE_HEADER_BYTES + channels * values
+
+
+def bits_of_index(values: int) -> int:
+    """The bits that number so many values, at least 1.
+
+    >>> [bits_of_index(values) for values in (1, 2, 3, 4, 5, 128)]
+    [1, 1, 2, 2, 3, 7]
+    """
+    return max(1, (values - 1).bit_length())
+
+
+def values_on_grid(bits: int) -> int:
+    """How many values a weight of so many bits has: those of a narrow range, but -1 and 1 for one.
+
+    >>> [values_on_grid(bits) for bits in (1, 2, 3, 8)]
+    [2, 3, 7, 255]
+    """
+    return 2 if bits == 1 else 2**bits - 1
+
+
+def planned_weight_bytes(count: int, channels: int, bits: int) -> int:
+    """The smaller of int8 and lookup tables, for weights whose values are not known yet.
+
+    >>> planned_weight_bytes(count=1000, channels=10, bits=2), planned_weight_bytes(1000, 10, 8)
+    (296, 1000)
+    """
+    values = values_on_grid(bits)
+    if bits_of_index(values) > MAX_INDEX_BITS:
+        return int8_bytes(count)
+    return min(int8_bytes(count), lookup_bytes(count, channels, values))
+
+
+def most_values(weights: npt.NDArray[Any], axis: int) -> int:
+    """How many different values the richest channel has.
+
+    >>> most_values(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)
+    3
+    """
+    channels = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
+    return max(int(np.unique(channel).size) for channel in channels)
+
+
+def fits_int4(values: npt.NDArray[Any]) -> bool:
+    """Whether all values are INT4.
+
+    >>> fits_int4(np.int8([-8, 7])), fits_int4(np.int8([8]))
+    (True, False)
+    """
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    return low >= INT4_MIN and high <= INT4_MAX

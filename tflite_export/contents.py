@@ -1,0 +1,180 @@
+"""What is in a file: its operators, the weights of every layer, and the layers in float."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import IntegerGraph, ops
+from keras_qat.integer.headroom import WEIGHT_MAX, headroom_bits, real_multiplier
+from keras_qat.integer.storage_sizes import INT4_MAX
+from tflite_export.file.file_model import FileModel, stored_bytes
+from tflite_export.file.stored_graph import StoredGraph
+from tflite_export.ops.float_part import inside, weight_tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightReport:
+    """The weights of one layer.
+
+    Attributes:
+        name: the layer's output tensor.
+        shape: shape of the weights in the file.
+        bits: bits of the learned grid.
+        storage: how they lie in the file: `"int8"`, `"int4"` or `"lut"`.
+        stored_bytes: what their data takes there, lookup tables included.
+        headroom: smallest and largest shift `k` over the channels.
+        predicted_flip_rate: share of elements that the second rounding of a fixed-point kernel
+            moves by one step, on top of what the layer's inputs bring; 0 where nothing is
+            rounded twice.
+        predicted_in_int8: the same if the weights were stored as int8; less where the storage has
+            no room for roundings.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+    storage: str
+    stored_bytes: int
+    headroom: tuple[int, int]
+    predicted_flip_rate: float
+    predicted_in_int8: float
+
+    @property
+    def faithful(self) -> bool:
+        """Whether the storage rounds as well as int8 does."""
+        return self.predicted_flip_rate <= self.predicted_in_int8
+
+
+@dataclasses.dataclass(frozen=True)
+class OpReport:
+    """One operator of the file."""
+
+    name: str
+    code: str
+    version: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatWeightReport:
+    """A quantized kernel of a layer that the file computes in float32: int8, then DEQUANTIZE.
+
+    Attributes:
+        name: of the layer, and of the kernel inside it where it has several.
+        shape: of the kernel in the file.
+        bits: bits of the learned grid.
+        stored_bytes: what its integers take.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+    stored_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatPartReport:
+    """Layers that the file computes in float32, between a DEQUANTIZE and a QUANTIZE.
+
+    Attributes:
+        name: the tensor that they yield.
+        layers: their names.
+        operators: how many operators they are, without those two.
+        stored_bytes: what their constants take, quantized kernels included.
+        weights: the quantized kernels.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    operators: int
+    stored_bytes: int
+    weights: tuple[FloatWeightReport, ...] = ()
+
+
+def report_operators(file: FileModel) -> tuple[OpReport, ...]:
+    """Every operator of the file."""
+    return tuple(
+        OpReport(name, op.code, op.version, file.tensors[name].dtype, file.tensors[name].shape)
+        for op in file.operators
+        for name in op.outputs
+    )
+
+
+def report_float_parts(stored: StoredGraph, file: FileModel) -> tuple[FloatPartReport, ...]:
+    """Every part in float."""
+    return tuple(
+        _report_float_part(op, file) for op in stored.graph.ops if isinstance(op, ops.FloatPart)
+    )
+
+
+def _report_float_part(op: ops.FloatPart, file: FileModel) -> FloatPartReport:
+    names = [name for name in file.tensors if name.startswith(inside(op))]
+    own = [each for each in file.operators if each.code != "DEQUANTIZE"]
+    written = {name for each in own for name in each.outputs}
+    constants = [name for name in names if file.tensors[name].data is not None]
+    return FloatPartReport(
+        name=op.output,
+        layers=op.layers,
+        operators=len(written.intersection(names)),
+        stored_bytes=sum(stored_bytes(file, name) for name in constants),
+        weights=tuple(_report_float_weights(op, file)),
+    )
+
+
+def _report_float_weights(op: ops.FloatPart, file: FileModel) -> Iterator[FloatWeightReport]:
+    for weight in op.weights:
+        name, shape = weight_tensor(op, weight), weight.array.values.shape
+        if name in file.tensors:
+            yield FloatWeightReport(weight.name, shape, weight.bits, stored_bytes(file, name))
+
+
+def report_weights(
+    learned: IntegerGraph, stored: StoredGraph, file: FileModel, profile: str
+) -> tuple[WeightReport, ...]:
+    """Every layer with weights, for the runtime that rounds like `profile`."""
+    return tuple(
+        _report_weight(op, learned, stored, file, profile)
+        for op in learned.ops
+        if isinstance(op, ops.LinearOp)
+    )
+
+
+def _report_weight(
+    op: ops.LinearOp, learned: IntegerGraph, stored: StoredGraph, file: FileModel, profile: str
+) -> WeightReport:
+    legal = stored.linear_op(op.output)
+    storage = stored.storage[legal.output]
+    shifts = headroom_bits(op, learned, INT4_MAX if storage == "int4" else WEIGHT_MAX)
+    predicted = predicted_in_int8 = 0.0
+    if profile == "tflm":
+        predicted = _predicted_flip_rate(op, learned, shifts)
+        predicted_in_int8 = _predicted_flip_rate(op, learned, headroom_bits(op, learned))
+    return WeightReport(
+        name=op.output,
+        shape=op.weight.values.shape,
+        bits=op.weight_bits,
+        storage=storage,
+        stored_bytes=stored_bytes(file, f"{legal.output}/weight"),
+        headroom=(int(shifts.min()), int(shifts.max())),
+        predicted_flip_rate=predicted,
+        predicted_in_int8=predicted_in_int8,
+    )
+
+
+def _predicted_flip_rate(
+    op: ops.LinearOp, learned: IntegerGraph, shifts: npt.NDArray[np.int64]
+) -> float:
+    """A second rounding by `r` bits flips `2**-(r + 1)` of the elements; mean over channels."""
+    _, exponent = np.frexp(np.ldexp(real_multiplier(op, learned), -shifts))
+    rates = np.where(exponent < 0, np.ldexp(1.0, exponent - 1), 0.0)
+    used = np.any(op.weight.values != 0, axis=_other_axes(op))
+    return float(np.mean(rates * used))
+
+
+def _other_axes(op: ops.LinearOp) -> tuple[int, ...]:
+    return tuple(axis for axis in range(op.weight.values.ndim) if axis != op.channel_axis)

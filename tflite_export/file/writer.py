@@ -1,0 +1,261 @@
+"""Writes and reads the flatbuffer: the only file that knows schema, buffers and indices."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
+
+SIGNATURE = "serving_default"
+_VERSION = 3
+_IDENTIFIER = b"TFL3"
+_ALIGNMENT = 16
+_LAST_DEPRECATED_CODE = 127
+_CUSTOM = "CUSTOM"
+_ABSENT = -1
+_ENUMERATIONS = {
+    "fusedActivationFunction": "ActivationFunctionType",
+    "inDataType": "TensorType",
+    "outDataType": "TensorType",
+    "padding": "Padding",
+}
+
+
+def write_model(model: FileModel) -> bytes:
+    """The file's bytes: identical constants share a buffer, buffers start at multiples of 16.
+
+    Raises:
+        ImportError: the export extra is not installed.
+    """
+    schema = _schema()
+    import flatbuffers
+
+    buffers = _Buffers(schema)
+    indices = {name: index for index, name in enumerate(model.tensors)}
+    codes = list(dict.fromkeys((op.code, op.version) for op in model.operators))
+
+    graph = schema.SubGraphT()
+    graph.name = "main"
+    graph.tensors = [
+        _tensor(schema, tensor, buffers, model.compact) for tensor in model.tensors.values()
+    ]
+    graph.operators = [
+        _operator(schema, op, indices, codes.index((op.code, op.version))) for op in model.operators
+    ]
+    graph.inputs = [indices[name] for name in model.inputs.values()]
+    graph.outputs = [indices[name] for name in model.outputs.values()]
+
+    file = schema.ModelT()
+    file.version = _VERSION
+    file.description = model.description
+    file.operatorCodes = [_operator_code(schema, code, version) for code, version in codes]
+    file.subgraphs = [graph]
+    file.buffers = buffers.items
+    file.signatureDefs = [_signature(schema, model, indices)]
+
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(file.Pack(builder), _IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def read_model(data: bytes) -> FileModel:
+    """The file's content by name, straight from the schema.
+
+    Raises:
+        ValueError: not a TFLite flatbuffer, or one with several subgraphs.
+        ImportError: the export extra is not installed.
+    """
+    schema = _schema()
+    if data[4:8] != _IDENTIFIER:
+        raise ValueError(f"Not a TFLite file. Received: bytes 4 to 8 are {data[4:8]!r}")
+    file = schema.ModelT.InitFromPackedBuf(data)
+    if len(file.subgraphs) != 1:
+        raise ValueError(f"Expected one subgraph. Received: {len(file.subgraphs)}")
+    (graph,) = file.subgraphs
+    tensors = [_read_tensor(schema, tensor, file.buffers) for tensor in graph.tensors]
+    names = [tensor.name for tensor in tensors]
+    signatures = file.signatureDefs or []
+    inputs, outputs = (
+        {(m.name.decode()): names[m.tensorIndex] for s in signatures for m in getattr(s, side)}
+        for side in ("inputs", "outputs")
+    )
+    return FileModel(
+        description=(file.description or b"").decode(),
+        tensors={tensor.name: tensor for tensor in tensors},
+        operators=tuple(_read_operator(schema, op, file, names) for op in graph.operators),
+        inputs=inputs or {names[i]: names[i] for i in graph.inputs},
+        outputs=outputs or {names[i]: names[i] for i in graph.outputs},
+    )
+
+
+def buffer_offsets(data: bytes) -> list[int]:
+    """Where the data of each non-empty buffer starts, in bytes from the file's start."""
+    file = _schema().Model.GetRootAs(data)
+    buffers = (file.Buffers(i) for i in range(file.BuffersLength()))
+    return [b._tab.Vector(b._tab.Offset(4)) for b in buffers if b.DataLength()]
+
+
+def _schema() -> Any:
+    try:
+        from ai_edge_litert import schema_py_generated
+    except ImportError as error:
+        raise ImportError(
+            "Writing .tflite files needs ai-edge-litert and flatbuffers: "
+            "pip install 'keras_qat[export]'"
+        ) from error
+    return schema_py_generated
+
+
+class _Buffers:
+    """The constants of a file; buffer 0 is empty by convention."""
+
+    def __init__(self, schema: Any) -> None:
+        self._schema = schema
+        self._index_of: dict[bytes, int] = {}
+        self.items: list[Any] = [schema.BufferT()]
+
+    def index(self, data: npt.NDArray[Any] | None) -> int:
+        """The buffer that holds the data, a new one unless an equal one exists."""
+        if data is None:
+            return 0
+        content = data.astype(data.dtype.newbyteorder("<")).tobytes()
+        if content not in self._index_of:
+            self._index_of[content] = len(self.items)
+            self.items.append(_aligned_buffer(self._schema, content))
+        return self._index_of[content]
+
+
+def _aligned_buffer(schema: Any, content: bytes) -> Any:
+    """A buffer that aligns its data, which the generated Python packer forgets to do."""
+
+    class AlignedBuffer(schema.BufferT):  # type: ignore[misc]
+        def Pack(self, builder: Any) -> Any:  # noqa: N802 (the schema's name)
+            builder.StartVector(1, len(content), _ALIGNMENT)
+            builder.head -= len(content)
+            builder.Bytes[builder.head : builder.head + len(content)] = content
+            data = builder.EndVector()
+            schema.BufferStart(builder)
+            schema.BufferAddData(builder, data)
+            return schema.BufferEnd(builder)
+
+    return AlignedBuffer()
+
+
+def _tensor(schema: Any, tensor: FileTensor, buffers: _Buffers, compact: bool) -> Any:
+    packed = schema.TensorT()
+    packed.name = tensor.name
+    packed.shape = list(tensor.shape)
+    packed.hasRank = True
+    if tensor.resizable and not compact:
+        packed.shapeSignature = [-1, *tensor.shape[1:]]
+    packed.type = getattr(schema.TensorType, tensor.dtype.upper())
+    packed.buffer = buffers.index(_stored_data(tensor))
+    if tensor.scale.size:
+        packed.quantization = schema.QuantizationParametersT()
+        packed.quantization.scale = tensor.scale.reshape(-1)
+        packed.quantization.zeroPoint = np.full(
+            1 if compact else tensor.scale.size, tensor.zero_point, np.int64
+        )
+        packed.quantization.quantizedDimension = tensor.axis
+    return packed
+
+
+def _stored_data(tensor: FileTensor) -> npt.NDArray[Any] | None:
+    """The constant as the file holds it: of two INT4, the first is in the low bits of a byte."""
+    if tensor.data is None or tensor.dtype != "int4":
+        return tensor.data
+    nibbles = np.append(tensor.data.ravel(), np.zeros(tensor.data.size % 2, np.int8))
+    low, high = nibbles.view(np.uint8).reshape(-1, 2).T & 15
+    return np.asarray(low | high << 4)
+
+
+def _values(stored: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The constant that `_stored_data` stored."""
+    content = np.asarray(stored)
+    if dtype != "int4":
+        return content.view(dtype).reshape(shape)
+    nibbles = np.stack([content << 4, content], axis=-1).astype(np.uint8).view(np.int8) >> 4
+    return nibbles.ravel()[: math.prod(shape)].reshape(shape)
+
+
+def _operator(schema: Any, op: FileOperator, indices: dict[str, int], code: int) -> Any:
+    packed = schema.OperatorT()
+    packed.opcodeIndex = code
+    packed.inputs = [indices[name] if name else _ABSENT for name in op.inputs]
+    packed.outputs = [indices[name] for name in op.outputs]
+    if op.options:
+        packed.builtinOptionsType = getattr(schema.BuiltinOptions, op.options)
+        packed.builtinOptions = getattr(schema, f"{op.options}T")()
+        for field, value in op.fields.items():
+            if field in _ENUMERATIONS:
+                value = getattr(getattr(schema, _ENUMERATIONS[field]), value)
+            setattr(packed.builtinOptions, field, value)
+    return packed
+
+
+def _operator_code(schema: Any, code: str, version: int) -> Any:
+    packed = schema.OperatorCodeT()
+    custom = not hasattr(schema.BuiltinOperator, code)
+    packed.builtinCode = getattr(schema.BuiltinOperator, _CUSTOM if custom else code)
+    packed.customCode = code if custom else None
+    packed.deprecatedBuiltinCode = min(packed.builtinCode, _LAST_DEPRECATED_CODE)
+    packed.version = version
+    return packed
+
+
+def _signature(schema: Any, model: FileModel, indices: dict[str, int]) -> Any:
+    packed = schema.SignatureDefT()
+    packed.signatureKey = SIGNATURE
+    for side in ("inputs", "outputs"):
+        maps = []
+        for name, tensor in getattr(model, side).items():
+            entry = schema.TensorMapT()
+            entry.name, entry.tensorIndex = name, indices[tensor]
+            maps.append(entry)
+        setattr(packed, side, maps)
+    return packed
+
+
+def _read_tensor(schema: Any, tensor: Any, buffers: list[Any]) -> FileTensor:
+    dtype = _name_of(schema.TensorType, tensor.type).lower()
+    shape = tuple(int(size) for size in tensor.shape) if tensor.shape is not None else ()
+    stored = buffers[tensor.buffer].data
+    grid = tensor.quantization
+    quantized = grid is not None and grid.scale is not None
+    return FileTensor(
+        name=tensor.name.decode(),
+        shape=shape,
+        dtype=dtype,
+        scale=np.asarray(grid.scale if quantized else [], dtype=np.float32),
+        zero_point=int(grid.zeroPoint[0]) if quantized else 0,
+        axis=int(grid.quantizedDimension) if quantized else 0,
+        data=None if stored is None else _values(stored, dtype, shape),
+        resizable=tensor.shapeSignature is not None,
+    )
+
+
+def _read_operator(schema: Any, op: Any, file: Any, names: list[str]) -> FileOperator:
+    code = file.operatorCodes[op.opcodeIndex]
+    options = _name_of(schema.BuiltinOptions, op.builtinOptionsType)
+    stored = vars(op.builtinOptions) if op.builtinOptions is not None else {}
+    fields = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in stored.items()}
+    for field in fields.keys() & _ENUMERATIONS.keys():
+        fields[field] = _name_of(getattr(schema, _ENUMERATIONS[field]), fields[field])
+    name = _name_of(schema.BuiltinOperator, max(code.builtinCode, code.deprecatedBuiltinCode))
+    return FileOperator(
+        code=code.customCode.decode() if name == _CUSTOM else name,
+        version=int(code.version),
+        inputs=tuple("" if i == _ABSENT else names[i] for i in op.inputs),
+        outputs=tuple(names[i] for i in op.outputs),
+        options="" if options == "NONE" else options,
+        fields=fields,
+    )
+
+
+def _name_of(enumeration: Any, value: int) -> str:
+    names: dict[int, str] = {number: name for name, number in vars(enumeration).items()}
+    return names[value]

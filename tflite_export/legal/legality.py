@@ -1,0 +1,70 @@
+"""What a graph has to respect so that the file computes exactly what the graph states."""
+
+from __future__ import annotations
+
+from keras_qat.integer import IntegerGraph, ops
+from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
+from tflite_export.errors import ExportError
+from tflite_export.file.file_model import IoDtype
+from tflite_export.ops.softmax import runs_softmax
+from tflite_export.ops.table import export_of, runs_on
+from tflite_export.targets import Target
+
+
+def check_legal(graph: IntegerGraph, target: Target) -> None:
+    """Raises ExportError for the first thing that the target cannot hold or would compute else."""
+    if not graph.ops:
+        raise ExportError("The graph has no ops: there is nothing to export.")
+    for tensor in graph.tensors.values():
+        if tensor.shape[0] != 1:
+            raise ExportError(
+                f"Tensor {tensor.name!r} must have batch 1. Received: shape {tensor.shape}"
+            )
+        if tensor.qparams.axis is not None:
+            raise ExportError(
+                f"Activation {tensor.name!r} needs one scale, not one per channel. "
+                f"Received: {tensor.qparams.scale.size} scales"
+            )
+        if not INT8_MIN <= tensor.qparams.zero_point <= INT8_MAX:
+            raise ExportError(
+                f"Tensor {tensor.name!r} needs a zero point within int8. "
+                f"Received: zero_point={tensor.qparams.zero_point}"
+            )
+    _check_float_parts(graph, target)
+    for op in graph.ops:
+        if not runs_on(type(op), target.name):
+            raise ExportError(
+                f"Target {target.name!r} does not run the op of {op.output!r}. "
+                f"Received: {type(op).__name__}"
+            )
+        export_of(op).check(op, graph, target)
+
+
+def _check_float_parts(graph: IntegerGraph, target: Target) -> None:
+    parts = [op for op in graph.ops if isinstance(op, ops.FloatPart)]
+    if parts and not runs_on(ops.FloatPart, target.name):
+        layers = ", ".join(repr(layer) for op in parts for layer in op.layers)
+        raise ExportError(
+            f"Target {target.name!r} runs integers alone, and these layers stay in float: "
+            f"{layers}. Replace them by layers that have a rule, split the model there, or export "
+            "for 'litert'."
+        )
+
+
+def runnable_profiles(graph: IntegerGraph, target: Target) -> tuple[str, ...]:
+    """The profiles of the target whose runtime runs the graph on this machine at all."""
+    classes = [graph.tensors[op.output].shape[-1] for op in graph.ops if type(op) is ops.Softmax]
+    most = max(classes, default=0)
+    return tuple(profile for profile in target.profiles if runs_softmax(profile, most))
+
+
+def check_float_inputs(graph: IntegerGraph, io_dtype: IoDtype) -> None:
+    """A QUANTIZE saturates at int8's ends only: a narrower input grid needs int8 inputs."""
+    for name in graph.inputs:
+        grid = graph.tensors[name].qparams
+        if io_dtype == "float32" and (grid.qmin, grid.qmax) != (INT8_MIN, INT8_MAX):
+            raise ExportError(
+                f"Input {name!r} has a grid of {grid.levels} levels, which a QUANTIZE op does not "
+                "clamp to. Export with io_dtype='int8' or quantize the input to 8 bits. "
+                f"Received: qmin={grid.qmin}, qmax={grid.qmax}"
+            )

@@ -1,0 +1,80 @@
+"""Passes from a learned graph to one that a target can hold: the real network stays the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from keras_qat.integer import IntegerGraph, IntegerTensor, ops
+from keras_qat.integer.headroom import map_linear_ops
+from tflite_export.file.stored_graph import StoredGraph, WeightStorage, convolution_of
+from tflite_export.legal.exact_means import with_exact_means
+from tflite_export.legal.legality import check_legal
+from tflite_export.legal.native_lookups import native_operators
+from tflite_export.legal.storage import store
+from tflite_export.targets import Target
+
+
+def legalize(graph: IntegerGraph, target: Target, weight_storage: str = "auto") -> StoredGraph:
+    """The graph as the file will state it: scale vectors, headroom, storage, operators; checked.
+
+    Args:
+        graph: the learned graph.
+        target: what it is for.
+        weight_storage: see `tflite_export.export`.
+
+    Raises:
+        ExportError: something the target cannot hold; the message names the tensor.
+    """
+    vectorized = with_channel_scales(with_exact_means(graph, target))
+    check_legal(vectorized, target)
+    storage: dict[str, WeightStorage] = {}
+
+    def stored(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
+        op, storage[op.output] = store(op, graph, weight_storage, target)
+        return op
+
+    legal = map_linear_ops(vectorized, stored)
+    for op in legal.ops:
+        if isinstance(op, ops.FullyConnected) and storage[op.output] == "int4":
+            legal = _dense_as_convolution(legal, op)
+            storage[convolution_of(op.output)] = storage.pop(op.output)
+    return StoredGraph(legal, storage, native_operators(legal, target))
+
+
+def with_channel_scales(graph: IntegerGraph) -> IntegerGraph:
+    """Weights on a per-tensor grid get a vector of equal scales: kernels differ on a scalar."""
+    return map_linear_ops(graph, _with_channel_scales)
+
+
+def _with_channel_scales(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
+    grid = op.weight.qparams
+    if grid.axis is not None:
+        return op
+    channels = op.weight.values.shape[op.channel_axis]
+    vector = dataclasses.replace(grid, scale=np.full(channels, grid.scale), axis=op.channel_axis)
+    return dataclasses.replace(op, weight=ops.QuantizedArray(op.weight.values, vector))
+
+
+def _dense_as_convolution(graph: IntegerGraph, op: ops.FullyConnected) -> IntegerGraph:
+    """A 1x1 convolution on an image of one row, which TFLM runs with INT4 weights per channel."""
+    (source,), (units, features) = op.inputs, op.weight.values.shape
+    image, convolved = f"{op.output}/image", convolution_of(op.output)
+    places = graph.tensors[op.output].shape[1:-1]
+    columns = math.prod(places)
+    weight = ops.QuantizedArray(op.weight.values.reshape(units, 1, 1, features), op.weight.qparams)
+    convolution = ops.Conv2D(
+        (image,), convolved, weight, op.bias, op.activation, weight_bits=op.weight_bits
+    )
+    between = [
+        IntegerTensor(image, (1, 1, columns, features), graph.tensors[source].qparams),
+        IntegerTensor(convolved, (1, 1, columns, units), graph.tensors[op.output].qparams),
+    ]
+    replacement = [
+        ops.Reshape((source,), image, (1, columns, features)),
+        convolution,
+        ops.Reshape((convolved,), op.output, (*places, units)),
+    ]
+    return graph.with_op_replaced(op, replacement, between)

@@ -1,0 +1,1 @@
+"""What microcontrollers need: a plan of their memory, and C++ sources around a file."""

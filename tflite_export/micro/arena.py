@@ -1,0 +1,103 @@
+"""The arena of TensorFlow Lite Micro, computed as it lays the arena out itself.
+
+It has two parts:
+
+* buffers, planned once: every activation from the operator that writes it to the last one that
+  reads it, and what an operator needs while it runs. INT4 weights are unpacked into such a buffer,
+  those of a lookup table decoded into one. The largest buffers are placed first, each at the lowest
+  offset where it meets no other that lives at the same time.
+* structures of the interpreter: for every tensor, operator and output channel.
+
+What an operator takes beyond that is stated by its `MicroKernel`. The sizes of the structures were
+read off TensorFlow Lite Micro (November 2026) on a 64-bit machine; with the pointers of 32 bits of
+a microcontroller they are smaller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from tflite_export.file.file_model import FileModel, FileTensor
+from tflite_export.file.lookup_table import DECODE_OPERATOR
+from tflite_export.micro.memory_plan import Buffer
+from tflite_export.ops.table import micro_kernel
+
+_ALIGNMENT = 16
+_TENSOR = 24
+_OPERATOR = 88
+"""64, and 24 for its allocations."""
+_INPUT_OR_OUTPUT = 96
+_INTERPRETER = 506
+_BYTES = {"int8": 1, "uint8": 1, "int32": 4, "float32": 4}
+
+
+def buffers_of(file: FileModel) -> list[Buffer]:
+    """What the arena has to hold, and when; all at offset 0.
+
+    Raises:
+        ExportError: an operator whose scratch is not known.
+    """
+    first = dict.fromkeys(file.inputs.values(), 0)
+    last = dict.fromkeys(file.outputs.values(), len(file.operators) - 1)
+    scratch = []
+    for time, op in enumerate(file.operators):
+        first.update(dict.fromkeys(op.outputs, time))
+        used = [name for name in (*op.inputs, *op.outputs) if file.tensors[name].data is None]
+        last.update({name: max(time, last.get(name, 0)) for name in used})
+        for size in micro_kernel(op.code).scratch(op, file):
+            name = f"scratch of {op.outputs[0]}"
+            scratch.append(Buffer(name, _aligned(size), time, time, "scratch"))
+    decoded = {name for op in file.operators if op.code == DECODE_OPERATOR for name in op.outputs}
+    tensors = [
+        Buffer(
+            name,
+            _aligned(_size(file.tensors[name])),
+            time,
+            last.get(name, time),
+            "decoded weights" if name in decoded else "activation",
+        )
+        for name, time in first.items()
+    ]
+    return tensors + scratch
+
+
+def place(buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
+    """Gives every buffer its offset, the largest first, in the order of time.
+
+    >>> a, b, c = Buffer("a", 32, 0, 1), Buffer("b", 16, 1, 2), Buffer("c", 32, 2, 3)
+    >>> [(buffer.name, buffer.offset) for buffer in place([a, b, c])]
+    [('a', 0), ('b', 32), ('c', 0)]
+    """
+    placed: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda each: -each.size):
+        offset = 0
+        for other in sorted(placed, key=lambda each: each.offset):
+            if other.meets(buffer) and other.offset < offset + buffer.size:
+                offset = max(offset, other.offset + other.size)
+        placed.append(dataclasses.replace(buffer, offset=offset))
+    return tuple(sorted(placed, key=lambda each: (each.first, each.last)))
+
+
+def structure_bytes(file: FileModel) -> int:
+    """What the interpreter keeps for tensors, operators and channels.
+
+    Raises:
+        ExportError: an operator of which that is not known.
+    """
+    total = _INTERPRETER + _TENSOR * len(file.tensors)
+    total += _INPUT_OR_OUTPUT * (len(file.inputs) + len(file.outputs))
+    for op in file.operators:
+        kernel = micro_kernel(op.code)
+        total += _OPERATOR + kernel.structure_bytes
+        if kernel.channel_bytes:
+            total += kernel.channel_bytes * file.tensors[op.inputs[1]].scale.size
+    return total
+
+
+def _size(tensor: FileTensor) -> int:
+    return tensor.elements * _BYTES[tensor.dtype]
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

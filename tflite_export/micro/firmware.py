@@ -1,0 +1,228 @@
+"""`write_micro`: a network as C++ that a project with TensorFlow Lite Micro compiles as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import os
+import pathlib
+import re
+import string
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import IntegerGraph, run
+from keras_qat.integer.io import replace_file
+from tflite_export.export import prepare
+from tflite_export.file.file_model import FileModel
+from tflite_export.file.runtimes import measure_arena
+from tflite_export.ops.table import micro_kernel
+from tflite_export.proof.comparison import LearnedModel
+from tflite_export.report import Report
+
+_MADE_BY = "Written by keras_qat; not to be edited."
+_TEMPLATES = (
+    "model.h",
+    "model.cc",
+    "ops.h",
+    "self_test.h",
+    "self_test.cc",
+    "main.cc",
+)
+_TAKEN_WORDS = """
+    alignas arena auto bool break case catch char class const constexpr continue default delete do
+    double else enum explicit export extern false float for friend goto if inline int long main
+    mutable namespace new noexcept nullptr operator private protected public register return short
+    signed sizeof static std struct switch template tflite this throw true try typedef typename
+    union unsigned using virtual void volatile while
+"""
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_VALUES_IN_A_LINE = 16
+_ARENA_ALIGNMENT = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Firmware:
+    """What `write_micro` wrote.
+
+    Attributes:
+        files: paths of everything written.
+        arena_bytes: the arena that the code reserves.
+        measured_arena_bytes: what TensorFlow Lite Micro took on this machine.
+        examples: how many examples the self-test runs.
+        report: of the export.
+    """
+
+    files: tuple[str, ...]
+    arena_bytes: int
+    measured_arena_bytes: int
+    examples: int
+    report: Report
+
+
+def write_micro(
+    model: IntegerGraph | LearnedModel,
+    folder: str | os.PathLike[str],
+    *,
+    name: str = "model",
+    weight_storage: str = "auto",
+    strict: bool = False,
+    samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
+    examples: int = 2,
+    arena_margin: float = 0.1,
+    max_flip_rate: float | None = None,
+    min_argmax_agreement: float | None = None,
+    max_output_error: float | None = None,
+    verbose: bool = True,
+) -> Firmware:
+    """Exports `model` for TensorFlow Lite Micro, proves it, and writes it as C++ sources.
+
+    In the folder, with `name` in front of every file:
+
+    * `_model.h`, `_model.cc`: the flatbuffer, and the bytes of the tensor arena;
+    * `_ops.h`: a resolver with the operators that the network uses;
+    * `_self_test.h`, `_self_test.cc`: examples with the integers that the network must answer, and
+      a function that counts those that differ on the device;
+    * `_main.cc`: a short program that runs the self-test;
+    * `.tflite`, `_report.json`: the file itself and the report of its export.
+
+    Args:
+        model: see `tflite_export.export`.
+        folder: where to write; made if it does not exist. Files of these names are replaced, others
+            stay.
+        name: of the files and of the C++ namespace: small letters, digits and underscores.
+        weight_storage, strict, samples, max_flip_rate, min_argmax_agreement, max_output_error: see
+            `tflite_export.export`.
+        examples: how many of the samples the self-test holds; they take flash.
+        arena_margin: what the arena has over what was measured here, as a share of it.
+        verbose: print the report.
+
+    Raises:
+        ExportError: see `tflite_export.export`.
+        VerificationError: TensorFlow Lite Micro differs from the graph.
+        ValueError: a bad argument; the message says which.
+        ImportError: a package that writing or verifying needs is not installed.
+
+    >>> import tempfile
+    >>> from keras_qat.integer import GraphBuilder, QuantParams, ops
+    >>> builder = GraphBuilder()
+    >>> x = builder.add_input("x", (1, 4), QuantParams(np.float32(0.1)))
+    >>> y = builder.add(ops.Softmax((x,), "y"), ops.SOFTMAX_OUTPUT)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     firmware = write_micro(builder.build((y,)), folder, name="winner", verbose=False)
+    >>> [pathlib.Path(path).name for path in firmware.files][:2]
+    ['winner_model.h', 'winner_model.cc']
+    """
+    destination = pathlib.Path(folder)
+    _check_arguments(destination, name, examples, arena_margin)
+    exported = prepare(
+        model,
+        str(destination / f"{name}.tflite"),
+        target="tflm",
+        io_dtype="int8",
+        weight_storage=weight_storage,
+        strict=strict,
+        samples=samples,
+        verify=True,
+        max_flip_rate=max_flip_rate,
+        min_argmax_agreement=min_argmax_agreement,
+        max_output_error=max_output_error,
+    )
+    measured = measure_arena(exported.data, exported.file)
+    arena = _arena_with_margin(measured, arena_margin)
+    inputs = {key: array[:examples] for key, array in exported.codes.items()}
+    outputs = run(exported.graph, inputs, "tflm")
+    count = next(iter(inputs.values())).shape[0]
+    values = {
+        "made_by": _MADE_BY,
+        "name": name,
+        "guard": name.upper(),
+        "model_bytes": f"{len(exported.data):,}",
+        "model_values": _lines(np.frombuffer(exported.data, np.uint8)),
+        "measured_arena": f"{measured:,}",
+        "margin_percent": f"{100 * arena_margin:g}",
+        "arena_bytes": arena,
+        "examples": count,
+        "compared_outputs": sum(array.size for array in outputs.values()),
+        **_resolver(exported.file),
+        **_golden(inputs, outputs, exported.file),
+    }
+    contents = {f"{name}_{template}": _filled(template, values).encode() for template in _TEMPLATES}
+    contents[f"{name}.tflite"] = exported.data
+    contents[f"{name}_report.json"] = (exported.report.to_json() + "\n").encode()
+    destination.mkdir(parents=True, exist_ok=True)
+    for file, content in contents.items():
+        replace_file(destination / file, content)
+    if verbose:
+        print(exported.report.render())
+        print(f"Firmware: {len(contents)} files in {destination}, an arena of {arena:,} bytes.")
+    return Firmware(
+        tuple(str(destination / file) for file in contents), arena, measured, count, exported.report
+    )
+
+
+def _check_arguments(folder: pathlib.Path, name: str, examples: int, arena_margin: float) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN_WORDS.split():
+        raise ValueError(
+            "The name is that of a C++ namespace: small letters, digits and underscores, and no "
+            f"word of the language. Received: {name!r}"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"The folder is a file. Received: {str(folder)!r}")
+    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+        raise ValueError(f"examples is a whole number from 1. Received: {examples!r}")
+    if not 0.0 <= arena_margin <= 10.0:
+        raise ValueError(
+            f"arena_margin is a share of the arena, 0.1 for 10 %. Received: {arena_margin!r}"
+        )
+
+
+def _arena_with_margin(measured: int, margin: float) -> int:
+    """A multiple of 16, at least one more than what was measured: arenas may start anywhere."""
+    wanted = int(np.ceil(measured * (1.0 + margin)))
+    wanted = max(wanted, measured + _ARENA_ALIGNMENT)
+    return -(-wanted // _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT
+
+
+def _resolver(file: FileModel) -> dict[str, Any]:
+    codes = list(dict.fromkeys(op.code for op in file.operators))
+    methods = (micro_kernel(code).resolver for code in codes)
+    lines = [f"  TF_LITE_ENSURE_STATUS(resolver.{method}());" for method in methods]
+    return {"op_count": len(codes), "op_lines": "\n".join(lines)}
+
+
+def _golden(
+    inputs: Mapping[str, npt.NDArray[Any]],
+    outputs: Mapping[str, npt.NDArray[Any]],
+    file: FileModel,
+) -> dict[str, str]:
+    """Arrays in the order of the file's inputs and outputs."""
+    arrays, entries = [], {}
+    for side, tensors, order in (
+        ("Input", inputs, file.inputs),
+        ("Output", outputs, file.outputs),
+    ):
+        listed = []
+        for index, name in enumerate(order):
+            values = tensors[name]
+            arrays.append(f"const int8_t k{side}{index}[] = {{\n{_lines(values.ravel())}\n}};")
+            listed.append(f"{{k{side}{index}, {values[0].size}}}")
+        entries[f"{side.lower()}_entries"] = ", ".join(listed)
+    return {"golden_arrays": "\n\n".join(arrays), **entries}
+
+
+def _lines(values: Iterable[Any]) -> str:
+    """Numbers as the body of a C++ array."""
+    numbers = [str(int(value)) for value in values]
+    starts = range(0, len(numbers), _VALUES_IN_A_LINE)
+    rows = (numbers[start : start + _VALUES_IN_A_LINE] for start in starts)
+    return "\n".join(f"    {', '.join(row)}," for row in rows)
+
+
+def _filled(template: str, values: Mapping[str, Any]) -> str:
+    folder = importlib.resources.files("tflite_export.micro") / "templates"
+    text = (folder / f"{template}.template").read_text(encoding="utf-8")
+    return string.Template(text).substitute(values)

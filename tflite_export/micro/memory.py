@@ -1,0 +1,92 @@
+"""`plan_memory`: what a network needs of a microcontroller's flash and RAM.
+
+Flash holds the file, RAM the arena of TensorFlow Lite Micro (`arena.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_qat.integer import IntegerGraph, ops
+from tflite_export.file.file_model import FileModel, stored_bytes
+from tflite_export.file.runtimes import measure_arena
+from tflite_export.file.stored_graph import StoredGraph
+from tflite_export.file.writer import write_model
+from tflite_export.graph_of import graph_of
+from tflite_export.legal.legalize import legalize, with_channel_scales
+from tflite_export.legal.storage import check_weight_storage
+from tflite_export.micro.arena import buffers_of, place, structure_bytes
+from tflite_export.micro.memory_plan import MemoryPlan, WeightMemory
+from tflite_export.ops.emit_model import emit_model
+from tflite_export.targets import get_target
+
+
+def plan_memory(model: Any, weight_storage: str = "auto") -> MemoryPlan:
+    """Flash and RAM of a network in TensorFlow Lite Micro, trained or not.
+
+    Of a model whose bit widths are still to be learned, it is the plan of the target widths.
+
+    Args:
+        model: an `IntegerGraph`, or a model with `to_integer()`, such as `keras_qat.quantize`
+            returns.
+        weight_storage: as in `tflite_export.export`.
+
+    Raises:
+        ExportError: a graph that TensorFlow Lite Micro cannot hold.
+        ValueError: a bad argument; the message says which.
+        ImportError: ai-edge-litert is not installed.
+
+    >>> import numpy as np
+    >>> from keras_qat.integer import GraphBuilder, QuantParams
+    >>> builder = GraphBuilder()
+    >>> x = builder.add_input("x", (1, 8, 8, 16), QuantParams(np.float32(0.1)))
+    >>> y = builder.add(ops.MaxPool2D((x,), "y", (2, 2), (2, 2)), QuantParams(np.float32(0.1)))
+    >>> plan = plan_memory(builder.build((y,)))
+    >>> plan.buffer_bytes  # 8 * 8 * 16 + 4 * 4 * 16
+    1280
+    """
+    target = get_target("tflm")
+    storage = check_weight_storage(weight_storage, target)
+    graph = graph_of(model, planned=True)
+    stored = legalize(graph, target, storage)
+    file = emit_model(stored, compact=target.compact)
+    data = write_model(file)
+    return MemoryPlan(
+        weights=_weights(with_channel_scales(graph), stored, file),
+        flash_bytes=len(data),
+        buffers=place(buffers_of(file)),
+        structure_bytes=structure_bytes(file),
+        operators=tuple(f"{op.code} {op.outputs[0]}" for op in file.operators),
+        measured_arena_bytes=_measured(data, file),
+    )
+
+
+def _weights(
+    learned: IntegerGraph, stored: StoredGraph, file: FileModel
+) -> tuple[WeightMemory, ...]:
+    layers = [op for op in learned.ops if isinstance(op, ops.LinearOp)]
+    return tuple(_weight_memory(op, stored, file) for op in layers)
+
+
+def _weight_memory(op: ops.LinearOp, stored: StoredGraph, file: FileModel) -> WeightMemory:
+    legal = stored.linear_op(op.output)
+    weight = f"{legal.output}/weight"
+    storage = stored.storage[legal.output]
+    whole = stored_bytes(file, weight)
+    table = stored_bytes(file, f"{weight}/tables") if storage == "lut" else 0
+    return WeightMemory(
+        name=op.output,
+        bits=op.weight_bits,
+        elements=op.weight.values.size,
+        storage=storage,
+        weight_bytes=whole - table,
+        table_bytes=table,
+        bias_bytes=stored_bytes(file, f"{legal.output}/bias"),
+    )
+
+
+def _measured(data: bytes, file: FileModel) -> int | None:
+    try:
+        return measure_arena(data, file)
+    except ImportError:
+        return None

@@ -1,0 +1,139 @@
+"""`MemoryPlan`: the flash and the RAM that a network needs, for people and for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Literal
+
+from tflite_export.text_table import text_table
+
+Kind = Literal["activation", "decoded weights", "scratch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """A part of the arena that lives from one operator to another, both included."""
+
+    name: str
+    size: int
+    first: int
+    last: int
+    kind: Kind = "activation"
+    offset: int = 0
+
+    def meets(self, other: Buffer) -> bool:
+        """Whether both live at the same time."""
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightMemory:
+    """The flash that one layer takes.
+
+    Attributes:
+        name: the layer's output tensor.
+        bits: bits of the learned grid.
+        elements: how many weights there are.
+        storage: how they lie in the file: `"int8"`, `"int4"` or `"lut"`.
+        weight_bytes: weights, or the indices of a lookup table.
+        table_bytes: the lookup table.
+        bias_bytes: the bias.
+    """
+
+    name: str
+    bits: int
+    elements: int
+    storage: str
+    weight_bytes: int
+    table_bytes: int
+    bias_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """What a network needs.
+
+    Attributes:
+        weights: flash by layer.
+        flash_bytes: size of the file.
+        buffers: activations and what operators need, where the arena has them.
+        structure_bytes: what the interpreter keeps for itself.
+        operators: what runs, in order; the times of buffers count them.
+        measured_arena_bytes: what TensorFlow Lite Micro took here; `None` if it is not installed.
+    """
+
+    weights: tuple[WeightMemory, ...]
+    flash_bytes: int
+    buffers: tuple[Buffer, ...]
+    structure_bytes: int
+    operators: tuple[str, ...]
+    measured_arena_bytes: int | None
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Flash that holds no weight, table or bias: tensors, operators, scales, names."""
+        data = sum(w.weight_bytes + w.table_bytes + w.bias_bytes for w in self.weights)
+        return self.flash_bytes - data
+
+    @property
+    def floor_bytes(self) -> int:
+        """`sum(weights * bits) / 8`: what no storage of whole codes goes below."""
+        return -(-sum(weight.elements * weight.bits for weight in self.weights) // 8)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """The part of the arena for buffers."""
+        return max((buffer.offset + buffer.size for buffer in self.buffers), default=0)
+
+    @property
+    def arena_bytes(self) -> int:
+        """The whole arena, estimated."""
+        return self.buffer_bytes + self.structure_bytes
+
+    @property
+    def peak(self) -> int:
+        """The operator during which most bytes are alive."""
+        times = range(len(self.operators))
+        return max(times, key=lambda time: sum(buffer.size for buffer in self.alive(time)))
+
+    def alive(self, time: int) -> list[Buffer]:
+        """The buffers in use while an operator runs, the largest first."""
+        found = [buffer for buffer in self.buffers if buffer.first <= time <= buffer.last]
+        return sorted(found, key=lambda buffer: -buffer.size)
+
+    def to_json(self) -> str:
+        """The plan as JSON, with the totals that the properties compute."""
+        totals = ("overhead_bytes", "floor_bytes", "buffer_bytes", "arena_bytes")
+        content = dataclasses.asdict(self)
+        return json.dumps({**content, **{name: getattr(self, name) for name in totals}}, indent=2)
+
+    def save_json(self, path: str | os.PathLike[str]) -> None:
+        """Writes `to_json()` to `path`."""
+        pathlib.Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def render(self) -> str:
+        """The plan as plain text for people."""
+        head = ("weights of", "bits", "weights", "storage", "bytes", "table", "bias")
+        rows = [
+            (w.name, w.bits, w.elements, w.storage, w.weight_bytes, w.table_bytes, w.bias_bytes)
+            for w in self.weights
+        ]
+        alive = [(buffer.name, f"{buffer.size:,}") for buffer in self.alive(self.peak)]
+        measured = self.measured_arena_bytes
+        return "\n".join(
+            [
+                *text_table(head, rows),
+                f"Flash: {self.flash_bytes:,} bytes, {self.overhead_bytes:,} of them around the "
+                f"data. Weights times bits would be {self.floor_bytes:,}.",
+                "",
+                *text_table((f"in use during {self.operators[self.peak]}", "bytes"), alive),
+                f"RAM: {self.arena_bytes:,} bytes of arena, {self.buffer_bytes:,} for buffers and "
+                f"{self.structure_bytes:,} for the interpreter's structures.",
+                "Not measured: TensorFlow Lite Micro is not installed (keras_qat[tflm])."
+                if measured is None
+                else f"TensorFlow Lite Micro took {measured:,} bytes here.",
+            ]
+        )

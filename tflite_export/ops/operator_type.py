@@ -1,0 +1,46 @@
+"""`OperatorType`: an operator of a file, and what it takes of a microcontroller."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from tflite_export.file.file_model import FileModel, FileOperator
+
+ScratchSizes = Callable[[FileOperator, FileModel], Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MicroKernel:
+    """What TensorFlow Lite Micro needs to run an operator. Nothing has a default.
+
+    Attributes:
+        resolver: the method of the C++ resolver that adds the operator.
+        structure_bytes: what the kernel keeps in the arena for every such operator. What all
+            operators take is not counted here.
+        channel_bytes: what it keeps for every scale of the weights, its second input.
+        scratch: sizes of the buffers that it needs only while it runs.
+    """
+
+    resolver: str
+    structure_bytes: int
+    channel_bytes: int
+    scratch: ScratchSizes
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorType:
+    """An operator that this package writes.
+
+    Attributes:
+        code: its name in the file, such as `"CONV_2D"`.
+        micro: how TensorFlow Lite Micro runs it; `None` if no file for it has this operator.
+    """
+
+    code: str
+    micro: MicroKernel | None
+
+
+def no_scratch(operator: FileOperator, file: FileModel) -> Sequence[int]:
+    """The scratch of a kernel that needs no buffer while it runs."""
+    return ()

@@ -1,0 +1,81 @@
+"""The examples that a file is proven on: those that a caller gives, or random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import IntegerGraph
+from keras_qat.integer.interpreter import check_inputs, named_inputs
+from tflite_export.proof.comparison import Samples
+
+_RANDOM_SAMPLES = 32
+_SEED = 0
+
+
+def code_samples(
+    graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
+) -> Samples:
+    """int8 samples on the grids of the inputs."""
+    if samples is None:
+        return _random_codes(graph)
+    codes = check_inputs(graph, samples)
+    for name, array in codes.items():
+        grid = graph.tensors[name].qparams
+        if not graph.tensors[name].on_grid:
+            continue
+        if array.size == 0 or array.min() < grid.qmin or array.max() > grid.qmax:
+            raise ValueError(
+                f"Samples of {name!r} must be integers from {grid.qmin} to {grid.qmax}, at least "
+                f"one example. Received: shape {array.shape}, {_span(array)}"
+            )
+    return codes
+
+
+def real_samples(
+    graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
+) -> Samples:
+    """float32 samples for a trained model."""
+    if samples is None:
+        codes = _random_codes(graph)
+        return {name: graph.tensors[name].dequantize(q) for name, q in codes.items()}
+    samples = named_inputs(samples, graph.inputs, "model")
+    real = {
+        name: np.asarray(samples[name], np.int32 if _is_whole(graph, name) else np.float32)
+        for name in graph.inputs
+    }
+    counts = {array.shape[:1] for array in real.values()}
+    for name, array in real.items():
+        expected = graph.tensors[name].shape[1:]
+        if array.shape[1:] != expected or array.size == 0 or len(counts) != 1:
+            raise ValueError(
+                f"Samples of {name!r} need the shape (samples, {', '.join(map(str, expected))}), "
+                f"as many for every input and at least one. Received: shape {array.shape}"
+            )
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"Samples of {name!r} must be finite. Received: {_span(array)}")
+    return real
+
+
+def _random_codes(graph: IntegerGraph) -> Samples:
+    generator = np.random.default_rng(_SEED)
+    codes = {}
+    for name in graph.inputs:
+        tensor = graph.tensors[name]
+        shape = (_RANDOM_SAMPLES, *tensor.shape[1:])
+        low, high = tensor.qparams.qmin, tensor.qparams.qmax
+        codes[name] = generator.integers(low, high, shape, dtype=np.int8, endpoint=True)
+        if not tensor.on_grid:
+            codes[name] = np.zeros(shape, tensor.dtype)  # valid as an index, whatever it indexes
+    return codes
+
+
+def _is_whole(graph: IntegerGraph, name: str) -> bool:
+    return graph.tensors[name].dtype == "int32"
+
+
+def _span(array: npt.NDArray[Any]) -> str:
+    return f"{array.min()}..{array.max()}" if array.size else "no elements"

@@ -1,0 +1,126 @@
+"""Finds values of unlike range that share a grid of an exported network, for the report."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_qat.integer import IntegerGraph, IntegerTensor, ops, run
+from keras_qat.integer.shared_ranges import FEW, FEW_OF_OUTPUTS, SharedRange
+from tflite_export.ops.table import export_of
+
+Array = npt.NDArray[Any]
+
+_MOST_RUN = 32
+"""Samples that run through the network once more, to see the ranges of its outputs."""
+
+
+def range_warnings(
+    graph: IntegerGraph, samples: Mapping[str, Array], known: Sequence[str] = ()
+) -> list[str]:
+    """What inputs, outputs and joined tensors lose on their grids, in words.
+
+    Args:
+        graph: the learned graph.
+        samples: real inputs by name, shape (samples, ...).
+        known: what was found as the model was quantized.
+    """
+    codes = {name: graph.tensors[name].quantize(each[:_MOST_RUN]) for name, each in samples.items()}
+    values = run(graph, codes, "xnnpack", keep_all=True)
+    found = [*_inputs(graph, samples), *_outputs(graph, values), *_joined(graph, values)]
+    named = [shared for shared in found if not any(each.startswith(shared.what) for each in known)]
+    return [*known, *(warning for shared in named if (warning := shared.warning()))]
+
+
+def _inputs(graph: IntegerGraph, samples: Mapping[str, Array]) -> Iterator[SharedRange]:
+    for name, array in samples.items():
+        tensor = graph.tensors[name]
+        gains = _gains(graph, name)
+        columns = array.shape[-1] if array.ndim > 1 else 0
+        if tensor.on_grid and gains is not None and gains.size == columns:
+            yield _of_columns(f"Input {name!r}", tensor, array, array, gains)
+
+
+def _outputs(graph: IntegerGraph, values: Mapping[str, Array]) -> Iterator[SharedRange]:
+    softmax = {op.output for op in graph.ops if isinstance(op, ops.Softmax)}
+    for name in graph.outputs:
+        tensor = graph.tensors[name]
+        if name not in softmax and tensor.on_grid and len(tensor.shape) > 1:
+            least, most = _before_rounding(tensor, values[name])
+            yield _of_columns(f"Output {name!r}", tensor, least, most, None)
+
+
+def _joined(graph: IntegerGraph, values: Mapping[str, Array]) -> Iterator[SharedRange]:
+    for op in graph.ops:
+        if not isinstance(op, ops.Concatenate):
+            continue
+        parts = [_before_rounding(graph.tensors[name], values[name]) for name in op.inputs]
+        columns = [least.shape[-1] for least, _ in parts]
+        gains = _gains(graph, op.output)
+        if gains is None and op.output not in graph.outputs:
+            continue
+        yield SharedRange(
+            f"What {op.output!r} joins",
+            "tensor",
+            [repr(name) for name in op.inputs],
+            np.array([np.min(least) for least, _ in parts], np.float64),
+            np.array([np.max(most) for _, most in parts], np.float64),
+            None if gains is None else _largest_gains(gains, columns),
+            _bits(graph.tensors[op.output]),
+            float(graph.tensors[op.output].qparams.scale),
+            FEW_OF_OUTPUTS if gains is None else FEW,
+        )
+
+
+def _largest_gains(gains: Array, columns: list[int]) -> Array | None:
+    """Of each joined tensor; `None` if they are not joined along the columns."""
+    if sum(columns) != gains.size:
+        return None
+    ends = np.cumsum([0, *columns])
+    return np.array([gains[start:end].max() for start, end in itertools.pairwise(ends)])
+
+
+def _before_rounding(tensor: IntegerTensor, codes: Array) -> tuple[Array, Array]:
+    """What real values were at least and at most, half a step around their codes."""
+    values, half = tensor.dequantize(codes), 0.5 * float(tensor.qparams.scale)
+    return values - half, values + half
+
+
+def _of_columns(
+    what: str, tensor: IntegerTensor, least: Array, most: Array, gains: Array | None
+) -> SharedRange:
+    columns = least.shape[-1]
+    names = [str(index) for index in range(columns)]
+    low = least.reshape(-1, columns).astype(np.float64).min(axis=0)
+    high = most.reshape(-1, columns).astype(np.float64).max(axis=0)
+    scale = float(tensor.qparams.scale)
+    few = FEW_OF_OUTPUTS if gains is None else FEW
+    return SharedRange(what, "column", names, low, high, gains, _bits(tensor), scale, few)
+
+
+def _bits(tensor: IntegerTensor) -> int:
+    return (tensor.qparams.levels - 1).bit_length()
+
+
+def _gains(graph: IntegerGraph, name: str) -> Array | None:
+    """The norm of the weights that every column of a tensor meets; `None` where none is known."""
+    found = [_gains_in(op, graph) for op in graph.ops if name in op.inputs]
+    known = [each for each in found if each is not None]
+    return np.max(known, axis=0) if known and len({each.size for each in known}) == 1 else None
+
+
+def _gains_in(op: ops.IntegerOp, graph: IntegerGraph) -> Array | None:
+    columns = graph.tensors[op.inputs[0]].shape[-1]
+    if isinstance(op, ops.Reshape) and graph.tensors[op.output].shape[-1] == columns:
+        return _gains(graph, op.output)
+    axis = export_of(op).column_axis
+    if not isinstance(op, ops.LinearOp) or axis is None:
+        return None
+    weights = op.weight.qparams.dequantize(op.weight.values).astype(np.float64)
+    taps = tuple(each for each in range(weights.ndim) if each != axis)
+    gains: Array = np.sqrt(np.sum(np.square(weights), axis=taps))
+    return gains if gains.size == columns else None  # of groups, several columns have one
