@@ -16,6 +16,7 @@ from keras import ops
 from keras_qat.conversion import placed_codes, quantized_tensors, raw_inputs, to_integer
 from keras_qat.distillation import Distillation
 from keras_qat.exact_inference import connect
+from keras_qat.file_format import stamped, unstamped
 from keras_qat.finite_values import NanKeeper, check_inputs, check_predicted
 from keras_qat.fit_warnings import warn_before_fit
 from keras_qat.integer import IntegerGraph
@@ -78,6 +79,19 @@ class QuantizedModel(keras.Model):
         self._nan_keeper = NanKeeper(self)
         self.plan: Any = None  # of `quantize`; a loaded model has none
         self.bit_width_penalty = BitWidthPenalty() if learned_widths(self) else None
+
+    def get_config(self) -> dict[str, Any]:
+        return stamped(super().get_config())
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> QuantizedModel:
+        """The model of a configuration.
+
+        Raises:
+            ValueError: a configuration that a newer keras_qat saved.
+        """
+        model: QuantizedModel = super().from_config(unstamped(config), custom_objects)
+        return model
 
     @property
     def grid_warnings(self) -> tuple[str, ...]:

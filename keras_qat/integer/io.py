@@ -78,10 +78,15 @@ def load_graph(path: PathLike) -> IntegerGraph:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = dict(archive.items())
         header = json.loads(arrays[_HEADER].tobytes())
-        if header["format"] != FORMAT or header["version"] != FORMAT_VERSION:
+        if header["format"] != FORMAT:
             raise GraphFileError(
-                f"{path} is not an integer graph of version {FORMAT_VERSION}. "
-                f"Received: {header['format']!r}, version {header['version']!r}"
+                f"{path} is not an integer graph. Received: format {header['format']!r}"
+            )
+        if header["version"] not in range(1, FORMAT_VERSION + 1):
+            raise GraphFileError(
+                f"{path} was saved by a newer keras_qat: its format is {header['version']!r}, and "
+                f"this one reads formats up to {FORMAT_VERSION}. Update keras_qat with "
+                "pip install --upgrade keras_qat."
             )
         return _unpack_graph(header, arrays)
     except (FileNotFoundError, IsADirectoryError, GraphFileError):

@@ -1,0 +1,42 @@
+"""The version of the files that hold quantized models; older ones load, newer ones are refused.
+
+| version | since | what changed |
+|---|---|---|
+| 1 | 0.1.0.dev | files without a version |
+| 2 | 0.1.0 | the version itself; quantizers of weights and of activations have types of their own |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+MODEL_FORMAT = 2
+KEY = "keras_qat_format"
+
+
+def stamped(config: dict[str, Any]) -> dict[str, Any]:
+    """A model's configuration with the version of today.
+
+    >>> stamped({"name": "net"})
+    {'name': 'net', 'keras_qat_format': 2}
+    """
+    return {**config, KEY: MODEL_FORMAT}
+
+
+def unstamped(config: dict[str, Any]) -> dict[str, Any]:
+    """A model's configuration without its version.
+
+    Raises:
+        ValueError: a version that this package does not know yet.
+
+    >>> unstamped({"name": "net", "keras_qat_format": 1})
+    {'name': 'net'}
+    """
+    version = config.get(KEY, 1)
+    if not isinstance(version, int) or not 1 <= version <= MODEL_FORMAT:
+        raise ValueError(
+            f"The model {config.get('name', '')!r} was saved by a newer keras_qat: its format is "
+            f"{version!r}, and this one reads formats up to {MODEL_FORMAT}. Update keras_qat with "
+            "pip install --upgrade keras_qat."
+        )
+    return {key: value for key, value in config.items() if key != KEY}
