@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +9,9 @@ import keras
 
 from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
+from keras_qat.quantization.overrides import Overrides, compiled
 from keras_qat.quantization.ruled_graph import Call, RuledGraph
 from keras_qat.rule import Output
-
-Overrides = Mapping[str, QuantizationConfig | str | dict[str, Any] | None]
 
 
 class BitWidthPolicy:
@@ -39,7 +37,7 @@ class BitWidthPolicy:
         self._graph = graph
         self._config = config
         self._overrides = [
-            (_compile(pattern), None if value is None else configs.get(value))
+            (compiled(pattern), None if value is None else configs.get(value))
             for pattern, value in overrides.items()
         ]
         self._origins = origins
@@ -117,40 +115,8 @@ class BitWidthPolicy:
                 )
 
 
-def check_overrides(overrides: Any) -> dict[str, Any]:
-    """The overrides as a dict; raises ValueError for what is none.
-
-    >>> check_overrides(None)
-    {}
-    """
-    if overrides is None:
-        return {}
-    if not isinstance(overrides, Mapping):
-        raise ValueError(
-            "Overrides are a dict from regular expressions for layer names to configs, or None "
-            f"for float, such as {{'head': None}}. Received: {overrides!r}"
-        )
-    return dict(overrides)
-
-
-def stays_float(name: str, overrides: Overrides) -> bool:
-    """Whether the first override that names a layer leaves it in float."""
-    found = (value for pattern, value in overrides.items() if _compile(pattern).fullmatch(name))
-    return next(found, ...) is None
-
-
 def _is_raw(operation: Any) -> bool:
     return not isinstance(operation, keras.layers.Layer)
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise ValueError(
-            f"An override's key must be a regular expression for layer names ({error}). "
-            f"Received: {pattern!r}"
-        ) from error
 
 
 def _ends(graph: RuledGraph) -> set[str]:

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable
 import keras
 
 from keras_qat.keras_graph import flat_nodes
-from keras_qat.quantization.bit_width_policy import Overrides, stays_float
+from keras_qat.quantization.overrides import Overrides, stays_float
 from keras_qat.quantization.passes.to_layers import layers_of
 from keras_qat.quantization.passes.tracing import expanded, lost_by_expanding
 from keras_qat.rule import UnsupportedLayerError

@@ -11,7 +11,6 @@ from keras import ops
 
 from keras_qat.finite_values import non_finite_values
 from keras_qat.keras_graph import flat_nodes, input_structure
-from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import LARGEST_VALUE
 from keras_qat.wrappers import QuantizeInFloat, QuantizeWrapper
@@ -28,10 +27,6 @@ def check_model(model: Any) -> None:
         )
     if not isinstance(model, keras.Model):
         raise ValueError(f"quantize() takes a keras.Model. Received: {type(model).__name__}")
-    if isinstance(model, QuantizedModel):
-        raise ValueError(
-            f"The model {model.name!r} is quantized already: quantize the float model."
-        )
     if isinstance(model, keras.Sequential) and not model.layers:
         raise _without_layers(model)
     if keras.config.floatx() != "float32":

@@ -11,10 +11,10 @@ from keras import ops
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import flat_nodes, own_methods
 from keras_qat.model import ORIGINALS, QuantizedModel
-from keras_qat.quantization.bit_width_policy import Overrides, check_overrides, stays_float
 from keras_qat.quantization.calibration import activation_histograms
 from keras_qat.quantization.insert_quantizers import insert_quantizers
 from keras_qat.quantization.layer_checks import refuse
+from keras_qat.quantization.overrides import Overrides, check_overrides, stays_float
 from keras_qat.quantization.passes.tracing import warn_of_training
 from keras_qat.quantization.plan import LEFT_IN_FLOAT, QuantizationPlan
 from keras_qat.quantization.planning import PreparedModel, prepare

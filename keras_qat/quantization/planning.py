@@ -16,12 +16,8 @@ from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
 from keras_qat.input_batches import CalibrationData
 from keras_qat.keras_graph import input_name, input_structure
-from keras_qat.quantization.bit_width_policy import (
-    BitWidthPolicy,
-    Overrides,
-    check_overrides,
-    stays_float,
-)
+from keras_qat.model import QuantizedModel
+from keras_qat.quantization.bit_width_policy import BitWidthPolicy
 from keras_qat.quantization.calibration import activation_ranges
 from keras_qat.quantization.costs import (
     float_bytes,
@@ -33,6 +29,7 @@ from keras_qat.quantization.costs import (
 from keras_qat.quantization.grid_planning import GridPlanner
 from keras_qat.quantization.layer_checks import layer_problems, refuse
 from keras_qat.quantization.model_checks import check_graph, check_model, check_weights
+from keras_qat.quantization.overrides import Overrides, check_overrides, stays_float
 from keras_qat.quantization.passes.normalize import normalize
 from keras_qat.quantization.passes.to_layers import to_layers
 from keras_qat.quantization.passes.tracing import as_graph
@@ -93,6 +90,10 @@ def prepare(
     """
     config, overrides = configs.get(config), check_overrides(overrides)
     check_model(model)
+    if isinstance(model, QuantizedModel):
+        raise ValueError(
+            f"The model {model.name!r} is quantized already: quantize the float model."
+        )
     graph = as_graph(model, calibration_data)
     check_graph(graph)
     reasons = layer_problems(graph, overrides)
