@@ -94,6 +94,17 @@ def test_every_link_leads_somewhere(page):
             assert anchor in headings(target), link
 
 
+PLACES = r"(?:keras_qat|tflite_export|tests|docs|examples|benchmarks)/"
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_named_file_exists(page):
+    named = re.findall(rf"`({PLACES}[\w/.]*)`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 @functools.cache
 def strings_of_the_packages() -> str:
     """Every string in the sources, as Python joins it; what is filled in is left out."""
