@@ -1,17 +1,40 @@
-"""The README's Python blocks run as they stand, one after another."""
+"""The Python blocks of README and of the guide run as they stand, page by page, in order."""
 
+import ast
+import functools
 import pathlib
 import re
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+ROOT = pathlib.Path(__file__).parents[1]
+README = ROOT / "README.md"
+GUIDE = ROOT / "docs" / "guide"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+LEFT_BEHIND = {
+    "README": ["model.tflite"],
+    "quantize": ["qat.keras"],
+    "training": ["best.keras", "capacity.png"],
+    "export": ["model.tflite", "graph.npz", "fixed.tflite"],
+    "microcontrollers": ["memory.png", "firmware/net_main.cc", "firmware/net.tflite"],
+    "own_layers": ["turned.tflite"],
+}
+"""What the blocks of each page write. A page with blocks needs an entry."""
 
 
-def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def python_blocks(page: pathlib.Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+WITH_BLOCKS = [page for page in [README, *sorted(GUIDE.glob("*.md"))] if python_blocks(page)]
+
+
+@pytest.fixture
+def prepared():
+    """The names that every page may use without saying where they come from."""
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -26,23 +49,82 @@ def test_every_python_block_runs(tmp_path, monkeypatch, capsys):
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "x": np.random.default_rng(0).normal(size=(640, 8, 8, 1)).astype(np.float32),
         "y": np.arange(640) % 3,
-        "tf": tf,
         "strategy": tf.distribute.get_strategy(),
     }
     names["dataset"] = tf.data.Dataset.from_tensor_slices((names["x"], names["y"])).batch(64)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 7
-    for block in blocks:
-        exec(block, names)
-    assert (tmp_path / "model.tflite").exists()
-    assert names["report"].mismatches == 0
-    assert (tmp_path / "best.keras").exists()
-    assert (tmp_path / "capacity.png").exists()
-    assert (tmp_path / "memory.png").exists()
-    assert (tmp_path / "firmware" / "net_main.cc").exists()
-    assert "0 of" in capsys.readouterr().out
+    return names
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.stem)
+def test_every_python_block_runs(page, prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, block in enumerate(python_blocks(page)):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), prepared)
+    if "report" in prepared:
+        assert prepared["report"].mismatches == 0
+    assert [name for name in LEFT_BEHIND[page.stem] if not (tmp_path / name).exists()] == []
 
 
 def test_it_names_two_commands():
     commands = re.findall(r"```sh\n(python3\.11 .*?)\n```", README.read_text())
     assert [command.split()[-1] for command in commands] == ["examples/quickstart.py", "pytest"]
+
+
+def test_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 120
+
+
+def headings(page: pathlib.Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in headings(target), link
+
+
+PLACES = r"(?:keras_qat|tflite_export|tests|docs|examples|benchmarks)/"
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_named_file_exists(page):
+    named = re.findall(rf"`({PLACES}[\w/.]*)`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@functools.cache
+def strings_of_the_packages() -> str:
+    """Every string in the sources, as Python joins it; what is filled in is left out."""
+    found = []
+    for package in ("keras_qat", "tflite_export"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code():
+    text = re.sub(r"\s+", " ", (GUIDE / "troubleshooting.md").read_text())
+    quoted = [
+        part.strip()
+        for bold in re.findall(r"\*\*(.*?)\*\*", text)
+        for message in re.findall(r'"(.*?)"', bold)
+        for part in message.split("...")
+        if part.strip()
+    ]
+    assert len(quoted) > 25
+    assert [part for part in quoted if part not in strings_of_the_packages()] == []
