@@ -22,8 +22,8 @@ from keras_qat.quantizers import (
     Quantizer,
     STEQuantizer,
 )
-from keras_qat.quantizers.fake_quantize import check_bits
-from keras_qat.quantizers.gdnsq import check_gdnsq_options
+from keras_qat.quantizers.gdnsq.quantizer import check_gdnsq_options
+from keras_qat.quantizers.grid import check_bits
 from keras_qat.quantizers.replacement import check_replacement
 
 

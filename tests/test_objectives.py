@@ -13,8 +13,11 @@ from keras_qat.objectives import (
     get_distillation_loss,
     jeffreys_divergence,
 )
-from keras_qat.quantizers.bit_width import weight_bit_width
-from keras_qat.quantizers.gdnsq_gradients import fake_quantize_activations, fake_quantize_weights
+from keras_qat.quantizers.gdnsq.bit_width import weight_bit_width
+from keras_qat.quantizers.gdnsq.published_grids import (
+    fake_quantize_activations,
+    fake_quantize_weights,
+)
 from tests.golden_vectors import Case, cases, compiled, image, kernel, value_and_gradients
 
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])

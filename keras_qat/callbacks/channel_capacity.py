@@ -12,7 +12,7 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.quantizers import GDNSQActivationQuantizer, GDNSQWeightQuantizer, Quantizer
-from keras_qat.quantizers.sharing import sharing_axes
+from keras_qat.quantizers.reductions import sharing_axes
 
 Array = npt.NDArray[np.floating[Any]]
 History = Mapping[str, Any]

@@ -2,9 +2,9 @@
 
 from keras_qat.quantizers.dequantize import Dequantize
 from keras_qat.quantizers.dorefa import DoReFaQuantizer
-from keras_qat.quantizers.fake_quantize import Grid
-from keras_qat.quantizers.gdnsq_activations import GDNSQActivationQuantizer
-from keras_qat.quantizers.gdnsq_weights import GDNSQWeightQuantizer
+from keras_qat.quantizers.gdnsq.activations import GDNSQActivationQuantizer
+from keras_qat.quantizers.gdnsq.weights import GDNSQWeightQuantizer
+from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.lsq import LSQQuantizer, lsq_initial_scale
 from keras_qat.quantizers.pact import PACTQuantizer

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from keras_qat.quantizers.fake_quantize import Grid, check_bits
-from keras_qat.quantizers.fixed_grids import fixed_step_size
+from keras_qat.quantizers.fake_quantize import fixed_step_size
+from keras_qat.quantizers.grid import Grid, check_bits
 from keras_qat.quantizers.quantizer import Quantizer
 
 Tensor = Any

@@ -10,8 +10,8 @@ from keras import ops
 
 from keras_qat.quantizers.constraints import AtLeast
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fake_quantize import Grid
-from keras_qat.quantizers.fixed_grids import learned_step_size
+from keras_qat.quantizers.fake_quantize import learned_step_size
+from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.quantizer import Quantizer
 
 _SMALLEST_RATIO = 2.0**-10
@@ -25,7 +25,7 @@ class LSQQuantizer(Quantizer):
     code `q` and `inside = [qmin < v < qmax]`: `dx = g * inside` and
     `dscale = sum g * (q - v * inside) / sqrt(elements * qmax)`; `elements` counts the weights of
     a channel, or the features of one example of an activation. Other estimators than "ste" change
-    both (`keras_qat.quantizers.fixed_grids`).
+    both (`keras_qat.quantizers.fake_quantize`).
 
     The scale is the product of two variables: `calibrated_scale`, a constant, and the trained
     `scale_ratio`, which starts at 1. An optimizer with steps of fixed size, like Adam, thus moves

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.quantizers.fixed_grids import learned_clipping
+from keras_qat.quantizers.fake_quantize import learned_clipping
 from keras_qat.quantizers.lsq import LSQQuantizer
 
 

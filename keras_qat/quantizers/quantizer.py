@@ -15,7 +15,8 @@ from keras import ops
 from keras_qat import estimators
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fake_quantize import (
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.grid import (
     Grid,
     nearest_codes,
     round_interpolated_to_codes,
@@ -23,7 +24,6 @@ from keras_qat.quantizers.fake_quantize import (
     round_pooled_to_codes,
     round_to_codes,
 )
-from keras_qat.quantizers.fixed_grids import Rounding
 from keras_qat.quantizers.initial_scale import (
     Histogram,
     least_error_scale,
@@ -32,10 +32,10 @@ from keras_qat.quantizers.initial_scale import (
 )
 from keras_qat.quantizers.replacement import (
     Selection,
-    by_chance,
-    by_chance_in_batch,
-    by_error,
     check_replacement,
+    random_selection,
+    random_selection_in_batch,
+    selection_by_error,
 )
 
 Tensor = Any
@@ -272,11 +272,11 @@ class Quantizer(keras.layers.Layer):
         self.last_error.assign(self.discretization_error(ops.stop_gradient(measured)))
         share = as_tensor(self.replaced_share)
         if self.replacement == "error_first":
-            return by_error(share)
+            return selection_by_error(share)
         if self.replacement == "persistent":
             shape = x.shape[1:] if self._is_activation else x.shape
-            return by_chance(shape, share, self.seed)
-        draw = by_chance_in_batch if self._is_activation else by_chance
+            return random_selection(shape, share, self.seed)
+        draw = random_selection_in_batch if self._is_activation else random_selection
         return draw(ops.shape(x), share, self.seed_generator)
 
     def discretization_error(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT
-from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
+from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.quantizer import Quantizer
 
 _GRID = Grid.for_activations(8, signed=False)

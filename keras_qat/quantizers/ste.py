@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.quantizers.fixed_grids import fixed_step_size
+from keras_qat.quantizers.fake_quantize import fixed_step_size
 from keras_qat.quantizers.quantizer import Quantizer
 
 
@@ -16,7 +16,7 @@ class STEQuantizer(Quantizer):
 
     Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward:
     `dx = passed * [qmin < x / scale < qmax]`, where the estimator makes `passed` of the upstream
-    gradient (`keras_qat.quantizers.fixed_grids`).
+    gradient (`keras_qat.quantizers.fake_quantize`).
 
     Source: Bengio et al. 2013 (arXiv 1308.3432), clipped at the ends of the grid.
 

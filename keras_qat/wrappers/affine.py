@@ -12,7 +12,7 @@ from keras import ops
 from keras_qat.lowering.affine import UNIT, inference_affine
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fixed_grids import Rounding
+from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.wrappers.neighbours import accumulator_rounding
 
 Tensor = Any

@@ -11,8 +11,8 @@ from keras import ops
 from keras_qat.integer.qparams import INT8_MAX
 from keras_qat.lowering.affine import inference_affine
 from keras_qat.quantizers import Quantizer
-from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
-from keras_qat.quantizers.fixed_grids import Rounding
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.grid import Grid, round_to_codes
 
 Tensor = Any
 _SMALLEST = 1e-30

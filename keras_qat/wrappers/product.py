@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from keras_qat.quantizers import Quantizer
-from keras_qat.quantizers.fixed_grids import Rounding
+from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.wrappers.neighbours import accumulator_rounding
 
 

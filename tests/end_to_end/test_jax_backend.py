@@ -19,11 +19,11 @@ import functools, json
 import keras, numpy as np
 import keras_qat
 from keras_qat import integer
-from keras_qat.quantizers.snapped_grids import fake_quantize_snapped_activations
-from keras_qat.quantizers.snapped_grids import fake_quantize_snapped_weights
+from keras_qat.quantizers.gdnsq.integer_grids import fake_quantize_snapped_activations
+from keras_qat.quantizers.gdnsq.integer_grids import fake_quantize_snapped_weights
 from tests.golden_vectors import value_and_gradients
 from tests.models import depthwise_network, images, residual_network
-from tests.quantizers.snapped_formulas import kernel, normal
+from tests.quantizers.integer_formulas import kernel, normal
 
 found = {"backend": keras.backend.backend()}
 

@@ -52,7 +52,7 @@ BITS = range(1, 9)
 CHANNELS = 5
 
 every_quantizer = pytest.mark.parametrize("method", QUANTIZERS)
-# Others have their own tests: test_snapped_grids.py, test_dorefa_and_pact.py.
+# Others have their own tests: test_integer_grids.py, test_dorefa_and_pact.py.
 every_quantizer_on_a_fixed_grid = pytest.mark.parametrize("method", ["ste", "lsq"])
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_width = pytest.mark.parametrize("bits", BITS)

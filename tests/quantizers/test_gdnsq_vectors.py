@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_qat.quantizers.bit_width import (
+from keras_qat.quantizers.gdnsq.bit_width import (
     activation_bit_width,
     levels,
     meets_bits,
@@ -15,11 +15,11 @@ from keras_qat.quantizers.bit_width import (
     weight_bit_width,
     weight_log_range,
 )
-from keras_qat.quantizers.gdnsq_calibration import (
+from keras_qat.quantizers.gdnsq.calibration import (
     calibrated_activation_parameters,
     calibrated_weight_log_scale,
 )
-from keras_qat.quantizers.gdnsq_gradients import (
+from keras_qat.quantizers.gdnsq.published_grids import (
     activation_codes,
     fake_quantize_activations,
     fake_quantize_affine,

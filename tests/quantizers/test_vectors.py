@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from keras_qat.quantizers import Grid, lsq_initial_scale
-from keras_qat.quantizers.fake_quantize import round_to_codes
-from keras_qat.quantizers.fixed_grids import learned_step_size
+from keras_qat.quantizers.fake_quantize import learned_step_size
+from keras_qat.quantizers.grid import round_to_codes
 
 VECTORS = np.load(pathlib.Path(__file__).parents[1] / "golden" / "gdnsq_vectors.npz")
 LSQ_CASES = sorted({key.split("/")[1] for key in VECTORS.files if key.startswith("lsq/")})

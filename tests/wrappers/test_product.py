@@ -7,7 +7,7 @@ import pytest
 import keras_qat
 from keras_qat import integer
 from keras_qat.quantizers import LSQQuantizer
-from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.grid import Grid
 from keras_qat.wrappers.product import ProductNeighbours
 from tests.models import images
 

@@ -32,10 +32,10 @@ from keras import ops
 from keras_qat import estimators
 from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
-from keras_qat.quantizers.noise_signs import SignProduct, signed_sum
+from keras_qat.quantizers.gdnsq.noise_signs import RankOneSigns, signed_sum
 from keras_qat.quantizers.power_of_two import power_of_two
+from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
 from keras_qat.quantizers.replacement import Selection, passed_gradient, select
-from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
 
 Tensor = Any
 Axes = tuple[int, ...]
@@ -51,7 +51,7 @@ def fake_quantize_affine(
     lower: Tensor,
     upper: Tensor,
     estimator: str | Estimator = "ste",
-    noise_sign: Tensor | SignProduct | None = None,
+    noise_sign: Tensor | RankOneSigns | None = None,
     noise_gradient: str = "head",
     mean_axes: Axes | None = None,
     selection: Selection | None = None,
@@ -67,7 +67,7 @@ def fake_quantize_affine(
         log_scale: base-2 logarithm of the step, `s`.
         zero_point, lower, upper: in the units of `x`; gradients are those of each alone.
         estimator: an `Estimator` or its name, or "lsq".
-        noise_sign: +-1/2 for each element of `x`, or a `SignProduct` if the step is a scalar; None
+        noise_sign: +-1/2 for each element of `x`, or a `RankOneSigns` if the step is a scalar; None
             leaves the random term out.
         noise_gradient: "head" adds the term of `rho`, "none" leaves it out.
         mean_axes: where "aewgs" averages; by default the axes along which `log_scale` is shared.
@@ -97,9 +97,9 @@ def fake_quantize_affine(
             return (
                 ops.where(ops.logical_or(below, above), 0.0, passed),
                 _LN2 * scale * slope,
-                ops.zeros_like(zero_point) if lost is None else sum_over_sharing(lost, zero_point),
-                sum_over_sharing(ops.where(below, passed, 0.0), lower),
-                sum_over_sharing(ops.where(above, passed, 0.0), upper),
+                ops.zeros_like(zero_point) if lost is None else sum_to_shape(lost, zero_point),
+                sum_to_shape(ops.where(below, passed, 0.0), lower),
+                sum_to_shape(ops.where(above, passed, 0.0), upper),
             )
 
         return code * scale + zero_point, gradient
@@ -111,7 +111,7 @@ def fake_quantize_weights(
     weights: Tensor,
     log_scale: Tensor,
     estimator: str | Estimator = "ste",
-    noise_sign: Tensor | SignProduct | None = None,
+    noise_sign: Tensor | RankOneSigns | None = None,
     noise_gradient: str = "head",
     mean_axes: Axes | None = None,
     selection: Selection | None = None,
@@ -163,7 +163,7 @@ def fake_quantize_activations(
     log_range: Tensor,
     signed: bool = True,
     estimator: str | Estimator = "ste",
-    noise_sign: Tensor | SignProduct | None = None,
+    noise_sign: Tensor | RankOneSigns | None = None,
     noise_gradient: str = "head",
     mean_axes: Axes | None = None,
     selection: Selection | None = None,
@@ -207,9 +207,9 @@ def fake_quantize_activations(
             dx = dx * ops.cast(x >= offset, x.dtype)
             return (
                 dx,
-                sum_over_sharing(upstream - dx, offset) if signed else ops.zeros_like(offset),
-                _LN2 * scale * (slope - sum_over_sharing(above, log_scale)),
-                _LN2 * width * sum_over_sharing(above, log_range),
+                sum_to_shape(upstream - dx, offset) if signed else ops.zeros_like(offset),
+                _LN2 * scale * (slope - sum_to_shape(above, log_scale)),
+                _LN2 * width * sum_to_shape(above, log_range),
             )
 
         return code * scale + offset, gradient
@@ -269,7 +269,7 @@ class NoiseBackward:
     def __init__(
         self,
         estimator: str | Estimator,
-        noise_sign: Tensor | SignProduct | None,
+        noise_sign: Tensor | RankOneSigns | None,
         noise_gradient: str,
     ):
         self.estimator, self._scale_term = split_estimator(estimator, noise_gradient)
@@ -294,7 +294,7 @@ class NoiseBackward:
         `upstream` with zeros where there is no noise: then `noise` may be anything there.
         """
         noisy = upstream if noisy is None else noisy
-        slope = sum_over_sharing(noisy * noise, log_scale) / noise_unit
+        slope = sum_to_shape(noisy * noise, log_scale) / noise_unit
         if self._scale_term == "lsq":
             slope += step.size * slope
         elif self._scale_term == "head" and self._noise_sign is not None:
@@ -307,5 +307,5 @@ class NoiseBackward:
             return upstream, None, slope
         passed = passed_gradient(self.estimator, upstream, noise / noise_unit, step, selected)
         lost = upstream - passed
-        slope += sum_over_sharing(lost * (position - origin), log_scale)
+        slope += sum_to_shape(lost * (position - origin), log_scale)
         return passed, lost, slope

@@ -11,11 +11,21 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.integer.headroom import WEIGHT_MAX
-from keras_qat.quantizers.bit_width import extent_bit_width, levels, weight_extent
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fake_quantize import Grid
-from keras_qat.quantizers.fixed_grids import Rounding
-from keras_qat.quantizers.gdnsq import (
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.gdnsq.bit_width import extent_bit_width, levels, weight_extent
+from keras_qat.quantizers.gdnsq.calibration import (
+    SMALLEST_LOG_SCALE,
+    calibrated_weight_log_scale,
+)
+from keras_qat.quantizers.gdnsq.integer_grids import (
+    WeightGrid,
+    fake_quantize_snapped_weights,
+    snapped_weight_grid,
+    weight_range,
+)
+from keras_qat.quantizers.gdnsq.published_grids import fake_quantize_weights
+from keras_qat.quantizers.gdnsq.quantizer import (
     HOW_TO_MEET,
     GDNSQQuantizer,
     checked_bits,
@@ -23,20 +33,10 @@ from keras_qat.quantizers.gdnsq import (
     most_levels,
     table_log,
 )
-from keras_qat.quantizers.gdnsq_calibration import (
-    SMALLEST_LOG_SCALE,
-    calibrated_weight_log_scale,
-)
-from keras_qat.quantizers.gdnsq_gradients import fake_quantize_weights
+from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.lowering_error import LoweringError
+from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
 from keras_qat.quantizers.replacement import Selection
-from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
-from keras_qat.quantizers.snapped_grids import (
-    WeightGrid,
-    fake_quantize_snapped_weights,
-    snapped_weight_grid,
-    weight_range,
-)
 
 Tensor = Any
 
@@ -51,13 +51,13 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
 
     Forward, with `s` the step and `unit = s / 2` (`s` for targets of 7 and 8 bits):
     `w_hat = unit * code`, the codes of a channel being `lowest + {0, 2, 4, ...}` about the middle
-    of its range (`keras_qat.quantizers.snapped_grids`). Backward, with `v` the position on the
-    grid in steps, `q` its code, `e = q - v`, and `phi`, `rho` of the estimator:
+    of its range (`keras_qat.quantizers.gdnsq.integer_grids`). Backward, with `v` the position on
+    the grid in steps, `q` its code, `e = q - v`, and `phi`, `rho` of the estimator:
     `dw = g * phi + [w == low] / ties * sum g * (1 - phi)` and
     `dlog_scale = ln(2) * s * sum g * (e + s * rho + (1 - phi) * v)`.
 
     With `offset="free"` the grid starts at the smallest weight, as published
-    (`keras_qat.quantizers.gdnsq_gradients`), and cannot be deployed.
+    (`keras_qat.quantizers.gdnsq.published_grids`), and cannot be deployed.
 
     Source: GDNSQ (arXiv 2508.14004). The snapped offset, half steps and the table of steps are our
     own.
@@ -190,7 +190,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         middle = self._middle(snapped_weight_grid(kernel, log_scale, self.half_steps))
         grid = snapped_weight_grid(kernel, log_scale, self.half_steps, levels, middle)
         error = ops.square(grid.codes(kernel) * grid.unit - kernel)
-        return ops.convert_to_numpy(sum_over_sharing(error, log_scale))
+        return ops.convert_to_numpy(sum_to_shape(error, log_scale))
 
     def _middle(self, grid: WeightGrid) -> Tensor:
         """The middle code of all levels of `target_bits` that keep the codes of a grid."""

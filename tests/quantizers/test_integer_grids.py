@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_qat.quantizers.snapped_grids import (
+from keras_qat.quantizers.gdnsq.integer_grids import (
     NOT_HELD,
     fake_quantize_snapped_activations,
     fake_quantize_snapped_weights,
@@ -15,7 +15,7 @@ from keras_qat.quantizers.snapped_grids import (
     snapped_weight_grid,
 )
 from tests.golden_vectors import compiled, value_and_gradients
-from tests.quantizers.snapped_formulas import (
+from tests.quantizers.integer_formulas import (
     CHANNELS,
     LN2,
     activation_formula,

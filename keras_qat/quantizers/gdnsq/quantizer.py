@@ -12,16 +12,16 @@ from keras import ops
 from keras_qat import estimators
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fake_quantize import Grid, check_bits
-from keras_qat.quantizers.fixed_grids import Rounding
-from keras_qat.quantizers.gdnsq_gradients import NOISE_GRADIENTS, split_estimator
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.gdnsq.integer_grids import NOT_HELD
+from keras_qat.quantizers.gdnsq.noise_signs import RankOneSigns, random_noise_sign
+from keras_qat.quantizers.gdnsq.published_grids import NOISE_GRADIENTS, split_estimator
+from keras_qat.quantizers.gdnsq.step_table import learned_step, snapped_log
+from keras_qat.quantizers.grid import Grid, check_bits
 from keras_qat.quantizers.lowering_error import LoweringError
-from keras_qat.quantizers.noise_signs import SignProduct, random_noise_sign
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.quantizers.replacement import Selection
-from keras_qat.quantizers.snapped_grids import NOT_HELD
-from keras_qat.quantizers.step_table import learned_step, snapped_log
 
 Tensor = Any
 
@@ -169,7 +169,7 @@ class GDNSQQuantizer(Quantizer):
         sign = self.draw_noise_sign(x) if training and self._scale_term == "head" else None
         return self._fake_quantize(x, rounding, sign, selection)
 
-    def draw_noise_sign(self, x: Tensor) -> Tensor | SignProduct:
+    def draw_noise_sign(self, x: Tensor) -> Tensor | RankOneSigns:
         """Fresh signs of +-1/2 for the elements of `x`."""
         return random_noise_sign(ops.shape(x), self.seed_generator)
 

@@ -13,7 +13,7 @@ from typing import Any
 from keras import ops
 
 from keras_qat.quantizers.power_of_two import power_of_two
-from keras_qat.quantizers.sharing import sharing_axes
+from keras_qat.quantizers.reductions import sharing_axes
 
 Tensor = Any
 

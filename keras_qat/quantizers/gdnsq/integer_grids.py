@@ -1,6 +1,6 @@
 """GDNSQ's fake-quantize functions on grids that integers state exactly.
 
-They are the functions of `gdnsq_gradients` but for two things. The step `s` is an entry of a table
+They are the functions of `published_grids` but for two things. The step `s` is an entry of a table
 (`step_table`), and the grid's offset is a whole number of units, so that every value is
 `code * unit` for an integer code. Gradients pass straight through both roundings: they are those
 of the published grids, with the noise `e = (x_hat - x) / s` of these.
@@ -41,18 +41,18 @@ from keras import ops
 
 from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
-from keras_qat.quantizers.fake_quantize import (
+from keras_qat.quantizers.fake_quantize import Rounding, mixed_codes
+from keras_qat.quantizers.gdnsq.noise_signs import RankOneSigns
+from keras_qat.quantizers.gdnsq.published_grids import NoiseBackward
+from keras_qat.quantizers.gdnsq.step_table import learned_step, table_index, table_value
+from keras_qat.quantizers.grid import (
     Grid,
     clipped_to_grid,
     round_nonnegative_to_codes,
     round_to_codes,
 )
-from keras_qat.quantizers.fixed_grids import Rounding, mixed_codes
-from keras_qat.quantizers.gdnsq_gradients import NoiseBackward
-from keras_qat.quantizers.noise_signs import SignProduct
+from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
 from keras_qat.quantizers.replacement import Selection, select
-from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
-from keras_qat.quantizers.step_table import learned_step, table_index, table_value
 
 Tensor = Any
 
@@ -145,7 +145,7 @@ def fake_quantize_snapped_weights(
     """Fake-quantize weights on their snapped grid.
 
     Forward: `w_hat = unit * code`, see the module. Backward, with `v = (w / unit - lowest) /
-    stride`, its code and `passed`, `lost`, `slope` as in `gdnsq_gradients`:
+    stride`, its code and `passed`, `lost`, `slope` as in `published_grids`:
     `dlog_scale = ln(2) * s * sum slope`, `dw = passed + [w == low] / ties * sum lost`; with whole
     steps, and where the grid is held, `v = w / s`, and nothing goes to an end of the range. A
     weight that a held grid cuts off is a constant of its code: `dw = 0`, `g * code / stride` is its
@@ -191,7 +191,7 @@ def fake_quantize_snapped_weights(
                 at_low = ops.cast(ops.logical_and(weights == low, follows), weights.dtype)
                 ties = ops.maximum(ops.sum(at_low, axis=sharing, keepdims=True), 1.0)
                 passed += at_low * (ops.sum(lost, axis=sharing, keepdims=True) / ties)
-            return passed, _LN2 * scale * (slope + sum_over_sharing(cut * code, log_scale))
+            return passed, _LN2 * scale * (slope + sum_to_shape(cut * code, log_scale))
 
         return codes * grid.unit, gradient
 
@@ -235,7 +235,7 @@ def fake_quantize_snapped_activations(
     signed: bool = True,
     held_levels: Tensor = NOT_HELD,
     estimator: str | Estimator = "ste",
-    noise_sign: Tensor | SignProduct | None = None,
+    noise_sign: Tensor | RankOneSigns | None = None,
     noise_gradient: str = "head",
     rounding: Rounding = round_to_codes,
     selection: Selection | None = None,

@@ -9,12 +9,18 @@ import numpy as np
 from keras import ops
 
 from keras_qat.integer.qparams import QuantParams
-from keras_qat.quantizers.bit_width import activation_bit_width, levels
 from keras_qat.quantizers.constraints import AtMost
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fake_quantize import Grid
-from keras_qat.quantizers.fixed_grids import Rounding
-from keras_qat.quantizers.gdnsq import (
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.gdnsq.bit_width import activation_bit_width, levels
+from keras_qat.quantizers.gdnsq.calibration import calibrated_activation_parameters
+from keras_qat.quantizers.gdnsq.integer_grids import (
+    fake_quantize_snapped_activations,
+    snapped_activation_grid,
+)
+from keras_qat.quantizers.gdnsq.noise_signs import RankOneSigns, random_rank_one_signs
+from keras_qat.quantizers.gdnsq.published_grids import fake_quantize_activations
+from keras_qat.quantizers.gdnsq.quantizer import (
     HOW_TO_MEET,
     GDNSQQuantizer,
     checked_bits,
@@ -22,16 +28,10 @@ from keras_qat.quantizers.gdnsq import (
     most_levels,
     table_log,
 )
-from keras_qat.quantizers.gdnsq_calibration import calibrated_activation_parameters
-from keras_qat.quantizers.gdnsq_gradients import fake_quantize_activations
+from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.quantizers.lowering_error import LoweringError
-from keras_qat.quantizers.noise_signs import SignProduct, random_sign_product
 from keras_qat.quantizers.replacement import Selection
-from keras_qat.quantizers.snapped_grids import (
-    fake_quantize_snapped_activations,
-    snapped_activation_grid,
-)
 
 Tensor = Any
 
@@ -44,14 +44,14 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
 
     Forward, with the step `s`, `Q = 2**log_range` and whole numbers `lowest`, `steps` next to
     `offset / s` and `Q / s - 1`: `code = round(clip(x / s, lowest, lowest + steps))`,
-    `x_hat = s * code` (`keras_qat.quantizers.snapped_grids`). Backward, with the position `v`
+    `x_hat = s * code` (`keras_qat.quantizers.gdnsq.integer_grids`). Backward, with the position `v`
     from the lowest code, `e` the noise, `phi`, `rho` of the estimator, and `above`, `inside` the
     elements beyond and within the grid: `dx = g * phi * inside`, `doffset = sum(g - dx)` (0 if
     not signed), `dlog_range = ln(2) * Q * sum g * phi * above`,
     `dlog_scale = ln(2) * s * sum g * (e + s * rho + (1 - phi) * v - phi * above)`.
 
     With `offset="free"` the grid starts at the offset, as published
-    (`keras_qat.quantizers.gdnsq_gradients`), and cannot be deployed.
+    (`keras_qat.quantizers.gdnsq.published_grids`), and cannot be deployed.
 
     Source: GDNSQ (arXiv 2508.14004). The snapped offset and the table of steps are our own.
 
@@ -210,14 +210,14 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
             )
         return super().qparams()
 
-    def draw_noise_sign(self, x: Tensor) -> SignProduct:
-        return random_sign_product(ops.shape(x), self.seed_generator)
+    def draw_noise_sign(self, x: Tensor) -> RankOneSigns:
+        return random_rank_one_signs(ops.shape(x), self.seed_generator)
 
     def _fake_quantize(
         self,
         x: Tensor,
         rounding: Rounding,
-        noise_sign: SignProduct | None = None,
+        noise_sign: RankOneSigns | None = None,
         selection: Selection | None = None,
     ) -> Tensor:
         parameters = (self.offset, *self._scale_and_range(), self.signed)

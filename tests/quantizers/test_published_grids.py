@@ -16,25 +16,25 @@ from keras_qat.estimators import (
     element_wise_scaling,
     register_estimator,
 )
-from keras_qat.quantizers.bit_width import (
+from keras_qat.quantizers.gdnsq.bit_width import (
     levels,
     meets_bits,
     true_bit_width,
     weight_bit_width,
     widest_accepted,
 )
-from keras_qat.quantizers.gdnsq_calibration import (
+from keras_qat.quantizers.gdnsq.calibration import (
     calibrated_activation_parameters,
     calibrated_weight_log_scale,
 )
-from keras_qat.quantizers.gdnsq_gradients import (
+from keras_qat.quantizers.gdnsq.noise_signs import random_noise_sign
+from keras_qat.quantizers.gdnsq.published_grids import (
     activation_codes,
     fake_quantize_activations,
     fake_quantize_affine,
     fake_quantize_weights,
     weight_codes,
 )
-from keras_qat.quantizers.noise_signs import random_noise_sign
 from keras_qat.quantizers.power_of_two import power_of_two
 from tests.golden_vectors import compiled, value_and_gradients
 
