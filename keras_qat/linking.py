@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_qat.keras_graph import GraphNode, consumers, nodes
-from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, Quantizer, SoftmaxRounding
 from keras_qat.restrictions import AVERAGE_POOLING
 from keras_qat.rule import Output, Stage
 from keras_qat.rules import rule_or_float
@@ -61,7 +61,7 @@ class _Follower:
     ceiling: float | None = None
 
     @property
-    def quantizer(self) -> Quantizer:
+    def quantizer(self) -> ActivationQuantizer:
         return self.call.operation
 
 
@@ -113,7 +113,7 @@ class _Linker:
             operands_are = all(id(tensor) in never_negative for tensor in node.inputs)
             if isinstance(node.operation, Quantizer):
                 read[node.operation].extend(node.inputs)
-            else:
+            elif not isinstance(node.operation, SoftmaxRounding):
                 rule = rule_or_float(node)
                 keeps = rule.lower is not None and rule.yields is not Stage.LINEAR
                 operands_are = operands_are and keeps and not rule.signed
@@ -153,7 +153,7 @@ class _Linker:
 
     def _between_grids(
         self, node: GraphNode, follower: _Follower | None
-    ) -> tuple[Quantizer, Quantizer, Quantizer] | None:
+    ) -> tuple[PutsOnGrid, PutsOnGrid, Quantizer] | None:
         """The grids of both operands and of the result of a sum or product."""
         left, right = (self._grid_before(tensor) for tensor in node.inputs)
         if left is None or right is None or follower is None:
@@ -188,10 +188,10 @@ class _Linker:
             and rule_or_float(source).output is Output.ROUND_TO_INPUT
         )
 
-    def _grid_before(self, tensor: Any) -> Quantizer | None:
-        """The quantizer whose grid a tensor is on."""
+    def _grid_before(self, tensor: Any) -> PutsOnGrid | None:
+        """The layer whose grid a tensor is on."""
         node = self._producers.get(id(tensor))
-        while node is not None and not isinstance(node.operation, Quantizer):
+        while node is not None and not isinstance(node.operation, PutsOnGrid):
             if isinstance(node.operation, QuantizeWrapper) or _moves_the_grid(node):
                 return None
             node = self._producers.get(id(node.inputs[0]))
@@ -210,13 +210,13 @@ def _call_key(node: GraphNode) -> tuple[int, int]:
     return id(node.operation), _source(node)
 
 
-def _deployable(*quantizers: Quantizer) -> bool:
+def _deployable(*quantizers: PutsOnGrid) -> bool:
     return all(quantizer.deployable for quantizer in quantizers)
 
 
 def _joins(node: GraphNode) -> frozenset[Stage]:
     """The stages of an input that a layer of the float model fuses with."""
-    ours = isinstance(node.operation, Quantizer | QuantizeWrapper)
+    ours = isinstance(node.operation, PutsOnGrid | QuantizeWrapper)
     return frozenset() if ours else rule_or_float(node).joins
 
 

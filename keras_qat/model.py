@@ -95,7 +95,11 @@ class QuantizedModel(keras.Model):
         """Every quantizer by what it quantizes: `"conv/weights"`, `"relu/activations"`."""
         found = {f"{kernel.name}/weights": kernel.weight_quantizer for kernel in self._kernels}
         sites = quantized_tensors(self).items()
-        return found | {f"{name}/activations": site.quantizer for name, site in sites}
+        return found | {
+            f"{name}/activations": site.quantizer
+            for name, site in sites
+            if isinstance(site.quantizer, Quantizer)
+        }
 
     @property
     def replaced_quantizers(self) -> dict[str, Quantizer]:

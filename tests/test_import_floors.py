@@ -14,6 +14,7 @@ FLOORS = [
     {"keras_qat.estimators"},
     {
         "keras_qat.copying",
+        "keras_qat.deprecation",
         "keras_qat.fit_warnings",
         "keras_qat.keras_graph",
         "keras_qat.kernel_places",

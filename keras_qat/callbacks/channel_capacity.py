@@ -92,8 +92,8 @@ def channel_of(quantizer: Quantizer, kernel: Any = None) -> Channel:
     weight is cut off only if it is farther than half a step from the outermost code, as on
     a grid that is held.
 
-    >>> from keras_qat.quantizers import Grid, STEQuantizer
-    >>> quantizer = STEQuantizer(Grid.for_weights(2))
+    >>> from keras_qat.quantizers import Grid, STEWeightQuantizer
+    >>> quantizer = STEWeightQuantizer(Grid.for_weights(2))
     >>> quantizer.build((4,))
     >>> channel = channel_of(quantizer)
     >>> float(channel.low), float(channel.high), int(channel.levels)

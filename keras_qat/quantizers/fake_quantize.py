@@ -179,7 +179,7 @@ def mixed_codes(
     """
     if selection is None:
         return rounding(ratio, grid), None
-    clipped = clipped_to_grid(ratio, grid, 1.0, rounding)
+    clipped = clipped_to_grid(ratio, grid, None, rounding)
     plain = rounding in (round_to_codes, round_nonnegative_to_codes)
     code = nearest_codes(clipped, grid) if plain else rounding(ratio, grid)
     return select(selection, clipped, code, grid.step)

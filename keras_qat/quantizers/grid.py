@@ -100,17 +100,19 @@ def round_nonnegative_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
     return nearest_codes(ops.minimum(ratio, grid.qmax), grid)
 
 
-def clipped_to_grid(x: Tensor, grid: Grid, scale: Tensor, rounding: Any) -> Tensor:
+def clipped_to_grid(x: Tensor, grid: Grid, scale: Tensor | None, rounding: Any) -> Tensor:
     """`clip(x, qmin * scale, qmax * scale)`, as far as the rounding leaves anything to clip.
+
+    Without a scale, `x` is in codes.
 
     >>> x, grid = ops.array([-9.0, 9.0]), Grid(-2, 1)
     >>> [float(v) for v in clipped_to_grid(x, grid, 0.5, round_to_codes)]
     [-1.0, 0.5]
     """
-    clipped = ops.minimum(x, grid.qmax * scale)
+    clipped = ops.minimum(x, grid.qmax if scale is None else grid.qmax * scale)
     if rounding is round_nonnegative_to_codes:
         return clipped
-    return ops.maximum(clipped, grid.qmin * scale)
+    return ops.maximum(clipped, grid.qmin if scale is None else grid.qmin * scale)
 
 
 def round_interpolated_to_codes(ratio: Tensor, grid: Grid) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 
 Tensor = Any
 _MULTIPLIER_BITS = 20
@@ -19,9 +19,9 @@ _LARGEST_CODE = 255.0
 class AddNeighbours:
     """The quantizers of both terms and of the sum; found in the graph, never saved."""
 
-    left: Quantizer
-    right: Quantizer
-    output: Quantizer
+    left: PutsOnGrid
+    right: PutsOnGrid
+    output: ActivationQuantizer
 
     def integer_sum(self, left: Tensor, right: Tensor, sign: int) -> Tensor:
         """`left + sign * right` as XNNPACK has it: a whole number of output steps, times the step.
@@ -83,7 +83,7 @@ class QuantizeSubtract(_IntegerSum, keras.layers.Subtract):
     sign = -1
 
 
-def _codes(x: Tensor, quantizer: Quantizer) -> Tensor:
+def _codes(x: Tensor, quantizer: PutsOnGrid) -> Tensor:
     """The integers of values that are on a quantizer's grid."""
     return ops.cast(ops.round(ops.cast(x, "float32") / quantizer.scale), "int32")
 

@@ -15,8 +15,9 @@ from keras_qat.integer import QuantParams
 from keras_qat.integer.ops import FloatWeight, QuantizedArray
 from keras_qat.kernel_places import KernelPlace, kernel_places, kernels_replaced
 from keras_qat.objectives import sinusoidal_regularization
-from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.old_names import deserialize_weight_quantizer
 from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
 
 Tensor = Any
@@ -26,7 +27,7 @@ class QuantizedKernel(Protocol):
     """A kernel and its quantizer; a `QuantizeWrapper` is one."""
 
     name: str
-    weight_quantizer: Quantizer
+    weight_quantizer: WeightQuantizer
 
     def channels_last_kernel(self) -> Tensor:
         """The latent kernel, reshaped so that its last axis counts the output channels."""
@@ -38,12 +39,12 @@ class KernelInFloat:
 
     Attributes:
         name: `"dense"`, or `"attention/query"` where the layer has several.
-        weight_quantizer: the `Quantizer` of the kernel.
+        weight_quantizer: the `WeightQuantizer` of the kernel.
         place: where it is.
     """
 
     name: str
-    weight_quantizer: Quantizer
+    weight_quantizer: WeightQuantizer
     place: KernelPlace
 
     def channels_last_kernel(self) -> Tensor:
@@ -82,12 +83,12 @@ class QuantizeInFloat(keras.layers.Wrapper):
 
     Args:
         layer: the layer.
-        weight_quantizers: the `Quantizer` of each of its kernels, in the order of
+        weight_quantizers: the `WeightQuantizer` of each of its kernels, in the order of
             `keras_qat.kernel_places.kernel_places`.
     """
 
     def __init__(
-        self, layer: keras.layers.Layer, weight_quantizers: Sequence[Quantizer], **kwargs: Any
+        self, layer: keras.layers.Layer, weight_quantizers: Sequence[WeightQuantizer], **kwargs: Any
     ):
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", "float32")
@@ -152,10 +153,12 @@ class QuantizeInFloat(keras.layers.Wrapper):
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> QuantizeInFloat:
-        config = dict(config)
-        for part in ("layer", "weight_quantizers"):
-            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
-        return cls(**config)
+        layer = keras.saving.deserialize_keras_object(config["layer"], custom_objects)
+        quantizers = [
+            deserialize_weight_quantizer(each, custom_objects)
+            for each in config["weight_quantizers"]
+        ]
+        return cls(**{**config, "layer": layer, "weight_quantizers": quantizers})
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")

@@ -10,20 +10,22 @@ from keras_qat.quantizers import (
     GDNSQActivationQuantizer,
     GDNSQWeightQuantizer,
     Grid,
-    LSQQuantizer,
+    LSQActivationQuantizer,
+    LSQWeightQuantizer,
     PACTQuantizer,
-    STEQuantizer,
+    STEActivationQuantizer,
+    STEWeightQuantizer,
 )
 
 
-def on_a_grid(quantizer_type):
+def on_a_grid(of_weights, of_activations):
     """A function `(kind, bits, **kwargs)` for quantizers that are told their grid."""
 
     def new(kind, bits, **kwargs):
         if kind.startswith("weights"):
             grid = Grid.for_weights(bits)
-            return quantizer_type(grid, per_channel=kind == "weights_per_channel", **kwargs)
-        return quantizer_type(Grid.for_activations(bits, signed=kind == "signed"), **kwargs)
+            return of_weights(grid, per_channel=kind == "weights_per_channel", **kwargs)
+        return of_activations(Grid.for_activations(bits, signed=kind == "signed"), **kwargs)
 
     return new
 
@@ -42,8 +44,8 @@ def dorefa(kind, bits, **kwargs):
 
 
 QUANTIZERS = {
-    "ste": on_a_grid(STEQuantizer),
-    "lsq": on_a_grid(LSQQuantizer),
+    "ste": on_a_grid(STEWeightQuantizer, STEActivationQuantizer),
+    "lsq": on_a_grid(LSQWeightQuantizer, LSQActivationQuantizer),
     "dorefa": dorefa,
     "gdnsq": gdnsq,
 }
@@ -64,7 +66,7 @@ def make(method, kind, bits, **kwargs):
     quantizer = QUANTIZERS[method](kind, bits, **kwargs)
     quantizer.build((4, 3, CHANNELS))
     rng = np.random.default_rng(bits)
-    quantizer.set_scale(rng.uniform(0.05, 0.4, CHANNELS if quantizer.per_channel else ()))
+    quantizer.set_scale(rng.uniform(0.05, 0.4, quantizer.scale.shape))
     if hasattr(quantizer, "scale_ratio"):
         quantizer.scale_ratio.assign(
             rng.uniform(0.8, 1.2, quantizer.scale_ratio.shape).astype(np.float32)
@@ -174,11 +176,11 @@ def expected_gradients(quantizer, x, upstream):
     v = x.astype(np.float64) / scale
     inside = (v > quantizer.grid.qmin) & (v < quantizer.grid.qmax)
     expected = [upstream * inside]
-    if isinstance(quantizer, LSQQuantizer):
+    if isinstance(quantizer, LSQWeightQuantizer | LSQActivationQuantizer):
         codes = np.asarray(quantizer.codes(x), np.float64)
         slope = upstream * (codes - v * inside)
-        total = slope.sum(axis=(0, 1) if quantizer.per_channel else None)
-        elements = 4 * 3 * (1 if quantizer.per_channel else CHANNELS)
+        total = slope.sum(axis=(0, 1) if np.ndim(scale) else None)
+        elements = 4 * 3 * (1 if np.ndim(scale) else CHANNELS)
         total /= np.sqrt(elements * max(quantizer.grid.qmax, 1))
         expected.append(total * np.asarray(quantizer.calibrated_scale))
     return expected

@@ -11,7 +11,13 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from keras_qat.estimators import STE, Estimator
-from keras_qat.quantizers import Grid, LSQQuantizer, STEQuantizer
+from keras_qat.quantizers import (
+    Grid,
+    LSQActivationQuantizer,
+    LSQWeightQuantizer,
+    STEActivationQuantizer,
+    STEWeightQuantizer,
+)
 from keras_qat.quantizers.fake_quantize import fixed_step_size, learned_step_size
 from keras_qat.quantizers.replacement import (
     SELECTIONS,
@@ -129,7 +135,9 @@ def test_the_smallest_errors_come_first(share):
 # Quantizers.
 
 
-def replaced(quantizer_type=LSQQuantizer, shape=(None, 6), replacement="random", **options):
+def replaced(
+    quantizer_type=LSQActivationQuantizer, shape=(None, 6), replacement="random", **options
+):
     grid = Grid.for_activations(2, signed=True)
     quantizer = quantizer_type(grid, replacement=replacement, seed=5, **options)
     quantizer.build(shape)
@@ -141,9 +149,11 @@ X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 
 
 @pytest.mark.parametrize("replacement", SELECTIONS)
-@pytest.mark.parametrize("shape", [(None, 6), (40, 6)], ids=["activations", "weights"])
-def test_a_share_is_quantized_in_training_and_all_in_inference(replacement, shape):
-    quantizer = replaced(replacement=replacement, shape=shape)
+@pytest.mark.parametrize("kind", ["activations", "fixed_batch", "weights"])
+def test_a_share_is_quantized_in_training_and_all_in_inference(replacement, kind):
+    quantizer_type = LSQWeightQuantizer if kind == "weights" else LSQActivationQuantizer
+    shape = (None, 6) if kind == "activations" else (40, 6)
+    quantizer = replaced(quantizer_type, shape, replacement)
     quantizer.replaced_share.assign(0.5)
     inference, training = np.asarray(quantizer(X)), np.asarray(quantizer(X, training=True))
     np.testing.assert_array_equal(inference, np.asarray(quantizer.codes(X)) * np.float32(0.5))
@@ -151,12 +161,15 @@ def test_a_share_is_quantized_in_training_and_all_in_inference(replacement, shap
     quantized = training == inference
     np.testing.assert_allclose(training[~quantized], clipped[~quantized], rtol=1e-6)
     assert 0.3 < quantized.mean() < 0.9  # clipped values are on the grid either way
-    expected = np.mean(((clipped - inference) / 1.5)[: 4 if shape[0] is None else None] ** 2)
+    expected = np.mean(((clipped - inference) / 1.5)[: 4 if kind == "activations" else None] ** 2)
     assert float(quantizer.last_error) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("replacement", SELECTIONS)
-@pytest.mark.parametrize("quantizer_type", [STEQuantizer, LSQQuantizer])
+@pytest.mark.parametrize(
+    "quantizer_type",
+    [STEActivationQuantizer, STEWeightQuantizer, LSQActivationQuantizer, LSQWeightQuantizer],
+)
 def test_all_replaced_without_a_pull_is_the_plain_quantizer_to_the_last_bit(
     quantizer_type, replacement
 ):
@@ -201,7 +214,7 @@ def test_a_mixture_has_the_gradient_of_its_parts():
 @pytest.mark.parametrize("replacement", SELECTIONS)
 def test_share_seed_and_pattern_are_saved(replacement, tmp_path):
     inputs = keras.Input((6,))
-    quantizer = STEQuantizer(Grid(-2, 1), replacement=replacement, estimator="dsq")
+    quantizer = STEActivationQuantizer(Grid(-2, 1), replacement=replacement, estimator="dsq")
     model = keras.Model(inputs, quantizer(inputs))
     quantizer.set_scale(0.5)
     quantizer.replaced_share.assign(0.25)
@@ -215,4 +228,4 @@ def test_share_seed_and_pattern_are_saved(replacement, tmp_path):
 
 def test_an_unknown_replacement_is_refused():
     with pytest.raises(ValueError, match=r"None or one of \('random', .*Received: 'all'"):
-        STEQuantizer(Grid(-2, 1), replacement="all")
+        STEWeightQuantizer(Grid(-2, 1), replacement="all")

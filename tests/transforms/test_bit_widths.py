@@ -145,7 +145,7 @@ def test_the_first_pattern_that_matches_wins():
 def test_an_override_takes_what_the_config_takes():
     qmodel = quantized(chain(), overrides={"middle": "ste"})
     kind = type(qmodel.get_layer("middle").weight_quantizer)
-    assert kind is keras_qat.STEQuantizer
+    assert kind is keras_qat.STEWeightQuantizer
     with pytest.raises(ValueError, match="Received: 'unknown'"):
         quantized(chain(), overrides={"middle": "unknown"})
 

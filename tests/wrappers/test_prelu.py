@@ -7,8 +7,9 @@ import pytest
 import keras_qat
 from keras_qat import integer
 from keras_qat.integer import QuantParams, ops
+from keras_qat.quantizers import SlopeQuantizer
 from keras_qat.wrappers import QuantizePReLU
-from keras_qat.wrappers.prelu import PReLUNeighbours, SlopeQuantizer
+from keras_qat.wrappers.prelu import PReLUNeighbours
 from tests.models import images
 from tests.seams import op_differences
 from tests.wrappers.test_product import CODES, quantizer

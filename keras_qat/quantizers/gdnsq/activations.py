@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat.integer.qparams import QuantParams
+from keras_qat.quantizers.activation_quantizer import ActivationQuantizer
 from keras_qat.quantizers.constraints import AtMost
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding
@@ -39,7 +40,7 @@ _INT8_LEVELS = 256
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class GDNSQActivationQuantizer(GDNSQQuantizer):
+class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
     """Activations on a grid with a trained step, a trained range and, if signed, a trained end.
 
     Forward, with the step `s`, `Q = 2**log_range` and whole numbers `lowest`, `steps` next to
@@ -58,7 +59,10 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
     Args:
         target_bits: the bits aimed at, 1 to 8.
         signed: whether values may be negative; else the offset stays at 0.
-        estimator, noise_gradient, offset, start_bits, seed: see `GDNSQQuantizer`.
+        estimator, noise_gradient, offset, start_bits, replacement, seed: see `GDNSQQuantizer`.
+
+    Raises:
+        ValueError: an option that has no such value.
 
     >>> quantizer = GDNSQActivationQuantizer(target_bits=2, signed=False)
     >>> quantizer.build((None, 4))
@@ -213,21 +217,38 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
     def draw_noise_sign(self, x: Tensor) -> RankOneSigns:
         return random_rank_one_signs(ops.shape(x), self.seed_generator)
 
-    def _fake_quantize(
+    def fake_quantize(
         self,
         x: Tensor,
         rounding: Rounding,
-        noise_sign: RankOneSigns | None = None,
         selection: Selection | None = None,
+        noise_sign: RankOneSigns | None = None,
     ) -> Tensor:
+        """As of every quantizer; a free grid always rounds to the nearest.
+
+        Args:
+            x: the tensor.
+            rounding: `(x / scale, grid) -> codes`.
+            selection: `noise in steps -> which elements are quantized`; `None` for all.
+            noise_sign: for the elements of `x`; `None` leaves the random term out.
+        """
         parameters = (self.offset, *self._scale_and_range(), self.signed)
-        options = self._gradient_options(noise_sign, selection)
+        noise = self._noise_now(noise_sign)
         if not self.deployable:
-            return fake_quantize_activations(x, *parameters, **options)
+            return fake_quantize_activations(x, *parameters, noise, selection)
         held_levels = as_tensor(self.held_levels)
         return fake_quantize_snapped_activations(
-            x, *parameters, held_levels, rounding=rounding, **options
+            x, *parameters, held_levels, noise, rounding, selection
         )
+
+    def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
+        """The integer code of every element of `x` in inference, int32.
+
+        Raises:
+            LoweringError: the offset is free.
+        """
+        self._check_snapped()
+        return super().codes(x, pooled)
 
     def discretization_error(self, x: Tensor) -> Tensor:
         if self.deployable:
@@ -244,6 +265,4 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         return -(2.0 ** (bits - 1)) if self.signed else 0.0
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        del config["per_channel"]
-        return {**config, "signed": self.signed}
+        return {**super().get_config(), "signed": self.signed}

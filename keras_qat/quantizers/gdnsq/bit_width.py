@@ -2,12 +2,11 @@
 
 A range `R` in steps of `s` holds `round(R / s) + 1` levels. The real-valued width
 `log2(R / s + 1)` can be pushed by a gradient; the true width is `log2(levels)`.
-Source: GDNSQ (arXiv 2508.14004), its published code; `meets_bits` is our own test.
+Source: GDNSQ (arXiv 2508.14004), its published code.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from keras import ops
@@ -16,35 +15,6 @@ from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.reductions import sharing_axes
 
 Tensor = Any
-
-
-def weight_log_range(weights: Tensor, log_scale: Tensor) -> Tensor:
-    """`log2(R + s)` with `R = max(w) - min(w)` over the weights that share a step.
-
-    Backward: `d / d max(w) = -d / d min(w) = 1 / (ln(2) * (R + s))`, equal extremes share;
-    `d / d log_scale = s / (R + s)`.
-
-    Returns: a tensor of the shape of `log_scale`.
-
-    >>> float(weight_log_range([-1.0, 2.0], 0.0))
-    2.0
-    """
-    weights, log_scale = ops.convert_to_tensor(weights), ops.convert_to_tensor(log_scale)
-    return _log_sum(weight_extent(weights, log_scale), log_scale)
-
-
-def weight_bit_width(weights: Tensor, log_scale: Tensor) -> Tensor:
-    """The real-valued width of weights in bits, `log2(R / s + 1)`; `R = max(w) - min(w)`.
-
-    Backward: `d / d log_scale = -R / (R + s)`; as in `weight_log_range` for the weights.
-
-    Returns: a tensor of the shape of `log_scale`.
-
-    >>> float(weight_bit_width([-1.0, 2.0], 0.0))
-    2.0
-    """
-    weights, log_scale = ops.convert_to_tensor(weights), ops.convert_to_tensor(log_scale)
-    return extent_bit_width(weight_extent(weights, log_scale), log_scale)
 
 
 def weight_extent(weights: Tensor, log_scale: Tensor) -> Tensor:
@@ -64,11 +34,7 @@ def extent_bit_width(extent: Tensor, log_scale: Tensor) -> Tensor:
     >>> float(extent_bit_width(ops.array(3.0), ops.array(0.0)))
     2.0
     """
-    return _log_sum(extent, log_scale) - log_scale
-
-
-def _log_sum(extent: Tensor, log_scale: Tensor) -> Tensor:
-    return ops.log2(extent + power_of_two(log_scale))
+    return ops.log2(extent + power_of_two(log_scale)) - log_scale
 
 
 def activation_bit_width(log_scale: Tensor, log_range: Tensor) -> Tensor:
@@ -80,16 +46,6 @@ def activation_bit_width(log_scale: Tensor, log_range: Tensor) -> Tensor:
     return log_range - log_scale
 
 
-def true_bit_width(codes: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """The width that numbers the codes seen, `log2(max(q) - min(q) + 1)`, over those axes.
-
-    >>> float(true_bit_width([3, 5, 6]))
-    2.0
-    """
-    codes = ops.cast(codes, "float32")
-    return ops.log2(ops.max(codes, axis=axis) - ops.min(codes, axis=axis) + 1.0)
-
-
 def levels(range_over_scale: Tensor) -> Tensor:
     """The number of codes that a range of `R / s` steps holds: `round(R / s) + 1`, as floats.
 
@@ -97,27 +53,3 @@ def levels(range_over_scale: Tensor) -> Tensor:
     [1.0, 3.0]
     """
     return ops.round(range_over_scale) + 1.0
-
-
-def meets_bits(range_over_scale: Tensor, bits: int) -> Tensor:
-    """Whether codes of that many bits number every level: `round(R / s) + 1 <= 2**bits`.
-
-    For weights `R / s = 2**weight_bit_width - 1`, for activations `2**activation_bit_width - 1`.
-    A real-valued width is thus accepted below `widest_accepted(bits)`. It needs no data: an upper
-    bound of what codes seen in a batch would tell.
-
-    >>> [bool(v) for v in meets_bits([3.4, 3.6], bits=2)]
-    [True, False]
-    """
-    return levels(range_over_scale) <= 2.0**bits
-
-
-def widest_accepted(bits: int) -> float:
-    """The real-valued width at which a target of that many bits starts to fail.
-
-    `log2(2**bits + 1/2)`: at the very tie, rounding goes to the even code, one too many.
-
-    >>> round(widest_accepted(1), 2), round(widest_accepted(4), 3)
-    (1.32, 4.044)
-    """
-    return math.log2(2**bits + 0.5)

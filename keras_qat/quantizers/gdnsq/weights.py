@@ -37,6 +37,7 @@ from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
 from keras_qat.quantizers.replacement import Selection
+from keras_qat.quantizers.weight_quantizer import WeightQuantizer
 
 Tensor = Any
 
@@ -46,7 +47,7 @@ _FINER_STEPS = np.arange(0.0, 4.0, 0.125)
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class GDNSQWeightQuantizer(GDNSQQuantizer):
+class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
     """Weights on a grid whose step is trained as a base-2 logarithm; its levels follow.
 
     Forward, with `s` the step and `unit = s / 2` (`s` for targets of 7 and 8 bits):
@@ -65,7 +66,11 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
     Args:
         target_bits: the bits aimed at, 1 to 8.
         per_channel: a step for each channel of the last axis, instead of one for the kernel.
-        estimator, noise_gradient, offset, start_bits, seed: see `GDNSQQuantizer`.
+        code_regularization: see `WeightQuantizer`.
+        estimator, noise_gradient, offset, start_bits, replacement, seed: see `GDNSQQuantizer`.
+
+    Raises:
+        ValueError: an option that has no such value.
 
     >>> quantizer = GDNSQWeightQuantizer(target_bits=1)
     >>> [float(w) for w in quantizer(keras.ops.array([-0.6, -0.1, 0.5]))]
@@ -92,7 +97,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
     def _add_logarithms(self, input_shape: tuple[int | None, ...]) -> keras.Variable:
         return self.add_weight(
             name="log_scale",
-            shape=(input_shape[-1],) if self.per_channel else (),
+            shape=self.scale_shape(input_shape),
             initializer="zeros",
             autocast=False,
         )
@@ -235,13 +240,18 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             *self._held(),
         )
 
-    def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
+    def codes(self, x: Tensor) -> Tensor:
+        """The integer code of every weight, int32.
+
+        Raises:
+            LoweringError: the offset is free.
+        """
         self._check_snapped()
         kernel = ops.convert_to_tensor(x, "float32")
         return ops.cast(self.weight_grid(kernel).codes(kernel), "int32")
 
     def largest_code(self, kernel: Tensor) -> Tensor:
-        """As in `Quantizer`; more in a channel that has more levels than the target's."""
+        """As in `WeightQuantizer`; more in a channel that has more levels than the target's."""
         grid = self.weight_grid(kernel)
         highest = grid.lowest + grid.stride * grid.steps
         learned = ops.reshape(ops.maximum(-grid.lowest, highest), self.log_scale.shape)
@@ -263,18 +273,26 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             )
         return codes
 
-    def _fake_quantize(
+    def fake_quantize(
         self,
         x: Tensor,
         rounding: Rounding,
-        noise_sign: Tensor | None = None,
         selection: Selection | None = None,
+        noise_sign: Tensor | None = None,
     ) -> Tensor:
-        options = self._gradient_options(noise_sign, selection)
+        """As of every quantizer; `rounding` is of positions, in steps from the lowest code.
+
+        Args:
+            x: the kernel.
+            rounding: `(position, grid) -> whole positions`, on a grid from 0.
+            selection: `noise in steps -> which weights are quantized`; `None` for all.
+            noise_sign: +-1/2 for each weight; `None` leaves the random term out.
+        """
+        told = (self._noise_now(noise_sign), rounding, selection)
         if not self.deployable:
-            return fake_quantize_weights(x, self.log_scale, **options)
+            return fake_quantize_weights(x, self.log_scale, *told)
         return fake_quantize_snapped_weights(
-            x, self.log_scale, self.half_steps, *self._held(), **options
+            x, self.log_scale, self.half_steps, *self._held(), *told
         )
 
     def position(self, x: Tensor) -> Tensor:
