@@ -31,6 +31,7 @@ from keras_qat.linking import link_neighbours
 from keras_qat.penalty import BitWidthPenalty
 from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.old_names import reading_old_names
 from keras_qat.replicas import replica_share
 from keras_qat.wrappers import QuantizedKernel, code_regularization, quantized_kernels
 
@@ -261,6 +262,11 @@ class QuantizedModel(keras.Model):
         if deferred and self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As of any Keras model; files of earlier releases have quantizers under other names."""
+        with reading_old_names(self.quantizers, filepath):
+            super().load_weights(filepath, *args, **kwargs)
 
     def compute_loss(
         self,

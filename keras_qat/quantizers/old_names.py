@@ -8,8 +8,14 @@ have are read by `ActivationQuantizer.from_config`.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import pathlib
+import zipfile
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
+import h5py
 import keras
 
 from keras_qat.deprecation import warn_deprecated
@@ -17,6 +23,9 @@ from keras_qat.quantizers.lsq import LSQActivationQuantizer, LSQWeightQuantizer
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.quantizers.ste import STEActivationQuantizer, STEWeightQuantizer
 from keras_qat.quantizers.weight_quantizer import WeightQuantizer
+
+_PLACES = {"lsq_quantizer", "ste_quantizer"}
+"""Where files have the weights of the first layer of each old name."""
 
 
 class _ForBoth(Quantizer):
@@ -75,7 +84,7 @@ def _read_as(kind: type[Quantizer], old: type[Quantizer]) -> type[Quantizer]:
 
     def load_own_variables(self: Quantizer, store: Any) -> None:
         kind.load_own_variables(self, store)
-        object.__setattr__(self, "__class__", kind)
+        _become(self, kind)
 
     return type(old.__name__, (kind,), {"load_own_variables": load_own_variables})
 
@@ -89,6 +98,48 @@ _FOR_WEIGHTS = {
     "keras_qat>LSQQuantizer": _read_as(LSQWeightQuantizer, LSQQuantizer),
     "keras_qat>STEQuantizer": _read_as(STEWeightQuantizer, STEQuantizer),
 }
+
+
+def _become(quantizer: Quantizer, kind: type[Quantizer]) -> None:
+    """Makes it one of a class with the same attributes, as Keras' own assignment would not."""
+    object.__setattr__(quantizer, "__class__", kind)
+
+
+@contextlib.contextmanager
+def reading_old_names(quantizers: Iterable[Quantizer], path: Any) -> Iterator[None]:
+    """Inside, Keras finds the weights of these quantizers in a file, old as it may be.
+
+    Args:
+        quantizers: of a model, whose `load_weights` the context is for.
+        path: a `.weights.h5` or a `.keras` file.
+    """
+    readers = {
+        kind.__mro__[1]: kind for kind in (*_FOR_ACTIVATIONS.values(), *_FOR_WEIGHTS.values())
+    }
+    renamed = [each for each in quantizers if type(each) in readers] if _is_old(path) else []
+    kinds = [type(each) for each in renamed]
+    for quantizer, kind in zip(renamed, kinds, strict=True):
+        _become(quantizer, readers[kind])
+    try:
+        yield
+    finally:
+        for quantizer, kind in zip(renamed, kinds, strict=True):
+            _become(quantizer, kind)
+
+
+def _is_old(path: Any) -> bool:
+    """Whether a file holds the weights of activations under an old name."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        return False  # Keras says so
+    source: Any = path
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            source = io.BytesIO(archive.read("model.weights.h5"))
+    elif not h5py.is_hdf5(path):
+        return False
+    with h5py.File(source) as file:
+        return not _PLACES.isdisjoint(file.get("layers", ()))
 
 
 def deserialize_weight_quantizer(
