@@ -27,6 +27,7 @@ FLOORS = [
         "keras_qat.config",
         "keras_qat.finite_values",
         "keras_qat.objectives",
+        "keras_qat.training_plan",
         "keras_qat.lowering",
         "keras_qat.wrappers",
     },

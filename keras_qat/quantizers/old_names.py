@@ -113,9 +113,7 @@ def reading_old_names(quantizers: Iterable[Quantizer], path: Any) -> Iterator[No
         quantizers: of a model, whose `load_weights` the context is for.
         path: a `.weights.h5` or a `.keras` file.
     """
-    readers = {
-        kind.__mro__[1]: kind for kind in (*_FOR_ACTIVATIONS.values(), *_FOR_WEIGHTS.values())
-    }
+    readers = {kind.__base__: kind for kind in (*_FOR_ACTIVATIONS.values(), *_FOR_WEIGHTS.values())}
     renamed = [each for each in quantizers if type(each) in readers] if _is_old(path) else []
     kinds = [type(each) for each in renamed]
     for quantizer, kind in zip(renamed, kinds, strict=True):

@@ -222,8 +222,9 @@ class Quantizer(keras.layers.Layer):
         return x
 
     def _random_selection(self, x: Tensor, share: Tensor) -> Selection:
-        seed = self.seed if self.replacement == "persistent" else self.seed_generator
-        return random_selection(ops.shape(x), share, seed)
+        if self.replacement == "persistent":
+            return random_selection(x.shape, share, self.seed)
+        return random_selection(ops.shape(x), share, self.seed_generator)
 
     def discretization_error(self, x: Tensor) -> Tensor:
         """`mean((clip(x) - x_hat)**2)` in ranges, from the lowest to the highest code: a scalar."""

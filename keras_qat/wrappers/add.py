@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
+from keras_qat.wrappers.floor_log2 import floor_log2
 
 Tensor = Any
 _MULTIPLIER_BITS = 20
@@ -86,10 +87,3 @@ class QuantizeSubtract(_IntegerSum, keras.layers.Subtract):
 def _codes(x: Tensor, quantizer: PutsOnGrid) -> Tensor:
     """The integers of values that are on a quantizer's grid."""
     return ops.cast(ops.round(ops.cast(x, "float32") / quantizer.scale), "int32")
-
-
-def floor_log2(x: Tensor) -> Tensor:
-    """`floor(log2(x))`, exact at powers of two, where a float logarithm may miss by one."""
-    exponent = ops.floor(ops.log2(x))
-    exponent = exponent + ops.cast(ops.power(2.0, exponent + 1.0) <= x, "float32")
-    return exponent - ops.cast(ops.power(2.0, exponent) > x, "float32")

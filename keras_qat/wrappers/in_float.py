@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,23 +14,11 @@ from keras import ops
 from keras_qat.integer import QuantParams
 from keras_qat.integer.ops import FloatWeight, QuantizedArray
 from keras_qat.kernel_places import KernelPlace, kernel_places, kernels_replaced
-from keras_qat.objectives import sinusoidal_regularization
 from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import deserialize_weight_quantizer
-from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
 
 Tensor = Any
-
-
-class QuantizedKernel(Protocol):
-    """A kernel and its quantizer; a `QuantizeWrapper` is one."""
-
-    name: str
-    weight_quantizer: WeightQuantizer
-
-    def channels_last_kernel(self) -> Tensor:
-        """The latent kernel, reshaped so that its last axis counts the output channels."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -218,25 +206,6 @@ class QuantizeMultiHeadAttention(QuantizeInFloat):
             return_attention_scores=return_attention_scores,
             use_causal_mask=use_causal_mask,
         )
-
-
-def quantized_kernels(layer: Any) -> Iterator[QuantizedKernel]:
-    """Every kernel of a layer of a quantized model that has a quantizer."""
-    if isinstance(layer, QuantizeWrapper):
-        yield layer
-    elif isinstance(layer, QuantizeInFloat):
-        yield from layer.kernels
-
-
-def code_regularization(kernel: QuantizedKernel) -> Tensor:
-    """What pulls the kernel to its codes, for the training loss: a scalar.
-
-    No layer adds it by `add_loss`: replicas of a MirroredStrategy share one list of such losses,
-    and where they wait for one another within a forward pass, they find each other's in it.
-    """
-    quantizer = kernel.weight_quantizer
-    position = quantizer.position(kernel.channels_last_kernel())
-    return quantizer.code_regularization * sinusoidal_regularization(position)
 
 
 def _output_axes_at_the_end(equation: str) -> int:

@@ -13,7 +13,7 @@ from keras_qat.lowering.pending import Pending
 from keras_qat.lowering.prelu import PendingPReLU
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SlopeQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.wrappers.add import floor_log2
+from keras_qat.wrappers.floor_log2 import floor_log2
 from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
 
 Tensor = Any
