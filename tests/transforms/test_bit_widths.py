@@ -6,6 +6,7 @@ import pytest
 
 import keras_qat
 from keras_qat.integer import ops
+from keras_qat.quantizers import PutsOnGrid
 from tests.models import images, residual_network
 
 layers = keras.layers
@@ -34,7 +35,7 @@ def grid_bits(qmodel):
     return {
         layer.name.removesuffix("_quantizer"): layer.grid.bits
         for layer in qmodel.layers
-        if isinstance(layer, keras_qat.Quantizer)
+        if isinstance(layer, PutsOnGrid)
     }
 
 
