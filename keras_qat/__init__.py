@@ -29,19 +29,26 @@ if TYPE_CHECKING:
     from keras_qat.quantization.plan import LayerPlan, QuantizationPlan
     from keras_qat.quantization.planning import plan
     from keras_qat.quantizers import (
+        ActivationQuantizer,
         DoReFaQuantizer,
         GDNSQActivationQuantizer,
         GDNSQWeightQuantizer,
+        LSQActivationQuantizer,
         LSQQuantizer,
+        LSQWeightQuantizer,
         PACTQuantizer,
         Quantizer,
+        STEActivationQuantizer,
         STEQuantizer,
+        STEWeightQuantizer,
+        WeightQuantizer,
     )
     from keras_qat.rule import Output, Rule, UnsupportedLayerError
     from keras_qat.rules import register_rule
     from keras_qat.saving import load_model
 
 _HOME = {
+    "ActivationQuantizer": "keras_qat.quantizers",
     "DoReFaConfig": "keras_qat.config",
     "DoReFaQuantizer": "keras_qat.quantizers",
     "Estimator": "keras_qat.estimators",
@@ -49,8 +56,10 @@ _HOME = {
     "GDNSQConfig": "keras_qat.config",
     "GDNSQWeightQuantizer": "keras_qat.quantizers",
     "LSQConfig": "keras_qat.config",
+    "LSQActivationQuantizer": "keras_qat.quantizers",
     "LSQQuantizer": "keras_qat.quantizers",
     "LayerPlan": "keras_qat.quantization.plan",
+    "LSQWeightQuantizer": "keras_qat.quantizers",
     "Output": "keras_qat.rule",
     "PACTQuantizer": "keras_qat.quantizers",
     "PEGEConfig": "keras_qat.config",
@@ -60,8 +69,11 @@ _HOME = {
     "Quantizer": "keras_qat.quantizers",
     "Rule": "keras_qat.rule",
     "STEConfig": "keras_qat.config",
+    "STEActivationQuantizer": "keras_qat.quantizers",
     "STEQuantizer": "keras_qat.quantizers",
+    "STEWeightQuantizer": "keras_qat.quantizers",
     "UnsupportedLayerError": "keras_qat.rule",
+    "WeightQuantizer": "keras_qat.quantizers",
     "load_model": "keras_qat.saving",
     "plan": "keras_qat.quantization.planning",
     "plot_capacity": "keras_qat.plotting",
@@ -74,14 +86,17 @@ _HOME = {
 _MODULES = ("callbacks", "estimators", "optimizers")
 
 __all__ = [
+    "ActivationQuantizer",
     "DoReFaConfig",
     "DoReFaQuantizer",
     "Estimator",
     "GDNSQActivationQuantizer",
     "GDNSQConfig",
     "GDNSQWeightQuantizer",
+    "LSQActivationQuantizer",
     "LSQConfig",
     "LSQQuantizer",
+    "LSQWeightQuantizer",
     "LayerPlan",
     "Output",
     "PACTQuantizer",
@@ -91,9 +106,12 @@ __all__ = [
     "QuantizedModel",
     "Quantizer",
     "Rule",
+    "STEActivationQuantizer",
     "STEConfig",
     "STEQuantizer",
+    "STEWeightQuantizer",
     "UnsupportedLayerError",
+    "WeightQuantizer",
     "callbacks",
     "estimators",
     "load_model",

@@ -13,17 +13,20 @@ import numpy as np
 
 from keras_qat import estimators
 from keras_qat.quantizers import (
+    ActivationQuantizer,
     DoReFaQuantizer,
     GDNSQActivationQuantizer,
     GDNSQWeightQuantizer,
     Grid,
-    LSQQuantizer,
+    LSQActivationQuantizer,
+    LSQWeightQuantizer,
     PACTQuantizer,
-    Quantizer,
-    STEQuantizer,
+    STEActivationQuantizer,
+    STEWeightQuantizer,
+    WeightQuantizer,
 )
-from keras_qat.quantizers.fake_quantize import check_bits
-from keras_qat.quantizers.gdnsq import check_gdnsq_options
+from keras_qat.quantizers.gdnsq.quantizer import check_gdnsq_options
+from keras_qat.quantizers.grid import check_bits
 from keras_qat.quantizers.replacement import check_replacement
 
 
@@ -108,16 +111,16 @@ class QuantizationConfig(abc.ABC):
         }
 
     @abc.abstractmethod
-    def weight_quantizer(self, bits: int) -> Quantizer:
+    def weight_quantizer(self, bits: int) -> WeightQuantizer:
         """The quantizer of a kernel with its output channels on the last axis."""
 
     @abc.abstractmethod
-    def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
+    def activation_quantizer(self, bits: int, signed: bool, name: str) -> ActivationQuantizer:
         """The quantizer of an activation."""
 
-    def input_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
+    def input_quantizer(self, bits: int, signed: bool, name: str) -> ActivationQuantizer:
         """The quantizer of a model input: a fixed grid that an application can rely on."""
-        return STEQuantizer(Grid.for_activations(bits, signed), name=name)
+        return STEActivationQuantizer(Grid.for_activations(bits, signed), name=name)
 
     def get_config(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -136,11 +139,13 @@ class STEConfig(QuantizationConfig):
     8
     """
 
-    def weight_quantizer(self, bits: int) -> Quantizer:
-        return STEQuantizer(Grid.for_weights(bits), **self._for_weights(bits))
+    def weight_quantizer(self, bits: int) -> WeightQuantizer:
+        return STEWeightQuantizer(Grid.for_weights(bits), **self._for_weights(bits))
 
-    def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
-        return STEQuantizer(Grid.for_activations(bits, signed), **self._for_activations(bits, name))
+    def activation_quantizer(self, bits: int, signed: bool, name: str) -> ActivationQuantizer:
+        return STEActivationQuantizer(
+            Grid.for_activations(bits, signed), **self._for_activations(bits, name)
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -152,11 +157,13 @@ class LSQConfig(QuantizationConfig):
     8
     """
 
-    def weight_quantizer(self, bits: int) -> Quantizer:
-        return LSQQuantizer(Grid.for_weights(bits), **self._for_weights(bits))
+    def weight_quantizer(self, bits: int) -> WeightQuantizer:
+        return LSQWeightQuantizer(Grid.for_weights(bits), **self._for_weights(bits))
 
-    def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
-        return LSQQuantizer(Grid.for_activations(bits, signed), **self._for_activations(bits, name))
+    def activation_quantizer(self, bits: int, signed: bool, name: str) -> ActivationQuantizer:
+        return LSQActivationQuantizer(
+            Grid.for_activations(bits, signed), **self._for_activations(bits, name)
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -212,10 +219,10 @@ class DoReFaConfig(QuantizationConfig):
     True
     """
 
-    def weight_quantizer(self, bits: int) -> Quantizer:
+    def weight_quantizer(self, bits: int) -> WeightQuantizer:
         return DoReFaQuantizer(bits, **self._for_weights(bits))
 
-    def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
+    def activation_quantizer(self, bits: int, signed: bool, name: str) -> ActivationQuantizer:
         return PACTQuantizer(
             Grid.for_activations(bits, signed), **self._for_activations(bits, name)
         )
@@ -257,10 +264,10 @@ class GDNSQConfig(QuantizationConfig):
     def _checked_estimator(self, identifier: Any) -> Any:
         return identifier if identifier == "lsq" else super()._checked_estimator(identifier)
 
-    def weight_quantizer(self, bits: int) -> Quantizer:
+    def weight_quantizer(self, bits: int) -> WeightQuantizer:
         return GDNSQWeightQuantizer(bits, **self._for_weights(bits), **self._options())
 
-    def activation_quantizer(self, bits: int, signed: bool, name: str) -> Quantizer:
+    def activation_quantizer(self, bits: int, signed: bool, name: str) -> ActivationQuantizer:
         return GDNSQActivationQuantizer(
             bits, signed, **self._for_activations(bits, name), **self._options()
         )

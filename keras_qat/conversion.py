@@ -15,7 +15,7 @@ from keras_qat.keras_graph import GraphNode, consumers, input_keys, nodes, repla
 from keras_qat.lowering.context import GraphInput, LoweringContext, integer_operand
 from keras_qat.lowering.float_part import PendingFloat, call_in_float
 from keras_qat.lowering.pending import LoweringError, Pending
-from keras_qat.quantizers import Dequantize, Quantizer, SoftmaxRounding
+from keras_qat.quantizers import Dequantize, PutsOnGrid, Quantizer, SoftmaxRounding
 from keras_qat.rule import Output
 from keras_qat.rules import rule_or_float
 from keras_qat.wrappers import QuantizeWrapper
@@ -169,11 +169,11 @@ def raw_inputs(model: keras.Model) -> dict[str, RawInput]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """A place where a quantizer puts a tensor on its grid: before, after, and the quantizer."""
+    """A place where a layer puts a tensor on its grid: before, after, and the layer."""
 
     source: Any
     tensor: Any
-    quantizer: Quantizer
+    quantizer: PutsOnGrid
 
 
 def quantized_tensors(model: keras.Model) -> dict[str, QuantizedTensor]:
@@ -182,12 +182,12 @@ def quantized_tensors(model: keras.Model) -> dict[str, QuantizedTensor]:
     return {
         names[id(node.inputs[0])]: QuantizedTensor(node.inputs[0], node.outputs[0], node.operation)
         for node in nodes(model)
-        if isinstance(node.operation, Quantizer)
+        if isinstance(node.operation, PutsOnGrid)
     }
 
 
-def placed_codes(values: Any, quantizer: Quantizer) -> np.ndarray:
-    """Values that a quantizer put on its grid, as the int8 integers of the integer graph."""
+def placed_codes(values: Any, quantizer: PutsOnGrid) -> np.ndarray:
+    """Values that a layer put on its grid, as the int8 integers of the integer graph."""
     return quantizer.qparams().placed_in_int8().quantize(values).astype(np.int8)
 
 

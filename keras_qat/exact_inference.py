@@ -17,7 +17,7 @@ from typing import Any
 import keras
 
 from keras_qat.keras_graph import GraphNode, consumers, nodes
-from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SoftmaxRounding
 from keras_qat.rule import Output, Rule, Stage
 from keras_qat.rules import RULES, rule_or_float
 from keras_qat.wrappers import (
@@ -61,15 +61,15 @@ def connections(model: keras.Model) -> tuple[Connection, ...]:
     return tuple(_Graph(model).connections())
 
 
-def never_negative(model: keras.Model) -> dict[Quantizer, bool]:
+def never_negative(model: keras.Model) -> dict[ActivationQuantizer, bool]:
     """For every quantizer, whether no value that it reads, in any of its calls, can be negative."""
     known: set[int] = set()
-    read: dict[Quantizer, list[Any]] = defaultdict(list)
+    read: dict[ActivationQuantizer, list[Any]] = defaultdict(list)
     for node in nodes(model):
         operands_are = all(id(tensor) in known for tensor in node.inputs)
-        if isinstance(node.operation, Quantizer):
+        if isinstance(node.operation, ActivationQuantizer):
             read[node.operation].extend(node.inputs)
-        else:
+        elif not isinstance(node.operation, SoftmaxRounding):
             rule = rule_or_float(node)
             keeps = rule.lower is not None and rule.yields is not Stage.LINEAR
             operands_are = operands_are and keeps and not rule.signed
@@ -115,7 +115,8 @@ def attach(found: Iterable[Connection], model_name: str) -> None:
 
 
 def _told(layer: Any) -> dict[int, Any]:
-    told: dict[int, Any] = layer.accumulators if isinstance(layer, Quantizer) else layer.connections
+    name = "accumulators" if isinstance(layer, ActivationQuantizer) else "connections"
+    told: dict[int, Any] = getattr(layer, name)
     return told
 
 
@@ -136,7 +137,7 @@ class _Behind:
     exact: bool = True
 
     @property
-    def quantizer(self) -> Quantizer:
+    def quantizer(self) -> ActivationQuantizer:
         return self.call.operation
 
 
@@ -163,10 +164,10 @@ class _Graph:
             if rounds and self._calls[_call_key(behind.call)] == 1:
                 yield Connection(behind.quantizer, _source(behind.call), told)
 
-    def grid_before(self, tensor: Any) -> Quantizer | None:
-        """The quantizer whose grid a tensor is on."""
+    def grid_before(self, tensor: Any) -> PutsOnGrid | None:
+        """The layer whose grid a tensor is on."""
         node = self._producers.get(id(tensor))
-        while node is not None and not isinstance(node.operation, Quantizer):
+        while node is not None and not isinstance(node.operation, PutsOnGrid):
             if _moves_the_grid(node):
                 return None
             node = self._producers.get(id(node.inputs[0]))
@@ -177,7 +178,7 @@ class _Graph:
         affines: list[Any] = []
         ceiling, exact, stage = None, True, _rule(node).yields
         reader = self._only_reader(node.outputs[0])
-        while reader is not None and not isinstance(reader.operation, Quantizer):
+        while reader is not None and not isinstance(reader.operation, ActivationQuantizer):
             rule = _rule(reader)
             if stage not in rule.joins:
                 return None
@@ -239,7 +240,7 @@ def _of_prelu(graph: _Graph, node: GraphNode, behind: _Behind) -> PReLUGrids | N
 
 def _between_grids(
     graph: _Graph, node: GraphNode, behind: _Behind
-) -> tuple[Quantizer, Quantizer, Quantizer] | None:
+) -> tuple[PutsOnGrid, PutsOnGrid, ActivationQuantizer] | None:
     """The grids of both operands and of the result of a sum or product."""
     left, right = map(graph.grid_before, node.inputs)
     if left is None or right is None or not _deployable(left, right, behind.quantizer):
@@ -274,7 +275,7 @@ def _rule(node: GraphNode) -> Rule:
 
 def _rounds_an_op(node: GraphNode) -> bool:
     """Whether a call rounds what an op yields; a quantizer may also round averages of its codes."""
-    averages = isinstance(node.operation, Quantizer) and (
+    averages = isinstance(node.operation, ActivationQuantizer) and (
         node.option("pooled", False) or node.option("interpolated", False)
     )
     return not averages
@@ -288,7 +289,7 @@ def _call_key(node: GraphNode) -> tuple[int, int]:
     return id(node.operation), _source(node)
 
 
-def _deployable(*quantizers: Quantizer) -> bool:
+def _deployable(*quantizers: PutsOnGrid) -> bool:
     return all(quantizer.deployable for quantizer in quantizers)
 
 

@@ -32,6 +32,7 @@ from keras_qat.learned_widths import LearnedWidth, learned_widths
 from keras_qat.penalty import BitWidthPenalty
 from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.old_names import reading_old_names
 from keras_qat.replicas import replica_share
 from keras_qat.wrappers import QuantizedKernel, code_regularization, quantized_kernels
 
@@ -114,7 +115,11 @@ class QuantizedModel(keras.Model):
         """Every quantizer by what it quantizes: `"conv/weights"`, `"relu/activations"`."""
         found = {f"{kernel.name}/weights": kernel.weight_quantizer for kernel in self._kernels}
         sites = quantized_tensors(self).items()
-        return found | {f"{name}/activations": site.quantizer for name, site in sites}
+        return found | {
+            f"{name}/activations": site.quantizer
+            for name, site in sites
+            if isinstance(site.quantizer, Quantizer)
+        }
 
     @property
     def replaced_quantizers(self) -> dict[str, Quantizer]:
@@ -276,6 +281,11 @@ class QuantizedModel(keras.Model):
         if deferred and self.optimizer is not None and not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
+
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As of any Keras model; files of earlier releases have quantizers under other names."""
+        with reading_old_names(self.quantizers, filepath):
+            super().load_weights(filepath, *args, **kwargs)
 
     def compute_loss(
         self,

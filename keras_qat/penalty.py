@@ -13,6 +13,7 @@ from keras_qat.learned_widths import LearnedWidth, joint_widths
 from keras_qat.objectives import RunningMean, exterior_point_potential
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.replicas import replica_share, whole_loss
+from keras_qat.training_plan import Progress, TrainingPlan
 
 Tensor = Any
 
@@ -73,8 +74,8 @@ class BitWidthPenalty(keras.layers.Layer):
         self.mean_loss_count = self._state("mean_loss_count", 1.0)
         self.temperature = self._state("temperature")
         self.lossless = self._state("lossless")
-        self.plan = self._state("plan", shape=(7,))
-        self.progress = self._state("progress", shape=(4,))
+        self.plan = self._state("plan", shape=(len(TrainingPlan._fields),))
+        self.progress = self._state("progress", shape=(len(Progress._fields),))
         self.built = True
 
     def _state(self, name: str, start: float = 0.0, shape: tuple[int, ...] = ()) -> keras.Variable:
@@ -86,6 +87,22 @@ class BitWidthPenalty(keras.layers.Layer):
             autocast=False,
             aggregation="mean",
         )
+
+    def kept_plan(self) -> TrainingPlan:
+        """What the variable `plan` holds. Reads it: not for inside a step."""
+        return TrainingPlan.of(self.plan)
+
+    def keep_plan(self, plan: TrainingPlan) -> None:
+        """Keeps a plan in the variable `plan`."""
+        self.plan.assign(np.float32(plan))
+
+    def kept_progress(self) -> Progress:
+        """What the variable `progress` holds. Reads it: not for inside a step."""
+        return Progress.of(self.progress)
+
+    def keep_progress(self, progress: Progress) -> None:
+        """Keeps the progress in the variable `progress`."""
+        self.progress.assign(np.float32(progress))
 
     def add_to(self, task_loss: Tensor, widths: Sequence[LearnedWidth]) -> Tensor:
         """The loss to train on; updates the running mean and the log.

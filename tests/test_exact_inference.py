@@ -326,7 +326,7 @@ def test_a_layer_between_the_grids_of_two_models_is_refused_and_the_way_out_work
     expected = np.asarray(qmodel(x))
 
     def with_another_grid(model):
-        quantizer = keras_qat.LSQQuantizer(Grid.for_activations(8, True), name="other")
+        quantizer = keras_qat.LSQActivationQuantizer(Grid.for_activations(8, True), name="other")
         return keras_qat.QuantizedModel(model.inputs, quantizer(model.get_layer("bn").output))
 
     with pytest.raises(ValueError, match=r"Layer 'conv' stands between .*clone_model"):

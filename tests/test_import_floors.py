@@ -15,6 +15,7 @@ FLOORS = [
     {
         "keras_qat.copying",
         "keras_qat.file_format",
+        "keras_qat.deprecation",
         "keras_qat.fit_warnings",
         "keras_qat.keras_graph",
         "keras_qat.kernel_places",
@@ -28,6 +29,7 @@ FLOORS = [
         "keras_qat.config",
         "keras_qat.finite_values",
         "keras_qat.objectives",
+        "keras_qat.training_plan",
         "keras_qat.lowering",
         "keras_qat.wrappers",
     },

@@ -309,7 +309,7 @@ def test_several_inputs_and_outputs_by_name():
 def test_quantizers_lists_each_one_once(trained):
     names = [quantizer.name for quantizer in trained.quantizers]
     assert names.count("weight_quantizer") == 5
-    assert len(names) == len({id(q) for q in trained.quantizers}) == 5 + 9
+    assert len(names) == len({id(q) for q in trained.quantizers}) == 5 + 8
     assert names[0] == "image_quantizer"
 
 

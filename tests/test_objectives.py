@@ -13,9 +13,13 @@ from keras_qat.objectives import (
     get_distillation_loss,
     jeffreys_divergence,
 )
-from keras_qat.quantizers.bit_width import weight_bit_width
-from keras_qat.quantizers.gdnsq_gradients import fake_quantize_activations, fake_quantize_weights
+from keras_qat.quantizers.gdnsq.noise_model import NoiseModel
+from keras_qat.quantizers.gdnsq.published_grids import (
+    fake_quantize_activations,
+    fake_quantize_weights,
+)
 from tests.golden_vectors import Case, cases, compiled, image, kernel, value_and_gradients
+from tests.quantizers.published_gdnsq import weight_bit_width
 
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 LEAVES = ["log_act_s", "log_act_q", "log_wght_s", "log_wght_q"]
@@ -210,11 +214,15 @@ def test_net(name, jit):
     def logits_of(p):
         def activation(layer, x, signed):
             parameters = (p[f"{layer}/{key}"] for key in ("act_b", "log_act_s", "log_act_q"))
-            return fake_quantize_activations(x, *parameters, signed, noise_sign=signs[layer])
+            return fake_quantize_activations(
+                x, *parameters, signed, NoiseModel.of(sign=signs[layer])
+            )
 
         def weight(layer):
             log_scale = p[f"{layer}/log_wght_s"]
-            return fake_quantize_weights(p[f"{layer}/weight"], log_scale, method, signs[layer])
+            return fake_quantize_weights(
+                p[f"{layer}/weight"], log_scale, NoiseModel.of(method, sign=signs[layer])
+            )
 
         x = ops.pad(activation("act1", image(case["x"]), True), [[0, 0], [1, 1], [1, 1], [0, 0]])
         x = ops.relu(ops.conv(x, weight("conv1"), 1, "valid"))

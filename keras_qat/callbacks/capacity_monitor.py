@@ -19,7 +19,7 @@ from keras_qat.input_batches import CalibrationData
 from keras_qat.integer.io import replace_file
 from keras_qat.keras_graph import nodes
 from keras_qat.model import QuantizedModel
-from keras_qat.quantizers import Quantizer, SoftmaxRounding
+from keras_qat.quantizers import Quantizer
 from keras_qat.wrappers import QuantizedKernel, quantized_kernels
 
 WEIGHTS, ACTIVATIONS = "weights", "activations"
@@ -253,7 +253,7 @@ def _sites(model: QuantizedModel) -> dict[str, _Site]:
         layer = node.operation
         for kernel in quantized_kernels(layer):
             found[f"{kernel.name}/{WEIGHTS}"] = _Site(kernel.weight_quantizer, layer=kernel)
-        if isinstance(layer, Quantizer) and not isinstance(layer, SoftmaxRounding):
+        if isinstance(layer, Quantizer):
             (source,) = node.inputs
             found[f"{names[id(source)]}/{ACTIVATIONS}"] = _Site(layer, source=source)
     return found

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.quantizers import GDNSQActivationQuantizer, GDNSQWeightQuantizer, Quantizer
-from keras_qat.quantizers.sharing import sharing_axes
+from keras_qat.quantizers.reductions import sharing_axes
 
 Array = npt.NDArray[np.floating[Any]]
 History = Mapping[str, Any]
@@ -92,8 +92,8 @@ def channel_of(quantizer: Quantizer, kernel: Any = None) -> Channel:
     weight is cut off only if it is farther than half a step from the outermost code, as on
     a grid that is held.
 
-    >>> from keras_qat.quantizers import Grid, STEQuantizer
-    >>> quantizer = STEQuantizer(Grid.for_weights(2))
+    >>> from keras_qat.quantizers import Grid, STEWeightQuantizer
+    >>> quantizer = STEWeightQuantizer(Grid.for_weights(2))
     >>> quantizer.build((4,))
     >>> channel = channel_of(quantizer)
     >>> float(channel.low), float(channel.high), int(channel.levels)

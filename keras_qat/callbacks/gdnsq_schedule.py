@@ -10,12 +10,11 @@ import numpy as np
 from keras import ops
 
 from keras_qat.callbacks.backend_state import synchronize
-from keras_qat.callbacks.gdnsq_plan import Plan, planned_run, published_plan
 from keras_qat.keras_graph import falls
 from keras_qat.learned_widths import LearnedWidth
 from keras_qat.model import QuantizedModel
 from keras_qat.penalty import BitWidthPenalty
-from keras_qat.schedules import AnnealingState
+from keras_qat.training_plan import Progress, TrainingPlan, planned_run, published_plan
 
 RECIPES = ("planned", "published")
 _CHECKS_IN_A_RUN = 50
@@ -147,14 +146,14 @@ class GDNSQSchedule(keras.callbacks.Callback):
         state.penalty.lossless.assign(float(self.lossless))
         return _Run(self.model, state, forces=not self.lossless, verbose=self.verbose)
 
-    def _plan(self, learning_rates: np.ndarray) -> Plan:
+    def _plan(self, learning_rates: np.ndarray) -> TrainingPlan:
         distance = max(0.0, max(map(_miss, self.model.learned_widths), default=0.0))
         if self.recipe == "published":
             return published_plan(learning_rates, distance)
         adaptive = not isinstance(_inner(self.model.optimizer), keras.optimizers.SGD)
         plan = planned_run(learning_rates, distance, self.arrive_by, adaptive)
         for width in self.model.learned_widths:
-            width.quantizer.set_rate(plan.rate)
+            width.quantizer.set_rate(plan.log_step_multiplier)
         return plan
 
 
@@ -183,42 +182,40 @@ def feasible_metrics(
 
 
 class _State:
-    """The variables of a run, as numbers."""
+    """The variables of a run, as numbers with names."""
 
     def __init__(self, penalty: BitWidthPenalty):
         self.penalty = penalty
-        self.plan = Plan(*map(float, ops.convert_to_numpy(penalty.plan)))
-        batches, converged_batches, converged, finished = map(
-            int, ops.convert_to_numpy(penalty.progress)
-        )
-        self.annealing = AnnealingState(batches, converged_batches)
-        self.converged = bool(converged)
-        self.finished = bool(finished)
+        self.plan = penalty.kept_plan()
+        self.progress = penalty.kept_progress()
 
     def continues(self, batches: int, batches_per_epoch: int, epoch: int) -> bool:
         """Whether the variables are those of a killed run, which this one takes up."""
-        unfinished = self.plan.batches == batches and not self.finished
-        return unfinished and self.annealing.batches // batches_per_epoch == epoch
+        unfinished = self.plan.batches == batches and not self.progress.finished
+        return unfinished and self.progress.batches // batches_per_epoch == epoch
 
-    def start(self, plan: Plan) -> None:
+    def start(self, plan: TrainingPlan) -> None:
         """Starts over."""
         self._keep(plan)
-        self.annealing, self.converged, self.finished = AnnealingState(), False, False
+        self.progress = Progress()
         self.save()
 
     def recover_to_the_end(self) -> None:
         """The learning rate falls over all batches that are left, early as targets may be met."""
-        left = int(self.plan.batches) - self.annealing.batches
-        self._keep(self.plan.recovering_for(self.annealing.converged_batches + left))
+        left = int(self.plan.batches) - self.progress.batches
+        self._keep(self.plan.recovering_for(self.progress.converged_batches + left))
 
-    def _keep(self, plan: Plan) -> None:
+    def _keep(self, plan: TrainingPlan) -> None:
         """Keeps a plan in its variable; a resumed run must read the same numbers: reads it back."""
-        self.penalty.plan.assign(np.float32(plan))
-        self.plan = Plan(*map(float, ops.convert_to_numpy(self.penalty.plan)))
+        self.penalty.keep_plan(plan)
+        self.plan = self.penalty.kept_plan()
+
+    def note(self, **changes: Any) -> None:
+        """Changes some of the progress; `save` keeps it."""
+        self.progress = self.progress._replace(**changes)
 
     def save(self) -> None:
-        counts = (self.annealing.batches, self.annealing.converged_batches)
-        self.penalty.progress.assign(np.float32([*counts, self.converged, self.finished]))
+        self.penalty.keep_progress(self.progress)
 
 
 class _Run:
@@ -246,14 +243,15 @@ class _Run:
 
     @property
     def targets_met_at(self) -> int | None:
-        state = self._state.annealing
-        return state.batches - state.converged_batches if self._state.converged else None
+        done = self._state.progress
+        return done.batches - done.converged_batches if done.converged else None
 
     def set_rates(self) -> None:
         """Learning rate and temperature of the batch that follows."""
         synchronize(self._model)
-        state = self._state.annealing
-        held = self._state.converged and self._forces and self._holds
+        progress = self._state.progress
+        state = progress.annealing
+        held = progress.converged and self._forces and self._holds
         self._state.penalty.temperature.assign(
             0.0 if held else self._schedule.temperature_at(state)
         )
@@ -268,8 +266,9 @@ class _Run:
     def advance(self) -> None:
         """One batch is done."""
         state = self._state
-        state.annealing = self._schedule.advance(state.annealing, state.converged)
-        if state.annealing.batches % self._check_every == 0:
+        done = self._schedule.advance(state.progress.annealing, state.progress.converged)
+        state.note(batches=done.batches, converged_batches=done.converged_batches)
+        if state.progress.batches % self._check_every == 0:
             synchronize(self._model)
             self._check()
         state.save()
@@ -277,24 +276,24 @@ class _Run:
     def end(self) -> None:
         """The last batch is done."""
         self._check()
-        self._state.finished = True
+        self._state.note(finished=True)
         self._state.save()
-        if not self._state.converged and self._forces:
+        if not self._state.progress.converged and self._forces:
             self._say(f"{self._missed()} after the last batch")
 
     def _check(self) -> None:
         state = self._state
         missed = self._bring_along() if self._planned else self._missing()
-        if not missed and not state.converged:
+        if not missed and not state.progress.converged:
             self._arrive()
-        state.converged = not missed
+        state.note(converged=not missed)
 
     def _bring_along(self) -> list[LearnedWidth]:
         """Holds the widths that arrived, moves those along that are late; the ones still missing.
 
         At its high rate a width that arrived would move on, past its target.
         """
-        late, missed = self._state.plan.late(self._state.annealing.batches), []
+        late, missed = self._state.plan.late(self._state.progress.batches), []
         for width in self._model.learned_widths:
             if width.quantizer.holds:
                 continue
@@ -326,7 +325,7 @@ class _Run:
 
     def _say(self, what: str) -> None:
         if self._verbose:
-            done, batches = self._state.annealing.batches, int(self._state.plan.batches)
+            done, batches = self._state.progress.batches, int(self._state.plan.batches)
             print(f"\nGDNSQSchedule: batch {done} of {batches}: {what}.")
 
     def _take_over_learning_rate(self) -> None:

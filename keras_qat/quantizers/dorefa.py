@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from keras_qat.quantizers.fake_quantize import Grid, check_bits
-from keras_qat.quantizers.fixed_grids import fixed_step_size
-from keras_qat.quantizers.quantizer import Quantizer
+from keras_qat.quantizers.fake_quantize import Rounding, fixed_step_size
+from keras_qat.quantizers.grid import Grid, check_bits
+from keras_qat.quantizers.replacement import Selection
+from keras_qat.quantizers.weight_quantizer import WeightQuantizer
 
 Tensor = Any
 
@@ -20,7 +21,7 @@ _SMALLEST = 1e-12
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class DoReFaQuantizer(Quantizer):
+class DoReFaQuantizer(WeightQuantizer):
     """Weights on all `2**bits` levels from `-a` to `a`, by way of a hyperbolic tangent.
 
     Forward: `t = tanh(w) / max|tanh(w)|` in [-1, 1], over the weights that share a scale, and
@@ -36,7 +37,10 @@ class DoReFaQuantizer(Quantizer):
 
     Args:
         bits: of a weight, 1 to 8.
-        per_channel, estimator, replacement, seed: see `Quantizer`.
+        per_channel, code_regularization, estimator, replacement, seed: see `WeightQuantizer`.
+
+    Raises:
+        ValueError: bits that are not a whole number from 1 to 8.
 
     >>> quantizer = DoReFaQuantizer(bits=1)
     >>> [float(w) for w in quantizer(keras.ops.array([-0.6, -0.1, 0.5]))]
@@ -60,7 +64,9 @@ class DoReFaQuantizer(Quantizer):
         largest = np.maximum(np.max(np.abs(kernel), axis=axes), _SMALLEST)
         self.set_scale(np.float32(largest / self.grid.qmax))
 
-    def fake_quantize(self, x: Tensor, rounding: Any, selection: Any = None) -> Tensor:
+    def fake_quantize(
+        self, x: Tensor, rounding: Rounding, selection: Selection | None = None
+    ) -> Tensor:
         return fixed_step_size(x, self.scale, self.grid, rounding, self.estimator_now(), selection)
 
     def prepare(self, x: Tensor) -> Tensor:

@@ -1,130 +1,185 @@
-"""The affine grid in real numbers: pure functions from values to codes and back."""
+"""Fake-quantize functions on grids of fixed codes: they differ in their backward pass alone.
+
+All share the forward pass `x_hat = scale * round(clip(x / scale, qmin, qmax))`, and write
+`v = x / scale`, `c = clip(v, qmin, qmax)`, `q` for the code, `g` for the upstream gradient,
+`inside = [qmin * scale < x < qmax * scale]`. `scale` is a scalar, or one number per channel of the
+last axis.
+
+An estimator (`keras_qat.estimators`) makes of `g` and the noise `e = (q - v) / step` the gradient
+`passed`; straight through it is `g`. With a selection (`keras_qat.quantizers.replacement`) only
+the elements it takes are quantized: of the others the code is `c`, the noise 0, and `passed = g`.
+
+The backward pass starts from `x` and `x_hat`, which the layers around keep anyway: between the two
+passes nothing else takes memory.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import numbers
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
-from keras_qat.integer.qparams import INT8_MAX, QuantParams
+from keras_qat.estimators import STE, Estimator, GridStep
+from keras_qat.quantizers.custom_gradient import custom_gradient
+from keras_qat.quantizers.grid import (
+    Grid,
+    clipped_to_grid,
+    nearest_codes,
+    round_nonnegative_to_codes,
+    round_to_codes,
+)
+from keras_qat.quantizers.reductions import sharing_axes, sum_of_products
+from keras_qat.quantizers.replacement import Selection, passed_gradient, select
 
 Tensor = Any
-
-MAX_BITS = 8
-_POOLED_TIE_MARGIN = 1e-3
-"""Float error of a mean in steps stays far below this; a mean of up to 256 codes that is not a tie
-is at least 1/512 away from one."""
-
-_INTERPOLATED_TIE_MARGIN = 2.5e-4
-"""The same for a mean of four codes whose weights are whole numbers of 1/1024."""
+Rounding = Callable[[Tensor, Grid], Tensor]
+Total = Callable[[Tensor, Tensor], Tensor]
+ScaleGradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Total], Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """Integer codes `qmin, qmin + step, ..., qmax`; a code `q` stands for `q * scale`.
+def fixed_step_size(
+    x: Tensor,
+    scale: Tensor,
+    grid: Grid,
+    rounding: Rounding = round_to_codes,
+    estimator: Estimator = STE,
+    selection: Selection | None = None,
+) -> Tensor:
+    """Fake-quantize whose scale gets no gradient.
 
-    Example:
+    Forward: `x_hat = scale * q`. Backward: `dx = passed * inside`, `dscale = 0`.
 
-    >>> Grid.for_weights(4), Grid.for_weights(1)
-    (Grid(qmin=-8, qmax=7, step=1), Grid(qmin=-1, qmax=1, step=2))
-    >>> Grid.for_activations(4, signed=False)
-    Grid(qmin=0, qmax=15, step=1)
+    Source: Bengio et al. 2013 (arXiv 1308.3432) for the estimator that is the default, clipped at
+    the ends of the grid.
+
+    >>> [float(v) for v in fixed_step_size([0.2, 0.9, 5.0], 0.5, Grid(-2, 1))]
+    [0.0, 0.5, 0.5]
+    """
+    return _fake_quantize(x, scale, grid, rounding, estimator, selection, None)
+
+
+def learned_step_size(
+    x: Tensor,
+    scale: Tensor,
+    grid: Grid,
+    gradient_scale: float = 1.0,
+    rounding: Rounding = round_to_codes,
+    estimator: Estimator = STE,
+    selection: Selection | None = None,
+) -> Tensor:
+    """Fake-quantize whose scale is learned (LSQ).
+
+    Forward: `x_hat = scale * q`. Backward: `dx = passed * inside` and
+    `dscale = gradient_scale * sum (g * x_hat - dx * x) / scale`, summed over all elements that
+    share the scale: `sum g * (q - v * inside)`, which is LSQ's, and what the estimator takes from
+    the values inside. The paper's `gradient_scale` is `1 / sqrt(elements * qmax)`.
+
+    Source: Esser et al. 2020 (arXiv 1902.08153), equations 1 to 3.
+
+    >>> [float(v) for v in learned_step_size([0.2, 0.9, 5.0], 0.5, Grid(-2, 1))]
+    [0.0, 0.5, 0.5]
     """
 
-    qmin: int
-    qmax: int
-    step: int = 1
+    def scale_gradient(
+        x: Tensor, x_hat: Tensor, g: Tensor, dx: Tensor, inside: Tensor, total: Total
+    ) -> Tensor:
+        return total(g, x_hat) - total(dx, x)
 
-    @classmethod
-    def for_weights(cls, bits: int) -> Grid:
-        """Signed codes of that many bits.
-
-        1 bit is {-1, +1}. 8 bits leave out -128, which no int8 kernel accepts as a weight.
-        """
-        check_bits(bits, "weight bits")
-        if bits == 1:
-            return cls(-1, 1, step=2)
-        top = (1 << (bits - 1)) - 1
-        return cls(-top if bits == MAX_BITS else -top - 1, top)
-
-    @classmethod
-    def for_activations(cls, bits: int, signed: bool) -> Grid:
-        """Codes of that many bits; zero is one of them, so zero padding is exact."""
-        check_bits(bits, "activation bits")
-        if signed:
-            return cls(-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-        return cls(0, (1 << bits) - 1)
-
-    @property
-    def positive_codes(self) -> int:
-        """The largest code, at least 1: the `Qp` of LSQ's scale and gradient-scale formulas."""
-        return max(self.qmax, 1)
-
-    @property
-    def bits(self) -> int:
-        """Bits that number the codes."""
-        return ((self.qmax - self.qmin) // self.step).bit_length()
-
-    def qparams(self, scale: Any, axis: int | None = None) -> QuantParams:
-        """The grid with its scale, as the integer model states it."""
-        return QuantParams(scale, zero_point=0, qmin=self.qmin, qmax=self.qmax, axis=axis)
+    return _fake_quantize(
+        x, scale, grid, rounding, estimator, selection, scale_gradient, gradient_scale
+    )
 
 
-def check_bits(bits: Any, what: str) -> None:
-    """Raises a `ValueError` unless `bits` is a whole number from 1 to 8."""
-    whole = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
-    if not whole or not 1 <= bits <= MAX_BITS:
-        wide = " Activations of 16 bits (16x8 in TFLite) are not supported." if bits == 16 else ""
-        raise ValueError(f"The {what} must be a whole number from 1 to 8.{wide} Received: {bits!r}")
+def learned_clipping(
+    x: Tensor,
+    scale: Tensor,
+    grid: Grid,
+    rounding: Rounding = round_to_codes,
+    estimator: Estimator = STE,
+    selection: Selection | None = None,
+) -> Tensor:
+    """Fake-quantize whose clipping level `scale * qmax` is learned (PACT).
 
+    Forward: `x_hat = scale * q`. Backward: `dx = passed * inside` and
+    `dscale = sum g * q * (1 - inside)`: what is clipped moves the end of the range, what is
+    rounded does not.
 
-def round_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
-    """Nearest code of `ratio = x / scale`, as floats: ties to even, saturating at the ends."""
-    return nearest_codes(ops.clip(ratio, grid.qmin, grid.qmax), grid)
+    Source: Choi et al. 2018 (arXiv 1805.06085), equation 2.
 
-
-def nearest_codes(clipped: Tensor, grid: Grid) -> Tensor:
-    """Nearest code of ratios that the grid reaches, ties to even."""
-    if grid.step == 1:
-        return ops.round(clipped)
-    return ops.round((clipped - grid.qmin) / grid.step) * grid.step + grid.qmin
-
-
-def round_nonnegative_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
-    """`round_to_codes` of what is never negative, on a grid from 0: it saturates above alone.
-
-    Fake-quantize functions that round by it need no mask for what lies below, either.
+    >>> [float(v) for v in learned_clipping([0.2, 0.9, 5.0], 0.5, Grid(0, 3))]
+    [0.0, 1.0, 1.5]
     """
-    return nearest_codes(ops.minimum(ratio, grid.qmax), grid)
+
+    def scale_gradient(
+        x: Tensor, x_hat: Tensor, g: Tensor, dx: Tensor, inside: Tensor, total: Total
+    ) -> Tensor:
+        return total(g * (1.0 - inside), x_hat)
+
+    return _fake_quantize(x, scale, grid, rounding, estimator, selection, scale_gradient)
 
 
-def clipped_to_grid(x: Tensor, grid: Grid, scale: Tensor, rounding: Any) -> Tensor:
-    """`clip(x, qmin * scale, qmax * scale)`, as far as the rounding leaves anything to clip.
+def _fake_quantize(
+    x: Tensor,
+    scale: Tensor,
+    grid: Grid,
+    rounding: Rounding,
+    estimator: Estimator,
+    selection: Selection | None,
+    scale_gradient: ScaleGradient | None,
+    factor: float = 1.0,
+) -> Tensor:
+    """`scale_gradient(x, x_hat, g, dx, inside, total)` times `factor / scale` is `dscale`.
 
-    >>> x, grid = ops.array([-9.0, 9.0]), Grid(-2, 1)
-    >>> [float(v) for v in clipped_to_grid(x, grid, 0.5, round_to_codes)]
-    [-1.0, 0.5]
+    `total` sums products of two tensors over the elements that share a scale.
     """
-    clipped = ops.minimum(x, grid.qmax * scale)
-    if rounding is round_nonnegative_to_codes:
-        return clipped
-    return ops.maximum(clipped, grid.qmin * scale)
+
+    @custom_gradient
+    def fake_quantize(x: Tensor, scale: Tensor) -> Any:
+        ratio = x / scale
+        code, selected = mixed_codes(ratio, grid, rounding, selection)
+        x_hat = code * scale
+
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            # Masks as factors: a choice by where() takes three times as long.
+            inside = x < grid.qmax * scale
+            if rounding is not round_nonnegative_to_codes:
+                inside = ops.logical_and(inside, x > grid.qmin * scale)
+            inside = ops.cast(inside, x.dtype)
+            passed = upstream
+            if not estimator.passes_through:
+                size = scale * grid.step
+                step = GridStep(size, (grid.qmax - grid.qmin) / grid.step, sharing_axes(x, scale))
+                # What is clipped gets no gradient: its noise matters if it counts for others.
+                alone = estimator.elementwise
+                nearest = x if alone else clipped_to_grid(x, grid, scale, rounding)
+                noise = (x_hat - nearest) / size
+                passed = passed_gradient(estimator, upstream, noise, step, selected)
+            dx = passed * inside
+            if scale_gradient is None:
+                return dx, ops.zeros_like(scale)
+            slope = scale_gradient(
+                x, x_hat, upstream, dx, inside, lambda a, b: sum_of_products(a, b, scale)
+            )
+            return dx, slope * (factor / scale)
+
+        return x_hat, gradient
+
+    return fake_quantize(x, scale)
 
 
-def round_interpolated_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
-    """Nearest code of a weighted mean of codes, ties up, as XNNPACK's RESIZE_BILINEAR rounds it."""
-    return ops.clip(ops.floor(ratio + (0.5 + _INTERPOLATED_TIE_MARGIN)), grid.qmin, grid.qmax)
+def mixed_codes(
+    ratio: Tensor, grid: Grid, rounding: Rounding, selection: Selection | None
+) -> tuple[Tensor, Tensor | None]:
+    """Codes of the selected elements, clipped ratios of the others; and which are selected.
 
-
-def round_pooled_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
-    """Nearest code of an average of codes, rounded as AVERAGE_POOL_2D rounds it.
-
-    Runtimes average the stored int8 integers, offset included, and round half away from zero;
-    the offset is that of `QuantParams.placed_in_int8`.
+    >>> codes, _ = mixed_codes(ops.array([0.4, 1.7, 9.0]), Grid(0, 3), round_to_codes, None)
+    >>> [float(v) for v in codes]
+    [0.0, 2.0, 3.0]
     """
-    offset = INT8_MAX - grid.qmax
-    stored = ratio + offset
-    magnitude = ops.floor(ops.abs(stored) + (0.5 + _POOLED_TIE_MARGIN))
-    return ops.clip(ops.sign(stored) * magnitude - offset, grid.qmin, grid.qmax)
+    if selection is None:
+        return rounding(ratio, grid), None
+    clipped = clipped_to_grid(ratio, grid, None, rounding)
+    plain = rounding in (round_to_codes, round_nonnegative_to_codes)
+    code = nearest_codes(clipped, grid) if plain else rounding(ratio, grid)
+    return select(selection, clipped, code, grid.step)

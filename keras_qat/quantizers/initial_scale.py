@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers.grid import Grid
 
 _CANDIDATES = np.linspace(0.02, 1.0, 99)
 _CACHED_WEIGHTS = 1 << 14  # searched together: larger arrays leave the processor's cache

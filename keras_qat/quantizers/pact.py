@@ -6,22 +6,29 @@ from typing import Any
 
 import keras
 
-from keras_qat.quantizers.fixed_grids import learned_clipping
-from keras_qat.quantizers.lsq import LSQQuantizer
+from keras_qat.quantizers.activation_quantizer import ActivationQuantizer
+from keras_qat.quantizers.fake_quantize import Rounding, learned_clipping
+from keras_qat.quantizers.learned_scale import LearnedScale
+from keras_qat.quantizers.replacement import Selection
+
+Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class PACTQuantizer(LSQQuantizer):
+class PACTQuantizer(LearnedScale, ActivationQuantizer):
     """Parameterized clipping activation.
 
     Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward, with `v = x / scale`
     and `inside = [qmin < v < qmax]`: `dx = passed * inside`, where the estimator makes `passed` of
     the upstream gradient `g`, and `dscale = sum g * q * (1 - inside)`: only what is clipped moves
     the clipping level `alpha = scale * qmax`. The scale is the product of a calibrated constant
-    and a trained ratio, as in `LSQQuantizer`.
+    and a trained ratio (`LearnedScale`).
 
     Source: Choi et al. 2018 (arXiv 1805.06085). The ratio, signed grids and the start from
     calibration are our own; the paper's L2 penalty on alpha is left to the user.
+
+    Args:
+        grid, estimator, replacement, seed: see `Quantizer`.
 
     >>> from keras_qat.quantizers import Grid
     >>> quantizer = PACTQuantizer(Grid.for_activations(2, signed=False))
@@ -29,5 +36,7 @@ class PACTQuantizer(LSQQuantizer):
     [0.0, 1.0, 2.0, 3.0]
     """
 
-    def fake_quantize(self, x: Any, rounding: Any, selection: Any = None) -> Any:
+    def fake_quantize(
+        self, x: Tensor, rounding: Rounding, selection: Selection | None = None
+    ) -> Tensor:
         return learned_clipping(x, self.scale, self.grid, rounding, self.estimator_now(), selection)

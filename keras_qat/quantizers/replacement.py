@@ -18,7 +18,7 @@ import keras
 from keras import ops
 
 from keras_qat.estimators import Estimator, GridStep
-from keras_qat.quantizers.draws import draw_integers
+from keras_qat.quantizers.random_integers import draw_integers
 
 Tensor = Any
 Selection = Callable[[Tensor], Tensor]
@@ -92,7 +92,7 @@ def _choose(selected: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return tf.raw_ops.Select(condition=selected, x=one, y=other)
 
 
-def by_chance(shape: Any, share: Tensor, seed: Any) -> Selection:
+def random_selection(shape: Any, share: Tensor, seed: Any) -> Selection:
     """Elements whose uniform number, of 24 bits, is below `share` of the range.
 
     Args:
@@ -101,7 +101,7 @@ def by_chance(shape: Any, share: Tensor, seed: Any) -> Selection:
         seed: a `keras.random.SeedGenerator` for fresh numbers at every call ("random"), or an
             integer for the same ones ("persistent"): then an element once taken stays taken.
 
-    >>> taken = by_chance((1000,), 0.25, seed=0)(None)
+    >>> taken = random_selection((1000,), 0.25, seed=0)(None)
     >>> 200 < int(keras.ops.sum(keras.ops.cast(taken, "int32"))) < 300
     True
     """
@@ -110,7 +110,7 @@ def by_chance(shape: Any, share: Tensor, seed: Any) -> Selection:
     return lambda noise: numbers < count
 
 
-def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Selection:
+def random_selection_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Selection:
     """The same for a batch, at a fraction of the cost: fresh choices that are independent in pairs.
 
     The number of an element is the sum, modulo 1, of one drawn for its example and one for its
@@ -119,11 +119,11 @@ def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Sele
 
     Args:
         shape: of the batch, examples first.
-        share: as for `by_chance`.
+        share: as for `random_selection`.
         seed: a `keras.random.SeedGenerator`.
 
     >>> seed = keras.random.SeedGenerator(0)
-    >>> taken = by_chance_in_batch((32, 100), 0.25, seed)(None)
+    >>> taken = random_selection_in_batch((32, 100), 0.25, seed)(None)
     >>> 700 < int(keras.ops.sum(keras.ops.cast(taken, "int32"))) < 900
     True
     """
@@ -139,12 +139,12 @@ def by_chance_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Sele
     return lambda noise: examples + feature <= last
 
 
-def by_error(share: Tensor) -> Selection:
+def selection_by_error(share: Tensor) -> Selection:
     """The `round(share * elements)` elements with the smallest noise; ties at the last one too.
 
     It sorts the whole tensor, which takes much longer than drawing numbers.
 
-    >>> [bool(taken) for taken in by_error(0.5)(keras.ops.array([0.4, -0.1, 0.2, -0.5]))]
+    >>> [bool(taken) for taken in selection_by_error(0.5)(keras.ops.array([0.4, -0.1, 0.2, -0.5]))]
     [False, True, True, False]
     """
 

@@ -5,50 +5,59 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT
-from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
+from keras_qat.integer.qparams import QuantParams
+from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.quantizer import Quantizer
 
-_GRID = Grid.for_activations(8, signed=False)
+Tensor = Any
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class SoftmaxRounding(Quantizer):
+class SoftmaxRounding(keras.layers.Layer):
     """Rounds probabilities to steps of 1/256 in inference, as the runtimes' SOFTMAX does.
 
-    Forward, in inference: `p_hat = round(min(256 * p, 255)) / 256`; in training: `p`. The
-    logarithm of a probability that is rounded to 0 has no gradient, so a loss reads the
-    probabilities unrounded while it trains. Evaluation and prediction see what ships.
+    Forward, in inference: `p_hat = round(min(256 * p, 255)) / 256`; in training: `p`, and the
+    gradient is that of `p`. The logarithm of a probability that is rounded to 0 has no gradient, so
+    a loss reads the probabilities unrounded while it trains. Evaluation and prediction see what
+    ships.
+
+    It learns nothing, and so is no `Quantizer`; to what reads its output it says as much about its
+    grid as one.
 
     >>> probabilities = keras.ops.array([0.001, 0.999])
     >>> [float(p) for p in SoftmaxRounding()(probabilities, training=False)]
     [0.0, 0.99609375]
     """
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(grid=_GRID, **kwargs)
+    grid = Grid.for_activations(8, signed=False)
+    deployable = True
 
-    def build(self, input_shape: Any) -> None:
-        """Holds no variable: the grid is the runtimes' own."""
+    def __init__(self, **kwargs: Any):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.built = True
 
     @property
-    def scale(self) -> Any:
+    def scale(self) -> Tensor:
+        """The real value of code 1."""
         return ops.convert_to_tensor(SOFTMAX_OUTPUT.scale)
 
-    def call(self, x: Any, training: bool = False) -> Any:
+    def forward_grid(self) -> Grid:
+        """The codes inside the forward pass."""
+        return self.grid
+
+    def qparams(self) -> QuantParams:
+        """The runtimes' own grid."""
+        return self.grid.qparams(np.float32(SOFTMAX_OUTPUT.scale))
+
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
         return x if training else round_to_codes(x / self.scale, self.grid) * self.scale
 
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        for fixed in (
-            "grid",
-            "per_channel",
-            "estimator",
-            "replacement",
-            "seed",
-            "code_regularization",
-        ):
-            del config[fixed]
-        return config
+
+PutsOnGrid = Quantizer | SoftmaxRounding
+"""The layers whose output is on a grid that they know."""

@@ -1,4 +1,4 @@
-"""`STEQuantizer`: a calibrated scale that stays, gradients straight through."""
+"""`STEWeightQuantizer`, `STEActivationQuantizer`: a calibrated scale that stays."""
 
 from __future__ import annotations
 
@@ -6,25 +6,60 @@ from typing import Any
 
 import keras
 
-from keras_qat.quantizers.fixed_grids import fixed_step_size
+from keras_qat.quantizers.activation_quantizer import ActivationQuantizer
+from keras_qat.quantizers.fake_quantize import Rounding, fixed_step_size
 from keras_qat.quantizers.quantizer import Quantizer
+from keras_qat.quantizers.replacement import Selection
+from keras_qat.quantizers.weight_quantizer import WeightQuantizer
+
+Tensor = Any
+
+
+class _STEQuantizer(Quantizer):
+    """What is done with weights and activations alike."""
+
+    def fake_quantize(
+        self, x: Tensor, rounding: Rounding, selection: Selection | None = None
+    ) -> Tensor:
+        return fixed_step_size(x, self.scale, self.grid, rounding, self.estimator_now(), selection)
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class STEQuantizer(Quantizer):
-    """A calibrated scale that is not trained; the straight-through estimator by default.
+class STEWeightQuantizer(_STEQuantizer, WeightQuantizer):
+    """Weights on a calibrated scale that is not trained; straight through by default.
 
-    Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward:
-    `dx = passed * [qmin < x / scale < qmax]`, where the estimator makes `passed` of the upstream
-    gradient (`keras_qat.quantizers.fixed_grids`).
+    Forward: `w_hat = scale * round(clip(w / scale, qmin, qmax))`. Backward:
+    `dw = passed * [qmin < w / scale < qmax]`, where the estimator makes `passed` of the upstream
+    gradient (`keras_qat.quantizers.fake_quantize`).
 
     Source: Bengio et al. 2013 (arXiv 1308.3432), clipped at the ends of the grid.
 
+    Args:
+        grid, per_channel, code_regularization, estimator, replacement, seed: see
+            `WeightQuantizer`.
+
     >>> from keras_qat.quantizers import Grid
-    >>> quantizer = STEQuantizer(Grid.for_activations(2, signed=False))
+    >>> quantizer = STEWeightQuantizer(Grid.for_weights(2))
+    >>> [float(w) for w in quantizer(keras.ops.array([-9.0, -0.6, 0.4, 9.0]))]
+    [-2.0, -1.0, 0.0, 1.0]
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class STEActivationQuantizer(_STEQuantizer, ActivationQuantizer):
+    """Activations on a calibrated scale that is not trained; straight through by default.
+
+    Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward:
+    `dx = passed * [qmin < x / scale < qmax]`, where the estimator makes `passed` of the upstream
+    gradient (`keras_qat.quantizers.fake_quantize`).
+
+    Source: Bengio et al. 2013 (arXiv 1308.3432), clipped at the ends of the grid.
+
+    Args:
+        grid, estimator, replacement, seed: see `Quantizer`.
+
+    >>> from keras_qat.quantizers import Grid
+    >>> quantizer = STEActivationQuantizer(Grid.for_activations(2, signed=False))
     >>> [float(v) for v in quantizer(keras.ops.array([-1.0, 0.6, 2.2, 9.0]))]
     [0.0, 1.0, 2.0, 3.0]
     """
-
-    def fake_quantize(self, x: Any, rounding: Any, selection: Any = None) -> Any:
-        return fixed_step_size(x, self.scale, self.grid, rounding, self.estimator_now(), selection)

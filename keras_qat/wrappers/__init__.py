@@ -13,13 +13,10 @@ from keras_qat.wrappers.dense import QuantizeDense
 from keras_qat.wrappers.depthwise_conv1d import QuantizeDepthwiseConv1D
 from keras_qat.wrappers.depthwise_conv2d import QuantizeDepthwiseConv2D
 from keras_qat.wrappers.in_float import (
-    QuantizedKernel,
     QuantizeEinsumDense,
     QuantizeEmbedding,
     QuantizeInFloat,
     QuantizeMultiHeadAttention,
-    code_regularization,
-    quantized_kernels,
 )
 from keras_qat.wrappers.pointwise import (
     Pointwise,
@@ -34,6 +31,11 @@ from keras_qat.wrappers.pointwise import (
 )
 from keras_qat.wrappers.prelu import QuantizePReLU
 from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
+from keras_qat.wrappers.quantized_kernels import (
+    QuantizedKernel,
+    code_regularization,
+    quantized_kernels,
+)
 
 __all__ = [
     "Pointwise",

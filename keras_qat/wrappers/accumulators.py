@@ -10,9 +10,9 @@ from keras import ops
 
 from keras_qat.integer.qparams import INT8_MAX
 from keras_qat.lowering.affine import inference_affine
-from keras_qat.quantizers import Quantizer
-from keras_qat.quantizers.fake_quantize import Grid, round_to_codes
-from keras_qat.quantizers.fixed_grids import Rounding
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, WeightQuantizer
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.grid import Grid, round_to_codes
 
 Tensor = Any
 _SMALLEST = 1e-30
@@ -33,10 +33,10 @@ class WeightAccumulator:
         input_gain: the layer's own.
     """
 
-    input_quantizer: Quantizer
-    weight_quantizer: Quantizer
+    input_quantizer: PutsOnGrid
+    weight_quantizer: WeightQuantizer
     affines: tuple[Any, ...]
-    output_quantizer: Quantizer
+    output_quantizer: ActivationQuantizer
     ceiling: float | None = None
     input_gain: float = 1.0
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
+from keras_qat.wrappers.floor_log2 import floor_log2
 
 Tensor = Any
 _MULTIPLIER_BITS = 20
@@ -19,9 +20,9 @@ _LARGEST_CODE = 255.0
 class SumGrids:
     """The quantizers of both terms and of the sum; found in the graph, never saved."""
 
-    left: Quantizer
-    right: Quantizer
-    output: Quantizer
+    left: PutsOnGrid
+    right: PutsOnGrid
+    output: ActivationQuantizer
 
     def integer_sum(self, left: Tensor, right: Tensor, sign: int) -> Tensor:
         """`left + sign * right` as XNNPACK has it: a whole number of output steps, times the step.
@@ -83,13 +84,6 @@ class QuantizeSubtract(_IntegerSum, keras.layers.Subtract):
     sign = -1
 
 
-def _codes(x: Tensor, quantizer: Quantizer) -> Tensor:
+def _codes(x: Tensor, quantizer: PutsOnGrid) -> Tensor:
     """The integers of values that are on a quantizer's grid."""
     return ops.cast(ops.round(ops.cast(x, "float32") / quantizer.scale), "int32")
-
-
-def floor_log2(x: Tensor) -> Tensor:
-    """`floor(log2(x))`, exact at powers of two, where a float logarithm may miss by one."""
-    exponent = ops.floor(ops.log2(x))
-    exponent = exponent + ops.cast(ops.power(2.0, exponent + 1.0) <= x, "float32")
-    return exponent - ops.cast(ops.power(2.0, exponent) > x, "float32")

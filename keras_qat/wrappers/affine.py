@@ -9,9 +9,9 @@ import keras
 from keras import ops
 
 from keras_qat.lowering.affine import UNIT, inference_affine
-from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fixed_grids import Rounding
+from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.wrappers.accumulators import accumulator_rounding
 
 Tensor = Any
@@ -31,8 +31,8 @@ class AffineAccumulator:
     """
 
     layer: Any
-    input_quantizer: Quantizer
-    output_quantizer: Quantizer
+    input_quantizer: PutsOnGrid
+    output_quantizer: ActivationQuantizer
     ceiling: float | None = None
 
     def integer_affine(self, x: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,22 +14,11 @@ from keras import ops
 from keras_qat.integer import QuantParams
 from keras_qat.integer.ops import FloatWeight, QuantizedArray
 from keras_qat.kernel_places import KernelPlace, kernel_places, kernels_replaced
-from keras_qat.objectives import sinusoidal_regularization
-from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
+from keras_qat.quantizers.old_names import deserialize_weight_quantizer
 
 Tensor = Any
-
-
-class QuantizedKernel(Protocol):
-    """A kernel and its quantizer; a `QuantizeWrapper` is one."""
-
-    name: str
-    weight_quantizer: Quantizer
-
-    def channels_last_kernel(self) -> Tensor:
-        """The latent kernel, reshaped so that its last axis counts the output channels."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,12 +27,12 @@ class KernelInFloat:
 
     Attributes:
         name: `"dense"`, or `"attention/query"` where the layer has several.
-        weight_quantizer: the `Quantizer` of the kernel.
+        weight_quantizer: the `WeightQuantizer` of the kernel.
         place: where it is.
     """
 
     name: str
-    weight_quantizer: Quantizer
+    weight_quantizer: WeightQuantizer
     place: KernelPlace
 
     def channels_last_kernel(self) -> Tensor:
@@ -82,12 +71,12 @@ class QuantizeInFloat(keras.layers.Wrapper):
 
     Args:
         layer: the layer.
-        weight_quantizers: the `Quantizer` of each of its kernels, in the order of
+        weight_quantizers: the `WeightQuantizer` of each of its kernels, in the order of
             `keras_qat.kernel_places.kernel_places`.
     """
 
     def __init__(
-        self, layer: keras.layers.Layer, weight_quantizers: Sequence[Quantizer], **kwargs: Any
+        self, layer: keras.layers.Layer, weight_quantizers: Sequence[WeightQuantizer], **kwargs: Any
     ):
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", "float32")
@@ -152,10 +141,12 @@ class QuantizeInFloat(keras.layers.Wrapper):
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> QuantizeInFloat:
-        config = dict(config)
-        for part in ("layer", "weight_quantizers"):
-            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
-        return cls(**config)
+        layer = keras.saving.deserialize_keras_object(config["layer"], custom_objects)
+        quantizers = [
+            deserialize_weight_quantizer(each, custom_objects)
+            for each in config["weight_quantizers"]
+        ]
+        return cls(**{**config, "layer": layer, "weight_quantizers": quantizers})
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -215,25 +206,6 @@ class QuantizeMultiHeadAttention(QuantizeInFloat):
             return_attention_scores=return_attention_scores,
             use_causal_mask=use_causal_mask,
         )
-
-
-def quantized_kernels(layer: Any) -> Iterator[QuantizedKernel]:
-    """Every kernel of a layer of a quantized model that has a quantizer."""
-    if isinstance(layer, QuantizeWrapper):
-        yield layer
-    elif isinstance(layer, QuantizeInFloat):
-        yield from layer.kernels
-
-
-def code_regularization(kernel: QuantizedKernel) -> Tensor:
-    """What pulls the kernel to its codes, for the training loss: a scalar.
-
-    No layer adds it by `add_loss`: replicas of a MirroredStrategy share one list of such losses,
-    and where they wait for one another within a forward pass, they find each other's in it.
-    """
-    quantizer = kernel.weight_quantizer
-    position = quantizer.position(kernel.channels_last_kernel())
-    return quantizer.code_regularization * sinusoidal_regularization(position)
 
 
 def _output_axes_at_the_end(equation: str) -> int:

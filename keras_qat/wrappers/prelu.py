@@ -7,27 +7,24 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 from keras import ops
 
 from keras_qat.lowering.pending import Pending
 from keras_qat.lowering.prelu import PendingPReLU
-from keras_qat.quantizers import Grid, LSQQuantizer, Quantizer
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SlopeQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.wrappers.add import floor_log2
+from keras_qat.wrappers.floor_log2 import floor_log2
 from keras_qat.wrappers.quantize_wrapper import QuantizeWrapper
 
 Tensor = Any
-
-_SLOPES = Grid.for_weights(8)
 
 
 @dataclasses.dataclass(frozen=True)
 class PReLUGrids:
     """The quantizers before and behind a PReLU; found in the graph, never saved."""
 
-    input_quantizer: Quantizer
-    output_quantizer: Quantizer
+    input_quantizer: PutsOnGrid
+    output_quantizer: ActivationQuantizer
 
     def integer_prelu(self, x: Tensor, slopes: Tensor, slope_scale: Tensor) -> Tensor:
         """What LiteRT yields for `x` and `slopes` on their grids: whole output steps.
@@ -44,30 +41,6 @@ class PReLUGrids:
         above = _rescaled(codes, source / scale)
         below = _rescaled(codes * slope_codes, source * slope_scale / scale)
         return ops.cast(ops.where(codes >= 0, above, below), "float32") * scale
-
-
-@keras.saving.register_keras_serializable(package="keras_qat")
-class SlopeQuantizer(LSQQuantizer):
-    """The grid of slopes: 8 bits, and one learned scale, as runtimes take it.
-
-    Forward and backward: see `LSQQuantizer`. Slopes that are all zero, as Keras begins them, start
-    with a range of -1 to 1.
-
-    >>> quantizer = SlopeQuantizer()
-    >>> quantizer.build((1, 1, 4))
-    >>> quantizer.calibrate_weights(np.zeros((1, 1, 4)))
-    >>> round(float(quantizer.scale) * 127, 6)
-    1.0
-    """
-
-    def __init__(self, grid: Grid | dict[str, int] = _SLOPES, **kwargs: Any):
-        super().__init__(grid, **kwargs)
-
-    def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
-        if np.any(kernel):
-            super().calibrate_weights(kernel)
-        else:
-            self.set_scale(1.0 / self.grid.qmax)
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")

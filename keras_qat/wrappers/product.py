@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from keras_qat.quantizers import Quantizer
-from keras_qat.quantizers.fixed_grids import Rounding
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
+from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.wrappers.accumulators import accumulator_rounding
 
 
@@ -20,9 +20,9 @@ class ProductAccumulator:
         ceiling: where an activation between cuts values off, if it does.
     """
 
-    left: Quantizer
-    right: Quantizer
-    output: Quantizer
+    left: PutsOnGrid
+    right: PutsOnGrid
+    output: ActivationQuantizer
     ceiling: float | None = None
 
     def rounding(self) -> Rounding:

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.lowering.pending import Pending
-from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.old_names import deserialize_weight_quantizer
 from keras_qat.wrappers.accumulators import WeightAccumulator
 
 Tensor = Any
@@ -33,14 +34,14 @@ class QuantizeWrapper(keras.layers.Wrapper):
 
     Args:
         layer: the weight layer, with a linear activation.
-        weight_quantizer: the `Quantizer` of its kernel.
+        weight_quantizer: the `WeightQuantizer` of its kernel.
         input_gain: what the input would have been multiplied by: the kernel is, instead.
     """
 
     def __init__(
         self,
         layer: keras.layers.Layer,
-        weight_quantizer: Quantizer,
+        weight_quantizer: WeightQuantizer,
         input_gain: float = 1.0,
         **kwargs: Any,
     ):
@@ -140,7 +141,6 @@ class QuantizeWrapper(keras.layers.Wrapper):
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> QuantizeWrapper:
-        config = dict(config)
-        for part in ("layer", "weight_quantizer"):
-            config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
-        return cls(**config)
+        layer = keras.saving.deserialize_keras_object(config["layer"], custom_objects)
+        quantizer = deserialize_weight_quantizer(config["weight_quantizer"], custom_objects)
+        return cls(**{**config, "layer": layer, "weight_quantizer": quantizer})

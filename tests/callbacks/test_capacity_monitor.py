@@ -9,7 +9,7 @@ from keras import ops
 
 import keras_qat
 from keras_qat.callbacks import CapacityMonitor
-from keras_qat.quantizers import LSQQuantizer
+from keras_qat.quantizers import LSQActivationQuantizer
 
 layers = keras.layers
 X = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
@@ -70,7 +70,7 @@ def test_every_quantizer_has_a_record(qmodel, monitor):
         "head/weights",
         "head/activations",
     ]
-    assert len(tensors) == len(qmodel.quantizers) - 1  # all but the rounding of the softmax
+    assert len(tensors) == len(qmodel.quantizers)
     for name, tensor in tensors.items():
         assert tensor["kind"] == name.rsplit("/", 1)[1]
         series = {key for key, values in tensor.items() if isinstance(values, list)}
@@ -172,7 +172,7 @@ def watched(tmp_path_factory):
     """`fit` for three epochs, watched: what there is to say of it."""
     qmodel, log_dir = waist(keras_qat.LSQConfig()), tmp_path_factory.mktemp("logs")
     monitor = CapacityMonitor(X, log_dir=log_dir, batch_size=6)
-    traced, fake_quantize = [0], LSQQuantizer.fake_quantize
+    traced, fake_quantize = [0], LSQActivationQuantizer.fake_quantize
 
     def counted(self, *args, **kwargs):
         traced[0] += 1
@@ -182,7 +182,7 @@ def watched(tmp_path_factory):
     count = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: counts.append(traced[0]))
     before = qmodel.get_config(), [v.path for v in qmodel.variables], qmodel.count_params()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LSQQuantizer, "fake_quantize", counted)
+        patch.setattr(LSQActivationQuantizer, "fake_quantize", counted)
         qmodel.fit(X, Y, batch_size=8, epochs=3, verbose=0, callbacks=[monitor, count])
     return qmodel, monitor, counts, before, log_dir
 

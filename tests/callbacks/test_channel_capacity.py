@@ -9,8 +9,9 @@ from keras_qat.quantizers import (
     GDNSQActivationQuantizer,
     GDNSQWeightQuantizer,
     Grid,
-    LSQQuantizer,
-    STEQuantizer,
+    LSQWeightQuantizer,
+    STEActivationQuantizer,
+    STEWeightQuantizer,
 )
 
 
@@ -44,9 +45,9 @@ def built(quantizer, scale, shape=(6,)):
 @pytest.mark.parametrize(
     "quantizer",
     [
-        built(STEQuantizer(Grid.for_activations(3, signed=True)), 0.25),
-        built(STEQuantizer(Grid.for_weights(1)), 0.5),  # {-1, +1}: a step is two codes
-        built(LSQQuantizer(Grid.for_weights(8)), 2.0**-6),
+        built(STEActivationQuantizer(Grid.for_activations(3, signed=True)), 0.25),
+        built(STEWeightQuantizer(Grid.for_weights(1)), 0.5),  # {-1, +1}: a step is two codes
+        built(LSQWeightQuantizer(Grid.for_weights(8)), 2.0**-6),
         built(GDNSQActivationQuantizer(3, signed=True), 0.25),
         built(GDNSQActivationQuantizer(3, signed=False), 0.25),
         built(GDNSQActivationQuantizer(3, signed=True, offset="free"), 0.25),
@@ -101,7 +102,7 @@ def test_held_levels_cut_weights_off():
 
 
 def test_statistics_against_numpy_in_batches_and_channels():
-    quantizer = STEQuantizer(Grid.for_activations(2, signed=True), per_channel=True)
+    quantizer = STEWeightQuantizer(Grid.for_weights(2), per_channel=True)
     scale = np.float32([0.3, 0.9, 2.0])
     built(quantizer, scale, (5, 3))
     values = np.random.default_rng(1).normal(1.0, 1.5, size=(40, 5, 3)).astype(np.float32)

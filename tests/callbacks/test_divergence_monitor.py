@@ -40,7 +40,7 @@ CASES = {
         "lsq",
         weight_variable("scale_ratio"),
         2.0**-10,
-        r"step of last/weights \(LSQQuantizer\) collapsed in 3 of 3 channels, to 0.00098 of",
+        r"step of last/weights \(LSQWeightQuantizer\) collapsed in 3 of 3 channels, to 0.00098 of",
     ),
     "exploded": ("lsq", weight_variable("scale_ratio"), 1e9, "last/weights .* exploded in 3 of 3"),
     "logarithm": (

@@ -19,11 +19,12 @@ import functools, json
 import keras, numpy as np
 import keras_qat
 from keras_qat import integer
-from keras_qat.quantizers.snapped_grids import fake_quantize_snapped_activations
-from keras_qat.quantizers.snapped_grids import fake_quantize_snapped_weights
+from keras_qat.quantizers.gdnsq.integer_grids import fake_quantize_snapped_activations
+from keras_qat.quantizers.gdnsq.integer_grids import fake_quantize_snapped_weights
+from keras_qat.quantizers.gdnsq.noise_model import NoiseModel
 from tests.golden_vectors import value_and_gradients
 from tests.models import depthwise_network, images, residual_network
-from tests.quantizers.snapped_formulas import kernel, normal
+from tests.quantizers.integer_formulas import kernel, normal
 
 found = {"backend": keras.backend.backend()}
 
@@ -64,7 +65,7 @@ def one_step(name, model, config):
 
 def of_functions(estimator):
     "Gradients for fixed signs: learned grids, and held ones."
-    options = {"estimator": estimator, "noise_sign": np.sign(normal(2, 3, 3, 2, 4)) / 2}
+    noise = NoiseModel.of(estimator, sign=np.sign(normal(2, 3, 3, 2, 4)) / 2)
     cases = {
         "half": (fake_quantize_snapped_weights, {}, ([-1.3, -0.2, -2.1, 3.0],)),
         "whole": (fake_quantize_snapped_weights, {"half_steps": False}, ([-1.3, -0.2, -2, 3.0],)),
@@ -72,7 +73,7 @@ def of_functions(estimator):
     }
     for name, (function, own, parameters) in cases.items():
         for levels in (0.0, 4.0):
-            quantize = functools.partial(function, held_levels=levels, **own, **options)
+            quantize = functools.partial(function, held_levels=levels, **own, noise=noise)
             inputs = [kernel(0), *map(np.float32, parameters)]
             output, gradients = value_and_gradients(quantize, inputs, normal(1, 3, 3, 2, 4))
             numbers = {str(i): np.ravel(a).tolist() for i, a in enumerate([output, *gradients])}

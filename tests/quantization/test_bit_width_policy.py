@@ -6,6 +6,7 @@ import pytest
 
 import keras_qat
 from keras_qat.integer import ops
+from keras_qat.quantizers import PutsOnGrid
 from tests.models import images, residual_network
 
 layers = keras.layers
@@ -34,7 +35,7 @@ def grid_bits(qmodel):
     return {
         layer.name.removesuffix("_quantizer"): layer.grid.bits
         for layer in qmodel.layers
-        if isinstance(layer, keras_qat.Quantizer)
+        if isinstance(layer, PutsOnGrid)
     }
 
 
@@ -145,7 +146,7 @@ def test_the_first_pattern_that_matches_wins():
 def test_an_override_takes_what_the_config_takes():
     qmodel = quantized(chain(), overrides={"middle": "ste"})
     kind = type(qmodel.get_layer("middle").weight_quantizer)
-    assert kind is keras_qat.STEQuantizer
+    assert kind is keras_qat.STEWeightQuantizer
     with pytest.raises(ValueError, match="Received: 'unknown'"):
         quantized(chain(), overrides={"middle": "unknown"})
 

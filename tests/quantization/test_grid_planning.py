@@ -62,7 +62,7 @@ def test_a_grid_has_the_most_bits_that_one_of_its_tensors_asks_for():
     plan = planned(two_branches(), {"right_relu": wide})
     grid = plan.grids[1]
     assert grid.bits == 7
-    assert isinstance(grid.quantizer("q"), keras_qat.STEQuantizer)
+    assert isinstance(grid.quantizer("q"), keras_qat.STEActivationQuantizer)
 
 
 def test_what_is_joined_again_is_one_grid_all_along():
@@ -80,7 +80,7 @@ def test_an_input_that_is_joined_keeps_its_name_and_its_fixed_grid():
     conv = layers.Conv2D(3, 1, name="conv")(inputs)
     plan = planned(keras.Model(inputs, layers.Concatenate(name="joined")([conv, inputs])))
     assert described(plan) == [("image", 8, True, 2)]
-    assert isinstance(plan.grids[0].quantizer("q"), keras_qat.STEQuantizer)
+    assert isinstance(plan.grids[0].quantizer("q"), keras_qat.STEActivationQuantizer)
 
 
 def test_a_grid_passes_through_layers_that_keep_it():

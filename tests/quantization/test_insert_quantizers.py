@@ -14,27 +14,41 @@ from keras_qat.quantization.passes.decompose_separable import decompose_separabl
 from keras_qat.quantization.passes.split_activations import split_activations
 from keras_qat.quantization.plan import PlannedGrid
 from keras_qat.quantization.planning import prepare
-from keras_qat.quantizers import Grid, Quantizer, SoftmaxRounding
+from keras_qat.quantizers import (
+    ActivationQuantizer,
+    Grid,
+    Quantizer,
+    SoftmaxRounding,
+    WeightQuantizer,
+)
 from tests.models import images, randomize, residual_network
 from tests.untouched import untouched
 
 layers = keras.layers
 
 
-class Transparent(Quantizer):
+class _Transparent(Quantizer):
     """Passes everything through."""
 
     def fake_quantize(self, x, rounding, selection=None):
         return x
 
 
+class TransparentWeights(_Transparent, WeightQuantizer):
+    pass
+
+
+class TransparentActivations(_Transparent, ActivationQuantizer):
+    pass
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransparentConfig(QuantizationConfig):
     def weight_quantizer(self, bits):
-        return Transparent(Grid.for_weights(bits), name="weight_quantizer")
+        return TransparentWeights(Grid.for_weights(bits), name="weight_quantizer")
 
     def activation_quantizer(self, bits, signed, name):
-        return Transparent(Grid.for_activations(bits, signed), name=name)
+        return TransparentActivations(Grid.for_activations(bits, signed), name=name)
 
     def input_quantizer(self, bits, signed, name):
         return self.activation_quantizer(bits, signed, name)
@@ -72,7 +86,7 @@ def test_nothing_but_the_quantizers_changes_the_function():
     normalized = keras.Model(normalized.input, normalized.get_layer("head").output)
     with untouched(normalized, x):
         result, _ = inserted(normalized, TransparentConfig())
-    assert sum(isinstance(layer, Transparent) for layer in result.layers) == 8
+    assert sum(isinstance(layer, TransparentActivations) for layer in result.layers) == 8
     np.testing.assert_array_equal(result(x), normalized(x))
 
 

@@ -88,7 +88,7 @@ def test_every_way_to_name_a_config(config):
     x, _ = data(8)
     qmodel = keras_qat.quantize(small_network(), config, calibration_data=x)
     ste = config == "ste" or isinstance(config, keras_qat.STEConfig)
-    expected = keras_qat.STEQuantizer if ste else keras_qat.LSQQuantizer
+    expected = keras_qat.STEWeightQuantizer if ste else keras_qat.LSQWeightQuantizer
     assert type(qmodel.get_layer("conv").weight_quantizer) is expected
 
 
@@ -330,7 +330,7 @@ def test_names_that_quantize_would_give_may_be_taken():
     names = [layer.name for layer in qmodel.layers]
     assert {"a_depthwise_1", "a_relu_1", "image_quantizer_1"} <= set(names)
     quantizers = [layer.weight_quantizer for layer in map(qmodel.get_layer, ("a", "a_depthwise_1"))]
-    assert {type(quantizer) for quantizer in quantizers} == {keras_qat.STEQuantizer}
+    assert {type(quantizer) for quantizer in quantizers} == {keras_qat.STEWeightQuantizer}
     assert qmodel.to_integer().outputs == ("image_quantizer",)
 
 

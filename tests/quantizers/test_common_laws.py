@@ -4,26 +4,32 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 
 from keras_qat.quantizers import (
+    ActivationQuantizer,
     DoReFaQuantizer,
     GDNSQActivationQuantizer,
     GDNSQWeightQuantizer,
     Grid,
-    LSQQuantizer,
+    LSQActivationQuantizer,
+    LSQWeightQuantizer,
     PACTQuantizer,
-    STEQuantizer,
+    STEActivationQuantizer,
+    STEWeightQuantizer,
+    WeightQuantizer,
 )
+from keras_qat.quantizers.grid import round_to_codes
 
 
-def on_a_grid(quantizer_type):
+def on_a_grid(of_weights, of_activations):
     """A function `(kind, bits, **kwargs)` for quantizers that are told their grid."""
 
     def new(kind, bits, **kwargs):
         if kind.startswith("weights"):
             grid = Grid.for_weights(bits)
-            return quantizer_type(grid, per_channel=kind == "weights_per_channel", **kwargs)
-        return quantizer_type(Grid.for_activations(bits, signed=kind == "signed"), **kwargs)
+            return of_weights(grid, per_channel=kind == "weights_per_channel", **kwargs)
+        return of_activations(Grid.for_activations(bits, signed=kind == "signed"), **kwargs)
 
     return new
 
@@ -42,8 +48,8 @@ def dorefa(kind, bits, **kwargs):
 
 
 QUANTIZERS = {
-    "ste": on_a_grid(STEQuantizer),
-    "lsq": on_a_grid(LSQQuantizer),
+    "ste": on_a_grid(STEWeightQuantizer, STEActivationQuantizer),
+    "lsq": on_a_grid(LSQWeightQuantizer, LSQActivationQuantizer),
     "dorefa": dorefa,
     "gdnsq": gdnsq,
 }
@@ -52,7 +58,7 @@ BITS = range(1, 9)
 CHANNELS = 5
 
 every_quantizer = pytest.mark.parametrize("method", QUANTIZERS)
-# Others have their own tests: test_snapped_grids.py, test_dorefa_and_pact.py.
+# Others have their own tests: test_integer_grids.py, test_dorefa_and_pact.py.
 every_quantizer_on_a_fixed_grid = pytest.mark.parametrize("method", ["ste", "lsq"])
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_width = pytest.mark.parametrize("bits", BITS)
@@ -64,7 +70,7 @@ def make(method, kind, bits, **kwargs):
     quantizer = QUANTIZERS[method](kind, bits, **kwargs)
     quantizer.build((4, 3, CHANNELS))
     rng = np.random.default_rng(bits)
-    quantizer.set_scale(rng.uniform(0.05, 0.4, CHANNELS if quantizer.per_channel else ()))
+    quantizer.set_scale(rng.uniform(0.05, 0.4, quantizer.scale.shape))
     if hasattr(quantizer, "scale_ratio"):
         quantizer.scale_ratio.assign(
             rng.uniform(0.8, 1.2, quantizer.scale_ratio.shape).astype(np.float32)
@@ -174,11 +180,11 @@ def expected_gradients(quantizer, x, upstream):
     v = x.astype(np.float64) / scale
     inside = (v > quantizer.grid.qmin) & (v < quantizer.grid.qmax)
     expected = [upstream * inside]
-    if isinstance(quantizer, LSQQuantizer):
+    if isinstance(quantizer, LSQWeightQuantizer | LSQActivationQuantizer):
         codes = np.asarray(quantizer.codes(x), np.float64)
         slope = upstream * (codes - v * inside)
-        total = slope.sum(axis=(0, 1) if quantizer.per_channel else None)
-        elements = 4 * 3 * (1 if quantizer.per_channel else CHANNELS)
+        total = slope.sum(axis=(0, 1) if np.ndim(scale) else None)
+        elements = 4 * 3 * (1 if np.ndim(scale) else CHANNELS)
         total /= np.sqrt(elements * max(quantizer.grid.qmax, 1))
         expected.append(total * np.asarray(quantizer.calibrated_scale))
     return expected
@@ -267,3 +273,62 @@ def test_what_is_never_negative_trains_alike_without_a_clamp_below(method, bits,
     np.testing.assert_array_equal(found_x_hat, x_hat)
     for gradient, other in zip(gradients, expected, strict=True):
         np.testing.assert_array_equal(gradient, other)
+
+
+def floor(ratio, grid):
+    """A rounding that no runtime does: down, to a code of the grid."""
+    steps = ops.floor((ops.clip(ratio, grid.qmin, grid.qmax) - grid.qmin) / grid.step)
+    return steps * grid.step + grid.qmin
+
+
+@some_widths
+@every_kind
+@every_quantizer
+def test_the_rounding_that_it_is_told_is_the_one_that_it_does(method, kind, bits):
+    quantizer = make(method, kind, bits)
+    x = quantizer.prepare(samples(quantizer))
+    np.testing.assert_array_equal(
+        quantizer.fake_quantize(x, round_to_codes), quantizer(samples(quantizer))
+    )
+    if isinstance(quantizer, GDNSQWeightQuantizer):
+        grid = quantizer.weight_grid(x)
+        steps = np.floor(np.clip(grid.position(x), 0.0, grid.steps))
+        expected = (steps * grid.stride + grid.lowest) * grid.unit
+    else:
+        expected = floor(x / quantizer.scale, quantizer.grid) * quantizer.scale
+    found = quantizer.fake_quantize(x, floor)
+    np.testing.assert_array_equal(found, expected)
+    assert np.any(np.asarray(found) != quantizer.fake_quantize(x, round_to_codes))
+
+
+def test_free_weights_are_rounded_as_told_too():
+    quantizer = GDNSQWeightQuantizer(3, offset="free")
+    quantizer.build((40, CHANNELS))
+    kernel = np.random.default_rng(0).normal(size=(40, CHANNELS)).astype(np.float32)
+    quantizer.set_scale(0.25)
+    found = np.asarray(quantizer.fake_quantize(kernel, floor))
+    step, low = np.float32(quantizer.step), kernel.min()
+    np.testing.assert_allclose(found, np.floor((kernel - low) / step) * step + low, atol=1e-6)
+
+
+FOR_WEIGHTS = ("calibrate_weights", "largest_code", "learned_bits", "deployed_codes", "per_channel")
+FOR_ACTIVATIONS = ("calibrate", "accumulators", "never_negative")
+
+
+@every_kind
+@every_quantizer
+def test_a_quantizer_has_what_its_kind_is_for_and_no_more(method, kind):
+    quantizer = make(method, kind, 4)
+    of_weights = kind.startswith("weights")
+    assert isinstance(quantizer, WeightQuantizer) == of_weights
+    assert isinstance(quantizer, ActivationQuantizer) != of_weights
+    assert [hasattr(quantizer, name) for name in FOR_WEIGHTS] == [of_weights] * len(FOR_WEIGHTS)
+    assert not any(of_weights == hasattr(quantizer, name) for name in FOR_ACTIVATIONS)
+    assert ("code_regularization" in quantizer.get_config()) == of_weights
+
+
+@pytest.mark.parametrize("base", [WeightQuantizer, ActivationQuantizer])
+def test_the_bases_say_what_a_quantizer_must_implement(base):
+    quantizer = base(Grid(-2, 1))
+    with pytest.raises(NotImplementedError, match=f"{base.__name__} must implement fake_quantize"):
+        quantizer.fake_quantize(np.zeros(3), round_to_codes)

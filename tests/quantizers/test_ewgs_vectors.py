@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_qat.quantizers.ewgs_gradients import (
+from tests.golden_vectors import Case, cases, compiled, image, kernel, value_and_gradients
+from tests.quantizers.ewgs_gradients import (
     initial_activation_interval,
     initial_output_scale,
     initial_weight_interval,
     interval_levels,
 )
-from tests.golden_vectors import Case, cases, compiled, image, kernel, value_and_gradients
 
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 

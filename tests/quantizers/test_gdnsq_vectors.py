@@ -7,24 +7,18 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_qat.quantizers.bit_width import (
+from keras_qat.quantizers.gdnsq.bit_width import (
     activation_bit_width,
     levels,
-    meets_bits,
-    true_bit_width,
-    weight_bit_width,
-    weight_log_range,
 )
-from keras_qat.quantizers.gdnsq_calibration import (
+from keras_qat.quantizers.gdnsq.calibration import (
     calibrated_activation_parameters,
     calibrated_weight_log_scale,
 )
-from keras_qat.quantizers.gdnsq_gradients import (
-    activation_codes,
+from keras_qat.quantizers.gdnsq.noise_model import NoiseModel
+from keras_qat.quantizers.gdnsq.published_grids import (
     fake_quantize_activations,
-    fake_quantize_affine,
     fake_quantize_weights,
-    weight_codes,
 )
 from keras_qat.quantizers.power_of_two import power_of_two
 from tests.golden_vectors import (
@@ -35,6 +29,15 @@ from tests.golden_vectors import (
     image,
     kernel,
     value_and_gradients,
+)
+from tests.quantizers.published_gdnsq import (
+    activation_codes,
+    fake_quantize_affine,
+    meets_bits,
+    true_bit_width,
+    weight_bit_width,
+    weight_codes,
+    weight_log_range,
 )
 
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
@@ -70,7 +73,9 @@ def weights_and_method_gradients(case, weights, log_scale, mean_axes, methods, j
 
     def every_method(weights, log_scales):
         outputs = [
-            fake_quantize_weights(weights[i], log_scales[i], method, sign, mean_axes=mean_axes)
+            fake_quantize_weights(
+                weights[i], log_scales[i], NoiseModel.of(method, "head", sign, mean_axes)
+            )
             for i, method in enumerate(methods)
         ]
         return ops.stack(outputs)
@@ -107,10 +112,9 @@ WIDTH_KEYS = ["log_wq", "bw", "dbw_dw", "dbw_dlog_s", "bw_true"]
 def test_w_expected_gradient_leaves_the_random_term_out(name):
     case, weights, log_scale, mean_axes = weight_case("w", name)
     for method in RANDOM_METHODS:
-        for options in ({}, {"noise_gradient": "none", "noise_sign": kernel(case["rand_sign"])}):
-            quantize = functools.partial(
-                fake_quantize_weights, estimator=method, mean_axes=mean_axes, **options
-            )
+        for options in ({}, {"noise_gradient": "none", "sign": kernel(case["rand_sign"])}):
+            noise = NoiseModel.of(method, mean_axes=mean_axes, **options)
+            quantize = functools.partial(fake_quantize_weights, noise=noise)
             _, (_, dlog_s) = value_and_gradients(quantize, [weights, log_scale], kernel(case["g"]))
             # The closed form in float32 carries the error of the run with the random term.
             estimate = float(VECTORS[f"{case.prefix}{method}/dlog_s__f32err"])
@@ -157,9 +161,7 @@ def activation_gradients(case, methods, jit):
                 log_scale[i],
                 log_range[i],
                 signed,
-                estimator=method,
-                noise_sign=sign,
-                mean_axes=(0,),
+                NoiseModel.of(method, "head", sign, mean_axes=(0,)),
             )
             for i, method in enumerate(methods)
         ]
@@ -212,7 +214,7 @@ def test_a_through_the_affine_quantizer_and_autodiff(method, jit):
     def spelled_out(x, offset, log_scale, log_range):
         upper = offset + power_of_two(log_range) - power_of_two(log_scale)
         return fake_quantize_affine(
-            x, log_scale, offset, offset, upper, method, sign, mean_axes=(0,)
+            x, log_scale, offset, offset, upper, NoiseModel.of(method, "head", sign, (0,))
         )
 
     inputs = [image(case["x"]), case["act_b"], case["log_act_s"], case["log_act_q"]]
@@ -235,8 +237,10 @@ def test_layer(name, jit):
     stride, pad = int(case["stride"]), int(case["pad"])
 
     def layer(x, weight, log_wght_s, act_b, log_act_s, log_act_q, bias):
-        x_hat = fake_quantize_activations(x, act_b, log_act_s, log_act_q, signed, noise_sign=sign_x)
-        w_hat = fake_quantize_weights(weight, log_wght_s, method, sign_w)
+        x_hat = fake_quantize_activations(
+            x, act_b, log_act_s, log_act_q, signed, NoiseModel.of(sign=sign_x)
+        )
+        w_hat = fake_quantize_weights(weight, log_wght_s, NoiseModel.of(method, sign=sign_w))
         padded = ops.pad(x_hat, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
         return ops.conv(padded, w_hat, stride, "valid") + bias
 

@@ -1,16 +1,18 @@
-"""What is LSQ's own: the ratio that is trained, its floor, its start and its gradient scale."""
+"""What is LSQ's own: the ratio that is trained, its floor and its gradient scale."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_qat.quantizers import Grid, LSQQuantizer, lsq_initial_scale
-from keras_qat.quantizers.lsq import AtLeast
+from keras_qat.quantizers import Grid, LSQActivationQuantizer, LSQWeightQuantizer
+from keras_qat.quantizers.constraints import AtLeast
 
 
 def built(shape, grid=None, **arguments):
-    quantizer = LSQQuantizer(grid or Grid.for_weights(4), **arguments)
+    """Of activations, if the first size of the shape is that of a batch."""
+    kind = LSQActivationQuantizer if shape[0] is None else LSQWeightQuantizer
+    quantizer = kind(grid or Grid.for_weights(4), **arguments)
     quantizer.build(shape)
     return quantizer
 
@@ -34,17 +36,17 @@ def test_a_new_scale_starts_over():
 
 
 @pytest.mark.parametrize(
-    ("shape", "per_channel", "elements"),
+    ("shape", "options", "elements"),
     [
-        ((3, 3, 4, 5), True, 3 * 3 * 4),
-        ((3, 3, 4, 5), False, 3 * 3 * 4 * 5),
-        ((None, 6, 6, 4), False, 6 * 6 * 4),  # an activation: one example counts
-        ((None, 7), False, 7),
+        ((3, 3, 4, 5), {"per_channel": True}, 3 * 3 * 4),
+        ((3, 3, 4, 5), {}, 3 * 3 * 4 * 5),
+        ((None, 6, 6, 4), {}, 6 * 6 * 4),  # an activation: one example counts
+        ((None, 7), {}, 7),
     ],
 )
 @pytest.mark.parametrize("grid", [Grid(-8, 7), Grid(0, 15), Grid(-1, 1, step=2), Grid(-1, 0)])
-def test_the_gradient_scale_is_that_of_the_paper(shape, per_channel, elements, grid):
-    quantizer = built(shape, grid, per_channel=per_channel)
+def test_the_gradient_scale_is_that_of_the_paper(shape, options, elements, grid):
+    quantizer = built(shape, grid, **options)
     assert quantizer.gradient_scale == 1.0 / np.sqrt(elements * max(grid.qmax, 1))
 
 
@@ -65,12 +67,6 @@ def test_the_constraint_survives_its_config():
     config = keras.saving.serialize_keras_object(constraint)
     assert keras.saving.deserialize_keras_object(config).minimum == 0.25
     np.testing.assert_array_equal(constraint(np.float32([-1.0, 0.25, 2.0])), [0.25, 0.25, 2.0])
-
-
-def test_the_papers_start():
-    x = np.array([[1.0, -2.0], [3.0, -6.0]], np.float32)
-    assert float(lsq_initial_scale(x, Grid(-4, 4))) == 2 * 3.0 / 2
-    assert float(lsq_initial_scale(x, Grid(-1, 0))) == 6.0
 
 
 def test_the_scale_learns_what_saturates():

@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from keras_qat.quantizers import GDNSQActivationQuantizer, GDNSQWeightQuantizer
-from keras_qat.quantizers.noise_signs import (
-    SignProduct,
+from keras_qat.quantizers.gdnsq.noise_signs import (
+    RankOneSigns,
     random_noise_sign,
-    random_sign_product,
+    random_rank_one_signs,
     signed_sum,
 )
 from keras_qat.wrappers import QuantizeDense
@@ -79,7 +79,7 @@ def every_sign(product):
 def test_signs_of_a_batch_are_fair_and_any_two_are_independent():
     """Over many draws; of a small batch, so that every pair of its signs can be looked at."""
     generator = keras.random.SeedGenerator(1)
-    draws = [every_sign(random_sign_product((3, 2, 5), generator)) for _ in range(400)]
+    draws = [every_sign(random_rank_one_signs((3, 2, 5), generator)) for _ in range(400)]
     signs = np.reshape(draws, (400, -1))
     np.testing.assert_array_equal(np.abs(signs), 1.0)
     far = DEVIATIONS / np.sqrt(len(signs))
@@ -89,7 +89,7 @@ def test_signs_of_a_batch_are_fair_and_any_two_are_independent():
 
 def test_the_sum_with_a_product_is_that_with_its_signs_one_by_one():
     values = np.random.default_rng(0).normal(size=(6, 3, 3, 5)).astype(np.float32)
-    product = random_sign_product(values.shape, seed=keras.random.SeedGenerator(4))
+    product = random_rank_one_signs(values.shape, seed=keras.random.SeedGenerator(4))
     signs = (every_sign(product) / 2.0).reshape(values.shape).astype(np.float32)
     parameter = np.zeros((), np.float32)
     one_by_one = float(signed_sum(values, signs, parameter))
@@ -100,7 +100,7 @@ def test_the_sum_with_a_product_is_that_with_its_signs_one_by_one():
 def test_sizes_may_be_unknown():
     @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
     def signed(values):
-        return signed_sum(values, random_sign_product(keras.ops.shape(values), 0), tf.zeros(()))
+        return signed_sum(values, random_rank_one_signs(keras.ops.shape(values), 0), tf.zeros(()))
 
     assert abs(float(signed(tf.ones((2, 4, 5, 3))))) <= 60.0
 
@@ -144,5 +144,5 @@ def test_every_layer_of_a_model_draws_signs_of_its_own():
         quantizer.build((None, 16))
     x = np.zeros((400, 16), np.float32)
     first, second = (quantizer.draw_noise_sign(x) for quantizer in quantizers)
-    assert isinstance(first, SignProduct)
+    assert isinstance(first, RankOneSigns)
     assert_zero_mean(4.0 * np.asarray(first.examples) * np.asarray(second.examples))

@@ -11,13 +11,19 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from keras_qat.estimators import STE, Estimator
-from keras_qat.quantizers import Grid, LSQQuantizer, STEQuantizer
-from keras_qat.quantizers.fixed_grids import fixed_step_size, learned_step_size
+from keras_qat.quantizers import (
+    Grid,
+    LSQActivationQuantizer,
+    LSQWeightQuantizer,
+    STEActivationQuantizer,
+    STEWeightQuantizer,
+)
+from keras_qat.quantizers.fake_quantize import fixed_step_size, learned_step_size
 from keras_qat.quantizers.replacement import (
     SELECTIONS,
-    by_chance,
-    by_chance_in_batch,
-    by_error,
+    random_selection,
+    random_selection_in_batch,
+    selection_by_error,
 )
 from tests.golden_vectors import Case, cases, compiled, value_and_gradients
 
@@ -28,7 +34,7 @@ PEGE_CASES = [name for name in cases("pege") if name != "sched"]
 def chosen(case):
     """The selection of a golden case: given uniform numbers, or the smallest errors."""
     if int(case["order"]) == 1:
-        return by_error(np.float32(case["p"]))
+        return selection_by_error(np.float32(case["p"]))
     return lambda noise: case["U"] < case["p"]
 
 
@@ -79,7 +85,7 @@ def test_all_pege_cases_are_here():
 # Choosing.
 
 
-@pytest.mark.parametrize("draw", [by_chance, by_chance_in_batch])
+@pytest.mark.parametrize("draw", [random_selection, random_selection_in_batch])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_chance_takes_its_share_and_all_or_none_at_the_ends(share, draw):
     seed = keras.random.SeedGenerator(1)
@@ -91,7 +97,7 @@ def test_chance_takes_its_share_and_all_or_none_at_the_ends(share, draw):
 
 
 def test_choices_of_a_batch_are_independent_in_pairs():
-    draw = functools.partial(by_chance_in_batch, (2, 3), 0.5, keras.random.SeedGenerator(2))
+    draw = functools.partial(random_selection_in_batch, (2, 3), 0.5, keras.random.SeedGenerator(2))
     taken = np.array([np.asarray(draw()(None)).reshape(-1) for _ in range(2000)], float)
     # standard error of a correlation of 2,000 draws: 0.022
     np.testing.assert_allclose(np.corrcoef(taken.T), np.eye(6), atol=5 * 0.022)
@@ -103,13 +109,15 @@ def test_choices_of_a_batch_are_independent_in_pairs():
 )
 def test_the_selected_are_codes_to_the_last_bit(ratios, grid):
     ratio = np.float32(ratios)
-    everything = by_chance(ratio.shape, 1.0, seed=0)
+    everything = random_selection(ratio.shape, 1.0, seed=0)
     quantize = functools.partial(fixed_step_size, scale=np.float32(1.0), grid=grid)
     np.testing.assert_array_equal(quantize(ratio, selection=everything), quantize(ratio))
 
 
 def test_what_persists_once_taken_stays_taken():
-    taken = [np.asarray(by_chance((500,), share, seed=3)(None)) for share in (0.2, 0.5, 0.9, 1.0)]
+    taken = [
+        np.asarray(random_selection((500,), share, seed=3)(None)) for share in (0.2, 0.5, 0.9, 1.0)
+    ]
     for fewer, more in itertools.pairwise(taken):
         assert not (fewer & ~more).any()
         assert fewer.sum() < more.sum()
@@ -118,7 +126,7 @@ def test_what_persists_once_taken_stays_taken():
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.77, 1.0])
 def test_the_smallest_errors_come_first(share):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 30)).astype(np.float32)
-    taken = np.asarray(compiled(by_error(np.float32(share)))(noise))
+    taken = np.asarray(compiled(selection_by_error(np.float32(share)))(noise))
     assert taken.sum() == round(share * noise.size)
     if taken.any() and not taken.all():
         assert np.abs(noise[taken]).max() < np.abs(noise[~taken]).min()
@@ -127,7 +135,9 @@ def test_the_smallest_errors_come_first(share):
 # Quantizers.
 
 
-def replaced(quantizer_type=LSQQuantizer, shape=(None, 6), replacement="random", **options):
+def replaced(
+    quantizer_type=LSQActivationQuantizer, shape=(None, 6), replacement="random", **options
+):
     grid = Grid.for_activations(2, signed=True)
     quantizer = quantizer_type(grid, replacement=replacement, seed=5, **options)
     quantizer.build(shape)
@@ -139,9 +149,11 @@ X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 
 
 @pytest.mark.parametrize("replacement", SELECTIONS)
-@pytest.mark.parametrize("shape", [(None, 6), (40, 6)], ids=["activations", "weights"])
-def test_a_share_is_quantized_in_training_and_all_in_inference(replacement, shape):
-    quantizer = replaced(replacement=replacement, shape=shape)
+@pytest.mark.parametrize("kind", ["activations", "fixed_batch", "weights"])
+def test_a_share_is_quantized_in_training_and_all_in_inference(replacement, kind):
+    quantizer_type = LSQWeightQuantizer if kind == "weights" else LSQActivationQuantizer
+    shape = (None, 6) if kind == "activations" else (40, 6)
+    quantizer = replaced(quantizer_type, shape, replacement)
     quantizer.replaced_share.assign(0.5)
     inference, training = np.asarray(quantizer(X)), np.asarray(quantizer(X, training=True))
     np.testing.assert_array_equal(inference, np.asarray(quantizer.codes(X)) * np.float32(0.5))
@@ -149,12 +161,15 @@ def test_a_share_is_quantized_in_training_and_all_in_inference(replacement, shap
     quantized = training == inference
     np.testing.assert_allclose(training[~quantized], clipped[~quantized], rtol=1e-6)
     assert 0.3 < quantized.mean() < 0.9  # clipped values are on the grid either way
-    expected = np.mean(((clipped - inference) / 1.5)[: 4 if shape[0] is None else None] ** 2)
+    expected = np.mean(((clipped - inference) / 1.5)[: 4 if kind == "activations" else None] ** 2)
     assert float(quantizer.last_error) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("replacement", SELECTIONS)
-@pytest.mark.parametrize("quantizer_type", [STEQuantizer, LSQQuantizer])
+@pytest.mark.parametrize(
+    "quantizer_type",
+    [STEActivationQuantizer, STEWeightQuantizer, LSQActivationQuantizer, LSQWeightQuantizer],
+)
 def test_all_replaced_without_a_pull_is_the_plain_quantizer_to_the_last_bit(
     quantizer_type, replacement
 ):
@@ -199,7 +214,7 @@ def test_a_mixture_has_the_gradient_of_its_parts():
 @pytest.mark.parametrize("replacement", SELECTIONS)
 def test_share_seed_and_pattern_are_saved(replacement, tmp_path):
     inputs = keras.Input((6,))
-    quantizer = STEQuantizer(Grid(-2, 1), replacement=replacement, estimator="dsq")
+    quantizer = STEActivationQuantizer(Grid(-2, 1), replacement=replacement, estimator="dsq")
     model = keras.Model(inputs, quantizer(inputs))
     quantizer.set_scale(0.5)
     quantizer.replaced_share.assign(0.25)
@@ -213,4 +228,4 @@ def test_share_seed_and_pattern_are_saved(replacement, tmp_path):
 
 def test_an_unknown_replacement_is_refused():
     with pytest.raises(ValueError, match=r"None or one of \('random', .*Received: 'all'"):
-        STEQuantizer(Grid(-2, 1), replacement="all")
+        STEWeightQuantizer(Grid(-2, 1), replacement="all")

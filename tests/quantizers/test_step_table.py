@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_qat.quantizers.step_table import (
+from keras_qat.quantizers.gdnsq.step_table import (
     STEPS_PER_OCTAVE,
     learned_step,
     snapped_log,

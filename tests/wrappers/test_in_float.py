@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_qat.quantizers import Grid, STEQuantizer
+from keras_qat.quantizers import Grid, STEWeightQuantizer
 from keras_qat.wrappers import (
     QuantizeEinsumDense,
     QuantizeEmbedding,
@@ -27,7 +27,7 @@ def steps(shape=(3, 5, 8)):
 
 
 def quantizers(count, bits=4):
-    return [STEQuantizer(Grid.for_weights(bits), per_channel=True) for _ in range(count)]
+    return [STEWeightQuantizer(Grid.for_weights(bits), per_channel=True) for _ in range(count)]
 
 
 def calibrated(wrapper):

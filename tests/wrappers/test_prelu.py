@@ -7,8 +7,9 @@ import pytest
 import keras_qat
 from keras_qat import integer
 from keras_qat.integer import QuantParams, ops
+from keras_qat.quantizers import SlopeQuantizer
 from keras_qat.wrappers import QuantizePReLU
-from keras_qat.wrappers.prelu import PReLUGrids, SlopeQuantizer
+from keras_qat.wrappers.prelu import PReLUGrids
 from tests.models import images
 from tests.seams import op_differences
 from tests.wrappers.test_product import CODES, quantizer
@@ -37,8 +38,8 @@ def test_every_product_of_code_and_slope_is_that_of_the_integer_op(seed):
     generator = np.random.default_rng(seed)
     source, output = generator.uniform(0.01, 1.0, 2).astype(np.float32)
     slope = np.float32(generator.uniform(0.001, 0.02))
-    neighbours = PReLUGrids(quantizer(source), quantizer(output))
-    found = neighbours.integer_prelu(CODES[:, None] * source, SLOPES * slope, slope)
+    grids = PReLUGrids(quantizer(source), quantizer(output))
+    found = grids.integer_prelu(CODES[:, None] * source, SLOPES * slope, slope)
     op = ops.PReLU(("x",), "y", ops.QuantizedArray(SLOPES.astype(np.int8), QuantParams(slope)))
     x = ops.QuantizedArray(CODES[:, None].astype(np.int8), QuantParams(source))
     expected = op.evaluate([x], QuantParams(output), integer.PROFILES["xnnpack"])

@@ -6,8 +6,8 @@ import pytest
 
 import keras_qat
 from keras_qat import integer
-from keras_qat.quantizers import LSQQuantizer
-from keras_qat.quantizers.fake_quantize import Grid
+from keras_qat.quantizers import LSQActivationQuantizer
+from keras_qat.quantizers.grid import Grid
 from keras_qat.wrappers.product import ProductAccumulator
 from tests.models import images
 
@@ -16,7 +16,7 @@ CODES = np.arange(-128, 128, dtype=np.float32)
 
 
 def quantizer(scale, accumulator=None):
-    made = LSQQuantizer(Grid.for_activations(8, signed=True))
+    made = LSQActivationQuantizer(Grid.for_activations(8, signed=True))
     made.build(CODES.shape)
     made.set_scale(scale)
     if accumulator is not None:

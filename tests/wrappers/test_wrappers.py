@@ -6,7 +6,7 @@ import pytest
 
 import keras_qat
 from keras_qat.integer import ops
-from keras_qat.quantizers import Grid, LSQQuantizer, Quantizer, STEQuantizer
+from keras_qat.quantizers import Grid, LSQWeightQuantizer, STEWeightQuantizer, WeightQuantizer
 from keras_qat.wrappers import (
     QuantizeConv1D,
     QuantizeConv1DTranspose,
@@ -86,7 +86,7 @@ OPS = {
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-class Transparent(Quantizer):
+class Transparent(WeightQuantizer):
     """Passes everything through."""
 
     def fake_quantize(self, x, rounding, selection=None):
@@ -97,7 +97,7 @@ def wrapped(case, quantizer=None, **arguments):
     """A wrapper with weights as after training, and inputs for it."""
     wrapper_type, layer_type, own = CASES[case]
     x = images(6, SHAPES.get(layer_type, (8, 8, 3)))
-    quantizer = quantizer or STEQuantizer(Grid.for_weights(4), per_channel=True)
+    quantizer = quantizer or STEWeightQuantizer(Grid.for_weights(4), per_channel=True)
     wrapper = wrapper_type(layer_type(**own, name="layer", **arguments), quantizer)
     wrapper(x)
     if wrapper.layer.use_bias:
@@ -154,7 +154,7 @@ def test_lowering_states_the_codes_the_scales_and_the_bias(case):
 
 
 def test_a_scale_for_the_whole_kernel_serves_every_channel():
-    quantizer = STEQuantizer(Grid.for_weights(4))
+    quantizer = STEWeightQuantizer(Grid.for_weights(4))
     wrapper = QuantizeDense(layers.Dense(3), quantizer)
     wrapper(images(2, (4,)))
     quantizer.set_scale(0.25)
@@ -163,7 +163,7 @@ def test_a_scale_for_the_whole_kernel_serves_every_channel():
 
 @every_case
 def test_saved_and_loaded_is_bit_equal(case, tmp_path):
-    wrapper, x = wrapped(case, LSQQuantizer(Grid.for_weights(3), per_channel=True))
+    wrapper, x = wrapped(case, LSQWeightQuantizer(Grid.for_weights(3), per_channel=True))
     inputs = keras.Input(x.shape[1:])
     model = keras.Model(inputs, wrapper(inputs))
     model.save(tmp_path / "model.keras")
@@ -177,7 +177,7 @@ def test_saved_and_loaded_is_bit_equal(case, tmp_path):
 
 @every_case
 def test_arithmetic_follows_the_layers_policy_and_the_scales_do_not(case):
-    quantizer = LSQQuantizer(Grid.for_weights(4), per_channel=True)
+    quantizer = LSQWeightQuantizer(Grid.for_weights(4), per_channel=True)
     wrapper, x = wrapped(case, quantizer, dtype="mixed_float16")
     assert wrapper(x).dtype == "float16"
     assert {variable.dtype for variable in wrapper.variables} == {"float32"}
@@ -186,7 +186,7 @@ def test_arithmetic_follows_the_layers_policy_and_the_scales_do_not(case):
 @pytest.mark.parametrize("frozen", ["layer", "wrapper", "none"])
 def test_a_frozen_layer_is_frozen_with_its_scales(frozen):
     layer = layers.Dense(3, trainable=frozen != "layer")
-    wrapper = QuantizeDense(layer, LSQQuantizer(Grid.for_weights(4)))
+    wrapper = QuantizeDense(layer, LSQWeightQuantizer(Grid.for_weights(4)))
     model = keras.Sequential([keras.Input((4,)), wrapper])
     if frozen == "wrapper":
         wrapper.trainable = False
@@ -197,7 +197,7 @@ def test_a_frozen_layer_is_frozen_with_its_scales(frozen):
 
 def test_frozen_scales_survive_the_config():
     layer = layers.Dense(3, trainable=False)
-    wrapper = QuantizeDense(layer, LSQQuantizer(Grid.for_weights(4)))
+    wrapper = QuantizeDense(layer, LSQWeightQuantizer(Grid.for_weights(4)))
     clone = QuantizeDense.from_config(wrapper.get_config())
     model = keras.Sequential([keras.Input((4,)), clone])
     assert model.trainable_variables == []
@@ -207,7 +207,7 @@ def test_regularizers_and_constraints_act_on_the_latent_kernel():
     layer = layers.Dense(
         3, kernel_regularizer=keras.regularizers.L2(0.5), kernel_constraint="non_neg"
     )
-    wrapper = QuantizeDense(layer, STEQuantizer(Grid.for_weights(2)))
+    wrapper = QuantizeDense(layer, STEWeightQuantizer(Grid.for_weights(2)))
     model = keras.Sequential([keras.Input((4,)), wrapper])
     kernel = layer.kernel.numpy()
     # Another order of the same float32 sum.
@@ -218,7 +218,7 @@ def test_regularizers_and_constraints_act_on_the_latent_kernel():
 
 
 def test_the_base_says_what_a_wrapper_must_implement():
-    wrapper = QuantizeWrapper(layers.Dense(3), STEQuantizer(Grid.for_weights(4)))
+    wrapper = QuantizeWrapper(layers.Dense(3), STEWeightQuantizer(Grid.for_weights(4)))
     with pytest.raises(NotImplementedError, match=r"QuantizeWrapper must implement forward"):
         wrapper.forward(None, None)
     with pytest.raises(NotImplementedError, match=r"QuantizeWrapper must implement lower"):

@@ -9,12 +9,19 @@ import numpy as np
 from keras import ops
 
 from keras_qat.integer.qparams import QuantParams
-from keras_qat.quantizers.bit_width import activation_bit_width, levels
+from keras_qat.quantizers.activation_quantizer import ActivationQuantizer
 from keras_qat.quantizers.constraints import AtMost
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fake_quantize import Grid
-from keras_qat.quantizers.fixed_grids import Rounding
-from keras_qat.quantizers.gdnsq import (
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.gdnsq.bit_width import activation_bit_width, levels
+from keras_qat.quantizers.gdnsq.calibration import calibrated_activation_parameters
+from keras_qat.quantizers.gdnsq.integer_grids import (
+    fake_quantize_snapped_activations,
+    snapped_activation_grid,
+)
+from keras_qat.quantizers.gdnsq.noise_signs import RankOneSigns, random_rank_one_signs
+from keras_qat.quantizers.gdnsq.published_grids import fake_quantize_activations
+from keras_qat.quantizers.gdnsq.quantizer import (
     HOW_TO_MEET,
     GDNSQQuantizer,
     checked_bits,
@@ -22,16 +29,10 @@ from keras_qat.quantizers.gdnsq import (
     most_levels,
     table_log,
 )
-from keras_qat.quantizers.gdnsq_calibration import calibrated_activation_parameters
-from keras_qat.quantizers.gdnsq_gradients import fake_quantize_activations
+from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.quantizers.lowering_error import LoweringError
-from keras_qat.quantizers.noise_signs import SignProduct, random_sign_product
 from keras_qat.quantizers.replacement import Selection
-from keras_qat.quantizers.snapped_grids import (
-    fake_quantize_snapped_activations,
-    snapped_activation_grid,
-)
 
 Tensor = Any
 
@@ -39,26 +40,29 @@ _INT8_LEVELS = 256
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class GDNSQActivationQuantizer(GDNSQQuantizer):
+class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
     """Activations on a grid with a trained step, a trained range and, if signed, a trained end.
 
     Forward, with the step `s`, `Q = 2**log_range` and whole numbers `lowest`, `steps` next to
     `offset / s` and `Q / s - 1`: `code = round(clip(x / s, lowest, lowest + steps))`,
-    `x_hat = s * code` (`keras_qat.quantizers.snapped_grids`). Backward, with the position `v`
+    `x_hat = s * code` (`keras_qat.quantizers.gdnsq.integer_grids`). Backward, with the position `v`
     from the lowest code, `e` the noise, `phi`, `rho` of the estimator, and `above`, `inside` the
     elements beyond and within the grid: `dx = g * phi * inside`, `doffset = sum(g - dx)` (0 if
     not signed), `dlog_range = ln(2) * Q * sum g * phi * above`,
     `dlog_scale = ln(2) * s * sum g * (e + s * rho + (1 - phi) * v - phi * above)`.
 
     With `offset="free"` the grid starts at the offset, as published
-    (`keras_qat.quantizers.gdnsq_gradients`), and cannot be deployed.
+    (`keras_qat.quantizers.gdnsq.published_grids`), and cannot be deployed.
 
     Source: GDNSQ (arXiv 2508.14004). The snapped offset and the table of steps are our own.
 
     Args:
         target_bits: the bits aimed at, 1 to 8.
         signed: whether values may be negative; else the offset stays at 0.
-        estimator, noise_gradient, offset, start_bits, seed: see `GDNSQQuantizer`.
+        estimator, noise_gradient, offset, start_bits, replacement, seed: see `GDNSQQuantizer`.
+
+    Raises:
+        ValueError: an option that has no such value.
 
     >>> quantizer = GDNSQActivationQuantizer(target_bits=2, signed=False)
     >>> quantizer.build((None, 4))
@@ -210,24 +214,41 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
             )
         return super().qparams()
 
-    def draw_noise_sign(self, x: Tensor) -> SignProduct:
-        return random_sign_product(ops.shape(x), self.seed_generator)
+    def draw_noise_sign(self, x: Tensor) -> RankOneSigns:
+        return random_rank_one_signs(ops.shape(x), self.seed_generator)
 
-    def _fake_quantize(
+    def fake_quantize(
         self,
         x: Tensor,
         rounding: Rounding,
-        noise_sign: SignProduct | None = None,
         selection: Selection | None = None,
+        noise_sign: RankOneSigns | None = None,
     ) -> Tensor:
+        """As of every quantizer; a free grid always rounds to the nearest.
+
+        Args:
+            x: the tensor.
+            rounding: `(x / scale, grid) -> codes`.
+            selection: `noise in steps -> which elements are quantized`; `None` for all.
+            noise_sign: for the elements of `x`; `None` leaves the random term out.
+        """
         parameters = (self.offset, *self._scale_and_range(), self.signed)
-        options = self._gradient_options(noise_sign, selection)
+        noise = self._noise_now(noise_sign)
         if not self.deployable:
-            return fake_quantize_activations(x, *parameters, **options)
+            return fake_quantize_activations(x, *parameters, noise, selection)
         held_levels = as_tensor(self.held_levels)
         return fake_quantize_snapped_activations(
-            x, *parameters, held_levels, rounding=rounding, **options
+            x, *parameters, held_levels, noise, rounding, selection
         )
+
+    def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
+        """The integer code of every element of `x` in inference, int32.
+
+        Raises:
+            LoweringError: the offset is free.
+        """
+        self._check_snapped()
+        return super().codes(x, pooled)
 
     def discretization_error(self, x: Tensor) -> Tensor:
         if self.deployable:
@@ -244,6 +265,4 @@ class GDNSQActivationQuantizer(GDNSQQuantizer):
         return -(2.0 ** (bits - 1)) if self.signed else 0.0
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        del config["per_channel"]
-        return {**config, "signed": self.signed}
+        return {**super().get_config(), "signed": self.signed}

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_qat.callbacks.gdnsq_plan import FASTEST, SLACK, Plan, planned_run, published_plan
 from keras_qat.schedules import AnnealingState
+from keras_qat.training_plan import (
+    FASTEST,
+    SLACK,
+    Progress,
+    TrainingPlan,
+    planned_run,
+    published_plan,
+)
 
 rates = st.floats(1e-5, 0.1)
 distances = st.floats(0.0, 15.0)
@@ -32,11 +39,11 @@ def test_a_plan_has_time_for_the_way_or_names_the_batches_that_have(
     plan = plan_or_need(batches, rate, distance, arrive_by)
     if isinstance(plan, int):
         assert plan > batches
-        assert isinstance(plan_or_need(plan, rate, distance, arrive_by), Plan)
+        assert isinstance(plan_or_need(plan, rate, distance, arrive_by), TrainingPlan)
         assert plan_or_need(plan - 1, rate, distance, arrive_by) == plan
         return
     assert plan.warmup < plan.deadline <= batches
-    bits_in_time = plan.rate * plan.learning_rate * (plan.deadline - plan.warmup)
+    bits_in_time = plan.log_step_multiplier * plan.learning_rate * (plan.deadline - plan.warmup)
     # One part in a million for float32 sums of the rates.
     assert bits_in_time >= SLACK * distance * (1 - 1e-6)
 
@@ -44,10 +51,10 @@ def test_a_plan_has_time_for_the_way_or_names_the_batches_that_have(
 @given(st.integers(2000, 100_000), rates, distances)
 def test_no_plan_moves_widths_faster_than_it_must(batches, rate, distance):
     plan = planned_run(np.full(batches, rate), distance, 0.6)
-    assert math.frexp(plan.rate)[0] == 0.5
-    assert plan.rate >= 1.0
-    if plan.rate > 1.0:  # the next lower power of two would be too slow
-        slower = plan.rate / 2 * plan.learning_rate
+    assert math.frexp(plan.log_step_multiplier)[0] == 0.5
+    assert plan.log_step_multiplier >= 1.0
+    if plan.log_step_multiplier > 1.0:  # the next lower power of two would be too slow
+        slower = plan.log_step_multiplier / 2 * plan.learning_rate
         assert slower * (plan.deadline - plan.warmup) < SLACK * distance * (1 + 1e-6)
         assert slower < FASTEST * (1 + 1e-6)
 
@@ -88,3 +95,13 @@ def test_a_users_schedule_counts_with_its_mean():
     falling = np.linspace(2e-3, 0.0, 3000)
     plan = planned_run(falling, 8.0, 0.5)
     assert plan.learning_rate == pytest.approx(falling[50:1500].mean())
+
+
+@given(
+    st.integers(0, 2**24), st.integers(0, 2**24), st.booleans(), st.booleans()
+)  # float32 holds these whole numbers
+def test_plans_and_progress_come_back_from_their_variables(batches, met, converged, finished):
+    progress = Progress(batches, met, converged, finished)
+    assert Progress.of(np.float32(progress)) == progress
+    plan = planned_run(np.full(3000, 2.0**-10), 8.0, 0.5)
+    assert TrainingPlan.of(np.float32(plan)) == TrainingPlan(*np.float32(plan).tolist())

@@ -8,7 +8,7 @@ import pytest
 
 from keras_qat.integer import GraphBuilder, QuantParams, ops, run
 from keras_qat.quantizers import Grid
-from keras_qat.quantizers.fake_quantize import (
+from keras_qat.quantizers.grid import (
     round_interpolated_to_codes,
     round_pooled_to_codes,
     round_to_codes,

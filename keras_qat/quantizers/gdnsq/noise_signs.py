@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_qat.quantizers.draws import draw_integers
-from keras_qat.quantizers.sharing import sum_over_sharing
+from keras_qat.quantizers.random_integers import draw_integers
+from keras_qat.quantizers.reductions import sum_to_shape
 
 Tensor = Any
 
@@ -26,7 +26,7 @@ def random_noise_sign(shape: tuple[Any, ...], seed: Any) -> Tensor:
     return ops.cast(draw_integers(shape, 2, seed), "float32") - 0.5
 
 
-class SignProduct(NamedTuple):
+class RankOneSigns(NamedTuple):
     """A sign for every element of a batch: that of its example times that of its feature.
 
     Any two of these signs are independent, so a sum of elements with these signs has the mean and
@@ -47,25 +47,25 @@ class SignProduct(NamedTuple):
         return ops.sum(ops.matmul(rows, self.features) * self.examples)
 
 
-def random_sign_product(shape: tuple[Any, ...], seed: Any) -> SignProduct:
+def random_rank_one_signs(shape: tuple[Any, ...], seed: Any) -> RankOneSigns:
     """Fair draws for a batch of that shape.
 
-    >>> signs = random_sign_product((4, 3, 3, 8), seed=0)
+    >>> signs = random_rank_one_signs((4, 3, 3, 8), seed=0)
     >>> tuple(signs.examples.shape), tuple(signs.features.shape)
     ((4, 1), (72, 1))
     """
     batch, *features = shape
     count = math.prod(features)
     signs = random_noise_sign((count + batch, 1), seed)
-    return SignProduct(signs[count:], 2.0 * signs[:count])
+    return RankOneSigns(signs[count:], 2.0 * signs[:count])
 
 
-def signed_sum(values: Tensor, noise_sign: Tensor | SignProduct, parameter: Tensor) -> Tensor:
+def signed_sum(values: Tensor, noise_sign: Tensor | RankOneSigns, parameter: Tensor) -> Tensor:
     """The sums of `r * values` over the elements that share a number, in the parameter's shape.
 
     >>> float(signed_sum(ops.array([1.0, 3.0]), ops.array([0.5, -0.5]), ops.zeros(())))
     -1.0
     """
-    if isinstance(noise_sign, SignProduct):
+    if isinstance(noise_sign, RankOneSigns):
         return noise_sign.signed_sum(values)
-    return sum_over_sharing(values * noise_sign, parameter)
+    return sum_to_shape(values * noise_sign, parameter)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_qat.quantizers.sharing import sum_of_products, sum_over_sharing
+from keras_qat.quantizers.reductions import sum_of_products, sum_to_shape
 from tests.golden_vectors import compiled
 
 rng = np.random.default_rng(0)
@@ -15,7 +15,7 @@ rng = np.random.default_rng(0)
 def test_a_sum_of_products_is_that_of_the_products(shape, jit):
     one, other = rng.integers(-9, 10, (2, 4, 5, 2, 3)).astype("float32")  # exact in any order
     found = (compiled(sum_of_products) if jit else sum_of_products)(one, other, tf.zeros(shape))
-    np.testing.assert_array_equal(found, sum_over_sharing(one * other, tf.zeros(shape)))
+    np.testing.assert_array_equal(found, sum_to_shape(one * other, tf.zeros(shape)))
     assert found.shape == shape
 
 

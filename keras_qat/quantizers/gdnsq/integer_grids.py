@@ -1,6 +1,6 @@
 """GDNSQ's fake-quantize functions on grids that integers state exactly.
 
-They are the functions of `gdnsq_gradients` but for two things. The step `s` is an entry of a table
+They are the functions of `published_grids` but for two things. The step `s` is an entry of a table
 (`step_table`), and the grid's offset is a whole number of units, so that every value is
 `code * unit` for an integer code. Gradients pass straight through both roundings: they are those
 of the published grids, with the noise `e = (x_hat - x) / s` of these.
@@ -34,32 +34,28 @@ Source of the method: GDNSQ (arXiv 2508.14004); these grids are our own.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.custom_gradient import custom_gradient
-from keras_qat.quantizers.fake_quantize import (
+from keras_qat.quantizers.fake_quantize import Rounding, mixed_codes
+from keras_qat.quantizers.gdnsq.noise_model import STRAIGHT_THROUGH, NoiseModel, Residual
+from keras_qat.quantizers.gdnsq.published_grids import LN2
+from keras_qat.quantizers.gdnsq.step_table import learned_step, table_index, table_value
+from keras_qat.quantizers.grid import (
     Grid,
     clipped_to_grid,
     round_nonnegative_to_codes,
     round_to_codes,
 )
-from keras_qat.quantizers.fixed_grids import Rounding, mixed_codes
-from keras_qat.quantizers.gdnsq_gradients import NoiseBackward
-from keras_qat.quantizers.noise_signs import SignProduct
-from keras_qat.quantizers.replacement import Selection, select
-from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
-from keras_qat.quantizers.step_table import learned_step, table_index, table_value
+from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
+from keras_qat.quantizers.replacement import Selection
 
 Tensor = Any
 
 NOT_HELD = 0.0
 """As the number of held levels: the grid follows its parameters."""
-
-_LN2 = math.log(2.0)
 
 
 class WeightGrid(NamedTuple):
@@ -76,14 +72,17 @@ class WeightGrid(NamedTuple):
 
     def codes(self, weights: Tensor) -> Tensor:
         """The nearest codes, as floats: ties to an even number of steps."""
-        return self.mixed_codes(weights, None)[0]
+        return self.mixed_codes(weights, round_to_codes, None)[0]
 
     def mixed_codes(
-        self, weights: Tensor, selection: Selection | None
+        self, weights: Tensor, rounding: Rounding, selection: Selection | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Codes of the selected weights, positions of the others; and which are selected."""
-        position = ops.clip(self.position(weights), 0.0, self.steps)
-        position, selected = select(selection, position, ops.round(position))
+        """Codes of the selected weights, positions of the others; and which are selected.
+
+        Rounding is of positions: to the codes `0, 1, ..., steps` of steps from the lowest.
+        """
+        steps = Grid(0.0, self.steps)
+        position, selected = mixed_codes(self.position(weights), steps, rounding, selection)
         return position * self.stride + self.lowest, selected
 
 
@@ -137,15 +136,14 @@ def fake_quantize_snapped_weights(
     half_steps: bool = True,
     held_levels: Tensor = NOT_HELD,
     held_middle: Tensor = 0.0,
-    estimator: str | Estimator = "ste",
-    noise_sign: Tensor | None = None,
-    noise_gradient: str = "head",
+    noise: NoiseModel = STRAIGHT_THROUGH,
+    rounding: Rounding = round_to_codes,
     selection: Selection | None = None,
 ) -> Tensor:
     """Fake-quantize weights on their snapped grid.
 
     Forward: `w_hat = unit * code`, see the module. Backward, with `v = (w / unit - lowest) /
-    stride`, its code and `passed`, `lost`, `slope` as in `gdnsq_gradients`:
+    stride`, its code and `passed`, `lost`, `slope` of `noise_model`:
     `dlog_scale = ln(2) * s * sum slope`, `dw = passed + [w == low] / ties * sum lost`; with whole
     steps, and where the grid is held, `v = w / s`, and nothing goes to an end of the range. A
     weight that a held grid cuts off is a constant of its code: `dw = 0`, `g * code / stride` is its
@@ -157,17 +155,18 @@ def fake_quantize_snapped_weights(
         half_steps: codes in half steps, else whole steps on a symmetric range.
         held_levels: how many levels each channel has; 0 while they follow the weights.
         held_middle: the middle code of a held grid, `()` or `(channels,)`.
-        estimator, noise_sign, noise_gradient, selection: as in `fake_quantize_affine`.
+        noise: what the gradients make of the noise.
+        rounding: of positions, in steps from the lowest code, to whole ones.
+        selection: `noise -> which weights are quantized`; `None` for all.
 
     >>> [float(v) for v in fake_quantize_snapped_weights([-0.5, -0.1, 0.6], 0.0)]
     [-0.5, -0.5, 0.5]
     """
-    backward = NoiseBackward(estimator, noise_sign, noise_gradient)
 
     @custom_gradient
     def fake_quantize(weights: Tensor, log_scale: Tensor) -> Any:
         grid = snapped_weight_grid(weights, log_scale, half_steps, held_levels, held_middle)
-        codes, selected = grid.mixed_codes(weights, selection)
+        codes, selected = grid.mixed_codes(weights, rounding, selection)
         scale = grid.unit * grid.stride
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,21 +176,16 @@ def fake_quantize_snapped_weights(
             code = codes / grid.stride
             position = ops.where(beyond, code, weights / grid.unit / grid.stride)
             follows = half_steps and held_levels <= 0.0
-            passed, lost, slope = backward(
-                upstream - cut,
-                code - position,
-                position,
-                log_scale,
-                GridStep(scale, ops.maximum(grid.steps, 1.0), sharing),
-                selected,
-                origin=ops.where(follows, grid.lowest / grid.stride, 0.0),
-            )
+            origin = ops.where(follows, grid.lowest / grid.stride, 0.0)
+            residual = Residual(code - position, position, origin=origin, selected=selected)
+            step = noise.step_of(scale, ops.maximum(grid.steps, 1.0), weights, log_scale)
+            passed, lost, slope = noise.backward(upstream - cut, residual, log_scale, step)
             if lost is not None and half_steps:
                 low, _ = weight_range(weights, log_scale, half_steps)
                 at_low = ops.cast(ops.logical_and(weights == low, follows), weights.dtype)
                 ties = ops.maximum(ops.sum(at_low, axis=sharing, keepdims=True), 1.0)
                 passed += at_low * (ops.sum(lost, axis=sharing, keepdims=True) / ties)
-            return passed, _LN2 * scale * (slope + sum_over_sharing(cut * code, log_scale))
+            return passed, LN2 * scale * (slope + sum_to_shape(cut * code, log_scale))
 
         return codes * grid.unit, gradient
 
@@ -234,9 +228,7 @@ def fake_quantize_snapped_activations(
     log_range: Tensor,
     signed: bool = True,
     held_levels: Tensor = NOT_HELD,
-    estimator: str | Estimator = "ste",
-    noise_sign: Tensor | SignProduct | None = None,
-    noise_gradient: str = "head",
+    noise: NoiseModel = STRAIGHT_THROUGH,
     rounding: Rounding = round_to_codes,
     selection: Selection | None = None,
 ) -> Tensor:
@@ -255,13 +247,13 @@ def fake_quantize_snapped_activations(
         log_scale, log_range: base-2 logarithms, scalars.
         signed: False keeps the offset where it is: it gets no gradient.
         held_levels: how many levels the grid has; 0 while they follow the range.
-        estimator, noise_sign, noise_gradient, selection: as in `fake_quantize_affine`.
+        noise: what the gradients make of the noise.
         rounding: of `x / s` to codes of a grid.
+        selection: `noise -> which elements are quantized`; `None` for all.
 
     >>> [float(v) for v in fake_quantize_snapped_activations([-9.0, 0.6, 9.0], -0.9, 0.0, 2.0)]
     [-1.0, 1.0, 2.0]
     """
-    backward = NoiseBackward(estimator, noise_sign, noise_gradient)
 
     @custom_gradient
     def fake_quantize(x: Tensor, offset: Tensor, log_scale: Tensor, log_range: Tensor) -> Any:
@@ -283,20 +275,12 @@ def fake_quantize_snapped_activations(
 
             # From `x` and `x_hat`, which the layers around keep anyway. Straight through, the
             # gradient is known before the noise, and masks it: nothing is clipped once more.
-            straight = backward.estimator.passes_through
+            straight = noise.estimator.passes_through
             nearest = x if straight else clipped_to_grid(x, grid, scale, rounding)
             dx, cut = split(upstream) if straight else (None, None)
-            passed, _, slope = backward(
-                upstream,
-                x_hat - nearest,
-                nearest / scale,
-                log_scale,
-                GridStep(scale, grid.qmax - grid.qmin, sharing_axes(x, log_scale)),
-                selected,
-                origin=grid.qmin,
-                noise_unit=scale,
-                noisy=dx,
-            )
+            residual = Residual(x_hat - nearest, nearest / scale, scale, grid.qmin, selected)
+            step = noise.step_of(scale, grid.qmax - grid.qmin, x, log_scale)
+            passed, _, slope = noise.backward(upstream, residual, log_scale, step, noisy=dx)
             if not straight:
                 dx, cut = split(passed)
             held = held_levels > 0.0
@@ -304,8 +288,8 @@ def fake_quantize_snapped_activations(
             return (
                 dx,
                 ops.sum(upstream) - ops.sum(dx) if signed else ops.zeros_like(offset),
-                _LN2 * scale * (slope + end * cut),
-                _LN2 * width * ops.where(held, 0.0, cut),
+                LN2 * scale * (slope + end * cut),
+                LN2 * width * ops.where(held, 0.0, cut),
             )
 
         return x_hat, gradient

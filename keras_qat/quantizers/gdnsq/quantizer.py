@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,16 +13,14 @@ from keras import ops
 from keras_qat import estimators
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fake_quantize import Grid, check_bits
-from keras_qat.quantizers.fixed_grids import Rounding
-from keras_qat.quantizers.gdnsq_gradients import NOISE_GRADIENTS, split_estimator
+from keras_qat.quantizers.gdnsq.integer_grids import NOT_HELD
+from keras_qat.quantizers.gdnsq.noise_model import NOISE_GRADIENTS, NoiseModel
+from keras_qat.quantizers.gdnsq.noise_signs import RankOneSigns, random_noise_sign
+from keras_qat.quantizers.gdnsq.step_table import learned_step, snapped_log
+from keras_qat.quantizers.grid import Grid, check_bits
 from keras_qat.quantizers.lowering_error import LoweringError
-from keras_qat.quantizers.noise_signs import SignProduct, random_noise_sign
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.quantizer import Quantizer
-from keras_qat.quantizers.replacement import Selection
-from keras_qat.quantizers.snapped_grids import NOT_HELD
-from keras_qat.quantizers.step_table import learned_step, snapped_log
 
 Tensor = Any
 
@@ -35,7 +34,7 @@ def check_gdnsq_options(estimator: Any, noise_gradient: str, offset: str, start_
 
     >>> check_gdnsq_options("ste", "head", "snapped", 10)
     """
-    split_estimator(estimator, "head")
+    NoiseModel.of(estimator)
     for name, value, choices in (
         ("noise_gradient", noise_gradient, NOISE_GRADIENTS),
         ("offset", offset, OFFSETS),
@@ -49,7 +48,7 @@ def check_gdnsq_options(estimator: Any, noise_gradient: str, offset: str, start_
 
 
 class GDNSQQuantizer(Quantizer):
-    """Base of GDNSQ's quantizers: the step is trained, and with it the number of levels.
+    """Mixed into GDNSQ's quantizers: the step is trained, and with it the number of levels.
 
     A penalty on `bit_width` (`keras_qat.objectives`) moves the steps until `target_bits` are met.
 
@@ -76,16 +75,16 @@ class GDNSQQuantizer(Quantizer):
         **kwargs: Any,
     ):
         check_gdnsq_options(estimator, noise_gradient, offset, start_bits)
-        rule, self._scale_term = split_estimator(estimator, noise_gradient)
-        super().__init__(grid, estimator=rule, **kwargs)
+        self._noise = NoiseModel.of(estimator, noise_gradient)
+        super().__init__(grid, estimator=self._noise.estimator, **kwargs)
         self.target_bits = int(target_bits)
         self.noise_gradient = noise_gradient
         self.offset_kind = offset
         self.start_bits = int(start_bits)
-        if self._scale_term == "head":
+        if self._noise.draws:
             self._draw_from_seed()
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def _build_scale(self, input_shape: tuple[int | None, ...]) -> None:
         self.rate = self.add_weight(
             name="rate", shape=(), initializer="ones", trainable=False, autocast=False
         )
@@ -97,7 +96,6 @@ class GDNSQQuantizer(Quantizer):
             trainable=False,
             autocast=False,
         )
-        self._build_training_state(input_shape)
 
     @property
     def learns_width(self) -> bool:
@@ -163,24 +161,13 @@ class GDNSQQuantizer(Quantizer):
     def _at_least_target(self, bits: float | None) -> float:
         return float(self.target_bits if bits is None else max(bits, self.target_bits))
 
-    def _quantized(
-        self, x: Tensor, rounding: Rounding, selection: Selection | None, training: bool
-    ) -> Tensor:
-        sign = self.draw_noise_sign(x) if training and self._scale_term == "head" else None
-        return self._fake_quantize(x, rounding, sign, selection)
+    def training_options(self, x: Tensor) -> dict[str, Any]:
+        options = super().training_options(x)
+        return {**options, "noise_sign": self.draw_noise_sign(x)} if self._noise.draws else options
 
-    def draw_noise_sign(self, x: Tensor) -> Tensor | SignProduct:
+    def draw_noise_sign(self, x: Tensor) -> Tensor | RankOneSigns:
         """Fresh signs of +-1/2 for the elements of `x`."""
         return random_noise_sign(ops.shape(x), self.seed_generator)
-
-    def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
-        """The integer code of every element of `x` in inference, int32.
-
-        Raises:
-            LoweringError: the offset is free.
-        """
-        self._check_snapped()
-        return super().codes(x, pooled)
 
     def qparams(self) -> QuantParams:
         """The grid learned so far.
@@ -191,22 +178,9 @@ class GDNSQQuantizer(Quantizer):
         self._check_snapped()
         return super().qparams()
 
-    def _fake_quantize(
-        self,
-        x: Tensor,
-        rounding: Rounding,
-        noise_sign: Any = None,
-        selection: Selection | None = None,
-    ) -> Tensor:
-        raise NotImplementedError
-
-    def _gradient_options(self, noise_sign: Any, selection: Selection | None) -> dict[str, Any]:
-        return {
-            "estimator": "lsq" if self._scale_term == "lsq" else self.estimator_now(),
-            "noise_sign": noise_sign,
-            "noise_gradient": self.noise_gradient,
-            "selection": selection,
-        }
+    def _noise_now(self, sign: Tensor | RankOneSigns | None) -> NoiseModel:
+        """What gradients make of the noise, with the estimator's options as they are now."""
+        return dataclasses.replace(self._noise, estimator=self.estimator_now(), sign=sign)
 
     def _add_logarithms(self, input_shape: tuple[int | None, ...]) -> keras.Variable:
         """The variable of all base-2 logarithms that are trained, over `rate`."""
@@ -235,7 +209,7 @@ class GDNSQQuantizer(Quantizer):
         return {
             **config,
             "target_bits": self.target_bits,
-            "estimator": "lsq" if self._scale_term == "lsq" else config["estimator"],
+            "estimator": "lsq" if self._noise.mode == "lsq" else config["estimator"],
             "noise_gradient": self.noise_gradient,
             "offset": self.offset_kind,
             "start_bits": self.start_bits,

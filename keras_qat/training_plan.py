@@ -1,12 +1,13 @@
-"""How a GDNSQ run is laid out over the batches that `fit` will do: pure functions."""
+"""How a GDNSQ run is laid out over the batches that `fit` will do, and how far it is."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from keras import ops
 
 from keras_qat.schedules import AnnealingState, Cosine, TemperatureAnnealing
 
@@ -23,7 +24,7 @@ FASTEST = 0.064
 _WARMUP_SHARE = 0.02
 
 
-class Plan(NamedTuple):
+class TrainingPlan(NamedTuple):
     """The constants of one run, all numbers, so that they fit in a variable.
 
     Attributes:
@@ -32,8 +33,9 @@ class Plan(NamedTuple):
         warmup: batches before the penalty starts.
         recovery: batches over which the learning rate falls to 0 once all targets are met; 0 for
             the published factor per batch.
-        growth: of the temperature per batch.
-        rate: how much faster than other variables the learned logarithms move; a power of two.
+        temperature_growth: of the penalty's weight per batch.
+        log_step_multiplier: how much faster than other variables the learned logarithms move; a
+            power of two.
         deadline: batches after which all widths are at their targets; 0 for never.
     """
 
@@ -41,9 +43,18 @@ class Plan(NamedTuple):
     learning_rate: float
     warmup: float
     recovery: float
-    growth: float
-    rate: float
+    temperature_growth: float
+    log_step_multiplier: float
     deadline: float
+
+    @classmethod
+    def of(cls, variable: Any) -> TrainingPlan:
+        """The plan that a vector holds, field by field.
+
+        >>> TrainingPlan.of([900, 0.5, 50, 0, 1, 8, 400]).log_step_multiplier
+        8.0
+        """
+        return cls(*map(float, ops.convert_to_numpy(variable)))
 
     def annealing(self) -> TemperatureAnnealing:
         """The published schedule with these constants."""
@@ -51,7 +62,7 @@ class Plan(NamedTuple):
             self.learning_rate,
             warmup=int(self.warmup),
             anneal=1.0 if self.recovery else PUBLISHED_ANNEAL,
-            rate=self.growth / self.learning_rate,
+            rate=self.temperature_growth / self.learning_rate,
         )
 
     def learning_rate_at(self, state: AnnealingState) -> float:
@@ -80,12 +91,43 @@ class Plan(NamedTuple):
         done = (batches - self.warmup) / max(self.deadline - self.warmup, 1.0)
         return min(max(1.0 - done, 0.0), 1.0)
 
-    def recovering_for(self, batches: int) -> Plan:
+    def recovering_for(self, batches: int) -> TrainingPlan:
         """The same with another number of batches from arrival to the end."""
         return self._replace(recovery=float(max(batches, 1)))
 
 
-def published_plan(learning_rates: npt.NDArray[np.floating], distance: float) -> Plan:
+class Progress(NamedTuple):
+    """How far a run is, all numbers, so that they fit in a variable.
+
+    Attributes:
+        batches: done so far.
+        converged_batches: those of them after warm-up that found all targets met.
+        converged: whether all targets were met at the last look.
+        finished: whether the run has ended.
+    """
+
+    batches: int = 0
+    converged_batches: int = 0
+    converged: bool = False
+    finished: bool = False
+
+    @classmethod
+    def of(cls, variable: Any) -> Progress:
+        """The progress that a vector holds, field by field.
+
+        >>> Progress.of([8, 2, 1, 0])
+        Progress(batches=8, converged_batches=2, converged=True, finished=False)
+        """
+        batches, converged_batches, *flags = map(int, ops.convert_to_numpy(variable))
+        return cls(batches, converged_batches, *map(bool, flags))
+
+    @property
+    def annealing(self) -> AnnealingState:
+        """The two counters, as the schedule takes them."""
+        return AnnealingState(self.batches, self.converged_batches)
+
+
+def published_plan(learning_rates: npt.NDArray[np.floating], distance: float) -> TrainingPlan:
     """The published constants, for a run of any length.
 
     Args:
@@ -95,19 +137,19 @@ def published_plan(learning_rates: npt.NDArray[np.floating], distance: float) ->
     Raises:
         ValueError: the run is too short to get there.
 
-    >>> published_plan(np.full(9000, 1e-3), distance=8.0).growth
+    >>> published_plan(np.full(9000, 1e-3), distance=8.0).temperature_growth
     0.002
     """
     learning_rate = float(np.max(learning_rates))
     needed = PUBLISHED_WARMUP + math.ceil(distance / learning_rate)
     _check_length(len(learning_rates), needed, distance, 'or use the recipe "planned"')
-    return Plan(
+    return TrainingPlan(
         batches=len(learning_rates),
         learning_rate=learning_rate,
         warmup=PUBLISHED_WARMUP,
         recovery=0.0,
-        growth=PUBLISHED_GROWTH * learning_rate,
-        rate=1.0,
+        temperature_growth=PUBLISHED_GROWTH * learning_rate,
+        log_step_multiplier=1.0,
         deadline=0.0,
     )
 
@@ -117,11 +159,12 @@ def planned_run(
     distance: float,
     arrive_by: float,
     adaptive: bool = True,
-) -> Plan:
+) -> TrainingPlan:
     """A run that arrives in time: the published dynamics, compressed by a power of two.
 
     With the batches `a = arrive_by * batches - warmup` and their mean learning rate `lr`:
-    `rate = 2**ceil(log2(1.4 * distance / (lr * a)))`, at least 1, and `growth = 2 * rate * lr`.
+    `log_step_multiplier = 2**ceil(log2(1.4 * distance / (lr * a)))`, at least 1, and
+    `temperature_growth = 2 * log_step_multiplier * lr`.
     From arrival to the end the learning rate falls to 0 along half a cosine.
 
     Args:
@@ -129,12 +172,12 @@ def planned_run(
         distance: bits between the widest start and its target.
         arrive_by: share of the run.
         adaptive: whether the optimizer's steps are as long as its learning rate, whatever the
-            gradient, like Adam's; else the rate stays 1, and late widths are moved along.
+            gradient, like Adam's; else the multiplier stays 1, and late widths are moved along.
 
     Raises:
         ValueError: the run is too short to get there at 0.064 bits per batch.
 
-    >>> planned_run(np.full(2800, 1e-3), distance=8.0, arrive_by=0.6).rate
+    >>> planned_run(np.full(2800, 1e-3), distance=8.0, arrive_by=0.6).log_step_multiplier
     8.0
     """
     batches = len(learning_rates)
@@ -147,14 +190,14 @@ def planned_run(
     _check_length(batches, math.ceil(needed), distance, "or start at fewer bits")
     learning_rate = float(np.mean(learning_rates[warmup:deadline]))
     wanted = SLACK * distance / (learning_rate * (deadline - warmup))
-    rate = 2.0 ** max(0, math.ceil(math.log2(max(wanted, 1e-9)))) if adaptive else 1.0
-    return Plan(
+    multiplier = 2.0 ** max(0, math.ceil(math.log2(max(wanted, 1e-9)))) if adaptive else 1.0
+    return TrainingPlan(
         batches=batches,
         learning_rate=learning_rate,
         warmup=warmup,
         recovery=batches - deadline,
-        growth=PUBLISHED_GROWTH * rate * learning_rate,
-        rate=rate,
+        temperature_growth=PUBLISHED_GROWTH * multiplier * learning_rate,
+        log_step_multiplier=multiplier,
         deadline=deadline,
     )
 

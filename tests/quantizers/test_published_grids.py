@@ -16,27 +16,29 @@ from keras_qat.estimators import (
     element_wise_scaling,
     register_estimator,
 )
-from keras_qat.quantizers.bit_width import (
+from keras_qat.quantizers.gdnsq.bit_width import (
     levels,
-    meets_bits,
-    true_bit_width,
-    weight_bit_width,
-    widest_accepted,
 )
-from keras_qat.quantizers.gdnsq_calibration import (
+from keras_qat.quantizers.gdnsq.calibration import (
     calibrated_activation_parameters,
     calibrated_weight_log_scale,
 )
-from keras_qat.quantizers.gdnsq_gradients import (
-    activation_codes,
-    fake_quantize_activations,
-    fake_quantize_affine,
+from keras_qat.quantizers.gdnsq.noise_model import NoiseModel
+from keras_qat.quantizers.gdnsq.noise_signs import random_noise_sign
+from keras_qat.quantizers.gdnsq.published_grids import (
     fake_quantize_weights,
-    weight_codes,
 )
-from keras_qat.quantizers.noise_signs import random_noise_sign
 from keras_qat.quantizers.power_of_two import power_of_two
 from tests.golden_vectors import compiled, value_and_gradients
+from tests.quantizers.published_gdnsq import (
+    activation_codes,
+    fake_quantize_affine,
+    meets_bits,
+    true_bit_width,
+    weight_bit_width,
+    weight_codes,
+    widest_accepted,
+)
 
 every_estimator = pytest.mark.parametrize("estimator", ["ste", "ewgs", "aewgs", "lsq"])
 log_scales = st.floats(-6.0, 1.0, width=32)
@@ -117,7 +119,7 @@ def test_estimators_only_turn_a_gradient_down_or_up_never_round(seed):
 def test_a_scalar_step_and_raw_variables(estimator):
     """Shape () works like (1,), and variables may be passed as they are."""
     weights, upstream = normal(0, 4, 3), normal(1, 4, 3)
-    quantize = functools.partial(fake_quantize_weights, estimator=estimator)
+    quantize = functools.partial(fake_quantize_weights, noise=NoiseModel.of(estimator))
     results = [
         value_and_gradients(quantize, [weights, np.full(shape, -1.5, np.float32)], upstream)
         for shape in [(), (1,)]
@@ -138,7 +140,7 @@ def test_every_parameter_may_be_per_channel(estimator, jit):
     parameters.append(parameters[-1] + np.array([2, 1.5, 0.7], np.float32))
 
     def quantize(x, *parameters, sign=sign):
-        return fake_quantize_affine(x, *parameters, estimator=estimator, noise_sign=sign)
+        return fake_quantize_affine(x, *parameters, noise=NoiseModel.of(estimator, sign=sign))
 
     together = value_and_gradients(quantize, [x, *parameters], upstream, jit)[1]
     for c in range(3):
@@ -158,7 +160,7 @@ def test_an_estimator_of_ones_own_is_one_function():
 
     halved = Estimator("half_of_it")
     x, upstream = normal(0, 20), normal(1, 20)
-    quantize = functools.partial(fake_quantize_weights, estimator=halved)
+    quantize = functools.partial(fake_quantize_weights, noise=NoiseModel.of(halved))
     _, (dw, _) = value_and_gradients(quantize, [x, np.float32(-1)], upstream)
     expected = 0.5 * upstream
     expected[np.argmin(x)] += 0.5 * upstream.sum()
@@ -177,9 +179,9 @@ def test_signs_are_fair_and_fresh():
 
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match=r"'aewgs', .*'ste'.*Received: 'eww'"):
-        fake_quantize_weights([1.0], 0.0, estimator="eww")
+        NoiseModel.of("eww")
     with pytest.raises(ValueError, match=r"one of \('head', 'none'\). Received: 'lsq'"):
-        fake_quantize_activations([1.0], 0.0, 0.0, 1.0, noise_gradient="lsq")
+        NoiseModel.of("ste", noise_gradient="lsq")
     with pytest.raises(ValueError, match=r"more axes .* Received: shape \(2, 1\) .* \(2,\)"):
         fake_quantize_weights([1.0, 2.0], np.zeros((2, 1), np.float32))
     with pytest.raises(ValueError, match=r"at least 1. Received: 0"):

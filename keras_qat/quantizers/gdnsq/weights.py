@@ -11,11 +11,21 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.integer.headroom import WEIGHT_MAX
-from keras_qat.quantizers.bit_width import extent_bit_width, levels, weight_extent
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.fake_quantize import Grid
-from keras_qat.quantizers.fixed_grids import Rounding
-from keras_qat.quantizers.gdnsq import (
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.gdnsq.bit_width import extent_bit_width, levels, weight_extent
+from keras_qat.quantizers.gdnsq.calibration import (
+    SMALLEST_LOG_SCALE,
+    calibrated_weight_log_scale,
+)
+from keras_qat.quantizers.gdnsq.integer_grids import (
+    WeightGrid,
+    fake_quantize_snapped_weights,
+    snapped_weight_grid,
+    weight_range,
+)
+from keras_qat.quantizers.gdnsq.published_grids import fake_quantize_weights
+from keras_qat.quantizers.gdnsq.quantizer import (
     HOW_TO_MEET,
     GDNSQQuantizer,
     checked_bits,
@@ -23,20 +33,11 @@ from keras_qat.quantizers.gdnsq import (
     most_levels,
     table_log,
 )
-from keras_qat.quantizers.gdnsq_calibration import (
-    SMALLEST_LOG_SCALE,
-    calibrated_weight_log_scale,
-)
-from keras_qat.quantizers.gdnsq_gradients import fake_quantize_weights
+from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.lowering_error import LoweringError
+from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
 from keras_qat.quantizers.replacement import Selection
-from keras_qat.quantizers.sharing import sharing_axes, sum_over_sharing
-from keras_qat.quantizers.snapped_grids import (
-    WeightGrid,
-    fake_quantize_snapped_weights,
-    snapped_weight_grid,
-    weight_range,
-)
+from keras_qat.quantizers.weight_quantizer import WeightQuantizer
 
 Tensor = Any
 
@@ -46,18 +47,18 @@ _FINER_STEPS = np.arange(0.0, 4.0, 0.125)
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class GDNSQWeightQuantizer(GDNSQQuantizer):
+class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
     """Weights on a grid whose step is trained as a base-2 logarithm; its levels follow.
 
     Forward, with `s` the step and `unit = s / 2` (`s` for targets of 7 and 8 bits):
     `w_hat = unit * code`, the codes of a channel being `lowest + {0, 2, 4, ...}` about the middle
-    of its range (`keras_qat.quantizers.snapped_grids`). Backward, with `v` the position on the
-    grid in steps, `q` its code, `e = q - v`, and `phi`, `rho` of the estimator:
+    of its range (`keras_qat.quantizers.gdnsq.integer_grids`). Backward, with `v` the position on
+    the grid in steps, `q` its code, `e = q - v`, and `phi`, `rho` of the estimator:
     `dw = g * phi + [w == low] / ties * sum g * (1 - phi)` and
     `dlog_scale = ln(2) * s * sum g * (e + s * rho + (1 - phi) * v)`.
 
     With `offset="free"` the grid starts at the smallest weight, as published
-    (`keras_qat.quantizers.gdnsq_gradients`), and cannot be deployed.
+    (`keras_qat.quantizers.gdnsq.published_grids`), and cannot be deployed.
 
     Source: GDNSQ (arXiv 2508.14004). The snapped offset, half steps and the table of steps are our
     own.
@@ -65,7 +66,11 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
     Args:
         target_bits: the bits aimed at, 1 to 8.
         per_channel: a step for each channel of the last axis, instead of one for the kernel.
-        estimator, noise_gradient, offset, start_bits, seed: see `GDNSQQuantizer`.
+        code_regularization: see `WeightQuantizer`.
+        estimator, noise_gradient, offset, start_bits, replacement, seed: see `GDNSQQuantizer`.
+
+    Raises:
+        ValueError: an option that has no such value.
 
     >>> quantizer = GDNSQWeightQuantizer(target_bits=1)
     >>> [float(w) for w in quantizer(keras.ops.array([-0.6, -0.1, 0.5]))]
@@ -92,7 +97,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
     def _add_logarithms(self, input_shape: tuple[int | None, ...]) -> keras.Variable:
         return self.add_weight(
             name="log_scale",
-            shape=(input_shape[-1],) if self.per_channel else (),
+            shape=self.scale_shape(input_shape),
             initializer="zeros",
             autocast=False,
         )
@@ -190,7 +195,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
         middle = self._middle(snapped_weight_grid(kernel, log_scale, self.half_steps))
         grid = snapped_weight_grid(kernel, log_scale, self.half_steps, levels, middle)
         error = ops.square(grid.codes(kernel) * grid.unit - kernel)
-        return ops.convert_to_numpy(sum_over_sharing(error, log_scale))
+        return ops.convert_to_numpy(sum_to_shape(error, log_scale))
 
     def _middle(self, grid: WeightGrid) -> Tensor:
         """The middle code of all levels of `target_bits` that keep the codes of a grid."""
@@ -235,13 +240,18 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             *self._held(),
         )
 
-    def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
+    def codes(self, x: Tensor) -> Tensor:
+        """The integer code of every weight, int32.
+
+        Raises:
+            LoweringError: the offset is free.
+        """
         self._check_snapped()
         kernel = ops.convert_to_tensor(x, "float32")
         return ops.cast(self.weight_grid(kernel).codes(kernel), "int32")
 
     def largest_code(self, kernel: Tensor) -> Tensor:
-        """As in `Quantizer`; more in a channel that has more levels than the target's."""
+        """As in `WeightQuantizer`; more in a channel that has more levels than the target's."""
         grid = self.weight_grid(kernel)
         highest = grid.lowest + grid.stride * grid.steps
         learned = ops.reshape(ops.maximum(-grid.lowest, highest), self.log_scale.shape)
@@ -263,18 +273,26 @@ class GDNSQWeightQuantizer(GDNSQQuantizer):
             )
         return codes
 
-    def _fake_quantize(
+    def fake_quantize(
         self,
         x: Tensor,
         rounding: Rounding,
-        noise_sign: Tensor | None = None,
         selection: Selection | None = None,
+        noise_sign: Tensor | None = None,
     ) -> Tensor:
-        options = self._gradient_options(noise_sign, selection)
+        """As of every quantizer; `rounding` is of positions, in steps from the lowest code.
+
+        Args:
+            x: the kernel.
+            rounding: `(position, grid) -> whole positions`, on a grid from 0.
+            selection: `noise in steps -> which weights are quantized`; `None` for all.
+            noise_sign: +-1/2 for each weight; `None` leaves the random term out.
+        """
+        told = (self._noise_now(noise_sign), rounding, selection)
         if not self.deployable:
-            return fake_quantize_weights(x, self.log_scale, **options)
+            return fake_quantize_weights(x, self.log_scale, *told)
         return fake_quantize_snapped_weights(
-            x, self.log_scale, self.half_steps, *self._held(), **options
+            x, self.log_scale, self.half_steps, *self._held(), *told
         )
 
     def position(self, x: Tensor) -> Tensor:

@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_qat.quantizers.snapped_grids import (
+from keras_qat.quantizers.gdnsq.integer_grids import (
     NOT_HELD,
     fake_quantize_snapped_activations,
     fake_quantize_snapped_weights,
     snapped_activation_grid,
     snapped_weight_grid,
 )
+from keras_qat.quantizers.gdnsq.noise_model import NoiseModel
 from tests.golden_vectors import compiled, value_and_gradients
-from tests.quantizers.snapped_formulas import (
+from tests.quantizers.integer_formulas import (
     CHANNELS,
     LN2,
     activation_formula,
@@ -175,8 +176,7 @@ def check_weight_gradient(estimator, half_steps, levels, log_scale, jit=False):
         half_steps=half_steps,
         held_levels=levels,
         held_middle=middle,
-        estimator=estimator,
-        noise_sign=sign,
+        noise=NoiseModel.of(estimator, sign=sign),
     )
     output, (dw, dlog) = value_and_gradients(quantize, [weights, log_scale], upstream, jit)
     parts = [(..., slice(c, c + 1)) for c in range(CHANNELS)] if log_scale.ndim else [...]
@@ -218,7 +218,10 @@ def test_a_weight_that_a_held_grid_cuts_off_is_a_constant_of_its_code(estimator,
     weights = np.repeat(np.float32([-9, -8, 8, 9])[:, None], CHANNELS, axis=1)
     upstream = normal(1, *weights.shape)
     quantize = functools.partial(
-        fake_quantize_snapped_weights, half_steps=half_steps, held_levels=3.0, estimator=estimator
+        fake_quantize_snapped_weights,
+        half_steps=half_steps,
+        held_levels=3.0,
+        noise=NoiseModel.of(estimator),
     )
     log_scale = np.float32([-1.0, 0.0, 1.0, 0.3])
     output, (dw, dlog) = value_and_gradients(quantize, [weights, log_scale], upstream)
@@ -243,11 +246,15 @@ def test_without_noise_signs_or_without_their_term_the_rest_of_the_gradient_stay
     sign = np.full(weights.shape, 0.5, np.float32)
     found = [
         value_and_gradients(
-            functools.partial(fake_quantize_snapped_weights, half_steps=half_steps, **options),
+            functools.partial(fake_quantize_snapped_weights, half_steps=half_steps, noise=noise),
             [weights, log_scale],
             upstream,
         )[1]
-        for options in ({}, {"noise_sign": sign, "noise_gradient": "none"}, {"noise_sign": sign})
+        for noise in (
+            NoiseModel.of("ste"),
+            NoiseModel.of("ste", "none", sign),
+            NoiseModel.of("ste", "head", sign),
+        )
     ]
     for one, other in zip(found[0], found[1], strict=True):
         np.testing.assert_array_equal(one, other)
@@ -277,8 +284,7 @@ def test_the_gradient_of_activations_is_the_stated_one(case, estimator, jit):
         fake_quantize_snapped_activations,
         signed=signed,
         held_levels=levels,
-        estimator=estimator,
-        noise_sign=sign,
+        noise=NoiseModel.of(estimator, sign=sign),
     )
     output, found = value_and_gradients(quantize, [x, *parameters], upstream, jit)
     x_hat, expected = activation_formula(x, parameters, signed, upstream, sign, estimator, levels)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_qat.quantizers.sharing import sharing_axes
+from keras_qat.quantizers.reductions import sharing_axes
 
 Tensor = Any
 

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_qat.estimators import element_wise_scaling
 from keras_qat.quantizers.custom_gradient import custom_gradient
-from keras_qat.quantizers.sharing import sum_over_sharing
+from keras_qat.quantizers.reductions import sum_to_shape
 
 Tensor = Any
 
@@ -65,8 +65,8 @@ def interval_levels(
             dx = ops.where(inside, passed, 0.0) / width
             return (
                 dx,
-                sum_over_sharing(dx * (position - 1.0), lower),
-                -sum_over_sharing(dx * position, upper),
+                sum_to_shape(dx * (position - 1.0), lower),
+                -sum_to_shape(dx * position, upper),
                 ops.zeros_like(delta),
             )
 

@@ -28,10 +28,10 @@ def sharing_axes(x: Tensor, parameter: Tensor) -> tuple[int, ...]:
     return (*range(leading), *shared)
 
 
-def sum_over_sharing(values: Tensor, parameter: Tensor) -> Tensor:
+def sum_to_shape(values: Tensor, parameter: Tensor) -> Tensor:
     """The sums of `values` over the elements that share a number, in the parameter's shape.
 
-    >>> [float(v) for v in sum_over_sharing(ops.ones((4, 2)), ops.zeros((2,)))]
+    >>> [float(v) for v in sum_to_shape(ops.ones((4, 2)), ops.zeros((2,)))]
     [4.0, 4.0]
     """
     axes = sharing_axes(values, parameter)
@@ -40,7 +40,7 @@ def sum_over_sharing(values: Tensor, parameter: Tensor) -> Tensor:
 
 
 def sum_of_products(one: Tensor, other: Tensor, parameter: Tensor) -> Tensor:
-    """`sum_over_sharing(one * other, parameter)`, for two tensors of one shape.
+    """`sum_to_shape(one * other, parameter)`, for two tensors of one shape.
 
     On a CPU, TensorFlow multiplies two float32 rows by one kernel that keeps no product. It adds
     up in blocks: of two million products the sum is off by 2e-5 of that of their magnitudes. Where
@@ -50,7 +50,7 @@ def sum_of_products(one: Tensor, other: Tensor, parameter: Tensor) -> Tensor:
     11.0
     """
     if math.prod(parameter.shape) != 1 or not _multiplies_rows(one, other):
-        return sum_over_sharing(one * other, parameter)
+        return sum_to_shape(one * other, parameter)
     import tensorflow as tf
 
     rows = (tf.reshape(each, (1, -1)) for each in (one, other))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_qat.quantizers.draws import draw_integers
+from keras_qat.quantizers.random_integers import draw_integers
 
 DEVIATIONS = 5.0  # one in two million fair draws is farther out; the seeds are fixed
 

@@ -1,0 +1,24 @@
+"""What a public name that will go says, and how long it stays."""
+
+from __future__ import annotations
+
+import warnings
+
+
+def warn_deprecated(old: str, instead: str) -> None:
+    """Warns the caller's caller that a public name will go.
+
+    It stays for two minor releases after the one that deprecates it.
+
+    Args:
+        old: the name, as users write it.
+        instead: what to write in its place.
+
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     warn_deprecated("old_name", "new_name")
+    >>> str(caught[0].message)
+    'old_name is deprecated and will be removed: use new_name.'
+    """
+    message = f"{old} is deprecated and will be removed: use {instead}."
+    warnings.warn(message, DeprecationWarning, stacklevel=3)

@@ -1,0 +1,139 @@
+"""`ActivationQuantizer`: the base of quantizers of tensors that a model computes."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from keras import ops
+
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.grid import (
+    Grid,
+    round_interpolated_to_codes,
+    round_nonnegative_to_codes,
+    round_pooled_to_codes,
+    round_to_codes,
+)
+from keras_qat.quantizers.initial_scale import Histogram, least_error_scale, range_scale
+from keras_qat.quantizers.quantizer import Quantizer
+from keras_qat.quantizers.replacement import (
+    Selection,
+    random_selection,
+    random_selection_in_batch,
+)
+
+Tensor = Any
+
+NO_SOURCE = -1
+"""For a call behind a layer that moves values of the grid, or clamps them again."""
+
+_MEASURED_EXAMPLES = 4
+_FORMERLY_OF_ALL = ("per_channel", "code_regularization")
+"""What only weights have; files of before said it for activations, too."""
+
+
+class Accumulator(Protocol):
+    """The int32 accumulator behind a float tensor, as the integer kernel will round it."""
+
+    def rounding(self) -> Rounding:
+        """Rounds `ratio = x / scale` to codes, from the accumulator that `x` stands for."""
+
+
+class ActivationQuantizer(Quantizer):
+    """Base of the quantizers of activations: one scale for the tensor.
+
+    A subclass implements `fake_quantize(x, rounding, selection)`.
+
+    Args:
+        grid, estimator, replacement, seed: see `Quantizer`.
+
+    Attributes:
+        accumulators: by source, the accumulator that inference rounds from; found in the graph.
+        never_negative: whether nothing it reads can be negative; found in the graph, `None` before.
+
+    Call arguments:
+        x: float tensor of any shape, examples first.
+        pooled: `x` is an average of values on this grid; round as AVERAGE_POOL_2D does.
+        interpolated: `x` lies between values on this grid; round as RESIZE_BILINEAR does.
+        source: which of the ops that yield values on this grid made `x`; `NO_SOURCE` for none.
+        training: whether the call is one of training. In inference, behind an op whose neighbours
+            are known (`accumulators`, by source), rounding starts from its integer accumulator.
+    """
+
+    def __init__(self, grid: Grid | dict[str, int], **kwargs: Any):
+        super().__init__(grid, **kwargs)
+        self.accumulators: dict[int, Accumulator] = {}
+        self.never_negative: bool | None = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self._is_batch = input_shape[0] is None  # else it is drawn for like a kernel
+        super().build(input_shape)
+
+    def calibrate(self, histogram: Histogram, keep_range: bool = False) -> None:
+        """Starts over from the values of a tensor: with the least squared error.
+
+        Args:
+            histogram: how often the tensor takes which value.
+            keep_range: clip nothing, as for a model's input.
+        """
+        start = range_scale if keep_range else least_error_scale
+        self.set_scale(start(histogram, self.grid))
+
+    def call(
+        self,
+        x: Tensor,
+        pooled: bool = False,
+        interpolated: bool = False,
+        source: int = 0,
+        training: bool = False,
+    ) -> Tensor:
+        return self._fake_quantized(
+            x, self._rounding(pooled, training, interpolated, source), training
+        )
+
+    def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
+        """The integer code of every element of `x` in inference, int32.
+
+        Args:
+            x: the tensor.
+            pooled: as in a call.
+        """
+        return self._codes(x, self._rounding(pooled, training=False))
+
+    def _rounding(
+        self, pooled: bool, training: bool, interpolated: bool = False, source: int = 0
+    ) -> Rounding:
+        if interpolated:
+            return round_interpolated_to_codes
+        if pooled:
+            return round_pooled_to_codes
+        if training and self.never_negative:
+            return round_nonnegative_to_codes
+        if training or source not in self.accumulators:
+            return round_to_codes
+        return self.accumulators[source].rounding()
+
+    def _measured(self, x: Tensor) -> Tensor:
+        return x[:_MEASURED_EXAMPLES] if self._is_batch else x
+
+    def _random_selection(self, x: Tensor, share: Tensor) -> Selection:
+        if not self._is_batch:
+            return super()._random_selection(x, share)
+        if self.replacement == "persistent":
+            return random_selection(x.shape[1:], share, self.seed)
+        return random_selection_in_batch(ops.shape(x), share, self.seed_generator)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ActivationQuantizer:
+        """The quantizer of a config, also of one from when all quantizers had options of weights.
+
+        Raises:
+            ValueError: such a config asks for a scale for each channel.
+        """
+        if config.get("per_channel"):
+            raise ValueError(
+                f"The quantizer {config.get('name')!r} has a scale for each channel, which "
+                "activations no longer have: no runtime reads one. Make the model again with "
+                "keras_qat.quantize. Received: per_channel=True"
+            )
+        return cls(**{key: config[key] for key in config if key not in _FORMERLY_OF_ALL})

@@ -1,0 +1,155 @@
+"""Quantizers of earlier releases: by these names files state them, and users may still make them.
+
+`LSQQuantizer` and `STEQuantizer` quantized weights and activations alike. In a file, such a name is
+read by its place: the quantizer of a wrapper's kernel (`deserialize_weight_quantizer`) as the one
+of weights, any other as the one of activations. Configs with options that activations no longer
+have are read by `ActivationQuantizer.from_config`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pathlib
+import zipfile
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import h5py
+import keras
+
+from keras_qat.deprecation import warn_deprecated
+from keras_qat.quantizers.lsq import LSQActivationQuantizer, LSQWeightQuantizer
+from keras_qat.quantizers.quantizer import Quantizer
+from keras_qat.quantizers.ste import STEActivationQuantizer, STEWeightQuantizer
+from keras_qat.quantizers.weight_quantizer import WeightQuantizer
+
+_PLACES = {"lsq_quantizer", "ste_quantizer"}
+"""Where files have the weights of the first layer of each old name."""
+
+
+class _ForBoth(Quantizer):
+    """Mixed into a class that quantized weights and activations alike."""
+
+    old_name: ClassVar[str]
+    instead: ClassVar[str]
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        warn_deprecated(f"keras_qat.{self.old_name}", self.instead)
+        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Quantizer:
+        """The quantizer of activations that a file means; wrappers read theirs themselves.
+
+        Of a subclass of the user's own, that subclass.
+        """
+        known = _FOR_ACTIVATIONS.get(cls)
+        return cls(**config) if known is None else known.from_config(config)
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class LSQQuantizer(_ForBoth, LSQActivationQuantizer, LSQWeightQuantizer):
+    """Deprecated: `LSQWeightQuantizer` and `LSQActivationQuantizer` in one.
+
+    Args as of these two; it is both, and serves in either place.
+
+    >>> issubclass(LSQQuantizer, LSQWeightQuantizer)
+    True
+    """
+
+    old_name = "LSQQuantizer"
+    instead = "LSQWeightQuantizer or LSQActivationQuantizer"
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class STEQuantizer(_ForBoth, STEActivationQuantizer, STEWeightQuantizer):
+    """Deprecated: `STEWeightQuantizer` and `STEActivationQuantizer` in one.
+
+    Args as of these two; it is both, and serves in either place.
+
+    >>> issubclass(STEQuantizer, STEActivationQuantizer)
+    True
+    """
+
+    old_name = "STEQuantizer"
+    instead = "STEWeightQuantizer or STEActivationQuantizer"
+
+
+def _read_as(kind: type[Quantizer], old: type[Quantizer]) -> type[Quantizer]:
+    """`kind` under its old name until it has its variables.
+
+    Keras looks for the weights of a layer in a file by the name of its class.
+    """
+
+    def load_own_variables(self: Quantizer, store: Any) -> None:
+        kind.load_own_variables(self, store)
+        _become(self, kind)
+
+    return type(old.__name__, (kind,), {"load_own_variables": load_own_variables})
+
+
+_FOR_ACTIVATIONS: dict[type[Quantizer], type[Quantizer]] = {
+    LSQQuantizer: _read_as(LSQActivationQuantizer, LSQQuantizer),
+    STEQuantizer: _read_as(STEActivationQuantizer, STEQuantizer),
+}
+
+_FOR_WEIGHTS = {
+    "keras_qat>LSQQuantizer": _read_as(LSQWeightQuantizer, LSQQuantizer),
+    "keras_qat>STEQuantizer": _read_as(STEWeightQuantizer, STEQuantizer),
+}
+
+
+def _become(quantizer: Quantizer, kind: type[Quantizer]) -> None:
+    """Makes it one of a class with the same attributes, as Keras' own assignment would not."""
+    object.__setattr__(quantizer, "__class__", kind)
+
+
+@contextlib.contextmanager
+def reading_old_names(quantizers: Iterable[Quantizer], path: Any) -> Iterator[None]:
+    """Inside, Keras finds the weights of these quantizers in a file, old as it may be.
+
+    Args:
+        quantizers: of a model, whose `load_weights` the context is for.
+        path: a `.weights.h5` or a `.keras` file.
+    """
+    readers = {kind.__base__: kind for kind in (*_FOR_ACTIVATIONS.values(), *_FOR_WEIGHTS.values())}
+    renamed = [each for each in quantizers if type(each) in readers] if _is_old(path) else []
+    kinds = [type(each) for each in renamed]
+    for quantizer, kind in zip(renamed, kinds, strict=True):
+        _become(quantizer, readers[kind])
+    try:
+        yield
+    finally:
+        for quantizer, kind in zip(renamed, kinds, strict=True):
+            _become(quantizer, kind)
+
+
+def _is_old(path: Any) -> bool:
+    """Whether a file holds the weights of activations under an old name."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        return False  # Keras says so
+    source: Any = path
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            source = io.BytesIO(archive.read("model.weights.h5"))
+    elif not h5py.is_hdf5(path):
+        return False
+    with h5py.File(source) as file:
+        return not _PLACES.isdisjoint(file.get("layers", ()))
+
+
+def deserialize_weight_quantizer(
+    config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+) -> WeightQuantizer:
+    """The quantizer of a kernel from its serialized form; an old name stands for weights here.
+
+    >>> from keras_qat.quantizers import Grid
+    >>> config = keras.saving.serialize_keras_object(LSQWeightQuantizer(Grid(-2, 1)))
+    >>> deserialize_weight_quantizer(config).grid
+    Grid(qmin=-2, qmax=1, step=1)
+    """
+    with keras.saving.custom_object_scope(_FOR_WEIGHTS):
+        found: WeightQuantizer = keras.saving.deserialize_keras_object(config, custom_objects)
+    return found

@@ -1,0 +1,81 @@
+"""`WeightQuantizer`: the base of quantizers of kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from keras_qat.quantizers.grid import Grid, round_to_codes
+from keras_qat.quantizers.initial_scale import least_error_weight_scale
+from keras_qat.quantizers.quantizer import Quantizer
+
+Tensor = Any
+
+
+class WeightQuantizer(Quantizer):
+    """Base of the quantizers of kernels, whose output channels are on the last axis.
+
+    A subclass implements `fake_quantize(x, rounding, selection)`.
+
+    Args:
+        grid, estimator, replacement, seed: see `Quantizer`.
+        per_channel: one scale for each channel of the last axis, instead of one for the kernel.
+        code_regularization: how strongly training pulls weights to codes by
+            `keras_qat.objectives.sinusoidal_regularization`; 0 for not at all.
+
+    Call arguments:
+        x: the kernel.
+        training: whether the call is one of training.
+    """
+
+    def __init__(
+        self,
+        grid: Grid | dict[str, int],
+        per_channel: bool = False,
+        code_regularization: float = 0.0,
+        **kwargs: Any,
+    ):
+        super().__init__(grid, **kwargs)
+        self.per_channel = per_channel
+        self.code_regularization = float(code_regularization)
+
+    def scale_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+        """`(channels,)`, or `()` for one scale in all."""
+        return (input_shape[-1],) if self.per_channel else ()
+
+    def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
+        """Starts over from a kernel: with the least squared error.
+
+        Raises:
+            ValueError: weights that are NaN or infinite.
+        """
+        self.set_scale(least_error_weight_scale(kernel, self.grid, self.per_channel))
+
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
+        return self._fake_quantized(x, round_to_codes, training)
+
+    def largest_code(self, kernel: Tensor) -> Any:
+        """What no code of a kernel exceeds: one number, or one for each channel."""
+        return max(-self.grid.qmin, self.grid.qmax)
+
+    def learned_bits(self, kernel: Tensor) -> int:
+        """The bits that number the codes of a kernel as it is now."""
+        return self.bits
+
+    def deployed_codes(self, kernel: Tensor, name: str) -> npt.NDArray[np.int32]:
+        """The codes of a kernel that a file can hold; `name` is that of its layer.
+
+        Raises:
+            LoweringError: it cannot hold what was learned so far.
+        """
+        return np.asarray(ops.convert_to_numpy(self.codes(kernel)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "per_channel": self.per_channel,
+            "code_regularization": self.code_regularization,
+        }

@@ -1,0 +1,20 @@
+"""The whole part of a base-2 logarithm, which decides the multipliers of integer kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+Tensor = Any
+
+
+def floor_log2(x: Tensor) -> Tensor:
+    """`floor(log2(x))`, exact at powers of two, where a float logarithm may miss by one.
+
+    >>> [float(v) for v in floor_log2(ops.array([0.4, 0.5, 8.0]))]
+    [-2.0, -1.0, 3.0]
+    """
+    exponent = ops.floor(ops.log2(x))
+    exponent = exponent + ops.cast(ops.power(2.0, exponent + 1.0) <= x, "float32")
+    return exponent - ops.cast(ops.power(2.0, exponent) > x, "float32")
