@@ -33,7 +33,8 @@ class SoftmaxRounding(keras.layers.Layer):
     [0.0, 0.99609375]
     """
 
-    grid = Grid.for_activations(8, signed=False)
+    bits = 8
+    grid = Grid.for_activations(bits, signed=False)
     deployable = True
 
     def __init__(self, **kwargs: Any):
