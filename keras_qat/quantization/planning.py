@@ -185,7 +185,7 @@ class _Planner:
         first_call = id(layer) not in self._counted
         self._counted.add(id(layer))
         config, _ = self._policy.config_for([layer.name])
-        problem = "" if config is None else self._problem(call)
+        problem = self._problem(call)
         if problem:
             config = None
         has_kernel = config is not None and call.rule.wrapper is not None
