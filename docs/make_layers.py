@@ -1,6 +1,6 @@
 """Writes `layers.md`, the table of supported layers: `python docs/make_layers.py`.
 
-Which layers train is said by `keras_qat.rules`, which targets run an integer op by
+Which layers train is said by `keras_qat.layer_rules.table`, which targets run an integer op by
 `tflite_export.ops.table`. Stated here are the ops of each rule and, for people, its restrictions.
 """
 
@@ -11,11 +11,11 @@ from typing import Any
 
 import keras
 
-from keras_qat import wrappers
+from keras_qat import quantized_layers
 from keras_qat.integer import ops
+from keras_qat.layer_rules.rule import Output
+from keras_qat.layer_rules.table import ACTIVATIONS, RULES, Rule
 from keras_qat.lowering import activation, affine, merge, pointwise, pooling, shape
-from keras_qat.rule import Output
-from keras_qat.rules import ACTIVATIONS, RULES, Rule
 from tflite_export.ops.table import runs_on
 
 layers = keras.layers
@@ -24,13 +24,13 @@ TARGET_NAMES = {"litert": "LiteRT", "tflm": "TFLite Micro"}
 
 _ON_ROWS = (ops.Reshape,)
 OPS: dict[Any, tuple[type[ops.IntegerOp], ...]] = {
-    wrappers.QuantizeConv1D: (ops.Conv2D, ops.Pad, *_ON_ROWS),
-    wrappers.QuantizeConv1DTranspose: (ops.TransposeConv2D, *_ON_ROWS),
-    wrappers.QuantizeConv2D: (ops.Conv2D,),
-    wrappers.QuantizeConv2DTranspose: (ops.TransposeConv2D,),
-    wrappers.QuantizeDense: (ops.FullyConnected,),
-    wrappers.QuantizeDepthwiseConv1D: (ops.DepthwiseConv2D, *_ON_ROWS),
-    wrappers.QuantizeDepthwiseConv2D: (ops.DepthwiseConv2D,),
+    quantized_layers.QuantizeConv1D: (ops.Conv2D, ops.Pad, *_ON_ROWS),
+    quantized_layers.QuantizeConv1DTranspose: (ops.TransposeConv2D, *_ON_ROWS),
+    quantized_layers.QuantizeConv2D: (ops.Conv2D,),
+    quantized_layers.QuantizeConv2DTranspose: (ops.TransposeConv2D,),
+    quantized_layers.QuantizeDense: (ops.FullyConnected,),
+    quantized_layers.QuantizeDepthwiseConv1D: (ops.DepthwiseConv2D, *_ON_ROWS),
+    quantized_layers.QuantizeDepthwiseConv2D: (ops.DepthwiseConv2D,),
     layers.PReLU: (ops.PReLU, ops.Lookup),
     activation.lower_relu: (ops.Maximum,),
     activation.lower_relu6: (ops.Maximum, ops.Minimum),

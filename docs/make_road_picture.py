@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 import keras_qat
 from keras_qat import integer
 from keras_qat.integer import ops
-from keras_qat.wrappers import quantized_kernels
+from keras_qat.quantized_layers import quantized_kernels
 from tflite_export.export import prepare
 from tflite_export.file.runtimes import run_litert
 

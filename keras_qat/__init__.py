@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_qat import callbacks, estimators, optimizers
-    from keras_qat.batch_normalization import reestimate_batch_normalization
     from keras_qat.config import (
         DoReFaConfig,
         GDNSQConfig,
@@ -22,7 +21,10 @@ if TYPE_CHECKING:
         QuantizationConfig,
         STEConfig,
     )
+    from keras_qat.errors import LoweringError, UnsupportedLayerError
     from keras_qat.estimators import Estimator
+    from keras_qat.layer_rules.rule import Output, Rule, Stage
+    from keras_qat.layer_rules.table import register_rule
     from keras_qat.model import QuantizedModel
     from keras_qat.plotting import plot_capacity, plot_grids
     from keras_qat.quantization.pipeline import quantize
@@ -43,9 +45,8 @@ if TYPE_CHECKING:
         STEWeightQuantizer,
         WeightQuantizer,
     )
-    from keras_qat.rule import Output, Rule, UnsupportedLayerError
-    from keras_qat.rules import register_rule
     from keras_qat.saving import load_model
+    from keras_qat.training.batch_normalization import reestimate_batch_normalization
 
 _HOME = {
     "ActivationQuantizer": "keras_qat.quantizers",
@@ -60,27 +61,29 @@ _HOME = {
     "LSQQuantizer": "keras_qat.quantizers",
     "LayerPlan": "keras_qat.quantization.plan",
     "LSQWeightQuantizer": "keras_qat.quantizers",
-    "Output": "keras_qat.rule",
+    "Output": "keras_qat.layer_rules.rule",
     "PACTQuantizer": "keras_qat.quantizers",
     "PEGEConfig": "keras_qat.config",
     "QuantizationConfig": "keras_qat.config",
     "QuantizationPlan": "keras_qat.quantization.plan",
     "QuantizedModel": "keras_qat.model",
     "Quantizer": "keras_qat.quantizers",
-    "Rule": "keras_qat.rule",
+    "Rule": "keras_qat.layer_rules.rule",
     "STEConfig": "keras_qat.config",
     "STEActivationQuantizer": "keras_qat.quantizers",
     "STEQuantizer": "keras_qat.quantizers",
     "STEWeightQuantizer": "keras_qat.quantizers",
-    "UnsupportedLayerError": "keras_qat.rule",
+    "UnsupportedLayerError": "keras_qat.errors",
+    "LoweringError": "keras_qat.errors",
+    "Stage": "keras_qat.layer_rules.rule",
     "WeightQuantizer": "keras_qat.quantizers",
     "load_model": "keras_qat.saving",
     "plan": "keras_qat.quantization.planning",
     "plot_capacity": "keras_qat.plotting",
     "plot_grids": "keras_qat.plotting",
     "quantize": "keras_qat.quantization.pipeline",
-    "reestimate_batch_normalization": "keras_qat.batch_normalization",
-    "register_rule": "keras_qat.rules",
+    "reestimate_batch_normalization": "keras_qat.training.batch_normalization",
+    "register_rule": "keras_qat.layer_rules.table",
 }
 
 _MODULES = ("callbacks", "estimators", "optimizers")
@@ -98,6 +101,7 @@ __all__ = [
     "LSQQuantizer",
     "LSQWeightQuantizer",
     "LayerPlan",
+    "LoweringError",
     "Output",
     "PACTQuantizer",
     "PEGEConfig",
@@ -110,6 +114,7 @@ __all__ = [
     "STEConfig",
     "STEQuantizer",
     "STEWeightQuantizer",
+    "Stage",
     "UnsupportedLayerError",
     "WeightQuantizer",
     "callbacks",

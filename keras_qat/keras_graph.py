@@ -196,12 +196,22 @@ def exclude_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
 
     `Optimizer.exclude_from_weight_decay` would drop what the user has excluded before.
     """
-    inner = optimizer
-    while hasattr(inner, "inner_optimizer"):  # of a LossScaleOptimizer
-        inner = inner.inner_optimizer
+    inner = inner_optimizer(optimizer)
     excluded = set(getattr(inner, "_exclude_from_weight_decay", ()))
     inner._exclude_from_weight_decay = excluded | {inner._var_key(each) for each in variables}
     inner._exclude_from_weight_decay_cache = {}
+
+
+def learning_rate_of(optimizer: Any) -> Any:
+    """What the optimizer was given: a variable, or the user's schedule."""
+    return inner_optimizer(optimizer)._learning_rate
+
+
+def inner_optimizer(optimizer: Any) -> Any:
+    """The optimizer inside a `LossScaleOptimizer`; any other is returned itself."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
 
 
 def with_mask_of(tensor: Any, other: Any) -> Any:

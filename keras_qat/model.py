@@ -13,12 +13,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.conversion import placed_codes, quantized_tensors, raw_inputs, to_integer
-from keras_qat.distillation import Distillation
-from keras_qat.exact_inference import connect
+from keras_qat.conversion.exact_inference import connect
+from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
+from keras_qat.conversion.to_integer import placed_codes, quantized_tensors, raw_inputs, to_integer
 from keras_qat.file_format import stamped, unstamped
-from keras_qat.finite_values import NanKeeper, check_inputs, check_predicted
-from keras_qat.fit_warnings import warn_before_fit
 from keras_qat.integer import IntegerGraph
 from keras_qat.keras_graph import (
     exclude_from_weight_decay,
@@ -28,13 +26,17 @@ from keras_qat.keras_graph import (
     probe_of,
     structured_inputs,
 )
-from keras_qat.learned_widths import LearnedWidth, learned_widths
-from keras_qat.penalty import BitWidthPenalty
+from keras_qat.quantized_layers import QuantizedKernel, quantized_kernels
 from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
-from keras_qat.replicas import replica_share
-from keras_qat.wrappers import QuantizedKernel, code_regularization, quantized_kernels
+from keras_qat.training.bit_width_penalty import BitWidthPenalty
+from keras_qat.training.code_regularization import code_regularization
+from keras_qat.training.distillation import Distillation
+from keras_qat.training.distribution import replica_share
+from keras_qat.training.finite_values import NanKeeper, check_inputs, check_predicted
+from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
+from keras_qat.training.learned_bit_widths import LearnedWidth, learned_widths
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """Compiled once for each model; kept out of the models, which would save them."""
@@ -110,6 +112,13 @@ class QuantizedModel(keras.Model):
             found |= {id(quantizer): quantizer for quantizer in sites}
         return list(found.values())
 
+    def quantizer_sites(self) -> dict[str, QuantizerSite]:
+        """Every quantizer with the kernel or the tensor that it reads, in the order of the graph.
+
+        Names are `"conv/weights"` for kernels and `"relu/activations"` for tensors.
+        """
+        return quantizer_sites(self)
+
     @property
     def named_quantizers(self) -> dict[str, Quantizer]:
         """Every quantizer by what it quantizes: `"conv/weights"`, `"relu/activations"`."""
@@ -164,7 +173,7 @@ class QuantizedModel(keras.Model):
                 `quantize` was given.
             loss: `(student_logits, teacher_logits) -> scalar`, or one of "jeffreys",
                 "soft_cross_entropy", "symmetric_cross_entropy", "kl", "hellinger",
-                "jensen_shannon" (`keras_qat.objectives`).
+                "jensen_shannon" (`keras_qat.training.losses`).
             label_weight: how much of the compiled loss on the labels is added.
             from_logits: whether the teacher yields logits; by default its graph tells.
 
@@ -200,13 +209,7 @@ class QuantizedModel(keras.Model):
             "its loss against a teacher": self._distillation,
             "its code regularization": self._pulled_kernels,
         }
-        lost = " and ".join(name for name, part in parts.items() if part)
-        if lost:
-            warnings.warn(
-                f"The quantized model {self.name!r} trains inside {self._outer_name!r}, whose loss "
-                f"does not have {lost}. Quantize the whole model, and train that.",
-                stacklevel=2,
-            )
+        warn_of_outer_model(self.name, self._outer_name, parts)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """As of any Keras model; first warns where this `fit` would not end as expected."""

@@ -15,11 +15,11 @@ from keras import ops
 
 from keras_qat.callbacks import CapacityMonitor
 from keras_qat.callbacks.channel_capacity import Measurement, bottlenecks, channel_of
-from keras_qat.conversion import quantized_tensors
+from keras_qat.conversion.to_integer import quantized_tensors
 from keras_qat.keras_graph import probe_of, structured_inputs
 from keras_qat.model import QuantizedModel
+from keras_qat.quantized_layers import quantized_kernels
 from keras_qat.quantizers import Quantizer
-from keras_qat.wrappers import quantized_kernels
 
 _COLUMNS = 4
 _BINS = 160

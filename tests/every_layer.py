@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.rules import ACTIVATIONS, RULES
+from keras_qat.layer_rules.table import ACTIVATIONS, RULES
 from tests.end_to_end.test_augmentation import ARGUMENTS, AUGMENTATIONS
 
 layers = keras.layers

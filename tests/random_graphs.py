@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 import keras_qat
-import keras_qat.rules
+import keras_qat.layer_rules.table
 from keras_qat.keras_graph import nodes
 from tests.models import randomize
 
@@ -21,7 +21,7 @@ _LARGEST_SIZE = 12
 _JOINED = (None, "relu", "relu6", "linear", "tanh", "silu")
 _FUNCTIONS = sorted(
     name
-    for name in keras_qat.rules.ACTIVATIONS
+    for name in keras_qat.layer_rules.table.ACTIVATIONS
     if hasattr(keras.activations, name) and name != "softmax"
 )
 _MERGES = (

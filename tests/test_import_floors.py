@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -9,58 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-FLOORS = [
-    {"keras_qat.integer"},
-    {"keras_qat.estimators"},
-    {
-        "keras_qat.copying",
-        "keras_qat.file_format",
-        "keras_qat.deprecation",
-        "keras_qat.fit_warnings",
-        "keras_qat.keras_graph",
-        "keras_qat.kernel_places",
-        "keras_qat.optimizers",
-        "keras_qat.quantizers",
-        "keras_qat.input_batches",
-        "keras_qat.replicas",
-        "keras_qat.schedules",
-    },
-    {
-        "keras_qat.config",
-        "keras_qat.finite_values",
-        "keras_qat.objectives",
-        "keras_qat.training_plan",
-        "keras_qat.lowering",
-        "keras_qat.wrappers",
-    },
-    {"keras_qat.restrictions", "keras_qat.rule"},
-    {"keras_qat.rules"},
-    {
-        "keras_qat.batch_normalization",
-        "keras_qat.conversion",
-        "keras_qat.distillation",
-        "keras_qat.exact_inference",
-        "keras_qat.learned_widths",
-    },
-    {"keras_qat.model", "keras_qat.penalty"},
-    {"keras_qat.callbacks", "keras_qat.plotting", "keras_qat.quantization", "keras_qat.saving"},
-]
-EXPORT_FLOORS = [
-    {
-        "tflite_export.errors",
-        "tflite_export.graph_of",
-        "tflite_export.targets",
-        "tflite_export.text_table",
-    },
-    {"tflite_export.file"},
-    {"tflite_export.ops"},
-    {"tflite_export.legal"},
-    {"tflite_export.proof"},
-    {"tflite_export.contents", "tflite_export.predict", "tflite_export.report"},
-    {"tflite_export.export"},
-    {"tflite_export.micro"},
-    {"tflite_export.__main__"},
-]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 PLACES = ("keras_qat", "tflite_export", "tests", "examples")
 WEIGHTY = {"keras", "tensorflow", "jax", "torch"}
 SCHEMA = {"flatbuffers", "ai_edge_litert.schema_py_generated"}
@@ -86,25 +36,86 @@ def imports(path: pathlib.Path) -> set[str]:
     return found
 
 
-def floor_of(module: str, floors: list[set[str]] = FLOORS) -> int | None:
-    for level, rooms in enumerate(floors):
-        if any(module == room or module.startswith(room + ".") for room in rooms):
-            return level
-    return None
+def rooms_of_the_page() -> dict[str, int]:
+    """Room -> its floor, as docs/architecture.md says: the one source."""
+    page = ARCHITECTURE.read_text()
+    (block,) = re.findall(r"```\n(keras_qat/\n.*?)```", page, re.DOTALL)
+    floors, package = {}, ""
+    for line in block.splitlines():
+        if head := re.fullmatch(r"(\w+)/", line):
+            package = head[1]
+        else:
+            name, floor = re.match(r"  (\w+)(?:/|\.py) +(\d+)  \S", line).groups()
+            floors[f"{package}.{name}"] = int(floor)
+    return floors
 
 
-@pytest.mark.parametrize("path", source_files("keras_qat"), ids=module_name)
-def test_keras_qat_imports_go_down(path):
-    if module_name(path) == "keras_qat":
-        return  # the lazy front door names every floor and loads none
-    own = floor_of(module_name(path))
-    assert own is not None, "a new module needs a floor"
+FLOORS = rooms_of_the_page()
+
+
+def room_of(module: str) -> str | None:
+    found = ".".join(module.split(".")[:2])
+    return found if found in FLOORS else None
+
+
+def floor_of(module: str) -> int | None:
+    room = room_of(module)
+    return None if room is None else FLOORS[room]
+
+
+def test_the_page_names_every_room_and_no_other():
+    there = {
+        f"{package}.{path.stem}"
+        for package in ("keras_qat", "tflite_export")
+        for path in (ROOT / package).iterdir()
+        if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.stem != "__init__"
+    }
+    assert set(FLOORS) == there
+
+
+@pytest.mark.parametrize("path", source_files("keras_qat") + source_files("tflite_export"), ids=str)
+def test_imports_go_down(path):
+    """A file imports its own room, and rooms on lower floors."""
+    name = module_name(path)
+    if name in ("keras_qat", "tflite_export"):
+        return  # the front doors name what people call
+    own, package = room_of(name), name.split(".")[0]
+    assert own is not None, "docs/architecture.md has no floor for it"
     for imported in imports(path):
-        level = floor_of(imported)
-        assert level is None or level <= own, f"imports {imported}, which is higher up"
-        assert not imported.startswith("tflite_export")
-        if own == 0:
-            assert imported.split(".")[0] not in WEIGHTY
+        room = room_of(imported)
+        if room is None or room == own or not imported.startswith(f"{package}."):
+            continue
+        assert FLOORS[room] < FLOORS[own], f"imports {imported}, which is not below"
+        assert not (package == "keras_qat" and imported.startswith("tflite_export"))
+    if own == "keras_qat.integer":
+        assert not {imported.split(".")[0] for imported in imports(path)} & WEIGHTY
+
+
+def test_keras_qat_knows_no_exporter():
+    for path in source_files("keras_qat"):
+        assert not any(imported.startswith("tflite_export") for imported in imports(path)), path
+
+
+@pytest.mark.parametrize("path", source_files("keras_qat/callbacks"), ids=module_name)
+def test_callbacks_reach_quantizers_through_the_model(path):
+    rooms = {room_of(imported) for imported in imports(path)}
+    assert not rooms & {"keras_qat.quantized_layers", "keras_qat.conversion"}
+
+
+_OF_NAMED_TUPLES = {"_replace", "_fields", "_asdict"}
+
+
+@pytest.mark.parametrize("path", source_files("keras_qat") + source_files("tflite_export"), ids=str)
+def test_private_attributes_are_those_of_self(path):
+    """Keras' private attributes have one reader, and flatbuffers' the writer."""
+    if module_name(path) in ("keras_qat.keras_graph", "tflite_export.file.writer"):
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Attribute) or not re.match("_[^_]", node.attr):
+            continue
+        owner = ast.unparse(node.value)
+        mine = owner in ("self", "cls", "super()") or node.attr in _OF_NAMED_TUPLES
+        assert mine, f"line {node.lineno}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("path", source_files("tflite_export"), ids=module_name)
@@ -113,18 +124,7 @@ def test_tflite_export_knows_the_integer_room_only(path):
         root = imported.split(".")[0]
         assert root not in WEIGHTY
         if root == "keras_qat":
-            assert imported == "keras_qat" or floor_of(imported) == 0, imported
-
-
-@pytest.mark.parametrize("path", source_files("tflite_export"), ids=module_name)
-def test_tflite_export_imports_go_down(path):
-    if module_name(path) == "tflite_export":
-        return  # the front door names what people call
-    own = floor_of(module_name(path), EXPORT_FLOORS)
-    assert own is not None, "a new module needs a floor"
-    for imported in imports(path):
-        level = floor_of(imported, EXPORT_FLOORS)
-        assert level is None or level <= own, f"imports {imported}, which is higher up"
+            assert imported == "keras_qat" or room_of(imported) == "keras_qat.integer", imported
 
 
 @pytest.mark.parametrize("path", source_files("keras_qat") + source_files("tflite_export"), ids=str)

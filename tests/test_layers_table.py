@@ -6,7 +6,7 @@ import runpy
 import pytest
 
 from keras_qat.integer import ops
-from keras_qat.rules import RULES
+from keras_qat.layer_rules.table import RULES
 from tests.test_readme import README
 from tflite_export.ops.table import OP_EXPORTS
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import keras_qat
+from keras_qat.errors import LoweringError
 from keras_qat.integer import QuantParams
 from keras_qat.integer.ops import LinearOp, QuantizedArray
-from keras_qat.quantizers.lowering_error import LoweringError
 from tests.models import images, residual_network
 
 layers = keras.layers

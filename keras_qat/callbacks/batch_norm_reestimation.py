@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_qat.batch_normalization import Reestimation
 from keras_qat.callbacks.backend_state import synchronize
+from keras_qat.training.batch_normalization import Reestimation
 
 
 class BatchNormReestimation(keras.callbacks.Callback):

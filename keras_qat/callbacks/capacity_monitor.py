@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -14,13 +13,9 @@ import numpy as np
 
 from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.callbacks.channel_capacity import Measurement, bottlenecks, channel_of
-from keras_qat.conversion import tensor_names
 from keras_qat.input_batches import CalibrationData
 from keras_qat.integer.io import replace_file
-from keras_qat.keras_graph import nodes
 from keras_qat.model import QuantizedModel
-from keras_qat.quantizers import Quantizer
-from keras_qat.wrappers import QuantizedKernel, quantized_kernels
 
 WEIGHTS, ACTIVATIONS = "weights", "activations"
 
@@ -185,21 +180,12 @@ class CapacityMonitor(keras.callbacks.Callback):
         self._writer.flush()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Site:
-    """One quantizer at one place, with the layer of its kernel or the tensor that enters it."""
-
-    quantizer: Quantizer
-    layer: QuantizedKernel | None = None
-    source: Any = None
-
-
 class _Probe:
     """Looks at the values that enter the quantizers of a model."""
 
     def __init__(self, model: QuantizedModel, data: Any, batch_size: int):
         self.model = model
-        self._sites = _sites(model)
+        self._sites = model.quantizer_sites()
         if not self._sites:
             raise ValueError(
                 f"{model.name!r} has no quantizers to monitor: all of its layers are in float."
@@ -211,7 +197,7 @@ class _Probe:
         self._inputs = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
         self._samples = len(self._inputs[0])
         self._batch_size = min(batch_size, self._samples)
-        sources = {name: site.source for name, site in self._sites.items() if site.layer is None}
+        sources = {name: site.source for name, site in self._sites.items() if site.kernel is None}
         self._values = keras.Model(model.inputs, sources) if sources else None
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -224,13 +210,13 @@ class _Probe:
         for name, site in self._sites.items():
             found = measurements[name]
             record: dict[str, Any] = {
-                "kind": ACTIVATIONS if site.layer is None else WEIGHTS,
+                "kind": ACTIVATIONS if site.kernel is None else WEIGHTS,
                 "target_bits": int(site.quantizer.bits),
                 "learned": site.quantizer.learns_width and bool(site.quantizer.trainable),
-                "values": found.values // (self._samples if site.layer is None else 1),
+                "values": found.values // (self._samples if site.kernel is None else 1),
                 **found.record(),
             }
-            if site.layer is None:
+            if site.kernel is None:
                 record["bits_per_example"] = record["bits_per_value"] * record["values"]
             yield name, record
 
@@ -245,24 +231,10 @@ class _Probe:
             yield {name: value[:count] for name, value in values.items()}
 
 
-def _sites(model: QuantizedModel) -> dict[str, _Site]:
-    """Every quantizer by the name of its tensor, in the order of the graph."""
-    names = tensor_names(model)
-    found: dict[str, _Site] = {}
-    for node in nodes(model):
-        layer = node.operation
-        for kernel in quantized_kernels(layer):
-            found[f"{kernel.name}/{WEIGHTS}"] = _Site(kernel.weight_quantizer, layer=kernel)
-        if isinstance(layer, Quantizer):
-            (source,) = node.inputs
-            found[f"{names[id(source)]}/{ACTIVATIONS}"] = _Site(layer, source=source)
-    return found
-
-
-def _measurement(site: _Site) -> Measurement:
-    if site.layer is None:
+def _measurement(site: Any) -> Measurement:
+    if site.kernel is None:
         return Measurement(channel_of(site.quantizer))
-    kernel = site.quantizer.prepare(site.layer.channels_last_kernel())
+    kernel = site.quantizer.prepare(site.kernel.channels_last_kernel())
     measurement = Measurement(channel_of(site.quantizer, kernel))
     measurement.add(keras.ops.convert_to_numpy(kernel))
     return measurement

@@ -10,11 +10,11 @@ import numpy as np
 from keras import ops
 
 from keras_qat.callbacks.backend_state import synchronize
-from keras_qat.keras_graph import falls
-from keras_qat.learned_widths import LearnedWidth
+from keras_qat.keras_graph import falls, inner_optimizer, learning_rate_of
 from keras_qat.model import QuantizedModel
-from keras_qat.penalty import BitWidthPenalty
-from keras_qat.training_plan import Progress, TrainingPlan, planned_run, published_plan
+from keras_qat.training.bit_width_penalty import BitWidthPenalty
+from keras_qat.training.learned_bit_widths import LearnedWidth
+from keras_qat.training.training_plan import Progress, TrainingPlan, planned_run, published_plan
 
 RECIPES = ("planned", "published")
 _CHECKS_IN_A_RUN = 50
@@ -150,7 +150,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
         distance = max(0.0, max(map(_miss, self.model.learned_widths), default=0.0))
         if self.recipe == "published":
             return published_plan(learning_rates, distance)
-        adaptive = not isinstance(_inner(self.model.optimizer), keras.optimizers.SGD)
+        adaptive = not isinstance(inner_optimizer(self.model.optimizer), keras.optimizers.SGD)
         plan = planned_run(learning_rates, distance, self.arrive_by, adaptive)
         for width in self.model.learned_widths:
             width.quantizer.set_rate(plan.log_step_multiplier)
@@ -342,17 +342,12 @@ def _miss(width: LearnedWidth) -> float:
 
 def _has_settable_rate(optimizer: Any) -> bool:
     """Whether the learning rate is a plain number, not a schedule of the user's."""
-    return isinstance(_inner(optimizer)._learning_rate, keras.Variable)
-
-
-def _inner(optimizer: Any) -> Any:
-    """The optimizer inside a `LossScaleOptimizer`."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
+    return isinstance(learning_rate_of(optimizer), keras.Variable)
 
 
 def _learning_rates(optimizer: Any, batches: int) -> np.ndarray:
     """The learning rate of each of the batches that follow."""
-    rate = _inner(optimizer)._learning_rate
+    rate = learning_rate_of(optimizer)
     if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return np.full(batches, float(ops.convert_to_numpy(optimizer.learning_rate)))
     first = int(ops.convert_to_numpy(optimizer.iterations))

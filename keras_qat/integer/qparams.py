@@ -64,12 +64,14 @@ class QuantParams:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QuantParams):
             return NotImplemented
-        return self._range() == other._range() and np.array_equal(self.scale, other.scale)
+        return self.ends == other.ends and np.array_equal(self.scale, other.scale)
 
     def __hash__(self) -> int:
-        return hash((self._range(), self.scale.tobytes()))
+        return hash((self.ends, self.scale.tobytes()))
 
-    def _range(self) -> tuple[int, int, int, int | None]:
+    @property
+    def ends(self) -> tuple[int, int, int, int | None]:
+        """`(zero_point, qmin, qmax, axis)`: all but the scale."""
         return (self.zero_point, self.qmin, self.qmax, self.axis)
 
     @property

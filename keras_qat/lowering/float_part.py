@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 import numpy as np
 
+from keras_qat.errors import LoweringError
 from keras_qat.integer import GraphBuilder, QuantParams, ops
 from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.pending import Pending
-from keras_qat.quantizers.lowering_error import LoweringError
 
 Weights = dict[int, tuple[ops.FloatWeight, ...]]
 """The learned integers of layers in float, by the id of the layer."""

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.errors import LoweringError
 from keras_qat.integer import GraphBuilder, QuantParams, ops
 from keras_qat.integer.ops.op import activation_range
 from keras_qat.integer.qparams import INT8_MIN
 from keras_qat.lowering.image import flat_name
-from keras_qat.quantizers.lowering_error import LoweringError
 
 _LARGEST_BIAS = 1 << 30
 _WORTHLESS = 2.0**-12
@@ -41,14 +41,15 @@ class Pending(abc.ABC):
         """Appends the op on the grid `qparams`, clamps included; returns the tensor's name."""
         placed = qparams.placed_in_int8()
         if placed.qmin == INT8_MIN or self.activation != "linear":
-            return self._add(builder, name, placed)
+            return self.add(builder, name, placed)
         clamped = self.clamped_at_zero(builder) if placed.zero_point == placed.qmin else None
         if clamped is not None:
-            return clamped._add(builder, name, placed)
-        source = self._add(builder, f"{name}/unclamped", dataclasses.replace(placed, qmin=INT8_MIN))
+            return clamped.add(builder, name, placed)
+        source = self.add(builder, f"{name}/unclamped", dataclasses.replace(placed, qmin=INT8_MIN))
         return builder.add(ops.Maximum((source,), name, bound=placed.qmin), placed)
 
-    def _add(self, builder: GraphBuilder, name: str, grid: QuantParams) -> str:
+    def add(self, builder: GraphBuilder, name: str, grid: QuantParams) -> str:
+        """Appends the op on a grid of int8, without a clamp below."""
         low, high = activation_range(self.activation, grid)
         grid = dataclasses.replace(grid, qmin=max(low, grid.qmin), qmax=high)
         return builder.add(self.finalize(builder, name, grid), grid)

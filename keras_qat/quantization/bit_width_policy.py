@@ -9,9 +9,9 @@ import keras
 
 from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
+from keras_qat.layer_rules.rule import Output
 from keras_qat.quantization.overrides import Overrides, compiled
 from keras_qat.quantization.ruled_graph import Call, RuledGraph
-from keras_qat.rule import Output
 
 
 class BitWidthPolicy:

@@ -10,7 +10,7 @@ import keras
 from keras_qat.integer.storage_sizes import bias_bytes, int8_bytes, planned_weight_bytes
 from keras_qat.keras_graph import GraphNode
 from keras_qat.kernel_places import ATTENTION, kernel_places
-from keras_qat.restrictions import TRANSPOSED
+from keras_qat.layer_rules.restrictions import TRANSPOSED
 
 _FLOAT_BYTES = 4
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import keras
 
+from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import input_name
+from keras_qat.layer_rules.rule import Output, Stage
 from keras_qat.quantization.bit_width_policy import BitWidthPolicy
 from keras_qat.quantization.plan import NEGATIVE, Place, PlannedGrid, PlannedTensor, Sign
 from keras_qat.quantization.ruled_graph import Call, RuledGraph
-from keras_qat.rule import Output, Stage, UnsupportedLayerError
 
 
 @dataclasses.dataclass(frozen=True)

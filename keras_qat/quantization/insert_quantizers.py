@@ -9,12 +9,12 @@ import keras
 from keras_qat.copying import config_of, copy_of
 from keras_qat.keras_graph import GraphNode, input_name, layer_name, rebuild
 from keras_qat.kernel_places import kernel_places
+from keras_qat.layer_rules.restrictions import AVERAGE_POOLING
+from keras_qat.layer_rules.rule import Output
 from keras_qat.quantization.passes.layer_copies import LayerCopies, unused_name
 from keras_qat.quantization.plan import LayerPlan, Place, QuantizationPlan
 from keras_qat.quantization.ruled_graph import ABSORBED, RuledGraph
 from keras_qat.quantizers import NO_SOURCE, Dequantize, Quantizer, SoftmaxRounding
-from keras_qat.restrictions import AVERAGE_POOLING
-from keras_qat.rule import Output
 
 
 def insert_quantizers(

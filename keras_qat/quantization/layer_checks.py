@@ -6,12 +6,12 @@ from collections.abc import Container, Iterable
 
 import keras
 
+from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import flat_nodes
+from keras_qat.layer_rules.table import rule_of, supported_layers
 from keras_qat.quantization.overrides import Overrides, stays_float
 from keras_qat.quantization.passes.to_layers import layers_of
 from keras_qat.quantization.passes.tracing import expanded, lost_by_expanding
-from keras_qat.rule import UnsupportedLayerError
-from keras_qat.rules import rule_of, supported_layers
 
 
 def layer_problems(

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.finite_values import non_finite_values
 from keras_qat.keras_graph import flat_nodes, input_structure
+from keras_qat.quantized_layers import QuantizeWrapper, WeightOnlyWrapper
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import LARGEST_VALUE
-from keras_qat.wrappers import QuantizeInFloat, QuantizeWrapper
+from keras_qat.training.finite_values import non_finite_values
 
 _OTHER_FLOATS = {"bfloat16", "float16", "float64"}
 
@@ -58,7 +58,7 @@ def _check_input_keys(model: keras.Model) -> None:
 
 
 def _check_layer(layer: Any) -> None:
-    if isinstance(layer, QuantizeWrapper | QuantizeInFloat | Quantizer):
+    if isinstance(layer, QuantizeWrapper | WeightOnlyWrapper | Quantizer):
         raise ValueError(
             f"Layer {layer.name!r} is quantized already: put the float model inside, and quantize "
             f"the whole. Received: {type(layer).__name__}"

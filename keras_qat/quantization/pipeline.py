@@ -18,9 +18,9 @@ from keras_qat.quantization.overrides import Overrides, check_overrides, stays_f
 from keras_qat.quantization.passes.tracing import warn_of_training
 from keras_qat.quantization.plan import LEFT_IN_FLOAT, QuantizationPlan
 from keras_qat.quantization.planning import PreparedModel, prepare
+from keras_qat.quantized_layers import quantized_kernels
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import Histogram
-from keras_qat.wrappers import quantized_kernels
 
 _STEPS = (
     *("train_step", "test_step", "predict_step"),

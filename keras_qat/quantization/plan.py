@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_qat.config import QuantizationConfig
+from keras_qat.layer_rules.rule import Rule
 from keras_qat.quantizers import Quantizer
-from keras_qat.rule import Rule
 
 LEFT_IN_FLOAT = "left in float by an override"
 

@@ -16,6 +16,7 @@ from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
 from keras_qat.input_batches import CalibrationData
 from keras_qat.keras_graph import input_name, input_structure
+from keras_qat.layer_rules.rule import Output
 from keras_qat.model import QuantizedModel
 from keras_qat.quantization.bit_width_policy import BitWidthPolicy
 from keras_qat.quantization.calibration import activation_ranges
@@ -42,7 +43,6 @@ from keras_qat.quantization.plan import (
 )
 from keras_qat.quantization.ruled_graph import Call, RuledGraph
 from keras_qat.quantization.uneven_ranges import ColumnRanges, range_warnings, watched_tensors
-from keras_qat.rule import Output
 
 _COMPARED = 16
 _ROUNDING, _HALF_ROUNDING = 1e-3, 0.05

@@ -11,11 +11,11 @@ import keras
 import numpy as np
 
 from keras_qat.keras_graph import GraphNode, consumers, nodes
+from keras_qat.layer_rules.rule import Output, Rule
+from keras_qat.layer_rules.table import rule_or_float
 from keras_qat.lowering.shape import lower_identity
 from keras_qat.quantization.plan import Place
-from keras_qat.rule import Output, Rule
-from keras_qat.rules import rule_or_float
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.quantized_layers import QuantizeWrapper
 
 ABSORBED = Rule(Output.SAME_AS_INPUT)
 """The rule of a Rescaling whose factor joins the weight scales of the layers that read it."""

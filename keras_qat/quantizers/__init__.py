@@ -1,11 +1,11 @@
 """Quantizers: an integer grid, its scale, and a gradient."""
 
+from keras_qat.errors import LoweringError
 from keras_qat.quantizers.activation_quantizer import NO_SOURCE, ActivationQuantizer
 from keras_qat.quantizers.dequantize import Dequantize
 from keras_qat.quantizers.dorefa import DoReFaQuantizer
 from keras_qat.quantizers.gdnsq import GDNSQActivationQuantizer, GDNSQWeightQuantizer
 from keras_qat.quantizers.grid import Grid
-from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.lsq import LSQActivationQuantizer, LSQWeightQuantizer
 from keras_qat.quantizers.old_names import LSQQuantizer, STEQuantizer
 from keras_qat.quantizers.pact import PACTQuantizer

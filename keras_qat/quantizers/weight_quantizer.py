@@ -24,7 +24,7 @@ class WeightQuantizer(Quantizer):
         grid, estimator, replacement, seed: see `Quantizer`.
         per_channel: one scale for each channel of the last axis, instead of one for the kernel.
         code_regularization: how strongly training pulls weights to codes by
-            `keras_qat.objectives.sinusoidal_regularization`; 0 for not at all.
+            `keras_qat.training.losses.sinusoidal_regularization`; 0 for not at all.
 
     Call arguments:
         x: the kernel.

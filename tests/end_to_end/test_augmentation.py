@@ -6,8 +6,8 @@ import pytest
 
 import keras_qat
 from keras_qat.integer import ops
-from keras_qat.rule import Output
-from keras_qat.rules import RULES
+from keras_qat.layer_rules.rule import Output
+from keras_qat.layer_rules.table import RULES
 from tests.models import randomize
 from tests.seams import assert_no_flip_and_no_mismatch
 

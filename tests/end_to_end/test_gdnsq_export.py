@@ -9,8 +9,8 @@ import pytest
 import keras_qat
 import tflite_export
 from keras_qat.callbacks import GDNSQSchedule
+from keras_qat.errors import LoweringError
 from keras_qat.integer import ops
-from keras_qat.quantizers.lowering_error import LoweringError
 from tests.models import depthwise_network, images, residual_network
 
 X, SMALL = images(48), images(64, (8, 8, 3))

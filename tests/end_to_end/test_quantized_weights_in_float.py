@@ -10,9 +10,9 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 import keras_qat
 import tflite_export
 from keras_qat.integer import load_graph, ops, run, save_graph
+from keras_qat.quantized_layers import WeightOnlyWrapper, code_regularization, quantized_kernels
 from keras_qat.quantizers import LoweringError
 from keras_qat.quantizers.initial_scale import least_error_weight_scale
-from keras_qat.wrappers import QuantizeInFloat, code_regularization, quantized_kernels
 from tests.models import randomize
 from tests.seams import op_differences
 from tflite_export.file.file_model import FileOperator, FileTensor
@@ -50,7 +50,7 @@ def quantized(config=W4, **options):
 
 def kernels_of(qmodel):
     """Every kernel of a layer in float, by its name."""
-    in_float = [layer for layer in qmodel.layers if isinstance(layer, QuantizeInFloat)]
+    in_float = [layer for layer in qmodel.layers if isinstance(layer, WeightOnlyWrapper)]
     return {kernel.name: kernel for layer in in_float for kernel in layer.kernels}
 
 

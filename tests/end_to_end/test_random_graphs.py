@@ -15,8 +15,8 @@ import tensorflow as tf
 from hypothesis import HealthCheck, event, given, note, settings
 
 import keras_qat
+from keras_qat.errors import UnsupportedLayerError
 from keras_qat.integer import IntegerGraph
-from keras_qat.rule import UnsupportedLayerError
 from tests.random_graphs import configs, described, inputs_of, networks
 from tests.seams import assert_no_mismatch, op_differences
 

@@ -6,7 +6,7 @@ import pytest
 
 import keras_qat
 import tflite_export
-from keras_qat.wrappers.product import ProductAccumulator
+from keras_qat.quantized_layers.product import ProductAccumulator
 from tests.models import images, randomize
 from tests.seams import op_differences
 

@@ -7,9 +7,9 @@ import pytest
 import keras_qat
 import tflite_export
 from keras_qat.integer import ops
+from keras_qat.layer_rules.table import ACTIVATIONS
 from keras_qat.lowering.pointwise import lower_pointwise
-from keras_qat.rules import ACTIVATIONS
-from keras_qat.wrappers import approximate_gelu
+from keras_qat.quantized_layers import approximate_gelu
 from tests.models import images, randomize
 from tests.seams import op_differences
 

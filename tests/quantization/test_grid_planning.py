@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 import keras_qat
+from keras_qat.errors import UnsupportedLayerError
 from keras_qat.quantization.bit_width_policy import BitWidthPolicy
 from keras_qat.quantization.grid_planning import GridPlanner
 from keras_qat.quantization.passes.layer_copies import nothing_stays_float
 from keras_qat.quantization.ruled_graph import RuledGraph
-from keras_qat.rule import UnsupportedLayerError
 from tests.models import images
 
 layers = keras.layers

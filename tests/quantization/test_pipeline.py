@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_qat
 import tflite_export
-from keras_qat.rule import UnsupportedLayerError
+from keras_qat.errors import UnsupportedLayerError
 from tests.models import images, residual_network
 from tests.untouched import untouched
 

@@ -11,7 +11,7 @@ import keras_qat
 from keras_qat import keras_graph
 from keras_qat.quantization import insert_quantizers, layer_checks
 from keras_qat.quantization.passes import pair_merges, rewriting, to_layers
-from keras_qat.wrappers import QuantizeWrapper
+from keras_qat.quantized_layers import QuantizeWrapper
 from tests.models import images, residual_network
 from tests.untouched import untouched
 

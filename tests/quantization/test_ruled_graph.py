@@ -8,7 +8,7 @@ import keras_qat
 from keras_qat.integer import ops
 from keras_qat.quantization.passes.layer_copies import nothing_stays_float
 from keras_qat.quantization.ruled_graph import ABSORBED, RuledGraph
-from keras_qat.wrappers import QuantizeRescaling
+from keras_qat.quantized_layers import QuantizeRescaling
 from tests.models import randomize
 from tests.seams import assert_no_flip_and_no_mismatch
 

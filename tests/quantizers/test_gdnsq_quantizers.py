@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_qat.quantizers.lowering_error import LoweringError
+from keras_qat.errors import LoweringError
 from tests.quantizers.gdnsq_layers import (
     CHANNELS,
     activations,

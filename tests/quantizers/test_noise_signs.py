@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_qat.quantized_layers import QuantizeDense
 from keras_qat.quantizers import GDNSQActivationQuantizer, GDNSQWeightQuantizer
 from keras_qat.quantizers.gdnsq.noise_signs import (
     RankOneSigns,
@@ -12,7 +13,6 @@ from keras_qat.quantizers.gdnsq.noise_signs import (
     random_rank_one_signs,
     signed_sum,
 )
-from keras_qat.wrappers import QuantizeDense
 from tests.golden_vectors import compiled
 
 every_channel_count = pytest.mark.parametrize("channels", [1, 3, 17])

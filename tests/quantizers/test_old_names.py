@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import keras_qat
+from keras_qat.quantized_layers import QuantizeDense
 from keras_qat.quantizers import (
     DoReFaQuantizer,
     Grid,
@@ -25,7 +26,6 @@ from keras_qat.quantizers import (
     STEQuantizer,
 )
 from keras_qat.quantizers.old_names import deserialize_weight_quantizer
-from keras_qat.wrappers import QuantizeDense
 from tests.golden.make_models import versions
 
 FILES = pathlib.Path(__file__).parent / "old_files"

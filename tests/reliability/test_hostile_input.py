@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_qat
-from keras_qat.rule import UnsupportedLayerError
+from keras_qat.errors import UnsupportedLayerError
 from tests.models import images, randomize
 from tests.reliability.tiny import CONFIGS, X, Y, compiled, fit, network
 from tests.untouched import untouched

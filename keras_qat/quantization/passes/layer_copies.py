@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_qat.copying import copy_of
-from keras_qat.wrappers import QuantizeInFloat, QuantizeWrapper
+from keras_qat.quantized_layers import QuantizeWrapper, WeightOnlyWrapper
 
 StaysFloat = Callable[[str], bool]
 """Whether the layer of a name stays in float, and so as it is."""
@@ -37,7 +37,7 @@ class LayerCopies:
             return layer
         if id(layer) not in self._copies:
             copy = copy_of(layer) if make is None else make(layer)
-            holder = copy.layer if isinstance(copy, QuantizeWrapper | QuantizeInFloat) else copy
+            holder = copy.layer if isinstance(copy, QuantizeWrapper | WeightOnlyWrapper) else copy
             self._copies[id(layer)] = (layer, copy, holder)
         return self._copies[id(layer)][1]
 

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 
 from keras_qat.keras_graph import GraphNode
+from keras_qat.layer_rules.restrictions import MERGES
 from keras_qat.quantization.passes.decompose_separable import DECOMPOSE
 from keras_qat.quantization.passes.layer_copies import StaysFloat
 from keras_qat.quantization.passes.pair_merges import Pairing, has_merges_to_pair
 from keras_qat.quantization.passes.rewriting import Rewriting
 from keras_qat.quantization.passes.split_activations import SPLIT
-from keras_qat.restrictions import MERGES
 
 
 def normalize(model: keras.Model, stays_float: StaysFloat) -> tuple[keras.Model, dict[str, str]]:

@@ -8,15 +8,15 @@ from typing import Any
 import keras
 
 from keras_qat.copying import copy_of
+from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import GraphNode, nodes, rebuild
+from keras_qat.layer_rules.restrictions import MERGES
 from keras_qat.quantization.passes.layer_copies import (
     LayerCopies,
     StaysFloat,
     nothing_stays_float,
 )
 from keras_qat.quantization.passes.rewriting import Names
-from keras_qat.restrictions import MERGES
-from keras_qat.rule import UnsupportedLayerError
 
 layers = keras.layers
 

@@ -20,11 +20,11 @@ from keras_qat.keras_graph import (
     rebuild,
     replay,
 )
+from keras_qat.layer_rules.restrictions import joinable
 from keras_qat.quantization.passes.layer_copies import LayerCopies, unused_name
 from keras_qat.quantization.passes.slicing import Chain, slice_layers
 from keras_qat.quantization.passes.tracing import expanded, may_expand
-from keras_qat.restrictions import joinable
-from keras_qat.wrappers import absolute, approximate_gelu, square
+from keras_qat.quantized_layers import absolute, approximate_gelu, square
 
 layers = keras.layers
 

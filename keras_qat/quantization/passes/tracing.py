@@ -26,7 +26,7 @@ from keras_qat.keras_graph import (
     variables_in,
     with_inner_layers,
 )
-from keras_qat.rules import RULES
+from keras_qat.layer_rules.table import RULES
 
 
 def as_graph(model: keras.Model, data: Any) -> keras.Model:

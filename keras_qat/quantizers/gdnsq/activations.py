@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_qat.errors import LoweringError
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.activation_quantizer import ActivationQuantizer
 from keras_qat.quantizers.constraints import AtMost
@@ -31,7 +32,6 @@ from keras_qat.quantizers.gdnsq.quantizer import (
 )
 from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.initial_scale import Histogram
-from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.replacement import Selection
 
 Tensor = Any

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat import estimators
+from keras_qat.errors import LoweringError
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.gdnsq.integer_grids import NOT_HELD
@@ -18,7 +19,6 @@ from keras_qat.quantizers.gdnsq.noise_model import NOISE_GRADIENTS, NoiseModel
 from keras_qat.quantizers.gdnsq.noise_signs import RankOneSigns, random_noise_sign
 from keras_qat.quantizers.gdnsq.step_table import learned_step, snapped_log
 from keras_qat.quantizers.grid import Grid, check_bits
-from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.quantizer import Quantizer
 
@@ -50,7 +50,8 @@ def check_gdnsq_options(estimator: Any, noise_gradient: str, offset: str, start_
 class GDNSQQuantizer(Quantizer):
     """Mixed into GDNSQ's quantizers: the step is trained, and with it the number of levels.
 
-    A penalty on `bit_width` (`keras_qat.objectives`) moves the steps until `target_bits` are met.
+    A penalty on `bit_width` (`keras_qat.training.losses`) moves the steps until `target_bits` are
+    met.
 
     Args:
         target_bits: the bits aimed at, 1 to 8.

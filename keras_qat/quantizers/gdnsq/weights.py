@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_qat.errors import LoweringError
 from keras_qat.integer.headroom import WEIGHT_MAX
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding
@@ -34,7 +35,6 @@ from keras_qat.quantizers.gdnsq.quantizer import (
     table_log,
 )
 from keras_qat.quantizers.grid import Grid
-from keras_qat.quantizers.lowering_error import LoweringError
 from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
 from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.weight_quantizer import WeightQuantizer

@@ -6,9 +6,9 @@ import pytest
 
 import keras_qat
 import tflite_export
+from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import nodes
 from keras_qat.quantization.passes.pair_merges import pair_merges
-from keras_qat.rule import UnsupportedLayerError
 from tests.models import images, randomize
 from tests.seams import op_differences
 from tests.untouched import untouched

@@ -9,12 +9,12 @@ from keras import ops
 
 import keras_qat
 import tflite_export
+from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import nodes
+from keras_qat.layer_rules.table import ACTIVATIONS
 from keras_qat.lowering.pointwise import lower_pointwise
 from keras_qat.quantization.passes.to_layers import to_layers
-from keras_qat.rule import UnsupportedLayerError
-from keras_qat.rules import ACTIVATIONS
-from keras_qat.wrappers import approximate_gelu
+from keras_qat.quantized_layers import approximate_gelu
 from tests.models import images, randomize
 
 layers = keras.layers

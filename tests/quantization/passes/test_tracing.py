@@ -7,7 +7,7 @@ import pytest
 import keras_qat
 import tflite_export
 from keras_qat.integer import ops as integer_ops
-from keras_qat.rules import RULES
+from keras_qat.layer_rules.table import RULES
 from tests.models import images, randomize
 
 layers = keras.layers
@@ -166,7 +166,7 @@ def test_a_layer_without_a_rule_stays_in_float_where_the_user_says_so(x, tmp_pat
     qmodel = keras_qat.quantize(model, calibration_data=x, overrides={"resized": None})
     qmodel.compile("sgd", "mse")
     qmodel.fit(x, np.zeros((16, 2)), verbose=0)
-    assert isinstance(qmodel.get_layer("second"), keras_qat.wrappers.QuantizeConv2D)
+    assert isinstance(qmodel.get_layer("second"), keras_qat.quantized_layers.QuantizeConv2D)
     report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
     assert [part.layers for part in report.float_parts] == [("resized",)]
     path = tmp_path / "qat.keras"

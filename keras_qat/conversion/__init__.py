@@ -1,0 +1,1 @@
+"""From a trained model to integers, and what makes its inference agree with them."""

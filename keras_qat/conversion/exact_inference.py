@@ -1,0 +1,297 @@
+"""Connections: what a layer must know of its neighbours to infer as the integer model does.
+
+A runtime rounds the int32 accumulator of an op once, to the grid behind it. The Keras layers that
+are one op together do the same in inference. So a convolution must know the scales before and
+behind it, and the quantizer behind it must know the accumulator. `connections` finds both in the
+graph and changes nothing. `attach` is the one place that tells the layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+
+from keras_qat.keras_graph import GraphNode, consumers, nodes
+from keras_qat.layer_rules.rule import Output, Rule, Stage
+from keras_qat.layer_rules.table import RULES, rule_or_float
+from keras_qat.quantized_layers import (
+    QuantizeAdd,
+    QuantizeBatchNormalization,
+    QuantizePReLU,
+    QuantizeRescaling,
+    QuantizeSubtract,
+    QuantizeWrapper,
+)
+from keras_qat.quantized_layers.accumulators import WeightAccumulator
+from keras_qat.quantized_layers.add import SumGrids
+from keras_qat.quantized_layers.affine import AffineAccumulator
+from keras_qat.quantized_layers.prelu import PReLUGrids
+from keras_qat.quantized_layers.product import ProductAccumulator
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SoftmaxRounding
+
+
+@dataclasses.dataclass(frozen=True)
+class Connection:
+    """What one call of one layer is told.
+
+    Attributes:
+        layer: a quantizer, or a layer with a dict `connections`.
+        source: the call argument `source`, which numbers the calls of a layer; 0 by default.
+        told: for a quantizer the accumulator that it rounds from, for another layer the scales
+            around it.
+    """
+
+    layer: Any
+    source: int
+    told: Any
+
+
+def connections(model: keras.Model) -> tuple[Connection, ...]:
+    """All connections of a quantized model, in the order of its graph. Nothing is changed.
+
+    A layer that is called several times has a connection for each `source`. Two calls with one
+    `source` are ambiguous and get none. An op between grids that no integers state
+    (`Quantizer.deployable`) gets none either: it has no int32 accumulator.
+    """
+    return tuple(_Graph(model).connections())
+
+
+def never_negative(model: keras.Model) -> dict[ActivationQuantizer, bool]:
+    """For every quantizer, whether no value that it reads, in any of its calls, can be negative."""
+    known: set[int] = set()
+    read: dict[ActivationQuantizer, list[Any]] = defaultdict(list)
+    for node in nodes(model):
+        operands_are = all(id(tensor) in known for tensor in node.inputs)
+        if isinstance(node.operation, ActivationQuantizer):
+            read[node.operation].extend(node.inputs)
+        elif not isinstance(node.operation, SoftmaxRounding):
+            rule = rule_or_float(node)
+            keeps = rule.lower is not None and rule.yields is not Stage.LINEAR
+            operands_are = operands_are and keeps and not rule.signed
+            operands_are = operands_are or rule.unsigned
+        if operands_are:
+            known.update(map(id, node.outputs))
+    return {
+        quantizer: all(id(tensor) in known for tensor in tensors)
+        for quantizer, tensors in read.items()
+    }
+
+
+def connect(model: keras.Model) -> None:
+    """Tells the layers of a quantized model their connections.
+
+    Raises:
+        ValueError: see `attach`.
+    """
+    attach(connections(model), model.name)
+    for quantizer, found in never_negative(model).items():
+        quantizer.never_negative = found and quantizer.never_negative is not False
+
+
+def attach(found: Iterable[Connection], model_name: str) -> None:
+    """Tells layers what `connections` has found for them.
+
+    A layer keeps what it was told first: models that share layers compute what they computed.
+
+    Raises:
+        ValueError: a layer that another model put between other grids; nothing was attached.
+    """
+    places = [(_told(each.layer), each) for each in found]
+    for told, connection in places:
+        if told.get(connection.source, connection.told) != connection.told:
+            raise ValueError(
+                f"Layer {connection.layer.name!r} stands between the grids of another quantized "
+                f"model, and in {model_name!r} between others. In inference it rounds for one of "
+                "them. Give this model layers of its own: keras.models.clone_model(the other "
+                "model), then set_weights."
+            )
+    for told, connection in places:
+        told[connection.source] = connection.told
+
+
+def _told(layer: Any) -> dict[int, Any]:
+    name = "accumulators" if isinstance(layer, ActivationQuantizer) else "connections"
+    told: dict[int, Any] = getattr(layer, name)
+    return told
+
+
+@dataclasses.dataclass(frozen=True)
+class _Behind:
+    """What is behind an op: the quantizer, and the layers that are one op with it.
+
+    Attributes:
+        call: that of the quantizer.
+        affines: the affine maps that join.
+        ceiling: where an activation that joins cuts values off, if it does.
+        exact: whether the quantizer reads whole numbers of accumulator units, or the ceiling.
+    """
+
+    call: GraphNode
+    affines: tuple[Any, ...] = ()
+    ceiling: float | None = None
+    exact: bool = True
+
+    @property
+    def quantizer(self) -> ActivationQuantizer:
+        return self.call.operation
+
+
+class _Graph:
+    """A quantized model's graph, with the questions that connections ask of it."""
+
+    def __init__(self, model: keras.Model):
+        self._nodes = list(nodes(model))
+        self._producers = {id(tensor): node for node in self._nodes for tensor in node.outputs}
+        self._readers = consumers(model)
+        self._calls = Counter(map(_call_key, filter(_rounds_an_op, self._nodes)))
+
+    def connections(self) -> Iterator[Connection]:
+        for node in self._nodes:
+            find = _finder_of(node.operation)
+            behind = None if find is None else self._behind(node)
+            if find is None or behind is None or self._calls[_call_key(node)] > 1:
+                continue
+            if (told := find(self, node, behind)) is None:
+                continue
+            if hasattr(node.operation, "connections"):
+                yield Connection(node.operation, _source(node), told)
+            rounds = behind.exact and hasattr(told, "rounding")
+            if rounds and self._calls[_call_key(behind.call)] == 1:
+                yield Connection(behind.quantizer, _source(behind.call), told)
+
+    def grid_before(self, tensor: Any) -> PutsOnGrid | None:
+        """The layer whose grid a tensor is on."""
+        node = self._producers.get(id(tensor))
+        while node is not None and not isinstance(node.operation, PutsOnGrid):
+            if _moves_the_grid(node):
+                return None
+            node = self._producers.get(id(node.inputs[0]))
+        return None if node is None else node.operation
+
+    def _behind(self, node: GraphNode) -> _Behind | None:
+        """`None` where no quantizer follows, or something that no accumulator is known of."""
+        affines: list[Any] = []
+        ceiling, exact, stage = None, True, _rule(node).yields
+        reader = self._only_reader(node.outputs[0])
+        while reader is not None and not isinstance(reader.operation, ActivationQuantizer):
+            rule = _rule(reader)
+            if stage not in rule.joins:
+                return None
+            if rule.output is Output.QUANTIZE:
+                if not isinstance(reader.operation, _AFFINE):
+                    return None
+                affines.append(reader.operation)
+                stage = rule.yields
+            else:
+                exact = exact and rule.ceiling is not None
+                ceiling = None if rule.ceiling in (None, math.inf) else rule.ceiling
+                stage = Stage.COMPLETE
+            reader = self._only_reader(reader.outputs[0])
+        return None if reader is None else _Behind(reader, tuple(affines), ceiling, exact)
+
+    def _only_reader(self, tensor: Any) -> GraphNode | None:
+        found = self._readers.get(id(tensor), [])
+        return found[0] if len(found) == 1 else None
+
+
+def _of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> WeightAccumulator | None:
+    layer, before = node.operation, graph.grid_before(node.inputs[0])
+    if before is None or not _deployable(before, layer.weight_quantizer, behind.quantizer):
+        return None
+    return WeightAccumulator(
+        before,
+        layer.weight_quantizer,
+        behind.affines,
+        behind.quantizer,
+        behind.ceiling,
+        layer.input_gain,
+    )
+
+
+def _of_affine(graph: _Graph, node: GraphNode, behind: _Behind) -> AffineAccumulator | None:
+    """`None` also for a map that joins the op before it, or that another one joins."""
+    before = graph.grid_before(node.inputs[0])
+    if before is None or behind.affines or not _deployable(before, behind.quantizer):
+        return None
+    return AffineAccumulator(node.operation, before, behind.quantizer, behind.ceiling)
+
+
+def _of_sum(graph: _Graph, node: GraphNode, behind: _Behind) -> SumGrids | None:
+    grids = _between_grids(graph, node, behind)
+    return None if grids is None else SumGrids(*grids)
+
+
+def _of_product(graph: _Graph, node: GraphNode, behind: _Behind) -> ProductAccumulator | None:
+    grids = _between_grids(graph, node, behind)
+    return None if grids is None else ProductAccumulator(*grids, behind.ceiling)
+
+
+def _of_prelu(graph: _Graph, node: GraphNode, behind: _Behind) -> PReLUGrids | None:
+    before = graph.grid_before(node.inputs[0])
+    if before is None or not _deployable(before, behind.quantizer):
+        return None
+    return PReLUGrids(before, behind.quantizer)
+
+
+def _between_grids(
+    graph: _Graph, node: GraphNode, behind: _Behind
+) -> tuple[PutsOnGrid, PutsOnGrid, ActivationQuantizer] | None:
+    """The grids of both operands and of the result of a sum or product."""
+    left, right = map(graph.grid_before, node.inputs)
+    if left is None or right is None or not _deployable(left, right, behind.quantizer):
+        return None
+    return left, right, behind.quantizer
+
+
+_AFFINE = (QuantizeBatchNormalization, QuantizeRescaling)
+_FINDERS: dict[type, Callable[[_Graph, GraphNode, _Behind], Any]] = {
+    QuantizeAdd: _of_sum,
+    QuantizeSubtract: _of_sum,
+    keras.layers.Multiply: _of_product,
+    QuantizePReLU: _of_prelu,
+    **dict.fromkeys(_AFFINE, _of_affine),
+}
+"""What finds the connection of an exact layer type; every other wrapper has `_of_weights`."""
+
+
+def _finder_of(layer: Any) -> Callable[[_Graph, GraphNode, _Behind], Any] | None:
+    found = _FINDERS.get(type(layer))
+    return _of_weights if found is None and isinstance(layer, QuantizeWrapper) else found
+
+
+_WEIGHT_LAYER = Rule(Output.QUANTIZE, yields=Stage.LINEAR)
+
+
+def _rule(node: GraphNode) -> Rule:
+    """The rule of a layer in a quantized model, whose weight layers are wrapped."""
+    wrapped = isinstance(node.operation, QuantizeWrapper) and type(node.operation) not in RULES
+    return _WEIGHT_LAYER if wrapped else rule_or_float(node)
+
+
+def _rounds_an_op(node: GraphNode) -> bool:
+    """Whether a call rounds what an op yields; a quantizer may also round averages of its codes."""
+    averages = isinstance(node.operation, ActivationQuantizer) and (
+        node.option("pooled", False) or node.option("interpolated", False)
+    )
+    return not averages
+
+
+def _source(node: GraphNode) -> int:
+    return int(node.option("source", 0))
+
+
+def _call_key(node: GraphNode) -> tuple[int, int]:
+    return id(node.operation), _source(node)
+
+
+def _deployable(*quantizers: PutsOnGrid) -> bool:
+    return all(quantizer.deployable for quantizer in quantizers)
+
+
+def _moves_the_grid(node: GraphNode) -> bool:
+    return _rule(node).output in (Output.QUANTIZE, Output.FIXED, Output.FLOAT)

@@ -1,0 +1,202 @@
+"""From the trained model to the integer model: walk the graph, call each layer's lower function."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams
+from keras_qat.integer.reshapes import without_needless_reshapes
+from keras_qat.keras_graph import GraphNode, consumers, input_keys, nodes, replay
+from keras_qat.layer_rules.rule import Output
+from keras_qat.layer_rules.table import rule_or_float
+from keras_qat.lowering.context import GraphInput, LoweringContext, integer_operand
+from keras_qat.lowering.float_part import PendingFloat, call_in_float
+from keras_qat.lowering.pending import LoweringError, Pending
+from keras_qat.quantized_layers import QuantizeWrapper
+from keras_qat.quantizers import Dequantize, PutsOnGrid, Quantizer, SoftmaxRounding
+from keras_qat.training.finite_values import non_finite_values
+
+
+def to_integer(model: keras.Model) -> IntegerGraph:
+    """States what a quantized model has learned as an `IntegerGraph`.
+
+    Tensors carry the name of the layer that yields them (`"conv_1"` for the second call of a
+    shared layer `"conv"`); inputs carry the name by which the model is fed: their key, if it was
+    built on a dict of inputs, else the name of their input layer. A sequence may stand there as an
+    image of one row.
+
+    Raises:
+        LoweringError: a part of the model is float, or has no exact integer form.
+    """
+    _check_finite(model)
+    lowering = _Lowering(model)
+    inputs = [lowering.start(tensor) for tensor in model.inputs]
+    outputs = replay(model, inputs, lowering.call)
+    graph = lowering.builder.build([integer_operand(value, model.name) for value in outputs])
+    order = input_keys(model)  # the walk met them in another one
+    graph = dataclasses.replace(graph, inputs=tuple(sorted(graph.inputs, key=order.index)))
+    return without_needless_reshapes(graph)
+
+
+def _check_finite(model: keras.Model) -> None:
+    for layer in model.layers:
+        for name, count, size in non_finite_values(layer):
+            raise LoweringError(
+                f"Layer {layer.name!r} holds NaN or infinity in {count} of {size} values of "
+                f"{name!r}, for which no integers stand. Training has diverged, or began so: load "
+                "an earlier state, and train on with keras_qat.callbacks.DivergenceMonitor()."
+            )
+
+
+class _Lowering:
+    def __init__(self, model: keras.Model):
+        self.builder = GraphBuilder()
+        self._names = tensor_names(model)
+        self._consumers = consumers(model)
+        self._raw_inputs = raw_inputs(model)
+
+    def start(self, tensor: Any) -> GraphInput | PendingFloat:
+        """What stands for a model input: on no grid, if a layer in float reads it as it is."""
+        name = self._names[id(tensor)]
+        shape = _shape(tensor, name)
+        if name not in self._raw_inputs:
+            return GraphInput(name, shape)
+        no_grid = QuantParams(np.float32(1.0))
+        self.builder.add_input(name, shape, no_grid, self._raw_inputs[name].dtype)
+        return PendingFloat((name,), places=(tensor,), tensor=tensor)
+
+    def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        layer = node.operation
+        operands = list(keras.tree.flatten(args[0])) if args else []
+        if isinstance(layer, SoftmaxRounding):
+            return operands[0]
+        name = self._names[id(node.outputs[0])]
+        if isinstance(layer, Quantizer):
+            return self._quantize(layer, operands[0], self._names[id(node.inputs[0])])
+        if isinstance(layer, Dequantize):
+            source = integer_operand(operands[0], layer.name)
+            (tensor,) = node.outputs
+            return PendingFloat((source,), places=(tensor,), tensor=tensor)
+        if isinstance(layer, QuantizeWrapper):
+            tensor = integer_operand(operands[0], layer.name)
+            return layer.lower(tensor, int(node.option("source", 0)))
+        found = keras.tree.flatten((args, kwargs))
+        in_float = [value for value in found if isinstance(value, PendingFloat)]
+        if in_float:
+            for tensor in node.outputs:
+                _shape(tensor, name)
+            return call_in_float(node, in_float)
+        rule = rule_or_float(node)
+        if rule.lower is None:
+            raise LoweringError(
+                f"Layer {layer.name!r} ({type(layer).__name__}) has no integer form, and no "
+                "Dequantize layer before it that leaves it in float. Make the model with "
+                "keras_qat.quantize."
+            )
+        if rule.output is Output.ROUND_TO_INPUT and isinstance(operands[0], str):
+            self._check_rounded(node)
+        shape = _shape(node.outputs[0], name)[1:]
+        return rule.lower(layer, operands, LoweringContext(self.builder, name, shape))
+
+    def _check_rounded(self, node: GraphNode) -> None:
+        """The integer op rounds to its input's grid, so the model must have done the same."""
+        readers = self._consumers.get(id(node.outputs[0]), [])
+        if not any(reader and isinstance(reader.operation, Quantizer) for reader in readers):
+            raise LoweringError(
+                f"Layer {node.operation.name!r} ({type(node.operation).__name__}) has no quantizer "
+                "behind it, so the model has no integer form: it follows a Softmax."
+            )
+
+    def _quantize(self, quantizer: Quantizer, value: Any, name: str) -> str:
+        qparams = quantizer.qparams()
+        if isinstance(value, GraphInput):
+            return self.builder.add_input(value.name, value.shape, qparams.placed_in_int8())
+        if isinstance(value, Pending):
+            return value.emit(self.builder, name, qparams)
+        placed, found = qparams.placed_in_int8(), self.builder.tensor(value).qparams
+        if (placed.scale, placed.zero_point) != (found.scale, found.zero_point):
+            raise LoweringError(
+                f"Tensor {value!r} is on one grid and {quantizer.name!r} asks for another: two "
+                "grids in a row would need a second rounding."
+            )
+        return value
+
+
+def tensor_names(model: keras.Model) -> dict[int, str]:
+    """Name of every symbolic tensor, by `id(tensor)`: that of the layer that yields it.
+
+    A second tensor of a layer `"attention"` is `"attention/1"`. Inputs have the names by which the
+    model is fed, and no other tensor has one of these.
+    """
+    keys = input_keys(model)
+    names = {id(tensor): key for tensor, key in zip(model.inputs, keys, strict=True)}
+    called = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    taken = {*keys, *(layer.name for layer in called)}
+    for node in nodes(model):
+        name, count = node.operation.name, node.call_index
+        if count or name in keys:
+            while (name := f"{node.operation.name}_{count}") in taken:
+                count += 1
+        taken.add(name)
+        for index, tensor in enumerate(node.outputs):
+            names[id(tensor)] = f"{name}/{index}" if index else name
+    return names
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RawInput:
+    """A model input that no quantizer reads, and what it is in the integer graph."""
+
+    tensor: Any
+    dtype: str
+
+
+def raw_inputs(model: keras.Model) -> dict[str, RawInput]:
+    """Every model input that layers in float read as it is, by its name in the integer graph."""
+    readers = consumers(model)
+    found = {}
+    for key, tensor in zip(input_keys(model), model.inputs, strict=True):
+        layers = [node.operation for node in readers.get(id(tensor), []) if node is not None]
+        if layers and not any(isinstance(layer, Quantizer) for layer in layers):
+            dtype = "float32" if keras.backend.is_float_dtype(tensor.dtype) else "int32"
+            found[key] = RawInput(tensor, dtype)
+    return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """A place where a layer puts a tensor on its grid: before, after, and the layer."""
+
+    source: Any
+    tensor: Any
+    quantizer: PutsOnGrid
+
+
+def quantized_tensors(model: keras.Model) -> dict[str, QuantizedTensor]:
+    """Every tensor on a grid, by its name in the integer graph."""
+    names = tensor_names(model)
+    return {
+        names[id(node.inputs[0])]: QuantizedTensor(node.inputs[0], node.outputs[0], node.operation)
+        for node in nodes(model)
+        if isinstance(node.operation, PutsOnGrid)
+    }
+
+
+def placed_codes(values: Any, quantizer: PutsOnGrid) -> np.ndarray:
+    """Values that a layer put on its grid, as the int8 integers of the integer graph."""
+    return quantizer.qparams().placed_in_int8().quantize(values).astype(np.int8)
+
+
+def _shape(tensor: Any, name: str) -> tuple[int, ...]:
+    if any(size is None for size in tensor.shape[1:]):
+        raise LoweringError(
+            f"Tensor {name!r} has an unknown size: {tensor.shape}. An integer model has fixed "
+            "shapes. Give the trained model one: clone = keras.models.clone_model(qmodel, "
+            "input_tensors=keras.Input((height, width, channels))), then "
+            "clone.set_weights(qmodel.get_weights()), and export the clone."
+        )
+    return (1, *tensor.shape[1:])

@@ -1,0 +1,1 @@
+"""The table of layers: what each layer type becomes, or why it cannot."""

@@ -1,0 +1,96 @@
+"""What makes a layer of a known type impossible at its place, in words for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qat.keras_graph import GraphNode
+
+layers = keras.layers
+
+AVERAGE_POOLING = (layers.AveragePooling1D, layers.AveragePooling2D)
+TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose)
+MERGES = (
+    *(layers.Add, layers.Average, layers.Maximum, layers.Minimum),
+    *(layers.Multiply, layers.Subtract),
+)
+_LARGEST_AVERAGE_WINDOW = 256
+
+
+def unsupported_reason(node: GraphNode) -> str:
+    """The reason against a layer, of a type that has a rule, here; empty if there is none."""
+    layer, shape = node.operation, node.inputs[0].shape
+    last_axis = (-1, len(shape) - 1)
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        return "only data_format='channels_last' can be deployed"
+    if isinstance(layer, TRANSPOSED) and (reason := _reason_of_transposed(layer)):
+        return reason
+    if isinstance(layer, layers.UpSampling2D) and (reason := _reason_of_interpolated(layer)):
+        return reason
+    if isinstance(layer, layers.BatchNormalization) and layer.axis not in last_axis:
+        return "only the last axis can be normalized"
+    if isinstance(layer, layers.Concatenate) and layer.axis in (0, -len(shape)):
+        return "examples of a batch cannot be joined"
+    if isinstance(layer, layers.Normalization) and layer.axis not in ((), (-1,), (len(shape) - 1,)):
+        return "only the last axis, or all at once, can be normalized"
+    if isinstance(layer, layers.Rescaling):
+        sizes = {np.size(layer.scale), np.size(layer.offset)}
+        if not sizes <= {1, shape[-1]}:
+            return "its scale and offset must be one number, or one for each channel"
+    if isinstance(layer, layers.Softmax) and layer.axis not in last_axis:
+        return "only a softmax over the last axis has a rule"
+    if isinstance(layer, MERGES) and not joinable([tensor.shape for tensor in node.inputs]):
+        shapes = ", ".join(str(tensor.shape) for tensor in node.inputs)
+        return f"it needs two tensors or more, with equal sizes or sizes of 1, not {shapes}"
+    if isinstance(layer, AVERAGE_POOLING) and not covers_everything(layer, node):
+        window = math.prod(layer.pool_size)
+        if window > _LARGEST_AVERAGE_WINDOW:
+            return f"an average over {window} values has no rule (at most 256, or all of them)"
+    return ""
+
+
+def covers_everything(layer: Any, node: GraphNode) -> bool:
+    return tuple(layer.pool_size) == tuple(node.inputs[0].shape[1:-1])
+
+
+def joinable(shapes: Sequence[tuple[int | None, ...]]) -> bool:
+    """Whether a merge layer of these tensors can be deployed: sizes of each axis are equal or 1.
+
+    As in Keras, a tensor of lower rank has sizes of 1 behind its batch.
+    """
+    rank = max(map(len, shapes))
+    if len(shapes) < 2 or any(None in shape[1:] for shape in shapes if len(shape) < rank):
+        return False
+    full = [(shape[0], *(1,) * (rank - len(shape)), *shape[1:]) for shape in shapes]
+    return all(len({*sizes} - {1}) <= 1 for sizes in zip(*full, strict=True))
+
+
+def _reason_of_interpolated(layer: Any) -> str:
+    if layer.interpolation not in ("nearest", "bilinear"):
+        return f"interpolation='nearest' and 'bilinear' have a rule, not {layer.interpolation!r}"
+    exact = all(size.bit_count() == 1 for size in layer.size)
+    if layer.interpolation == "bilinear" and not (exact and math.prod(layer.size) <= 256):
+        return (
+            "interpolation='bilinear' has a rule for sizes that are powers of two, with a product "
+            f"up to 256, not {tuple(layer.size)}"
+        )
+    return ""
+
+
+def _reason_of_transposed(layer: Any) -> str:
+    if any(rate != 1 for rate in layer.dilation_rate):
+        return "runtimes have no transposed convolution with a dilation"
+    windows = list(zip(layer.kernel_size, layer.strides, strict=True))
+    holes = any(size < stride for size, stride in windows)
+    padded = any(size > stride for size, stride in windows) or layer.output_padding is not None
+    if layer.padding == "same" and holes and padded:
+        return (
+            "with padding='same' a kernel smaller than the strides along one axis has no rule; "
+            "use padding='valid' and a Cropping layer, or a larger kernel_size"
+        )
+    return ""

@@ -1,0 +1,68 @@
+"""Layers of a quantized model: weight layers with a given kernel, exact sums and functions."""
+
+from keras_qat.quantized_layers.add import QuantizeAdd, QuantizeSubtract
+from keras_qat.quantized_layers.affine import (
+    QuantizeBatchNormalization,
+    QuantizeRescaling,
+)
+from keras_qat.quantized_layers.conv1d import QuantizeConv1D
+from keras_qat.quantized_layers.conv1d_transpose import QuantizeConv1DTranspose
+from keras_qat.quantized_layers.conv2d import QuantizeConv2D
+from keras_qat.quantized_layers.conv2d_transpose import QuantizeConv2DTranspose
+from keras_qat.quantized_layers.dense import QuantizeDense
+from keras_qat.quantized_layers.depthwise_conv1d import QuantizeDepthwiseConv1D
+from keras_qat.quantized_layers.depthwise_conv2d import QuantizeDepthwiseConv2D
+from keras_qat.quantized_layers.pointwise import (
+    Pointwise,
+    QuantizeActivation,
+    QuantizeELU,
+    QuantizeLeakyReLU,
+    QuantizeReLU,
+    QuantizeSharedPReLU,
+    absolute,
+    approximate_gelu,
+    square,
+)
+from keras_qat.quantized_layers.prelu import QuantizePReLU
+from keras_qat.quantized_layers.quantize_wrapper import QuantizeWrapper
+from keras_qat.quantized_layers.quantized_kernels import (
+    QuantizedKernel,
+    quantized_kernels,
+)
+from keras_qat.quantized_layers.weight_only import (
+    QuantizeEinsumDense,
+    QuantizeEmbedding,
+    QuantizeMultiHeadAttention,
+    WeightOnlyWrapper,
+)
+
+__all__ = [
+    "Pointwise",
+    "QuantizeActivation",
+    "QuantizeAdd",
+    "QuantizeBatchNormalization",
+    "QuantizeConv1D",
+    "QuantizeConv1DTranspose",
+    "QuantizeConv2D",
+    "QuantizeConv2DTranspose",
+    "QuantizeDense",
+    "QuantizeDepthwiseConv1D",
+    "QuantizeDepthwiseConv2D",
+    "QuantizeELU",
+    "QuantizeEinsumDense",
+    "QuantizeEmbedding",
+    "QuantizeLeakyReLU",
+    "QuantizeMultiHeadAttention",
+    "QuantizePReLU",
+    "QuantizeReLU",
+    "QuantizeRescaling",
+    "QuantizeSharedPReLU",
+    "QuantizeSubtract",
+    "QuantizeWrapper",
+    "QuantizedKernel",
+    "WeightOnlyWrapper",
+    "absolute",
+    "approximate_gelu",
+    "quantized_kernels",
+    "square",
+]

@@ -1,0 +1,89 @@
+"""Add and Subtract that sum integers in inference."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from keras_qat.quantized_layers.floor_log2 import floor_log2
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
+
+Tensor = Any
+_MULTIPLIER_BITS = 20
+_LARGEST_CODE = 255.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SumGrids:
+    """The quantizers of both terms and of the sum; found in the graph, never saved."""
+
+    left: PutsOnGrid
+    right: PutsOnGrid
+    output: ActivationQuantizer
+
+    def integer_sum(self, left: Tensor, right: Tensor, sign: int) -> Tensor:
+        """`left + sign * right` as XNNPACK has it: a whole number of output steps, times the step.
+
+        `round((m_l * q_l + m_r * q_r) / 2**n)`, ties up, in int32, with the multipliers
+        `m = round(2**n * s / s_y)`; `n` gives the larger of them 21 bits. Learned grids that are
+        still wider than int8 would overflow int32: their sum is that of the floats.
+        """
+        output_scale = self.output.scale
+        left_ratio, right_ratio = self.left.scale / output_scale, self.right.scale / output_scale
+        shift = _MULTIPLIER_BITS - floor_log2(ops.maximum(left_ratio, right_ratio))
+        raised = ops.power(2.0, shift)
+        total = _codes(left, self.left) * ops.cast(ops.round(left_ratio * raised), "int32")
+        total = total + _codes(right, self.right) * ops.cast(
+            sign * ops.round(right_ratio * raised), "int32"
+        )
+        bits = ops.cast(ops.clip(shift, 1, 30), "int32")
+        half = ops.left_shift(ops.ones_like(bits), bits - 1)
+        steps = ops.right_shift(total + half, ops.broadcast_to(bits, ops.shape(total)))
+        integer_sum = ops.cast(steps, "float32") * output_scale
+        return ops.where(self._fits_int32(), integer_sum, ops.add(left, sign * right))
+
+    def _fits_int32(self) -> Tensor:
+        grids = (self.left.forward_grid(), self.right.forward_grid())
+        ends = [end for grid in grids for end in (-grid.qmin, grid.qmax)]
+        return ops.all(ops.stack([ops.cast(end, "float32") for end in ends]) <= _LARGEST_CODE)
+
+
+class _IntegerSum(keras.layers.Layer):
+    """Mixed into Add and Subtract: between known quantizers, inference sums integers."""
+
+    sign: ClassVar[int]
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.connections: dict[int, SumGrids] = {}
+
+    def call(self, inputs: list[Tensor], training: bool = False) -> Tensor:
+        if training or 0 not in self.connections:
+            return super().call(inputs)
+        total = self.connections[0].integer_sum(*inputs, sign=self.sign)
+        return ops.cast(total, self.compute_dtype)
+
+    def compute_output_spec(self, inputs: list[Tensor], training: bool = False) -> Any:
+        return super().compute_output_spec(inputs)
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class QuantizeAdd(_IntegerSum, keras.layers.Add):
+    """`y = a + b`; in inference, between known quantizers, the integer sum of the runtimes."""
+
+    sign = 1
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class QuantizeSubtract(_IntegerSum, keras.layers.Subtract):
+    """`y = a - b`; in inference, between known quantizers, the integer difference."""
+
+    sign = -1
+
+
+def _codes(x: Tensor, quantizer: PutsOnGrid) -> Tensor:
+    """The integers of values that are on a quantizer's grid."""
+    return ops.cast(ops.round(ops.cast(x, "float32") / quantizer.scale), "int32")

@@ -1,0 +1,141 @@
+"""Affine maps; those that no weight layer stands before are an integer op of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_qat.lowering.affine import UNIT, inference_affine
+from keras_qat.quantized_layers.accumulators import accumulator_rounding
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
+from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.fake_quantize import Rounding
+
+Tensor = Any
+
+_IMAGE_RANK = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineAccumulator:
+    """The quantizers around an affine map; found in the graph, never saved.
+
+    Attributes:
+        layer: the map itself.
+        input_quantizer: puts its input on its grid.
+        output_quantizer: puts the result on its grid.
+        ceiling: where an activation between cuts values off, if it does.
+    """
+
+    layer: Any
+    input_quantizer: PutsOnGrid
+    output_quantizer: ActivationQuantizer
+    ceiling: float | None = None
+
+    def integer_affine(self, x: Tensor) -> Tensor:
+        """`gain * x + offset`, the offset a whole number of the accumulator's units."""
+        gain, offset = inference_affine(self.layer)
+        unit = self._unit(gain)
+        safe = ops.where(unit > 0, unit, 1.0)
+        rounded = ops.where(unit > 0, ops.round(offset / safe) * safe, offset)
+        return gain * ops.cast(x, "float32") + rounded
+
+    def rounding(self) -> Rounding:
+        """Rounds the result to codes from the accumulator, as the integer op does."""
+        gain, _ = inference_affine(self.layer)
+        scale = self.output_quantizer.scale
+        ceiling = None if self.ceiling is None else self.ceiling / scale
+        return accumulator_rounding(self._unit(gain) / scale, ceiling)
+
+    def _unit(self, gain: Tensor) -> Tensor:
+        return self.input_quantizer.scale * ops.abs(gain) / UNIT
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class QuantizeBatchNormalization(keras.layers.BatchNormalization):
+    """BatchNormalization; in inference, between known quantizers, with an offset that deploys.
+
+    On TensorFlow, images are normalized in training by the one kernel that does it all: a third of
+    the time that Keras takes, and one tensor to keep in place of several.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.connections: dict[int, AffineAccumulator] = {}
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:
+        if training and mask is None and self._has_kernel(inputs):
+            return self._normalized(inputs)
+        if training or 0 not in self.connections:
+            return super().call(inputs, training=training, mask=mask)
+        return ops.cast(self.connections[0].integer_affine(inputs), self.compute_dtype)
+
+    def _has_kernel(self, inputs: Tensor) -> bool:
+        last = len(inputs.shape) == _IMAGE_RANK and self.axis in (-1, _IMAGE_RANK - 1)
+        plain = self.trainable and not (self.renorm or self.synchronized)
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        return on_tensorflow and last and plain and inputs.dtype != "float64"
+
+    def _normalized(self, inputs: Tensor) -> Tensor:
+        """The batch, normalized by its own statistics, which move the running ones."""
+        import tensorflow as tf
+
+        x = ops.cast(inputs, "float32")
+        channels = ops.shape(x)[-1]
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=ops.ones(channels) if self.gamma is None else as_tensor(self.gamma),
+            offset=ops.zeros(channels) if self.beta is None else as_tensor(self.beta),
+            mean=ops.zeros(0),
+            variance=ops.zeros(0),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        count = ops.cast(ops.size(x) // channels, "float32")
+        biased = variance * ((count - 1.0) / count)  # Keras averages this one, the kernel not
+        for running, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
+            running.assign(running * self.momentum + batch * (1.0 - self.momentum))
+        return ops.cast(outputs, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class QuantizeRescaling(keras.layers.Layer):
+    """`y = scale * x + offset`, in inference, between known quantizers, with one that deploys.
+
+    Args:
+        scale: a number, or one for each channel.
+        offset: likewise.
+    """
+
+    def __init__(self, scale: Any, offset: Any = 0.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.scale, self.offset = scale, offset
+        self.connections: dict[int, AffineAccumulator] = {}
+
+    @classmethod
+    def of(cls, layer: Any) -> QuantizeRescaling:
+        """What computes the same as a Rescaling or a Normalization."""
+        gain, offset = (ops.convert_to_numpy(each).tolist() for each in inference_affine(layer))
+        return cls(
+            gain,
+            offset,
+            name=layer.name,
+            dtype=layer.dtype_policy,
+            activity_regularizer=layer.activity_regularizer,
+        )
+
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
+        if training or 0 not in self.connections:
+            dtype = self.compute_dtype
+            scale, offset = (ops.cast(each, dtype) for each in (self.scale, self.offset))
+            return ops.cast(inputs, dtype) * scale + offset
+        return ops.cast(self.connections[0].integer_affine(inputs), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any, **kwargs: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale, "offset": self.offset}

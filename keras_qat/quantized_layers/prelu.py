@@ -1,0 +1,93 @@
+"""PReLU with several slopes, which inference rescales as the runtimes do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat.lowering.pending import Pending
+from keras_qat.lowering.prelu import PendingPReLU
+from keras_qat.quantized_layers.floor_log2 import floor_log2
+from keras_qat.quantized_layers.quantize_wrapper import QuantizeWrapper
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SlopeQuantizer
+from keras_qat.quantizers.custom_gradient import as_tensor
+
+Tensor = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class PReLUGrids:
+    """The quantizers before and behind a PReLU; found in the graph, never saved."""
+
+    input_quantizer: PutsOnGrid
+    output_quantizer: ActivationQuantizer
+
+    def integer_prelu(self, x: Tensor, slopes: Tensor, slope_scale: Tensor) -> Tensor:
+        """What LiteRT yields for `x` and `slopes` on their grids: whole output steps.
+
+        Its kernel rounds twice, first to a whole number of `2**-k` steps: where the output has a
+        coarser scale than the input, up to a quarter of all values end elsewhere than by rounding
+        once. Float64 holds every number on the way exactly.
+        """
+        source, scale = self.input_quantizer.scale, self.output_quantizer.scale
+        codes, slope_codes = (
+            ops.round(ops.cast(ops.cast(values, "float32") / unit, "float64"))
+            for values, unit in ((x, source), (slopes, slope_scale))
+        )
+        above = _rescaled(codes, source / scale)
+        below = _rescaled(codes * slope_codes, source * slope_scale / scale)
+        return ops.cast(ops.where(codes >= 0, above, below), "float32") * scale
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class QuantizePReLU(QuantizeWrapper):
+    """`PReLU` with slopes for channels or elements, on a grid of 8 bits.
+
+    Forward: `y = max(x, 0) + a_hat * min(x, 0)`; in inference, between known quantizers, rounded as
+    LiteRT's kernel does (JAX has no float64 by default, and rounds once). With one slope it is a
+    table instead (`QuantizeSharedPReLU`).
+    """
+
+    @classmethod
+    def of(cls, layer: Any) -> QuantizePReLU:
+        """A copy of a PReLU with its quantizer."""
+        copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+        return cls(copy, SlopeQuantizer(name="slope_quantizer"))
+
+    def call(self, x: Tensor, source: int = 0, training: bool = False) -> Tensor:
+        x = ops.cast(x, "float32")
+        slopes = self.weight_quantizer(self.channels_last_kernel())
+        exact = keras.backend.backend() != "jax" and not training
+        if exact and source in self.connections:
+            scale = self.weight_quantizer.scale
+            return self.connections[source].integer_prelu(x, slopes, scale)
+        return ops.relu(x) - slopes * ops.relu(-x)
+
+    def bias(self) -> None:
+        return None
+
+    def channels_last_kernel(self) -> Tensor:
+        return as_tensor(self.layer.alpha)
+
+    def lower(self, tensor: str, source: int = 0) -> Pending:
+        codes = self.weight_codes().astype(np.int8)
+        scale = np.asarray(ops.convert_to_numpy(self.weight_quantizer.scale), np.float32)
+        return PendingPReLU((tensor,), codes=codes, scale=scale)
+
+
+def _rescaled(values: Tensor, multiplier: Tensor) -> Tensor:
+    """Whole numbers times a float32 multiplier, rounded twice: as LiteRT's PRELU has it.
+
+    `m = mantissa * 2**e` with the mantissa in [1/2, 1): first `floor(2**max(e, 0) * v * mantissa +
+    1/2)`, then that over `2**max(-e, 0)`, ties away from zero.
+    """
+    exponent = floor_log2(multiplier) + 1.0
+    mantissa = ops.cast(multiplier / ops.power(2.0, exponent), "float64")
+    left = ops.cast(ops.power(2.0, ops.maximum(exponent, 0.0)), "float64")
+    right = ops.cast(ops.power(2.0, ops.maximum(-exponent, 0.0)), "float64")
+    high = ops.floor(values * left * mantissa + 0.5)
+    return ops.sign(high) * ops.floor(ops.abs(high) / right + 0.5)

@@ -1,0 +1,146 @@
+"""`QuantizeWrapper`: an untouched weight layer and the quantizer of its kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from keras_qat.lowering.pending import Pending
+from keras_qat.quantized_layers.accumulators import WeightAccumulator
+from keras_qat.quantizers import WeightQuantizer
+from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.old_names import deserialize_weight_quantizer
+
+Tensor = Any
+
+
+class QuantizeWrapper(keras.layers.Wrapper):
+    """Base of the wrappers: runs a layer with its kernel fake-quantized.
+
+    A subclass states, for one layer type, how the kernel looks with its output channels last
+    (`channels_last_kernel`), the forward pass with an explicit kernel (`forward`), and the same in
+    integers (`lower`).
+
+    In inference the bias lies on the grid of the integer model's int32 bias, which is another one
+    in every call (`connections`, by the call argument `source`).
+
+    The wrapper takes the name of its layer. The latent kernel stays a float32 variable of the
+    layer; quantizer arithmetic is float32 under every dtype policy, the layer's own arithmetic
+    keeps the layer's compute dtype.
+
+    Args:
+        layer: the weight layer, with a linear activation.
+        weight_quantizer: the `WeightQuantizer` of its kernel.
+        input_gain: what the input would have been multiplied by: the kernel is, instead.
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        weight_quantizer: WeightQuantizer,
+        input_gain: float = 1.0,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("name", layer.name)
+        kwargs.setdefault("dtype", "float32")
+        kwargs.setdefault("trainable", layer.trainable)
+        kwargs.setdefault("activity_regularizer", layer.activity_regularizer)
+        super().__init__(layer, **kwargs)
+        if not self.trainable:
+            weight_quantizer.trainable = False  # a frozen layer's function stays
+        self.weight_quantizer = weight_quantizer
+        self.input_gain = float(input_gain)
+        self.supports_masking = layer.supports_masking
+        self.connections: dict[int, WeightAccumulator] = {}
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        if not self.weight_quantizer.built:
+            self.weight_quantizer.build(self.channels_last_kernel().shape)
+        self.built = True
+
+    def call(self, x: Tensor, source: int = 0, training: bool = False) -> Tensor:
+        quantized = self.weight_quantizer(self.channels_last_kernel())
+        if self.input_gain != 1.0:
+            quantized = quantized * self.input_gain
+        dtype = self.layer.compute_dtype
+        outputs = self.forward(ops.cast(x, dtype), ops.cast(self.in_own_layout(quantized), dtype))
+        bias = self.bias() if training else self.deployed_bias(source)
+        return outputs if bias is None else ops.add(outputs, ops.cast(bias, dtype))
+
+    def bias(self) -> Tensor | None:
+        """The layer's own bias, one number for each output channel; `None` without one."""
+        return as_tensor(self.layer.bias) if self.layer.use_bias else None
+
+    def deployed_bias(self, source: int = 0) -> Tensor | None:
+        """The bias of inference: between known grids, on the grid of the int32 bias.
+
+        Training keeps the real bias: behind it the BatchNormalization still moves, and the step is
+        far below that of any activation.
+        """
+        if source not in self.connections:
+            return self.bias()
+        bias, kernel = self.bias(), self.channels_last_kernel()
+        if bias is None:
+            bias = ops.zeros(kernel.shape[-1:])
+        return self.connections[source].round_bias(bias, kernel)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
+        return self.layer.compute_output_shape(input_shape)
+
+    def channels_last_kernel(self) -> Tensor:
+        """The latent kernel, reshaped so that its last axis counts the output channels."""
+        return as_tensor(self.layer.kernel)
+
+    def in_own_layout(self, kernel: Tensor) -> Tensor:
+        """What `channels_last_kernel` made of the kernel, in the layer's layout again."""
+        return ops.reshape(kernel, self.layer.kernel.shape)
+
+    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """The layer's arithmetic with that kernel, bias left out."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward(x, kernel)")
+
+    def lower(self, tensor: str, source: int = 0) -> Pending:
+        """The layer in integers, reading an integer tensor; `source` is that of the call."""
+        raise NotImplementedError(f"{type(self).__name__} must implement lower(tensor, source)")
+
+    def weight_codes(self) -> npt.NDArray[np.int32]:
+        """The learned integers, with the output channels on the last axis.
+
+        Raises:
+            LoweringError: no file can hold what was learned so far.
+        """
+        return self.weight_quantizer.deployed_codes(self.channels_last_kernel(), self.name)
+
+    def learned(self, source: int = 0) -> dict[str, Any]:
+        """Scale and, of the call, bias of every output channel; and the bit width."""
+        kernel = self.channels_last_kernel()
+        channels = kernel.shape[-1]
+        scale = ops.convert_to_numpy(self.weight_quantizer.scale).astype(np.float64)
+        scale = scale * self.input_gain
+        bias = self.deployed_bias(source)
+        bias = 0.0 if bias is None else ops.convert_to_numpy(bias).astype(np.float64)
+        return {
+            "scale": np.broadcast_to(scale, (channels,)),
+            "bias": np.broadcast_to(bias, (channels,)),
+            "weight_bits": self.weight_quantizer.learned_bits(kernel),
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "weight_quantizer": keras.saving.serialize_keras_object(self.weight_quantizer),
+            "input_gain": self.input_gain,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> QuantizeWrapper:
+        layer = keras.saving.deserialize_keras_object(config["layer"], custom_objects)
+        quantizer = deserialize_weight_quantizer(config["weight_quantizer"], custom_objects)
+        return cls(**{**config, "layer": layer, "weight_quantizer": quantizer})

@@ -1,0 +1,1 @@
+"""What training needs beside the layers: losses, penalties, statistics, warnings."""

@@ -1,0 +1,165 @@
+"""`BitWidthPenalty`: the state of the exterior-point penalty, and what it tells the logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.training.distribution import replica_share, whole_loss
+from keras_qat.training.learned_bit_widths import LearnedWidth, joint_widths
+from keras_qat.training.losses import RunningMean, exterior_point_potential
+from keras_qat.training.training_plan import Progress, TrainingPlan
+
+Tensor = Any
+
+_LAST_VALUES = (
+    "weight_violation",
+    "activation_violation",
+    "mean_weight_bits",
+    "max_weight_bits",
+    "mean_activation_bits",
+    "max_activation_bits",
+)
+
+
+class PenaltyLog(keras.metrics.Metric):
+    """The terms of the penalty by name: the mean task loss of the epoch, and the latest widths.
+
+    `weight_violation` and `activation_violation` are the mean bits above target, `mean_` and
+    `max_weight_bits` (`_activation_bits`) the real-valued widths of all channels (activations).
+    Several replicas log the mean over them: widths are the same on all.
+    """
+
+    def __init__(self, name: str = "penalty_log", **kwargs: Any):
+        super().__init__(name=name, **kwargs)
+        self._task_loss, self._batches, *self._values = (
+            self.add_variable((), "zeros", name=name, aggregation="mean")
+            for name in ("task_loss", "batches", *_LAST_VALUES)
+        )
+
+    def update_state(self, task_loss: Tensor, **values: Tensor) -> None:
+        """Takes the terms of one batch."""
+        self._batches.assign_add(1.0)
+        step = (ops.cast(task_loss, "float32") - self._task_loss) / self._batches
+        self._task_loss.assign_add(step)
+        for name, variable in zip(_LAST_VALUES, self._values, strict=True):
+            variable.assign(ops.cast(values[name], "float32"))
+
+    def result(self) -> dict[str, Tensor]:
+        values = map(as_tensor, self._values)
+        return {
+            "task_loss": as_tensor(self._task_loss),
+            **dict(zip(_LAST_VALUES, values, strict=True)),
+        }
+
+
+class BitWidthPenalty(keras.layers.Layer):
+    """Adds the exterior-point penalty on learned bit widths to a training loss.
+
+    The formula is `keras_qat.training.losses.exterior_point_potential`. All state lies in
+    variables, and so is saved with the model: the running mean of the task loss, and what
+    `keras_qat.callbacks.GDNSQSchedule` sets. With a `temperature` of 0, where no schedule runs,
+    nothing is added.
+    """
+
+    def __init__(self, name: str = "bit_width_penalty", **kwargs: Any):
+        super().__init__(name=name, dtype="float32", trainable=False, **kwargs)
+        self.log = PenaltyLog()
+        self.mean_loss = self._state("mean_loss")
+        self.mean_loss_count = self._state("mean_loss_count", 1.0)
+        self.temperature = self._state("temperature")
+        self.lossless = self._state("lossless")
+        self.plan = self._state("plan", shape=(len(TrainingPlan._fields),))
+        self.progress = self._state("progress", shape=(len(Progress._fields),))
+        self.built = True
+
+    def _state(self, name: str, start: float = 0.0, shape: tuple[int, ...] = ()) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=keras.initializers.Constant(start),
+            trainable=False,
+            autocast=False,
+            aggregation="mean",
+        )
+
+    def kept_plan(self) -> TrainingPlan:
+        """What the variable `plan` holds. Reads it: not for inside a step."""
+        return TrainingPlan.of(self.plan)
+
+    def keep_plan(self, plan: TrainingPlan) -> None:
+        """Keeps a plan in the variable `plan`."""
+        self.plan.assign(np.float32(plan))
+
+    def kept_progress(self) -> Progress:
+        """What the variable `progress` holds. Reads it: not for inside a step."""
+        return Progress.of(self.progress)
+
+    def keep_progress(self, progress: Progress) -> None:
+        """Keeps the progress in the variable `progress`."""
+        self.progress.assign(np.float32(progress))
+
+    def add_to(self, task_loss: Tensor, widths: Sequence[LearnedWidth]) -> Tensor:
+        """The loss to train on; updates the running mean and the log.
+
+        Args:
+            task_loss: scalar; of several replicas the part of this one.
+            widths: every learned width.
+        """
+        task_loss = whole_loss(ops.cast(task_loss, "float32"))
+        weights = _Widths([width for width in widths if width.layer is not None])
+        activations = _Widths([width for width in widths if width.layer is None])
+        mean_loss = RunningMean(as_tensor(self.mean_loss), as_tensor(self.mean_loss_count))
+        potential = exterior_point_potential(
+            task_loss,
+            weights.bits,
+            activations.bits,
+            weights.targets,
+            activations.targets,
+            as_tensor(self.temperature),
+            mean_loss,
+            lossless=as_tensor(self.lossless) > 0.0,
+        )
+        self.mean_loss.assign(potential.mean_loss.value)
+        self.mean_loss_count.assign(potential.mean_loss.count)
+        self.log.update_state(
+            task_loss=task_loss,
+            weight_violation=potential.weight_penalty,
+            activation_violation=potential.activation_penalty,
+            mean_weight_bits=weights.mean(),
+            max_weight_bits=weights.max(),
+            mean_activation_bits=activations.mean(),
+            max_activation_bits=activations.max(),
+        )
+        return replica_share(potential.loss)
+
+
+class _Widths:
+    """Widths of several quantizers in one vector, in another the bits above which each costs.
+
+    Nothing costs where a grid is held.
+    """
+
+    def __init__(self, widths: Sequence[LearnedWidth]):
+        self._empty = not widths
+        if self._empty:
+            self.bits = self.targets = ops.zeros((0,))
+            return
+        widths, counts, bits = joint_widths(widths)
+        targets = np.repeat(np.float32([width.target for width in widths]), counts)
+        owners = np.repeat(np.arange(len(counts)), counts)
+        held = ops.stack([width.held_levels() for width in widths]) > 0.0
+        held = ops.take(held, owners)
+        self.bits = ops.where(held, targets, bits)
+        self.targets = ops.where(held, np.inf, targets)
+
+    def mean(self) -> Tensor:
+        return ops.zeros(()) if self._empty else ops.mean(self.bits)
+
+    def max(self) -> Tensor:
+        return ops.zeros(()) if self._empty else ops.max(self.bits)

@@ -1,0 +1,112 @@
+"""`Distillation`: the float teacher of a quantized model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_qat.keras_graph import nodes
+from keras_qat.quantizers import SoftmaxRounding
+from keras_qat.training.losses import get_distillation_loss
+
+Tensor = Any
+
+_SMALLEST_PROBABILITY = 1e-30
+
+
+class Distillation:
+    """A teacher and the loss against it, for inside a training step.
+
+    It is no layer on purpose: Keras must neither save the teacher with the student nor train it.
+
+    Args:
+        student: the model that learns.
+        teacher: a model with inputs and outputs like the student's. It runs in inference mode and
+            gets no gradient.
+        loss: `(student_logits, teacher_logits) -> scalar`, or a name in
+            `keras_qat.training.losses.DISTILLATION_LOSSES`. Of several outputs the losses add up.
+        label_weight: how much of the compiled loss on the labels is added.
+        from_logits: whether the teacher's outputs are logits; found out where its graph tells: a
+            softmax at its end means that they are probabilities. The student's graph tells.
+
+    Raises:
+        ValueError: a loss without that name, a negative weight, a teacher with other shapes than
+            the student, or one without a graph and no `from_logits`.
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teacher: keras.Model,
+        loss: str | Callable[[Tensor, Tensor], Tensor] = "jeffreys",
+        label_weight: float = 0.0,
+        from_logits: bool | None = None,
+    ):
+        if not isinstance(teacher, keras.Model):
+            raise ValueError(f"A teacher is a Keras model. Received: {teacher!r}")
+        if not label_weight >= 0.0:
+            raise ValueError(f"The label_weight must be 0 or more. Received: {label_weight!r}")
+        self._teacher = teacher
+        self._loss = get_distillation_loss(loss)
+        self.label_weight = float(label_weight)
+        _check_shapes(student, teacher)
+        self._student_is_softmax = _ends_in_softmax(student)
+        self._teacher_is_softmax = (
+            _ends_in_softmax(teacher) if from_logits is None else not from_logits
+        )
+
+    def __call__(self, x: Tensor, student_outputs: Any) -> Tensor:
+        """The loss of the student's outputs for the inputs `x`, a scalar."""
+        teachers = keras.tree.flatten(self._teacher(x, training=False))
+        losses = [
+            self._loss(
+                _logits(student, self._student_is_softmax),
+                ops.stop_gradient(_logits(teacher, self._teacher_is_softmax)),
+            )
+            for student, teacher in zip(keras.tree.flatten(student_outputs), teachers, strict=True)
+        ]
+        return losses[0] if len(losses) == 1 else ops.sum(ops.stack(losses))
+
+
+def _logits(outputs: Tensor, are_probabilities: bool) -> Tensor:
+    """Logits: of probabilities their logarithm, which a softmax turns back into them."""
+    outputs = ops.cast(outputs, "float32")
+    if not are_probabilities:
+        return outputs
+    return ops.log(ops.maximum(outputs, _SMALLEST_PROBABILITY))
+
+
+def _check_shapes(student: keras.Model, teacher: keras.Model) -> None:
+    for what in ("inputs", "outputs"):
+        expected = [tuple(tensor.shape) for tensor in getattr(student, what)]
+        found = [tuple(tensor.shape) for tensor in getattr(teacher, what, None) or ()]
+        if found and found != expected:
+            raise ValueError(
+                f"A teacher needs {what} of the shapes {expected}, like {student.name!r}. "
+                f"Received: {found}"
+            )
+
+
+def _ends_in_softmax(model: keras.Model) -> bool:
+    try:
+        producers = {id(tensor): node.operation for node in nodes(model) for tensor in node.outputs}
+        last = [producers.get(id(tensor)) for tensor in model.outputs]
+    except (AttributeError, ValueError) as error:
+        raise ValueError(
+            f"The teacher {model.name!r} has no layer graph that tells whether "
+            "its outputs are logits: pass from_logits=True or from_logits=False."
+        ) from error
+    softmax = [
+        isinstance(layer, keras.layers.Softmax | SoftmaxRounding)
+        or getattr(layer, "activation", None) is keras.activations.softmax
+        for layer in last
+    ]
+    if len(set(softmax)) > 1:
+        raise ValueError(
+            f"Some outputs of {model.name!r} are probabilities and some are not: distillation "
+            "needs models where all are logits, or none."
+        )
+    return softmax[0]

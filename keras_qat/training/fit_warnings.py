@@ -1,0 +1,101 @@
+"""What is said before the first epoch of a `fit` that would not end as its user expects."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_qat.keras_graph import falls
+
+
+def warn_before_fit(model: Any, arguments: Mapping[str, Any], stacklevel: int = 3) -> None:
+    """Warns of callbacks that a quantized model lacks, or that would bring back a worse one.
+
+    Args:
+        model: a `QuantizedModel`.
+        arguments: of `fit`, by name.
+        stacklevel: as for `warnings.warn`, of the caller.
+    """
+    callbacks = arguments.get("callbacks")
+    callbacks = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))  # a CallbackList
+    validates = bool(arguments.get("validation_split")) or (
+        arguments.get("validation_data") is not None
+    )
+    for message in (
+        *_widths_without_schedule(model, callbacks),
+        *_replacement_without_schedule(model, callbacks),
+        *_best_of_any_width(model, callbacks, validates),
+    ):
+        warnings.warn(message, stacklevel=stacklevel)
+
+
+def _widths_without_schedule(model: Any, callbacks: list[Any]) -> Iterator[str]:
+    if not _any(callbacks, "schedules_bit_widths") and not model.meets_targets():
+        yield (
+            f"{model.name!r} learns its bit widths, and nothing in this fit brings them to their "
+            "targets: it will not deploy. Pass callbacks=[keras_qat.callbacks.GDNSQSchedule()]."
+        )
+
+
+def _replacement_without_schedule(model: Any, callbacks: list[Any]) -> Iterator[str]:
+    quantizers = model.replaced_quantizers.values()
+    if not quantizers or _any(callbacks, "schedules_replacement"):
+        return
+    share = min(float(ops.convert_to_numpy(each.replaced_share)) for each in quantizers)
+    has_trained = any(float(ops.convert_to_numpy(each.last_error)) for each in quantizers)
+    advice = "Pass callbacks=[keras_qat.callbacks.PEGESchedule()]."
+    if share < 1.0:
+        yield (
+            f"{model.name!r} has replaced {100 * share:.0f} % of its elements by quantized ones, "
+            f"and nothing in this fit replaces the rest: it will not deploy. {advice}"
+        )
+    elif not has_trained:
+        yield (
+            f"{model.name!r} replaces its elements progressively, and nothing in this fit does so: "
+            f"all elements are quantized from the first batch on, as without PEGE. {advice}"
+        )
+
+
+def _best_of_any_width(model: Any, callbacks: list[Any], validates: bool) -> Iterator[str]:
+    """Of callbacks that keep the best epoch, which may be one before all targets are met."""
+    if not _any(callbacks, "schedules_bit_widths") or model.meets_targets():
+        return
+    for callback in callbacks:
+        keeps = getattr(callback, "restore_best_weights", False)
+        keeps = keeps or getattr(callback, "save_best_only", False)
+        monitor = getattr(callback, "monitor", None)
+        if not keeps or not isinstance(monitor, str) or monitor.endswith("_feasible"):
+            continue
+        metric = monitor if monitor.startswith("val_") or not validates else f"val_{monitor}"
+        mode = "min" if falls(model, metric) else "max"
+        yield (
+            f"{type(callback).__name__} keeps the epoch with the best {monitor!r}, which may be "
+            "one before GDNSQSchedule has brought all bit widths to their targets: that model does "
+            f"not deploy. Use monitor='{metric}_feasible', mode={mode!r}, and put GDNSQSchedule "
+            "before it."
+        )
+
+
+def _any(callbacks: list[Any], flag: str) -> bool:
+    return any(getattr(callback, flag, False) for callback in callbacks)
+
+
+def warn_of_outer_model(name: str, outer_name: str | None, parts: Mapping[str, Any]) -> None:
+    """Warns of the terms of its loss that a quantized model loses inside another model.
+
+    Args:
+        name: of the quantized model.
+        outer_name: of the model that trains it.
+        parts: what a term is called -> what is false if the model does not have it.
+    """
+    lost = " and ".join(part for part, there in parts.items() if there)
+    if lost:
+        warnings.warn(
+            f"The quantized model {name!r} trains inside {outer_name!r}, whose loss does not have "
+            f"{lost}. Quantize the whole model, and train that.",
+            stacklevel=3,
+        )

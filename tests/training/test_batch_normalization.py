@@ -1,0 +1,199 @@
+"""Running statistics set anew: those of the data, of the weights as they are, and nothing else."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_qat
+from keras_qat.callbacks import BatchNormReestimation, PEGESchedule
+from tests.models import depthwise_network, images
+
+X = images(96, (8, 8, 3))
+Y = np.arange(96) % 5
+PEGE = keras_qat.PEGEConfig(weight_bits=2, activation_bits=2)
+GDNSQ = keras_qat.GDNSQConfig(weight_bits=2, activation_bits=2, estimator="pege")
+
+
+def batches(x=X):
+    return iter(np.split(x, 3))
+
+
+def new_model(config=PEGE):
+    keras.utils.set_random_seed(0)
+    qmodel = keras_qat.quantize(depthwise_network(), config, calibration_data=X)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    qmodel.compile(keras.optimizers.Adam(1e-2), loss)
+    return qmodel
+
+
+def normalizations(model):
+    return [each for each in model.layers if isinstance(each, keras.layers.BatchNormalization)]
+
+
+def statistics(model):
+    return [
+        variable.numpy()
+        for layer in normalizations(model)
+        for variable in (layer.moving_mean, layer.moving_variance)
+    ]
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_they_are_those_of_all_samples_where_nothing_is_in_front():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])
+    x = np.random.default_rng(0).normal(3.0, 2.0, (60, 4)).astype(np.float32)
+    keras_qat.reestimate_batch_normalization(model, iter(np.split(x, [8, 30])))
+    layer = model.layers[0]
+    # Sums of float32, up to thirty at a time.
+    np.testing.assert_allclose(layer.moving_mean.numpy(), x.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance.numpy(), x.var(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("config", [PEGE, GDNSQ], ids=["pege", "gdnsq"])
+def test_behind_quantizers_they_are_those_of_what_the_layer_reads(config):
+    qmodel = new_model(config)
+    keras_qat.reestimate_batch_normalization(qmodel, iter([X]))
+    found = statistics(qmodel)
+    read = keras.Model(qmodel.inputs, [layer.input for layer in normalizations(qmodel)])
+    for quantizer in qmodel.replaced_quantizers.values():
+        quantizer.replaced_share.assign(1.0)
+    for index, values in enumerate(read([X], training=True)):
+        values = np.float64(values)
+        # A variance in float32 is off by as much as its terms, squares of up to 10 deviations.
+        mean, variance = values.mean(axis=(0, 1, 2)), values.var(axis=(0, 1, 2))
+        np.testing.assert_allclose(found[2 * index], mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[2 * index + 1], variance, rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", [PEGE, GDNSQ], ids=["pege", "gdnsq"])
+def test_nothing_else_changes(config):
+    qmodel = new_model(config)
+    own = {id(v) for layer in normalizations(qmodel) for v in layer.non_trainable_variables}
+    others = [variable for variable in qmodel.variables if id(variable) not in own]
+    before = [variable.numpy() for variable in others]
+    momenta = [layer.momentum for layer in normalizations(qmodel)]
+    keras_qat.reestimate_batch_normalization(qmodel, batches())
+    assert_same([variable.numpy() for variable in others], before)
+    assert [layer.momentum for layer in normalizations(qmodel)] == momenta
+
+
+def test_progressive_replacement_does_not_matter():
+    found = []
+    for share in (0.25, 1.0):
+        qmodel = new_model()
+        for quantizer in qmodel.replaced_quantizers.values():
+            quantizer.replaced_share.assign(share)
+        keras_qat.reestimate_batch_normalization(qmodel, batches())
+        found.append(statistics(qmodel))
+    assert_same(*found)
+
+
+def test_a_frozen_layer_keeps_its_statistics():
+    qmodel = new_model()
+    frozen, other = normalizations(qmodel)
+    frozen.trainable = False
+    kept, moved = frozen.moving_mean.numpy(), other.moving_mean.numpy()
+    keras_qat.reestimate_batch_normalization(qmodel, batches())
+    np.testing.assert_array_equal(frozen.moving_mean.numpy(), kept)
+    assert np.abs(other.moving_mean.numpy() - moved).max() > 0.0
+
+
+def test_a_layer_that_is_called_twice_is_refused_unless_it_is_frozen():
+    inputs, shared = keras.Input((3,)), keras.layers.BatchNormalization(name="shared")
+    dense = keras.layers.Dense(3)
+    model = keras.Model(inputs, shared(dense(shared(inputs))))
+    before = shared.moving_mean.numpy()
+    x = np.ones((4, 3), np.float32)
+    with pytest.raises(ValueError, match=r"called once.*'shared'"):
+        keras_qat.reestimate_batch_normalization(model, x)
+    shared.trainable = False
+    keras_qat.reestimate_batch_normalization(model, x)
+    np.testing.assert_array_equal(shared.moving_mean.numpy(), before)
+
+
+def test_a_model_without_batch_normalization_is_left_alone():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    before = model.get_weights()
+    keras_qat.reestimate_batch_normalization(model, np.ones((4, 3), np.float32))
+    assert_same(model.get_weights(), before)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.ones((4, 5, 5, 3)), "shape"),
+        (X[:0], "no samples|shape"),
+        (X * np.nan, "NaN or infinity"),
+    ],
+)
+def test_data_that_does_not_fit_changes_nothing(data, message):
+    qmodel = new_model()
+    before = statistics(qmodel)
+    with pytest.raises(ValueError, match=message):
+        keras_qat.reestimate_batch_normalization(qmodel, data)
+    assert_same(statistics(qmodel), before)
+
+
+def test_an_interrupted_pass_leaves_the_model_as_it_was():
+    qmodel = new_model()
+    before = [variable.numpy() for variable in qmodel.variables]
+    momenta = [layer.momentum for layer in normalizations(qmodel)]
+
+    def fail(*args, **kwargs):
+        raise ValueError("no more")
+
+    qmodel.layers[-1].call = fail
+    with pytest.raises(ValueError, match="no more"):
+        keras_qat.reestimate_batch_normalization(qmodel, batches())
+    assert_same([variable.numpy() for variable in qmodel.variables], before)
+    assert [layer.momentum for layer in normalizations(qmodel)] == momenta
+
+
+def fit(qmodel, *callbacks, **options):
+    options = {"batch_size": 32, "epochs": 2, "verbose": 0, "shuffle": False, **options}
+    return qmodel.fit(X, Y, callbacks=[*callbacks], **options).history
+
+
+def test_training_goes_on_as_it_would_have():
+    one, other = new_model(), new_model()
+    fit(one, PEGESchedule())
+    fit(other, PEGESchedule(), BatchNormReestimation(batches()))
+    for found, expected in zip(one.trainable_variables, other.trainable_variables, strict=True):
+        np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    assert np.abs(statistics(one)[0] - statistics(other)[0]).max() > 0.0
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_fit_leaves_the_statistics_of_its_last_weights(validated):
+    qmodel = new_model()
+    options = {"validation_data": (X, Y)} if validated else {}
+    history = fit(qmodel, PEGESchedule(), BatchNormReestimation(batches()), **options)
+    if validated:
+        loss = qmodel.evaluate(X, Y, batch_size=32, verbose=0)
+        assert loss == pytest.approx(history["val_loss"][-1], rel=1e-6)
+    found = statistics(qmodel)
+    keras_qat.reestimate_batch_normalization(qmodel, batches())
+    assert_same(statistics(qmodel), found)
+
+
+def test_once_in_an_epoch(monkeypatch):
+    calls = []
+    callback = BatchNormReestimation(batches())
+    monkeypatch.setattr(
+        "keras_qat.training.batch_normalization.Reestimation.__call__", lambda self: calls.append(1)
+    )
+    fit(new_model(), PEGESchedule(), callback, epochs=3, validation_data=(X, Y))
+    assert len(calls) == 3
+
+
+def test_a_file_has_the_new_statistics():
+    qmodel = new_model()
+    fit(qmodel, PEGESchedule(), BatchNormReestimation(batches()))
+    codes = qmodel.layer_codes(X)
+    graph = keras_qat.integer.add_headroom(qmodel.to_integer())
+    values = keras_qat.integer.run(graph, codes["image"], "xnnpack", keep_all=True)
+    assert all(np.array_equal(codes[name], values[name]) for name in codes)
