@@ -1,4 +1,4 @@
-"""What a public name that will go says, and how long it stays."""
+"""What a public name that will go says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import warnings
 
 def warn_deprecated(old: str, instead: str) -> None:
     """Warns the caller's caller that a public name will go.
-
-    It stays for two minor releases after the one that deprecates it.
 
     Args:
         old: the name, as users write it.

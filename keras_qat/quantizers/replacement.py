@@ -130,8 +130,8 @@ def random_selection_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) 
     batch, *features = shape
     count = ops.cast(ops.round(share * _NUMBERS_IN_BATCH), "int32")
     drawn = draw_integers((batch + math.prod(features),), _NUMBERS_IN_BATCH, seed)
-    # The last of `count` numbers fits in 8 bits where `count` does not. Of none there is no last:
-    # then all are 1, and their sums beyond the number 0.
+    # `count - 1`, the largest number that is taken, fits in 8 bits where `count` does not. With a
+    # count of 0 it would be -1: then all sums are made 2, and the largest that is taken is 0.
     drawn = ops.cast(ops.where(count > 0, drawn, 1), "uint8")
     last = ops.cast(ops.maximum(count - 1, 0), "uint8")
     examples = ops.reshape(drawn[:batch], (batch, *(1 for _ in features)))
