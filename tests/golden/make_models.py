@@ -69,6 +69,9 @@ def models():
         "gdnsq_learning": lambda: trained(GDNSQ, [GDNSQSchedule(lossless=True, verbose=0)], 60),
         "pege": lambda: trained(keras_qat.PEGEConfig(**low), [PEGESchedule()], 4),
         "float_part": lambda: trained(keras_qat.LSQConfig(**low), [], 2, in_float=True),
+        # Format 2: quantizers of weights and of activations have types of their own.
+        "lsq_format_2": lambda: trained(keras_qat.LSQConfig(**low), [], 2),
+        "gdnsq_held_format_2": lambda: trained(GDNSQ, [GDNSQSchedule(verbose=0)], 60),
     }
 
 
