@@ -12,7 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_qat import callbacks, estimators, optimizers
+    from keras_qat import callbacks, estimators, integer, optimizers
     from keras_qat.batch_normalization import reestimate_batch_normalization
     from keras_qat.config import (
         DoReFaConfig,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from keras_qat.rule import Output, Rule, UnsupportedLayerError
     from keras_qat.rules import register_rule
     from keras_qat.saving import load_model
+
+    __version__: str
 
 _HOME = {
     "DoReFaConfig": "keras_qat.config",
@@ -71,7 +73,7 @@ _HOME = {
     "register_rule": "keras_qat.rules",
 }
 
-_MODULES = ("callbacks", "estimators", "optimizers")
+_MODULES = ("callbacks", "estimators", "integer", "optimizers")
 
 __all__ = [
     "DoReFaConfig",
@@ -96,6 +98,7 @@ __all__ = [
     "UnsupportedLayerError",
     "callbacks",
     "estimators",
+    "integer",
     "load_model",
     "optimizers",
     "plan",
@@ -110,7 +113,18 @@ __all__ = [
 _RENAMED = {"Plan": "QuantizationPlan"}
 
 
+def _version() -> str:
+    from importlib import metadata  # which takes longer to load than this file does
+
+    try:
+        return metadata.version("keras_qat")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"  # a folder on the path that nobody installed
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name in _RENAMED:
         new = _RENAMED[name]
         warnings.warn(
@@ -125,7 +139,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    dunder = {name for name in globals() if name.startswith("__")}
+    return sorted({*dunder, *__all__, "__version__"})
 
 
 if "keras" in sys.modules:
