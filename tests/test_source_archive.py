@@ -25,7 +25,7 @@ build_meta.build_sdist(sys.argv[1])
 def archived(tmp_path_factory):
     """The paths in the archive, built from a copy so that nothing is left in the clone."""
     folder = tmp_path_factory.mktemp("source")
-    shutil.copytree(ROOT, folder / "copy", ignore=IGNORED)
+    shutil.copytree(ROOT, folder / "copy", ignore=shutil.ignore_patterns(*LEFT_BEHIND))
     command = [sys.executable, "-c", BUILD, str(folder)]
     subprocess.run(command, cwd=folder / "copy", capture_output=True, check=True)
     (archive,) = folder.glob("*.tar.gz")
