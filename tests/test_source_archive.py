@@ -9,9 +9,7 @@ import tarfile
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-IGNORED = shutil.ignore_patterns(
-    ".git", ".venv", "*.egg-info", "__pycache__", ".*_cache", "results"
-)
+LEFT_BEHIND = (".git", ".venv", "*.egg-info", "__pycache__", ".*_cache", "results")
 KINDS = {".py", ".md", ".npz", ".keras", ".tflite", ".cc", ".h", ".template", ".typed", ".cfg"}
 BUILD = """
 import sys, warnings
