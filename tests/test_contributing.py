@@ -58,6 +58,7 @@ def test_every_path_that_it_names_is_there():
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
+@pytest.mark.slow
 def test_a_new_estimator(new, tmp_path):
     new("damped")
     assert keras_qat.Estimator("damped")(2.0, -0.5, None) == 1.5
@@ -67,6 +68,7 @@ def test_a_new_estimator(new, tmp_path):
     assert {q.estimator.name for q in loaded.quantizers} == {"damped", "ste"}  # inputs: fixed
 
 
+@pytest.mark.slow
 def test_a_new_quantizer_and_its_config(new, tmp_path):
     unclipped = new("unclipped")
     config = unclipped.UnclippedConfig(weight_bits=4, activation_bits=4)

@@ -17,6 +17,8 @@ from keras_qat.quantizers.bit_width import weight_bit_width
 from keras_qat.quantizers.gdnsq_gradients import fake_quantize_activations, fake_quantize_weights
 from tests.golden_vectors import Case, cases, compiled, image, kernel, value_and_gradients
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 LEAVES = ["log_act_s", "log_act_q", "log_wght_s", "log_wght_q"]
 COUNTS = {"pot": 5, "pot_seq": 1, "distill": 2, "net": 2}

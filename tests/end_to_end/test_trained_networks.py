@@ -41,11 +41,11 @@ class Network(NamedTuple):
     op_count: int
 
 
-def digits_network() -> Network:
-    return Network(trained_network(), digits()[1].pixels, 10)
+def digits_network(request) -> Network:
+    return Network(request.getfixturevalue("digits_model"), digits()[1].pixels, 10)
 
 
-def resnet8() -> Network:
+def resnet8(request) -> Network:
     features = {"image": tf.io.FixedLenFeature([], tf.string)}
 
     def decode(record):
@@ -56,15 +56,23 @@ def resnet8() -> Network:
     return Network(model, np.stack(list(pixels)).astype(np.float32), 15)
 
 
+@pytest.fixture(scope="module")
+def digits_model():
+    return trained_network()
+
+
 on_cifar10 = pytest.param(resnet8, marks=[pytest.mark.slow, needs(RESNET8, RECORDS)], id="resnet8")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(digits_network, id="digits"), on_cifar10])
 def network(request):
-    return request.param()
+    return request.param(request)
 
 
-@pytest.fixture(scope="module", params=[8, 4], ids=["w8a8", "w4a4"])
+WIDTHS = [pytest.param(8, id="w8a8"), pytest.param(4, id="w4a4", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=WIDTHS)
 def qmodel(request, network):
     config = keras_qat.LSQConfig(weight_bits=request.param, activation_bits=request.param)
     return keras_qat.quantize(network.model, config, calibration_data=network.pixels[:128])
@@ -101,11 +109,6 @@ def test_images_are_read_as_they_are(qmodel, codes, network):
     grid = qmodel.to_integer().tensors[name].qparams
     assert float(grid.scale) == 1.0
     np.testing.assert_array_equal(grid.dequantize(codes[name]), network.pixels)
-
-
-@pytest.fixture(scope="module")
-def digits_model():
-    return trained_network()
 
 
 def test_raw_shortcuts_of_a_trained_network_become_layers(digits_model):

@@ -12,6 +12,8 @@ from keras_qat.quantizers.ewgs_gradients import (
 )
 from tests.golden_vectors import Case, cases, compiled, image, kernel, value_and_gradients
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 
 

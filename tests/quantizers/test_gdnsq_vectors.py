@@ -37,6 +37,8 @@ from tests.golden_vectors import (
     value_and_gradients,
 )
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 METHODS = ["ste", "lsq", "ewgs", "aewgs"]
 TIE_METHODS = ["ste", "lsq", "aewgs"]

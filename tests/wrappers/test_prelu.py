@@ -13,6 +13,8 @@ from tests.models import images
 from tests.seams import op_differences
 from tests.wrappers.test_product import CODES, quantizer
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 SLOPES = np.arange(-127, 128, dtype=np.float32)
 

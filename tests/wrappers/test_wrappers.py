@@ -19,6 +19,8 @@ from keras_qat.wrappers import (
 )
 from tests.models import images
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 CASES = {

@@ -15,6 +15,8 @@ from keras_qat.rules import ACTIVATIONS
 from keras_qat.wrappers import approximate_gelu
 from tests.models import images, randomize
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 OPERATIONS = {
