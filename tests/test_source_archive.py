@@ -41,7 +41,13 @@ def test_it_holds_every_file_of(place, archived):
 
 def test_it_holds_the_papers_and_the_gate(archived):
     assert {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"} <= archived
-    assert {"pyproject.toml", "setup.cfg", ".ci/run", ".ci/matrix"} <= archived
+    assert {
+        "pyproject.toml",
+        "setup.cfg",
+        ".ci/run",
+        ".ci/matrix",
+        ".github/workflows/ci.yml",
+    } <= archived
 
 
 def test_it_holds_nothing_that_a_run_leaves_behind(archived):
