@@ -12,7 +12,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_qat import callbacks, estimators, optimizers
+    from keras_qat import callbacks, estimators, integer, optimizers
     from keras_qat.config import (
         DoReFaConfig,
         GDNSQConfig,
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     )
     from keras_qat.saving import load_model
     from keras_qat.training.batch_normalization import reestimate_batch_normalization
+
+    __version__: str
 
 _HOME = {
     "ActivationQuantizer": "keras_qat.quantizers",
@@ -86,7 +88,7 @@ _HOME = {
     "register_rule": "keras_qat.layer_rules.table",
 }
 
-_MODULES = ("callbacks", "estimators", "optimizers")
+_MODULES = ("callbacks", "estimators", "integer", "optimizers")
 
 __all__ = [
     "ActivationQuantizer",
@@ -119,6 +121,7 @@ __all__ = [
     "WeightQuantizer",
     "callbacks",
     "estimators",
+    "integer",
     "load_model",
     "optimizers",
     "plan",
@@ -133,7 +136,18 @@ __all__ = [
 _RENAMED = {"Plan": "QuantizationPlan"}
 
 
+def _version() -> str:
+    from importlib import metadata  # which takes longer to load than this file does
+
+    try:
+        return metadata.version("keras_qat")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"  # a folder on the path that nobody installed
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name in _RENAMED:
         new = _RENAMED[name]
         warnings.warn(
@@ -148,7 +162,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    dunder = {name for name in globals() if name.startswith("__")}
+    return sorted({*dunder, *__all__, "__version__"})
 
 
 if "keras" in sys.modules:

@@ -1,5 +1,6 @@
-"""Shared by all tests: a quiet TensorFlow, and every random source seeded."""
+"""Shared by all tests: a quiet TensorFlow, every random source seeded, and what is slow."""
 
+import collections
 import gc
 import importlib
 import os
@@ -12,6 +13,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 standard_error(lambda: importlib.import_module("keras"))  # TensorFlow greets whatever the level
 
 import keras  # noqa: E402  (not before its greeting is caught)
+
+FAST_TESTS = pytest.StashKey[dict[str, int]]()
+"""How many fast tests each file has, of the files that were collected."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(config, items):
+    """Marks the cases that `slow_beyond` leaves out as slow, and counts the others."""
+    cases, fast = collections.Counter(), collections.Counter()
+    for item in items:
+        file, test = item.nodeid.partition("::")[0], item.nodeid.partition("[")[0]
+        cases[test] += 1
+        mark = item.get_closest_marker("slow_beyond")
+        if mark is not None and cases[test] > mark.args[0]:
+            item.add_marker("slow")
+        fast[file] += item.get_closest_marker("slow") is None
+    config.stash[FAST_TESTS] = dict(fast)
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ import tflite_export
 from keras_qat.copying import copy_of
 from tests.models import images
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

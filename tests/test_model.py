@@ -15,6 +15,8 @@ from keras_qat.integer import QuantParams
 from keras_qat.integer.ops import LinearOp, QuantizedArray
 from tests.models import images, residual_network
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 X = images(64)
 Y = np.arange(64) % 5
@@ -106,6 +108,7 @@ def test_a_saved_model_loads_bit_equal_with_its_neighbours(trained, saved, load)
     assert_same(loaded, trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [

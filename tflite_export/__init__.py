@@ -4,6 +4,10 @@ Importing this package needs NumPy only; writing needs `keras_qat[export]`, prov
 microcontrollers `keras_qat[tflm]`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from tflite_export.errors import ExportError, VerificationError
 from tflite_export.export import export
 from tflite_export.micro.firmware import Firmware, write_micro
@@ -13,6 +17,9 @@ from tflite_export.micro.memory_plot import plot_memory
 from tflite_export.predict import predict
 from tflite_export.proof.verification import verify
 from tflite_export.report import Report
+
+if TYPE_CHECKING:
+    __version__: str
 
 __all__ = [
     "ExportError",
@@ -27,3 +34,16 @@ __all__ = [
     "verify",
     "write_micro",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        raise AttributeError(f"module 'tflite_export' has no attribute {name!r}")
+    import keras_qat
+
+    return keras_qat.__version__  # the two are installed together
+
+
+def __dir__() -> list[str]:
+    dunder = {name for name in globals() if name.startswith("__")}
+    return sorted({*dunder, *__all__, "__version__"})

@@ -108,6 +108,7 @@ def uninterrupted(tmp_path_factory, environment):
     return queue
 
 
+@pytest.mark.slow
 def test_a_queue_does_its_runs_in_order_and_says_so(uninterrupted):
     assert [uninterrupted.epochs(run) for run in RUNS] == [EPOCHS, EPOCHS]
     table = uninterrupted.run("--status")
@@ -124,6 +125,7 @@ def test_a_queue_does_its_runs_in_order_and_says_so(uninterrupted):
     assert result["commit"]
 
 
+@pytest.mark.slow
 def test_five_kills_at_any_moment_change_nothing(uninterrupted, tmp_path, environment):
     queue = Queue(tmp_path / "q", environment)
     partial = queue.state(RUNS[0], ".backup")
@@ -155,6 +157,7 @@ def test_five_kills_at_any_moment_change_nothing(uninterrupted, tmp_path, enviro
     assert queue.outcome() == uninterrupted.outcome()
 
 
+@pytest.mark.slow
 def test_a_queue_whose_time_is_up_ends_between_two_epochs(uninterrupted, tmp_path, environment):
     queue = Queue(tmp_path / "q", environment)
     assert "goes on another time" in queue.run("--minutes=0.02")

@@ -15,6 +15,8 @@ from keras_qat.callbacks import GDNSQSchedule
 from keras_qat.callbacks.gdnsq_schedule import feasible_metrics
 from tests.models import dense_network, points
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 X, Y = points()
 EPOCHS = 29
 BATCHES = EPOCHS * 8
@@ -76,6 +78,7 @@ def test_targets_are_met_in_time_with_any_optimizer(optimizer):
     assert history["activation_violation"][-1] == 0.0
 
 
+@pytest.mark.slow
 def test_one_bit_arrives_too_and_every_layer_has_its_own_target():
     config = keras_qat.GDNSQConfig(weight_bits=1, activation_bits=1, start_bits=8)
     keras.utils.set_random_seed(0)
@@ -181,6 +184,7 @@ def test_lossless_lets_the_task_decide():
     assert bool(qmodel.bit_width_penalty.lossless.numpy())
 
 
+@pytest.mark.slow
 def test_feasible_metrics_let_checkpoints_keep_only_models_that_deploy(tmp_path):
     path = tmp_path / "best.keras"
     qmodel = new_model()
@@ -215,6 +219,7 @@ def test_it_says_when_targets_are_met(capsys):
     assert "targets are met" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_are_identical():
     runs = [new_model() for _ in range(2)]
     histories = []
@@ -267,6 +272,7 @@ def uninterrupted(tmp_path_factory):
     return keras_qat.load_model(folder / "end.keras")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [30, 180], ids=["before_arrival", "after_arrival"])
 def test_a_run_killed_in_mid_epoch_resumes_to_the_same_end(uninterrupted, tmp_path, kill_at):
     assert run_to_the_end_or(kill_at, tmp_path).returncode == -signal.SIGKILL

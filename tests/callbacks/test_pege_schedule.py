@@ -13,6 +13,8 @@ from keras_qat.quantizers import LoweringError
 from keras_qat.schedules import Piecewise
 from tests.models import dense_network, points
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 X, Y = points()
 EPOCHS = 4
 BATCHES = EPOCHS * 8
@@ -79,6 +81,7 @@ def test_it_learns_with_any_optimizer_and_any_choice(optimizer, replacement):
     assert history["loss"][-1] < 0.8 * history["loss"][0]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_where_it_was():
     whole, recorder = new_model(), Recorder()
     fit(whole, PEGESchedule(), recorder)
@@ -128,6 +131,7 @@ def test_a_model_in_mid_curriculum_does_not_export_and_says_how_far_it_is(tmp_pa
     assert report.mismatches == 0
 
 
+@pytest.mark.slow
 def test_it_goes_with_learned_widths():
     config = keras_qat.GDNSQConfig(
         weight_bits=2, activation_bits=2, start_bits=8, estimator="pege", replacement="random"
@@ -203,6 +207,7 @@ def test_a_pull_that_rises_does_so_in_the_second_half_and_on_weights_alone():
     assert set(recorder.activations) == {float(np.float32(0.02))}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_pulls_as_it_would_have_and_a_new_one_starts_over():
     whole, resumed, again = Strengths(), Strengths(), Strengths()
     qmodel = new_model()
@@ -213,6 +218,7 @@ def test_a_resumed_run_pulls_as_it_would_have_and_a_new_one_starts_over():
     assert again.weights == whole.weights
 
 
+@pytest.mark.slow
 def test_a_pull_that_rises_lowers_the_discretization_error():
     def error(final_strength):
         schedule = PEGESchedule(final_strength=final_strength)

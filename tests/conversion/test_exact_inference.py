@@ -16,6 +16,8 @@ from keras_qat.quantizers import Grid, Quantizer
 from tests.models import images, randomize, residual_network
 from tests.seams import op_differences
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

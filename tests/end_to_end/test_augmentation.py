@@ -11,6 +11,8 @@ from keras_qat.layer_rules.table import RULES
 from tests.models import randomize
 from tests.seams import assert_no_flip_and_no_mismatch
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 ARGUMENTS = {

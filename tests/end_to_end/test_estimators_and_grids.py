@@ -9,6 +9,8 @@ import tflite_export
 from keras_qat.callbacks import GDNSQSchedule, PEGESchedule
 from tests.models import dense_network, points
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 X, Y = points()
 BITS = {"weight_bits": 2, "activation_bits": 3}
 GRIDS = {

@@ -15,6 +15,8 @@ import keras_qat
 from tests.every_layer import cases, kinds, options_of, refusal, values_of
 from tests.models import images, randomize
 
+pytestmark = pytest.mark.slow_beyond(8)
+
 layers = keras.layers
 
 ALL = list(cases())

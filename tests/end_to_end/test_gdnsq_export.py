@@ -13,6 +13,8 @@ from keras_qat.errors import LoweringError
 from keras_qat.integer import ops
 from tests.models import depthwise_network, images, residual_network
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 X, SMALL = images(48), images(64, (8, 8, 3))
 WIDTHS = [(1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (8, 8)]
 # Keras' float32 sums against exact ones: values within about 1e-6 steps of a tie.

@@ -205,6 +205,7 @@ def run(script, backend):
     return found
 
 
+@pytest.mark.slow
 def test_gradients_equal_those_on_tensorflow():
     on_jax, on_tensorflow = run(GRADIENTS, "jax"), run(GRADIENTS, "tensorflow")
     assert on_jax.keys() == on_tensorflow.keys()
@@ -221,6 +222,7 @@ def test_gradients_equal_those_on_tensorflow():
             )
 
 
+@pytest.mark.slow
 def test_both_schedules_arrive_inside_fit():
     found = run(FIT, "jax")
     assert found["meets"]
@@ -234,6 +236,7 @@ def test_both_schedules_arrive_inside_fit():
     assert min(found["errors"]) > 0.0
 
 
+@pytest.mark.slow
 def test_layers_in_float_train_alike():
     on_jax, on_tensorflow = run(IN_FLOAT, "jax"), run(IN_FLOAT, "tensorflow")
     assert on_jax.keys() == on_tensorflow.keys()
@@ -243,6 +246,7 @@ def test_layers_in_float_train_alike():
         np.testing.assert_allclose(on_jax[path], expected, rtol=0, atol=tolerance, err_msg=path)
 
 
+@pytest.mark.slow
 def test_running_statistics_are_set_anew():
     here: dict = {}
     exec(STATISTICS, here)

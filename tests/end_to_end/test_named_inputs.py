@@ -14,6 +14,8 @@ from keras_qat.callbacks import CapacityMonitor
 from keras_qat.integer import run
 from tests.models import images
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 LEFT, RIGHT = images(32, (4,)), 100.0 * images(32, (4,), seed=1)

@@ -10,6 +10,8 @@ import keras_qat
 import tflite_export
 from tests.models import images, randomize
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 X = images(200, (8, 8, 3))

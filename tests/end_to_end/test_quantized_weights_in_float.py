@@ -18,6 +18,8 @@ from tests.seams import op_differences
 from tflite_export.file.file_model import FileOperator, FileTensor
 from tflite_export.file.writer import read_model, write_model
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 W4 = keras_qat.LSQConfig(weight_bits=4)
 KERNELS = [

@@ -87,6 +87,7 @@ def prove(qmodel, x, target, path):
     assert_no_mismatch(stated, x, target, path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:The structure of `inputs` doesn't match:UserWarning",  # probes take a list of one
     "ignore:The model does not have any trainable weights:UserWarning",

@@ -29,7 +29,11 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+FAST = ("w8a8", "w4a4")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name not in FAST]
+
+
+@pytest.fixture(scope="module", params=[*FAST, *SLOW])
 def qmodel(request):
     """Quantized and trained for two short epochs."""
     keras.utils.set_random_seed(0)

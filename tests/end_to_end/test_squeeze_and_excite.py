@@ -10,6 +10,8 @@ from keras_qat.quantized_layers.product import ProductAccumulator
 from tests.models import images, randomize
 from tests.seams import op_differences
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

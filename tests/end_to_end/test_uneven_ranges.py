@@ -11,6 +11,8 @@ import keras_qat
 import tflite_export
 from tests.models import images
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 SCALES = np.float32([1, 1, 1e4, 1e4])

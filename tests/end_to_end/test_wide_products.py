@@ -7,6 +7,8 @@ import pytest
 import keras_qat
 import tflite_export
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 SHAPE = (32, 32, 3)

@@ -9,6 +9,8 @@ import tflite_export
 from tests.models import images, randomize
 from tests.seams import op_differences
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

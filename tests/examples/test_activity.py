@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 WINDOWS = 24
@@ -35,6 +36,7 @@ def run_example(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_the_example_leaves_firmware_and_a_picture(tmp_path):
     write_motion(tmp_path / "data")
     output = tmp_path / "output"

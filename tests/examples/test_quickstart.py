@@ -6,9 +6,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_quickstart_leaves_file_report_and_picture(tmp_path):
     folder = tmp_path / "output"
     result = subprocess.run(

@@ -10,6 +10,8 @@ from keras_qat.integer import ops
 from tests.models import images, randomize
 from tests.seams import op_differences
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 # (name, layers between input and output; a list in the place of a layer joins branches by Add)

@@ -11,6 +11,8 @@ from keras_qat.optimizers import RAdam
 from keras_qat.optimizers.radam import rectification
 from tests.golden_vectors import Case, cases
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 
 def test_all_radam_cases_are_here():
     assert len(cases("radam")) == 2
@@ -115,6 +117,7 @@ def test_decay_rates_out_of_range_are_refused():
         RAdam(beta_2=0.5)
 
 
+@pytest.mark.slow
 def test_a_model_compiled_with_it_loads_in_a_fresh_process(tmp_path):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(RAdam(0.01), "mse")

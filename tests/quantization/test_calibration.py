@@ -16,6 +16,8 @@ from keras_qat.quantizers.initial_scale import (
     range_scale,
 )
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 GRIDS = {

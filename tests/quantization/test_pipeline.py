@@ -11,6 +11,8 @@ from keras_qat.errors import UnsupportedLayerError
 from tests.models import images, residual_network
 from tests.untouched import untouched
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

@@ -15,6 +15,8 @@ from keras_qat.quantized_layers import QuantizeWrapper
 from tests.models import images, residual_network
 from tests.untouched import untouched
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 CONFIG = keras_qat.LSQConfig(weight_bits=2, activation_bits=4)
 

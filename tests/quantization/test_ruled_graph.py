@@ -12,6 +12,8 @@ from keras_qat.quantized_layers import QuantizeRescaling
 from tests.models import randomize
 from tests.seams import assert_no_flip_and_no_mismatch
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

@@ -9,6 +9,8 @@ from keras_qat import integer
 from keras_qat.quantized_layers import QuantizeAdd, QuantizeSubtract
 from tests.models import images
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from keras_qat.quantized_layers import QuantizeBatchNormalization
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 SIZES = {"image": (4, 5, 6, 3), "row": (9, 1, 1, 3), "one": (1, 1, 1, 3), "features": (7, 3)}
 
 

@@ -17,6 +17,8 @@ from keras_qat.quantized_layers import (
 )
 from tests.models import images
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 LAYERS = {

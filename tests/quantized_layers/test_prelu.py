@@ -14,6 +14,8 @@ from tests.models import images
 from tests.quantized_layers.test_product import CODES, quantizer
 from tests.seams import op_differences
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 SLOPES = np.arange(-127, 128, dtype=np.float32)
 

@@ -11,6 +11,8 @@ from keras_qat.quantizers import LSQActivationQuantizer
 from keras_qat.quantizers.grid import Grid
 from tests.models import images
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 CODES = np.arange(-128, 128, dtype=np.float32)
 

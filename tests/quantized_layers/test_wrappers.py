@@ -19,6 +19,8 @@ from keras_qat.quantized_layers import (
 from keras_qat.quantizers import Grid, LSQWeightQuantizer, STEWeightQuantizer, WeightQuantizer
 from tests.models import images
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 CASES = {

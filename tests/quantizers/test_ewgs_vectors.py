@@ -12,6 +12,8 @@ from tests.quantizers.ewgs_gradients import (
     interval_levels,
 )
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 
 

@@ -24,6 +24,8 @@ from tests.quantizers.gdnsq_layers import (
     weights,
 )
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 # What they refuse.
 
 

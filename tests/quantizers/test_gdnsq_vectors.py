@@ -40,6 +40,8 @@ from tests.quantizers.published_gdnsq import (
     weight_log_range,
 )
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 METHODS = ["ste", "lsq", "ewgs", "aewgs"]
 TIE_METHODS = ["ste", "lsq", "aewgs"]

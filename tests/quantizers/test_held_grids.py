@@ -13,6 +13,8 @@ from tests.quantizers.gdnsq_layers import (
     weights,
 )
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 
 @every_target
 @both

@@ -26,6 +26,8 @@ from tests.quantizers.integer_formulas import (
     weight_formula,
 )
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 every_estimator = pytest.mark.parametrize("estimator", ["ste", "ewgs", "aewgs", "lsq"])
 every_mode = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 both_strides = pytest.mark.parametrize("half_steps", [True, False], ids=["half", "whole"])

@@ -27,6 +27,8 @@ from keras_qat.quantizers.replacement import (
 )
 from tests.golden_vectors import Case, cases, compiled, value_and_gradients
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 PEGE_CASES = [name for name in cases("pege") if name != "sched"]
 

@@ -18,6 +18,8 @@ from tests.reliability.tiny import (
     start,
 )
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 EPOCHS = 8  # 64 batches: as few as GDNSQSchedule takes for one bit
 
 
@@ -102,6 +104,7 @@ KILLED_RUN = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_progressive_replacement_killed_in_mid_epoch_resumes_to_the_same_end(tmp_path):
     killed = start(KILLED_RUN, tmp_path, "dies")
     output, _ = killed.communicate(timeout=120)

@@ -172,6 +172,7 @@ def workers():
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_in_a_loop_over_train_step(workers):
     import keras
 
@@ -185,6 +186,7 @@ def test_two_processes_train_as_one_in_a_loop_over_train_step(workers):
     assert workers[0]["ops"] > 0
 
 
+@pytest.mark.slow
 def test_fit_on_several_workers_is_refused_by_keras(workers):
     """Keras 3.15, of float models too: docs/architecture.md says what to do instead.
 

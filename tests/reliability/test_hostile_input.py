@@ -12,6 +12,8 @@ from tests.models import images, randomize
 from tests.reliability.tiny import CONFIGS, X, Y, compiled, fit, network
 from tests.untouched import untouched
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

@@ -9,6 +9,8 @@ import keras_qat
 import tflite_export
 from tests.reliability.tiny import CONFIGS, X, Y, compiled, fit, network, new_model
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

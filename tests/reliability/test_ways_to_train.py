@@ -22,6 +22,8 @@ from tests.reliability.tiny import (
     new_model,
 )
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 BATCHES = 16
 CLIPS = {"clipvalue": 1e-4, "clipnorm": 1e-3, "global_clipnorm": 1e-2}

@@ -9,6 +9,8 @@ from keras_qat.keras_graph import exclude_from_weight_decay
 from keras_qat.optimizers import RAdam
 from tests.reliability.tiny import CONFIGS, X, Y, new_model, schedules
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 NO_STEP = {"learning_rate": 1e-9, "weight_decay": 1e6}
 OPTIMIZERS = {
     "Adam": keras.optimizers.Adam,

@@ -21,6 +21,8 @@ from tflite_export.micro.memory_plan import Buffer
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 TFLM = get_target("tflm")
 GRID = QuantParams(np.float32(0.1))
 every_storage = pytest.mark.parametrize("storage", ["int8", "int4", "lut", "auto"])

@@ -17,6 +17,8 @@ from tflite_export.legal.legalize import legalize
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 EVERY_CODE = np.arange(-128, 128)
 FUNCTIONS = {
     "ELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),

@@ -22,6 +22,8 @@ from tflite_export.ops.operator_type import MicroKernel, OperatorType
 from tflite_export.ops.table import OP_EXPORTS, export_of, micro_kernel, operator_types, runs_on
 from tflite_export.targets import TARGETS, get_target
 
+pytestmark = pytest.mark.slow_beyond(3)
+
 every_op = pytest.mark.parametrize("kind", ops.OPS.values(), ids=lambda kind: kind.__name__)
 TFLM = get_target("tflm")
 

@@ -21,6 +21,8 @@ from tflite_export.legal.storage import WEIGHT_STORAGES
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 TFLM = get_target("tflm")
 every_storage = pytest.mark.parametrize("storage", WEIGHT_STORAGES)
 

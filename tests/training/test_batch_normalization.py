@@ -8,6 +8,8 @@ import keras_qat
 from keras_qat.callbacks import BatchNormReestimation, PEGESchedule
 from tests.models import depthwise_network, images
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 X = images(96, (8, 8, 3))
 Y = np.arange(96) % 5
 PEGE = keras_qat.PEGEConfig(weight_bits=2, activation_bits=2)

@@ -10,6 +10,8 @@ import tflite_export
 from keras_qat.callbacks import GDNSQSchedule, PEGESchedule
 from tests.reliability.tiny import X, Y, fit, new_model
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

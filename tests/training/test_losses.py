@@ -21,6 +21,8 @@ from keras_qat.training.losses import (
 from tests.golden_vectors import Case, cases, compiled, image, kernel, value_and_gradients
 from tests.quantizers.published_gdnsq import weight_bit_width
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 eager_and_jit = pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 LEAVES = ["log_act_s", "log_act_q", "log_wght_s", "log_wght_q"]
 COUNTS = {"pot": 5, "pot_seq": 1, "distill": 2, "net": 2}

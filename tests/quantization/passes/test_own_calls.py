@@ -8,6 +8,8 @@ import keras_qat
 from tests.models import images
 from tests.quantization.passes.test_tracing import exported
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

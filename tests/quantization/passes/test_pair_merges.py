@@ -13,6 +13,8 @@ from tests.models import images, randomize
 from tests.seams import op_differences
 from tests.untouched import untouched
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 

@@ -9,6 +9,8 @@ from keras_qat.quantization.passes.split_activations import split_activations
 from tests.models import images, randomize
 from tests.untouched import untouched
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
 
 WEIGHT_LAYERS = {

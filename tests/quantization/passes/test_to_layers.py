@@ -1,7 +1,5 @@
 """Raw operations become layers of the same function, and deploy."""
 
-import pathlib
-
 import keras
 import numpy as np
 import pytest
@@ -17,8 +15,9 @@ from keras_qat.quantization.passes.to_layers import to_layers
 from keras_qat.quantized_layers import approximate_gelu
 from tests.models import images, randomize
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 layers = keras.layers
-RESNET20 = pathlib.Path(__file__).parents[3] / "shared" / "models" / "resnet20_cifar10_ops.keras"
 
 OPERATIONS = {
     "add": lambda x, y: x + y,
@@ -269,15 +268,3 @@ def test_several_inputs_and_outputs_of_a_model_inside(x):
     plain = to_layers(model)
     for ours, theirs in zip(plain.predict(x, verbose=0), model.predict(x, verbose=0), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-
-
-@pytest.mark.skipif(
-    not RESNET20.is_file(), reason="needs the trained ResNet-20 in a folder beside the repository"
-)
-def test_resnet20_with_raw_shortcuts_deploys(tmp_path):
-    model = keras.models.load_model(RESNET20, compile=False)
-    config = keras_qat.LSQConfig(weight_bits=4, activation_bits=4)
-    x = images(16, (32, 32, 3))
-    qmodel = keras_qat.quantize(model, config, calibration_data=x)
-    report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
-    assert report.mismatches == 0

@@ -15,6 +15,8 @@ from tests.tflite_export.graphs import (
 )
 from tests.tflite_export.harness import assert_exact, exact_law
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 
 @st.composite
 def add_graphs(draw: st.DrawFn, kind: type) -> IntegerGraph:

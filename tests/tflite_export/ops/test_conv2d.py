@@ -11,6 +11,8 @@ from keras_qat.integer import IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import linear_graphs, one_op_graph, sides, window_options
 from tests.tflite_export.harness import assert_exact, exact_law
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 
 @st.composite
 def conv_graphs(draw: st.DrawFn) -> IntegerGraph:

@@ -14,6 +14,8 @@ from tflite_export.legal.legalize import legalize
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 GRID = QuantParams(np.float32(0.1))
 EVERY_CODE = np.arange(-128, 128, dtype=np.int8)
 

@@ -9,6 +9,8 @@ from keras_qat.integer import IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import input_grids, log_uniform, one_op_graph, output_grids
 from tests.tflite_export.harness import assert_exact, exact_law
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 
 @st.composite
 def mean_graphs(draw: st.DrawFn) -> IntegerGraph:

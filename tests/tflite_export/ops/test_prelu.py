@@ -19,6 +19,8 @@ from tflite_export.errors import ExportError
 from tflite_export.legal.legality import check_legal
 from tflite_export.targets import TARGETS
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 
 def prelu_graph(
     slopes: np.ndarray, scale: float, shape: tuple[int, ...], x: QuantParams, y: QuantParams

@@ -11,6 +11,8 @@ from tests.tflite_export.graphs import input_grids, log_uniform, one_op_graph
 from tests.tflite_export.harness import assert_exact, exact_law
 from tflite_export import export
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 
 @st.composite
 def softmax_graphs(draw: st.DrawFn) -> IntegerGraph:
