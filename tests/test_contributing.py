@@ -73,8 +73,9 @@ def test_a_new_quantizer_and_its_config(new, tmp_path):
     unclipped = new("unclipped")
     config = unclipped.UnclippedConfig(weight_bits=4, activation_bits=4)
     loaded = trained_and_proven(residual_network(), config, images(32), tmp_path)
-    assert unclipped.UnclippedQuantizer in {type(quantizer) for quantizer in loaded.quantizers}
-    quantizer = unclipped.UnclippedQuantizer(Grid.for_weights(3))
+    kinds = {unclipped.UnclippedWeightQuantizer, unclipped.UnclippedActivationQuantizer}
+    assert kinds <= {type(quantizer) for quantizer in loaded.quantizers}
+    quantizer = unclipped.UnclippedWeightQuantizer(Grid.for_weights(3))
     x = np.array([[-9.0, -0.4, 0.6, 9.0]], np.float32)
     np.testing.assert_array_equal(quantizer(x), [[-4.0, 0.0, 1.0, 3.0]])
     np.testing.assert_array_equal(quantizer.codes(x), quantizer(x))
