@@ -50,7 +50,8 @@ def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
     """
     config = {**config_of(layer), **changes}
     try:
-        copy = (kind or type(layer)).from_config(config)
+        make: Any = kind or type(layer)
+        copy = make.from_config(config)
     except Exception as error:
         for attribute, function in _functions(layer).items():
             if attribute not in changes and not _is_from_keras(function):

@@ -13,7 +13,8 @@ from typing import Any
 
 import keras
 
-KerasTensor = keras.KerasTensor
+KerasTensor = Any
+"""A `keras.KerasTensor`; Keras has no types."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

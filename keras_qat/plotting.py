@@ -264,7 +264,8 @@ def _panel(kind: str, title: str, quantizer: Quantizer, values: Any, kernel: Any
     measurement = Measurement(channel)
     values = np.asarray(ops.convert_to_numpy(values))
     measurement.add(values)
-    unit, zero = channel.step, channel.low
+    unit: Any = channel.step
+    zero: Any = channel.low
     if quantizer.deployable:
         unit, zero = ops.convert_to_numpy(quantizer.scale), 0.0
     lowest, gap = np.rint((channel.low - zero) / unit), np.rint(channel.step / unit)

@@ -186,7 +186,7 @@ class Piecewise(Schedule):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Piecewise:
         pieces = [keras.saving.deserialize_keras_object(piece) for piece in config["pieces"]]
-        return cls(config["boundaries"], pieces)
+        return cls(config["boundaries"], tuple(pieces))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +198,7 @@ class AnnealingState:
         converged_batches: those of them after warm-up that found the model converged.
     """
 
-    batches: int = 0
+    batches: float = 0
     converged_batches: int = 0
 
 
@@ -257,7 +257,8 @@ class TemperatureAnnealing(Schedule):
         if past_warmup < 0:
             return self.learning_rate * state.batches / self.warmup
         annealed = self.anneal**state.converged_batches
-        return self.learning_rate * annealed * self.decay ** (past_warmup - state.converged_batches)
+        others: float = self.decay ** (past_warmup - state.converged_batches)
+        return self.learning_rate * annealed * others
 
     def temperature_at(self, state: AnnealingState) -> float:
         """The weight `t` of the penalty for the batch that follows."""

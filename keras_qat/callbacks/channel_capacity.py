@@ -59,7 +59,8 @@ def channel_capacity(variance: Any, step: Any, levels: Any) -> Array:
             "A capacity needs a variance of 0 or more, a positive step and at least one level. "
             f"Received: variance={variance}, step={step}, levels={levels}"
         )
-    return np.minimum(0.5 * np.log2(1.0 + 12.0 * variance / step**2), np.log2(levels))
+    entropy = 0.5 * np.log2(1.0 + 12.0 * variance / step**2)
+    return np.asarray(np.minimum(entropy, np.log2(levels)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

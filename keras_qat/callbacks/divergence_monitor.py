@@ -92,7 +92,9 @@ class DivergenceMonitor(keras.callbacks.Callback):
 
     def _look_in_mid_epoch(self, batch: int, logs: Any = None) -> None:
         before, self._seen = self._seen, batch + 1
-        if self._seen // self.every > (0 if self._seen < before else before // self.every):
+        if self.every is not None and self._seen // self.every > (
+            0 if self._seen < before else before // self.every
+        ):
             self._look(logs, f"in epoch {self._epoch + 1}, after batch {self._seen}")
 
     def _look(self, logs: Any, when: str) -> None:

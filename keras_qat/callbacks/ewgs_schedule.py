@@ -94,7 +94,7 @@ class EWGSSchedule(keras.callbacks.Callback):
             found.append(traces / np.maximum(3.0 * deviations, 1e-30))
         self.model.set_weights(weights)
         steps = [float(np.mean(ops.convert_to_numpy(each.step))) for each in self._quantizers]
-        return np.maximum(0.0, np.mean(found, axis=0) * steps)
+        return np.asarray(np.maximum(0.0, np.mean(found, axis=0) * steps))
 
     def _assign(self, deltas: np.ndarray) -> None:
         for quantizer, delta in zip(self._quantizers, deltas, strict=True):

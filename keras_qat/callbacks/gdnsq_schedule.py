@@ -99,6 +99,12 @@ class GDNSQSchedule(keras.callbacks.Callback):
         """After how many batches all targets were met for good; `None` if they are not."""
         return None if self._run is None else self._run.targets_met_at
 
+    @property
+    def _running(self) -> _Run:
+        if self._run is None:
+            raise RuntimeError("GDNSQSchedule has not begun: Keras calls on_epoch_begin first.")
+        return self._run
+
     def on_train_begin(self, logs: Any = None) -> None:
         self._run = None
         if not isinstance(self.model, QuantizedModel) or self.model.bit_width_penalty is None:
@@ -116,17 +122,17 @@ class GDNSQSchedule(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._started = batch
-        self._run.set_rates()
+        self._running.set_rates()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         for _ in range(self._started, batch + 1):
-            self._run.advance()
+            self._running.advance()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
             widths = self.model.learned_widths
             logs.update(feasible_metrics(logs, widths, lambda name: falls(self.model, name)))
-            logs["assisted_widths"] = len(self._run.assisted)
+            logs["assisted_widths"] = len(self._running.assisted)
 
     def on_train_end(self, logs: Any = None) -> None:
         if self._run is not None:
@@ -237,7 +243,7 @@ class _Run:
         self._settable = _has_settable_rate(model.optimizer)
         self._holds = all(width.quantizer.deployable for width in model.learned_widths)
         self._factor = 1.0
-        self._last_set: float | None = None
+        self._last_set: np.float32 | None = None
         self.epoch_begins = True
         self.assisted: set[tuple[str, bool]] = set()
 

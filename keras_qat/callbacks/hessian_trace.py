@@ -96,4 +96,4 @@ class _Taps:
 
 
 def _signs(rng: np.random.Generator, shape: Sequence[int]) -> npt.NDArray[np.float32]:
-    return rng.choice(np.float32([-1.0, 1.0]), size=tuple(shape))
+    return rng.choice(np.array([-1.0, 1.0], np.float32), size=tuple(shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
 from keras_qat.schedules import Cosine, Exponential, Linear, Logarithmic, Schedule
 
-CURRICULA: dict[str, type[Schedule]] = {
+CURRICULA: dict[str, Callable[..., Schedule]] = {
     "logarithmic": Logarithmic,
     "linear": Linear,
     "exponential": Exponential,
@@ -90,7 +91,7 @@ class PEGESchedule(keras.callbacks.Callback):
         self.final_strength = final_strength
         self.errors: dict[str, list[float]] = {}
         self._quantizers: dict[str, Quantizer] = {}
-        self._schedule: Schedule | None = None
+        self._schedule: Any = None  # a Schedule, once training begins
         self._pulled: list[Quantizer] = []
         self._first = 0
         self._half = 0.0
@@ -175,7 +176,7 @@ class PEGESchedule(keras.callbacks.Callback):
     def _pull(self, batches: int) -> None:
         """Sets the strength of the pull for the batch that follows that many."""
         risen = max(0.0, batches - self._half)
-        if not self._pulled or risen == self._risen:
+        if self.final_strength is None or not self._pulled or risen == self._risen:
             return
         synchronize(self.model)
         for quantizer in self._pulled:

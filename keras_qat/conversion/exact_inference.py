@@ -138,7 +138,8 @@ class _Behind:
 
     @property
     def quantizer(self) -> ActivationQuantizer:
-        return self.call.operation
+        quantizer: ActivationQuantizer = self.call.operation
+        return quantizer
 
 
 class _Graph:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_qat.errors import LoweringError
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams
 from keras_qat.integer.reshapes import without_needless_reshapes
 from keras_qat.keras_graph import GraphNode, consumers, input_keys, nodes, replay
@@ -15,7 +16,7 @@ from keras_qat.layer_rules.rule import Output
 from keras_qat.layer_rules.table import rule_or_float
 from keras_qat.lowering.context import GraphInput, LoweringContext, integer_operand
 from keras_qat.lowering.float_part import PendingFloat, call_in_float
-from keras_qat.lowering.pending import LoweringError, Pending
+from keras_qat.lowering.pending import Pending
 from keras_qat.quantized_layers import QuantizeWrapper
 from keras_qat.quantizers import Dequantize, PutsOnGrid, Quantizer, SoftmaxRounding
 from keras_qat.training.finite_values import non_finite_values
@@ -65,7 +66,7 @@ class _Lowering:
         shape = _shape(tensor, name)
         if name not in self._raw_inputs:
             return GraphInput(name, shape)
-        no_grid = QuantParams(np.float32(1.0))
+        no_grid = QuantParams(np.array(1.0, np.float32))
         self.builder.add_input(name, shape, no_grid, self._raw_inputs[name].dtype)
         return PendingFloat((name,), places=(tensor,), tensor=tensor)
 
@@ -123,7 +124,8 @@ class _Lowering:
                 f"Tensor {value!r} is on one grid and {quantizer.name!r} asks for another: two "
                 "grids in a row would need a second rounding."
             )
-        return value
+        tensor: str = value
+        return tensor
 
 
 def tensor_names(model: keras.Model) -> dict[int, str]:

@@ -222,11 +222,15 @@ RULES: dict[type, Rule] = {
     layers.MultiHeadAttention: _ATTENTION,
 }
 
-_NEVER_NEGATIVE = ("exponential", "hard_sigmoid", "sigmoid", "softplus", "sparse_plus")
-_NEVER_NEGATIVE += ("sparse_sigmoid", "squareplus", absolute.__name__, square.__name__)
-_ZERO_AT_ZERO = ("celu", "elu", "gelu", "hard_shrink", "hard_silu", "hard_tanh", "leaky_relu")
-_ZERO_AT_ZERO += ("mish", "selu", "silu", "soft_shrink", "softsign", "tanh", "tanh_shrink")
-_ZERO_AT_ZERO += (approximate_gelu.__name__,)
+_NEVER_NEGATIVE = (
+    *("exponential", "hard_sigmoid", "sigmoid", "softplus", "sparse_plus", "sparse_sigmoid"),
+    *("squareplus", absolute.__name__, square.__name__),
+)
+_ZERO_AT_ZERO = (
+    *("celu", "elu", "gelu", "hard_shrink", "hard_silu", "hard_tanh", "leaky_relu", "mish"),
+    *("selu", "silu", "soft_shrink", "softsign", "tanh", "tanh_shrink"),
+    approximate_gelu.__name__,
+)
 _OURS = (absolute, approximate_gelu, square)
 
 ACTIVATIONS: dict[str, Rule] = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from keras_qat.errors import LoweringError
 from keras_qat.integer import GraphBuilder, QuantParams, ops
 from keras_qat.lowering.image import flat_name
-from keras_qat.lowering.pending import LoweringError, Pending
+from keras_qat.lowering.pending import Pending
 
 Value = str | Pending
 

@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.errors import LoweringError
 from keras_qat.integer import GraphBuilder, QuantParams, ops
 from keras_qat.lowering.image import as_image, flat_name
-from keras_qat.lowering.pending import LoweringError, Pending, PendingLinear
+from keras_qat.lowering.pending import Pending, PendingLinear
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,8 @@ def lower_max_pooling(layer: Any, operands: list[Value], context: LoweringContex
 def lower_global_max(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """MAX_POOL_2D over everything; dimensions that are not kept are a RESHAPE behind it."""
     image = _image(layer, operands, context)
-    window = context.builder.tensor(image).shape[1:3]
+    _, height, width, _ = context.builder.tensor(image).shape
+    window = (height, width)
     return context.in_own_shape(lambda name: ops.MaxPool2D((image,), name, window, window))
 
 

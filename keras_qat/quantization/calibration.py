@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -64,7 +64,7 @@ def activation_histograms(
     model: keras.Model,
     tensors: Sequence[Any],
     ranges: npt.NDArray[np.float64],
-    data: CalibrationData,
+    data: Iterable[list[Array]],
 ) -> list[Histogram]:
     """One histogram for each symbolic tensor of the model, in inference mode.
 
@@ -88,7 +88,7 @@ def activation_histograms(
 
 
 def _values_of(
-    model: keras.Model, tensors: Sequence[Any], data: CalibrationData
+    model: keras.Model, tensors: Sequence[Any], data: Iterable[list[Array]]
 ) -> Iterator[list[Array]]:
     """The values of symbolic tensors for each batch."""
     if not tensors:

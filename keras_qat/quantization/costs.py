@@ -48,14 +48,15 @@ def stored_slopes(layer: Any) -> int:
 
 def stored_bytes_in_float(layer: Any) -> int:
     """Bytes of a layer in float32 whose kernels are int8."""
-    kernels = sum(math.prod(place.latent.shape) for place in kernel_places(layer))
+    kernels: int = sum(math.prod(place.latent.shape) for place in kernel_places(layer))
     return int8_bytes(kernels) + float_bytes(layer) - _FLOAT_BYTES * kernels
 
 
 def _of_attention(node: GraphNode) -> int | None:
     """Those of the projections; attention itself has no kernel."""
-    query, value = node.inputs[0], node.inputs[min(1, len(node.inputs) - 1)]
-    read = {"key": value, "value": value}
+    query: Any = node.inputs[0]
+    value: Any = node.inputs[min(1, len(node.inputs) - 1)]
+    read: dict[str, Any] = {"key": value, "value": value}
     found = [
         _times(read.get(place.name, query).shape[1:-1], place.latent.shape)
         for place in kernel_places(node.operation)

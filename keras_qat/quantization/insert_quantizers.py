@@ -126,17 +126,16 @@ def _quantized_copy(layer: Any, planned: LayerPlan) -> Any:
         return rule.stand_in(layer)
     if rule.wrapper is None:
         return copy_of(layer)
-    quantizer = planned.config.weight_quantizer(planned.weight_bits)
-    return rule.wrapper(copy_of(layer), quantizer, input_gain=planned.input_gain)
+    wrapper: Any = rule.wrapper
+    return wrapper(copy_of(layer), planned.weight_quantizer(), input_gain=planned.input_gain)
 
 
 def _float_copy(layer: Any, planned: LayerPlan) -> Any:
     """The layer's copy in float32; its kernels are quantized unless an override says no."""
     # Whatever the layer computed in: the kernels that run it compute in float32.
-    changes = {"dtype": "float32"} if "dtype" in config_of(layer) else {}
+    changes: dict[str, Any] = {"dtype": "float32"} if "dtype" in config_of(layer) else {}
     copy = copy_of(layer, **changes)
     if planned.config is None or planned.rule.wrapper is None:
         return copy
-    make = planned.config.weight_quantizer
-    quantizers = [make(planned.weight_bits) for _ in kernel_places(layer)]
-    return planned.rule.wrapper(copy, quantizers)
+    wrapper: Any = planned.rule.wrapper
+    return wrapper(copy, [planned.weight_quantizer() for _ in kernel_places(layer)])

@@ -93,6 +93,7 @@ def quantize(
     refuse(model.name, (each.why_not for each in plan.unsupported if each.why_not != LEFT_IN_FLOAT))
     _check_something_is_quantized(plan, overrides)
     _warn_of_own_code(model, prepared.graph, check_overrides(overrides))
+    quantized: QuantizedModel
     quantized, quantizers = insert_quantizers(prepared.rules, plan, QuantizedModel)
     _calibrate_weights(quantized)
     _calibrate_activations(quantizers, prepared)
@@ -135,11 +136,10 @@ def _calibrate_weights(model: keras.Model) -> None:
 
 def _calibrate_activations(quantizers: list[Quantizer], prepared: PreparedModel) -> None:
     """Starts every quantizer of activations from the values of all tensors on its grid."""
-    histograms = iter(
-        activation_histograms(
-            prepared.rules.model, prepared.grid_tensors(), prepared.ranges, prepared.data
-        )
+    found = activation_histograms(
+        prepared.rules.model, prepared.grid_tensors(), prepared.ranges, prepared.data or ()
     )
+    histograms = iter(found)
     for quantizer, grid in zip(quantizers, prepared.plan.grids, strict=True):
         histogram = Histogram.union([next(histograms) for _ in grid.tensors])
         quantizer.calibrate(histogram, keep_range=grid.is_input)

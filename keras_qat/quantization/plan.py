@@ -10,7 +10,7 @@ from rich.table import Table
 
 from keras_qat.config import QuantizationConfig
 from keras_qat.layer_rules.rule import Rule
-from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers import Quantizer, WeightQuantizer
 
 LEFT_IN_FLOAT = "left in float by an override"
 
@@ -182,6 +182,16 @@ class LayerPlan:
     tflm_bytes: int
     why_not: str = ""
     in_float: bool = False
+
+    def weight_quantizer(self) -> WeightQuantizer:
+        """A new quantizer for its kernel.
+
+        Raises:
+            ValueError: it has no kernel to quantize.
+        """
+        if self.config is None or self.weight_bits is None:
+            raise ValueError(f"Layer {self.name!r} has no kernel that is quantized.")
+        return self.config.weight_quantizer(self.weight_bits)
 
     @property
     def computes_in_float(self) -> bool:

@@ -108,9 +108,8 @@ def prepare(
     reasons |= layer_problems(plain, overrides, checked={layer.name for layer in graph.layers})
     if not unsupported:
         refuse(graph.name, reasons.values())
-        data = CalibrationData(graph, calibration_data)
-    else:
-        data = None if calibration_data is None else CalibrationData(graph, calibration_data)
+    needs_data = not unsupported or calibration_data is not None
+    data = CalibrationData(graph, calibration_data) if needs_data else None
     normalized, origins = normalize(plain, left_in_float)
     if data is not None:
         _check_answers(model, graph, normalized, data)

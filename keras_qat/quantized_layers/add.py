@@ -63,7 +63,8 @@ class _IntegerSum(keras.layers.Layer):
     def call(self, inputs: list[Tensor], training: bool = False) -> Tensor:
         if training or 0 not in self.connections:
             return super().call(inputs)
-        total = self.connections[0].integer_sum(*inputs, sign=self.sign)
+        left, right = inputs
+        total = self.connections[0].integer_sum(left, right, self.sign)
         return ops.cast(total, self.compute_dtype)
 
     def compute_output_spec(self, inputs: list[Tensor], training: bool = False) -> Any:

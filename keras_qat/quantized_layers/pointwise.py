@@ -34,21 +34,21 @@ class Pointwise(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeActivation(Pointwise, layers.Activation):
+class QuantizeActivation(Pointwise, layers.Activation):  # type: ignore[name-defined]
     """`Activation` of a function of one number."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeELU(Pointwise, layers.ELU):
+class QuantizeELU(Pointwise, layers.ELU):  # type: ignore[name-defined]
     """`ELU` with any `alpha`."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeLeakyReLU(Pointwise, layers.LeakyReLU):
+class QuantizeLeakyReLU(Pointwise, layers.LeakyReLU):  # type: ignore[name-defined]
     """`LeakyReLU` with any slope."""
 
 
-class _PReLU(layers.PReLU):
+class _PReLU(layers.PReLU):  # type: ignore[name-defined]
     def call(self, inputs: Tensor) -> Tensor:
         slope = ops.cast(as_tensor(self.alpha), inputs.dtype)
         return ops.relu(inputs) - slope * ops.relu(-inputs)
@@ -60,23 +60,23 @@ class QuantizeSharedPReLU(Pointwise, _PReLU):
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeReLU(Pointwise, layers.ReLU):
+class QuantizeReLU(Pointwise, layers.ReLU):  # type: ignore[name-defined]
     """`ReLU` with any limits and slope."""
 
 
-@keras.saving.register_keras_serializable(package="keras_qat")
+@keras.saving.register_keras_serializable(package="keras_qat")  # type: ignore[untyped-decorator]
 def approximate_gelu(x: Tensor) -> Tensor:
     """GELU by its formula with tanh: what `keras.ops.gelu` computes by default."""
     return ops.gelu(x, approximate=True)
 
 
-@keras.saving.register_keras_serializable(package="keras_qat")
+@keras.saving.register_keras_serializable(package="keras_qat")  # type: ignore[untyped-decorator]
 def absolute(x: Tensor) -> Tensor:
     """`|x|`, as an activation."""
     return ops.abs(x)
 
 
-@keras.saving.register_keras_serializable(package="keras_qat")
+@keras.saving.register_keras_serializable(package="keras_qat")  # type: ignore[untyped-decorator]
 def square(x: Tensor) -> Tensor:
     """`x**2`, as an activation."""
     return ops.square(x)

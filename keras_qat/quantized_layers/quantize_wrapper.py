@@ -10,7 +10,6 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.lowering.pending import Pending
-from keras_qat.quantized_layers.accumulators import WeightAccumulator
 from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import deserialize_weight_quantizer
@@ -55,7 +54,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         self.weight_quantizer = weight_quantizer
         self.input_gain = float(input_gain)
         self.supports_masking = layer.supports_masking
-        self.connections: dict[int, WeightAccumulator] = {}
+        self.connections: dict[int, Any] = {}
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)

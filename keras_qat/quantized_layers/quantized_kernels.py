@@ -15,8 +15,13 @@ Tensor = Any
 class QuantizedKernel(Protocol):
     """A kernel and its quantizer; a `QuantizeWrapper` is one."""
 
-    name: str
-    weight_quantizer: WeightQuantizer
+    @property
+    def name(self) -> str:
+        """What the kernel is called: its layer, or a part of it."""
+
+    @property
+    def weight_quantizer(self) -> WeightQuantizer:
+        """The quantizer of the kernel."""
 
     def channels_last_kernel(self) -> Tensor:
         """The latent kernel, reshaped so that its last axis counts the output channels."""

@@ -64,7 +64,8 @@ def _after(upstream: Tensor) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
     import tensorflow as tf
 
-    return tf.control_dependencies([upstream])
+    context: contextlib.AbstractContextManager[Any] = tf.control_dependencies([upstream])
+    return context
 
 
 def as_tensor(value: Any) -> Tensor:

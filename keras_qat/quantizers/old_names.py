@@ -49,7 +49,7 @@ class _ForBoth(Quantizer):
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class LSQQuantizer(_ForBoth, LSQActivationQuantizer, LSQWeightQuantizer):
+class LSQQuantizer(_ForBoth, LSQActivationQuantizer, LSQWeightQuantizer):  # type: ignore[misc]
     """Deprecated: `LSQWeightQuantizer` and `LSQActivationQuantizer` in one.
 
     Args as of these two; it is both, and serves in either place.
@@ -63,7 +63,7 @@ class LSQQuantizer(_ForBoth, LSQActivationQuantizer, LSQWeightQuantizer):
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class STEQuantizer(_ForBoth, STEActivationQuantizer, STEWeightQuantizer):
+class STEQuantizer(_ForBoth, STEActivationQuantizer, STEWeightQuantizer):  # type: ignore[misc]
     """Deprecated: `STEWeightQuantizer` and `STEActivationQuantizer` in one.
 
     Args as of these two; it is both, and serves in either place.

@@ -86,7 +86,7 @@ class Quantizer(keras.layers.Layer):
             autocast=False,
         )
 
-    def scale_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    def scale_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape of the scale of such inputs: `()`, one number for the tensor."""
         return ()
 

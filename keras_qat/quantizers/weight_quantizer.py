@@ -42,7 +42,7 @@ class WeightQuantizer(Quantizer):
         self.per_channel = per_channel
         self.code_regularization = float(code_regularization)
 
-    def scale_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    def scale_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """`(channels,)`, or `()` for one scale in all."""
         return (input_shape[-1],) if self.per_channel else ()
 

@@ -111,9 +111,10 @@ def _training_pass(model: keras.Model) -> Callable[[list[Array]], Any]:
         return lambda batch: layers(batch, training=True)
     import tensorflow as tf
 
-    return tf.function(
+    traced: Callable[[list[Array]], Any] = tf.function(
         lambda batch: layers(batch, training=True), autograph=False, reduce_retracing=True
     )
+    return traced
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ class BitWidthPenalty(keras.layers.Layer):
 
     def keep_plan(self, plan: TrainingPlan) -> None:
         """Keeps a plan in the variable `plan`."""
-        self.plan.assign(np.float32(plan))
+        self.plan.assign(np.asarray(plan, np.float32))
 
     def kept_progress(self) -> Progress:
         """What the variable `progress` holds. Reads it: not for inside a step."""
@@ -102,7 +102,7 @@ class BitWidthPenalty(keras.layers.Layer):
 
     def keep_progress(self, progress: Progress) -> None:
         """Keeps the progress in the variable `progress`."""
-        self.progress.assign(np.float32(progress))
+        self.progress.assign(np.asarray(progress, np.float32))
 
     def add_to(self, task_loss: Tensor, widths: Sequence[LearnedWidth]) -> Tensor:
         """The loss to train on; updates the running mean and the log.
@@ -151,7 +151,7 @@ class _Widths:
             self.bits = self.targets = ops.zeros((0,))
             return
         widths, counts, bits = joint_widths(widths)
-        targets = np.repeat(np.float32([width.target for width in widths]), counts)
+        targets = np.repeat(np.array([width.target for width in widths], np.float32), counts)
         owners = np.repeat(np.arange(len(counts)), counts)
         held = ops.stack([width.held_levels() for width in widths]) > 0.0
         held = ops.take(held, owners)

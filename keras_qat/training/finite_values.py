@@ -129,7 +129,7 @@ def _is_on_a_grid(readers: Sequence[Any]) -> bool:
 
 
 def _is_float(tensor: Tensor) -> bool:
-    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype))
+    return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)))
 
 
 def _examples_with_nan(tensor: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class LearnedWidth:
 
     def terms(self) -> tuple[Tensor, Tensor]:
         """What the widths are computed from: see `joint_widths`."""
-        return self.quantizer.width_terms(*self._kernel())
+        extent, log_scale = self.quantizer.width_terms(*self._kernel())
+        return extent, log_scale
 
     @property
     def kind(self) -> tuple[str, bool]:

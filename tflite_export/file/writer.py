@@ -132,7 +132,7 @@ class _Buffers:
 def _aligned_buffer(schema: Any, content: bytes) -> Any:
     """A buffer that aligns its data, which the generated Python packer forgets to do."""
 
-    class AlignedBuffer(schema.BufferT):  # type: ignore[misc]
+    class AlignedBuffer(schema.BufferT):
         def Pack(self, builder: Any) -> Any:  # noqa: N802 (the schema's name)
             builder.StartVector(1, len(content), _ALIGNMENT)
             builder.head -= len(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -58,7 +58,7 @@ class Rewrite:
     """
 
     applies: Callable[[Any], bool]
-    parts: Callable[[Part, Names], Sequence[Part]]
+    parts: Callable[[Part, Names], Iterable[Part]]
 
 
 class Rewriting:

@@ -38,22 +38,28 @@ def slice_layers(shape: tuple[int | None, ...], key: Any, result: tuple[int, ...
     ranges = _ranges(shape, key)
     if ranges is None or len(shape) not in (2, 3, 4):
         return None
+    sizes = _known(shape)
     reshaped = (layers.Reshape, {"target_shape": result[1:]})
     if len(shape) == 2:
-        as_sequence = (layers.Reshape, {"target_shape": (shape[1], 1)})
-        return [as_sequence, *_cut(ranges, shape[1:]), reshaped]
+        as_sequence = (layers.Reshape, {"target_shape": (*sizes, 1)})
+        return [as_sequence, *_cut(ranges, sizes), reshaped]
     *places, channels = ranges
-    chain = _cut(places, shape[1:-1])
-    if channels != range(shape[-1]):
+    chain = _cut(places, sizes[:-1])
+    if channels != range(sizes[-1]):
         others = [range(len(each)) for each in places[:-1]]
         chain += [
             (layers.Permute, {"dims": _CHANNELS_FIRST[len(shape)]}),
-            *_cut([channels, *others], (shape[-1], *map(len, others))),
+            *_cut([channels, *others], (sizes[-1], *map(len, others))),
             (layers.Permute, {"dims": _CHANNELS_LAST[len(shape)]}),
         ]
     if tuple(map(len, ranges)) != result[1:]:
         chain.append(reshaped)
     return chain or [(layers.Activation, {"activation": "linear"})]
+
+
+def _known(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    """The sizes of one example, where all of them are known."""
+    return tuple(size for size in shape[1:] if size is not None)
 
 
 def _ranges(shape: tuple[int | None, ...], key: Any) -> list[range] | None:
@@ -68,7 +74,7 @@ def _ranges(shape: tuple[int | None, ...], key: Any) -> list[range] | None:
     if None in shape[1:] or key[0] != slice(None):
         return None
     taken = []
-    for size, each in zip(shape[1:], key[1:], strict=True):
+    for size, each in zip(_known(shape), key[1:], strict=True):
         if isinstance(each, slice):
             found = range(size)[each]
         elif isinstance(each, numbers.Integral):

@@ -257,9 +257,9 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         position = ops.clip((x - as_tensor(self.offset)) / self.step, 0.0, levels)
         return ops.mean(ops.square((position - ops.round(position)) / levels))
 
-    def _scale_and_range(self) -> list[Tensor]:
-        logarithms: list[Tensor] = ops.unstack(self._trained_logarithms())
-        return logarithms
+    def _scale_and_range(self) -> tuple[Tensor, Tensor]:
+        log_scale, log_range = ops.unstack(self._trained_logarithms())
+        return log_scale, log_range
 
     def _lowest_of(self, bits: int) -> float:
         return -(2.0 ** (bits - 1)) if self.signed else 0.0

@@ -71,4 +71,5 @@ def calibrated_activation_parameters(
 def _steps(bits: int) -> int:
     if isinstance(bits, bool) or not isinstance(bits, int) or bits < 1:
         raise ValueError(f"The bits must be a whole number of at least 1. Received: {bits!r}")
-    return 2**bits - 1
+    steps: int = 2**bits - 1
+    return steps

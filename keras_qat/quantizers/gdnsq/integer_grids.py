@@ -81,7 +81,7 @@ class WeightGrid(NamedTuple):
 
         Rounding is of positions: to the codes `0, 1, ..., steps` of steps from the lowest.
         """
-        steps = Grid(0.0, self.steps)
+        steps = Grid(0, self.steps)
         position, selected = mixed_codes(self.position(weights), steps, rounding, selection)
         return position * self.stride + self.lowest, selected
 

@@ -71,7 +71,7 @@ def fake_quantize_weights(
         if rounding is round_to_codes:
             code = ops.round(position)  # none is beyond the grid
         else:
-            code = rounding(position, Grid(0.0, count()))
+            code = rounding(position, Grid(0, count()))
         code, selected = select(selection, position, code)
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:

@@ -223,7 +223,7 @@ def checked_bits(bits: Any, what: str) -> int:
     return int(bits)
 
 
-def table_log(scale: Any) -> np.ndarray:
+def table_log(scale: Any) -> Any:
     """`log2(scale)`, rounded to the logarithm of an entry of the table.
 
     >>> float(table_log(0.5001))
@@ -238,7 +238,7 @@ def most_levels(bits: float) -> float:
     >>> most_levels(2.0)
     4.5
     """
-    return 2.0**bits + 0.5
+    return float(2.0**bits + 0.5)
 
 
 def described_levels(levels: float) -> str:

@@ -181,7 +181,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
             self._set_logarithms(coarsest)
             return
         least, best = np.full(coarsest.shape, np.inf), coarsest
-        for octaves in np.float32(_FINER_STEPS):
+        for octaves in _FINER_STEPS.astype(np.float32):
             error = self._held_error(kernel, coarsest - octaves)
             best = np.where(error < least, coarsest - octaves, best)
             least = np.minimum(error, least)
@@ -195,7 +195,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         middle = self._middle(snapped_weight_grid(kernel, log_scale, self.half_steps))
         grid = snapped_weight_grid(kernel, log_scale, self.half_steps, levels, middle)
         error = ops.square(grid.codes(kernel) * grid.unit - kernel)
-        return ops.convert_to_numpy(sum_to_shape(error, log_scale))
+        return np.asarray(ops.convert_to_numpy(sum_to_shape(error, log_scale)))
 
     def _middle(self, grid: WeightGrid) -> Tensor:
         """The middle code of all levels of `target_bits` that keep the codes of a grid."""
@@ -219,7 +219,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
             self.held_middle.assign(ops.reshape(middle, self.log_scale.shape))
         self._hold_levels()
 
-    def _log_scale_of(self, kernel: Tensor, bits: float) -> npt.NDArray[np.float32]:
+    def _log_scale_of(self, kernel: Tensor, bits: float) -> Any:
         """The finest steps in the table that make a kernel's widths at most that many bits."""
         kernel = ops.convert_to_tensor(kernel, "float32")
         low, high = self._range(kernel) if self.deployable else _extremes(kernel, self.log_scale)
@@ -229,7 +229,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
 
     def _steps(self, bits: float) -> float:
         """Steps that fit in that many bits: one less in whole steps, as many up as down."""
-        return 2.0**bits - (2.0 if self.deployable and not self.half_steps else 1.0)
+        return float(2.0**bits - (2.0 if self.deployable and not self.half_steps else 1.0))
 
     def weight_grid(self, kernel: Tensor) -> WeightGrid:
         """The snapped grid of a kernel."""
@@ -288,12 +288,11 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
             selection: `noise in steps -> which weights are quantized`; `None` for all.
             noise_sign: +-1/2 for each weight; `None` leaves the random term out.
         """
-        told = (self._noise_now(noise_sign), rounding, selection)
+        told: tuple[Any, ...] = (self._noise_now(noise_sign), rounding, selection)
         if not self.deployable:
             return fake_quantize_weights(x, self.log_scale, *told)
-        return fake_quantize_snapped_weights(
-            x, self.log_scale, self.half_steps, *self._held(), *told
-        )
+        held: tuple[Any, Any] = self._held()
+        return fake_quantize_snapped_weights(x, self.log_scale, self.half_steps, *held, *told)
 
     def position(self, x: Tensor) -> Tensor:
         kernel = ops.convert_to_tensor(x, "float32")
