@@ -130,6 +130,7 @@ def test_a_rate_that_another_callback_sets_is_taken_up():
     assert seen[5:7] == pytest.approx([0.5e-3, 0.5e-3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"steps_per_execution": 4}, {"run_eagerly": True}], ids=str)
 def test_other_ways_to_run_steps(options):
     bits = 6 if "run_eagerly" in options else 2  # eager steps are slow, and 6 bits are near

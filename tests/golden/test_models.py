@@ -16,6 +16,8 @@ import tflite_export
 from keras_qat.integer import load_graph, run
 from tests.golden.make_models import FOLDER, compiled, models, step, versions
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 NAMES = sorted(models())
 EXPORTED = [name for name in NAMES if name != "gdnsq_learning"]
 
