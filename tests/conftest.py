@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 
+import hypothesis
 import pytest
 
 from tflite_export.file.runtimes import standard_error
@@ -13,6 +14,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 standard_error(lambda: importlib.import_module("keras"))  # TensorFlow greets whatever the level
 
 import keras  # noqa: E402  (not before its greeting is caught)
+
+hypothesis.settings.register_profile("fast", max_examples=15)
+
+
+def pytest_configure(config):
+    """The fast run tries fewer examples, too."""
+    if config.option.markexpr == "not slow":
+        hypothesis.settings.load_profile("fast")
+
 
 FAST_TESTS = pytest.StashKey[dict[str, int]]()
 """How many fast tests each file has, of the files that were collected."""

@@ -156,6 +156,7 @@ def test_clones_take_the_weights(trained, copy):
     assert_same(clone, trained)
 
 
+@pytest.mark.slow
 def test_training_goes_on_after_loading_as_if_nothing_had_happened(tmp_path):
     """Bit-equal: weights, statistics, scales and the optimizer are in the file.
 
@@ -197,6 +198,7 @@ def losses(**how):
     return fitted.history["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{"jit_compile": True}, {"run_eagerly": True}], ids=str)
 def test_every_way_to_run_trains_the_same(how):
     expected = losses(jit_compile=False)
@@ -205,6 +207,7 @@ def test_every_way_to_run_trains_the_same(how):
     np.testing.assert_allclose(losses(**how), expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_first_batch_is_traced_and_no_other():
     """A Python value that changes with the step would trace every batch anew."""
     traces = []
@@ -224,6 +227,7 @@ def test_the_first_batch_is_traced_and_no_other():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_mixed_float16_trains_and_its_scales_stay_float32():
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
@@ -242,6 +246,7 @@ def test_mixed_float16_trains_and_its_scales_stay_float32():
     assert qmodel.to_integer().ops
 
 
+@pytest.mark.slow
 def test_frozen_layers_stay_frozen(tmp_path):
     model = residual_network()
     for layer in model.layers[:3]:
@@ -277,6 +282,7 @@ def test_layer_codes_are_int8_by_the_names_of_the_integer_graph(trained):
     np.testing.assert_array_equal(codes["image"], graph.tensors["image"].qparams.quantize(X))
 
 
+@pytest.mark.slow
 def test_layer_codes_follow_training():
     qmodel = new_model()
     before = qmodel.layer_codes(X)

@@ -130,6 +130,7 @@ def test_a_rate_that_another_callback_sets_is_taken_up():
     assert seen[5:7] == pytest.approx([0.5e-3, 0.5e-3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"steps_per_execution": 4}, {"run_eagerly": True}], ids=str)
 def test_other_ways_to_run_steps(options):
     bits = 6 if "run_eagerly" in options else 2  # eager steps are slow, and 6 bits are near
@@ -177,6 +178,7 @@ def test_the_published_recipe_has_no_rate_of_its_own():
     assert qmodel.meets_targets()
 
 
+@pytest.mark.slow
 def test_lossless_lets_the_task_decide():
     qmodel = new_model()
     history = fit(qmodel, GDNSQSchedule(lossless=True, verbose=0))
@@ -214,6 +216,7 @@ def test_feasible_metrics_are_those_of_training_without_validation():
     assert feasible_metrics({"accuracy": 0.5}, []) == {"accuracy_feasible": 0.5}
 
 
+@pytest.mark.slow
 def test_it_says_when_targets_are_met(capsys):
     fit(new_model(), GDNSQSchedule())
     assert "targets are met" in capsys.readouterr().out
@@ -299,6 +302,7 @@ def test_widths_that_were_narrowed_by_hand_are_logged():
     assert assisted[arrived:] == [0] * (EPOCHS - arrived)
 
 
+@pytest.mark.slow
 def test_nothing_is_narrowed_by_hand_where_the_task_decides():
     history = fit(new_model(), GDNSQSchedule(lossless=True, verbose=0))
     assert set(history["assisted_widths"]) == {0}

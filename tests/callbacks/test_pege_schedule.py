@@ -64,6 +64,7 @@ def test_the_share_rises_from_0_to_exactly_1(curriculum, end):
     assert set(shares(qmodel)) == {1.0}
 
 
+@pytest.mark.slow
 def test_a_schedule_of_ones_own():
     qmodel, recorder = new_model(), Recorder()
     fit(qmodel, PEGESchedule(Piecewise([10], [0.25, 1.0])), recorder)

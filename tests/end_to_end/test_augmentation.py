@@ -90,6 +90,7 @@ def test_training_reads_augmented_images_on_the_grid_of_the_input():
     assert set(np.unique(codes)) <= {0.0, 1.0, 2.0, 3.0}
 
 
+@pytest.mark.slow
 def test_it_trains_and_reloads(tmp_path):
     augmentation = keras.Sequential(augmentations(), name="augmentation")
     qmodel = quantized(network(augmentation))

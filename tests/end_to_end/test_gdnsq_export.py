@@ -107,6 +107,7 @@ def trained():
     return qmodel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["litert", "tflm"])
 def test_what_fit_brought_to_its_targets_is_proven(trained, target, tmp_path):
     path = tmp_path / "model.tflite"
@@ -123,6 +124,7 @@ def test_what_fit_brought_to_its_targets_is_proven(trained, target, tmp_path):
         assert len(np.unique(outputs)) <= 4
 
 
+@pytest.mark.slow
 def test_a_saved_model_exports_the_same_bytes(trained, tmp_path):
     trained.save(tmp_path / "model.keras")
     loaded = keras_qat.load_model(tmp_path / "model.keras")

@@ -63,6 +63,7 @@ def test_other_answers_of_a_binary_classifier_are_refused_by_its_steps(tmp_path)
     assert stated["argmax_agreement"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [2, 8])
 def test_a_storage_with_headroom_passes(bits, tmp_path):
     qmodel, path = binary_classifier(bits), tmp_path / "net.tflite"
@@ -86,6 +87,7 @@ class Shifted:
         return codes | {"logit": shifted.astype(np.int8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "steps"), [("litert", 5), ("tflm", 40)])
 def test_a_wrong_bias_of_a_regression_is_refused(target, steps, tmp_path):
     qmodel = binary_classifier(8)

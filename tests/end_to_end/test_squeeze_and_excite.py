@@ -77,6 +77,7 @@ def test_factors_have_the_width_of_what_enters_an_add(trained):
     assert bits["first_reduce_relu_quantizer"] == bits["second_reduce_relu_quantizer"]
 
 
+@pytest.mark.slow
 def test_a_saved_model_rounds_its_products_alike(trained, tmp_path):
     trained.save(tmp_path / "net.keras")
     loaded = keras_qat.load_model(tmp_path / "net.keras")

@@ -16,23 +16,29 @@ import tflite_export
 from keras_qat.integer import load_graph, run
 from tests.golden.make_models import FOLDER, compiled, models, step, versions
 
+pytestmark = pytest.mark.slow_beyond(1)
+
 NAMES = sorted(models())
 EXPORTED = [name for name in NAMES if name != "gdnsq_learning"]
+
+
+def release(version):
+    """(3, 15) of "3.15.1"."""
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def load(folder):
+    """The saved model, where Keras is at least the release that saved it: older ones need not."""
+    made_with = json.loads((folder / "made_with.json").read_text())["keras"]
+    if release(made_with) > release(keras.__version__):
+        pytest.skip(f"saved by Keras {made_with}, and Keras {keras.__version__} is older")
+    return keras_qat.load_model(folder / "model.keras")
 
 
 @pytest.fixture(params=NAMES)
 def golden(request):
     folder = FOLDER / request.param
-    made_with = json.loads((folder / "made_with.json").read_text())["keras"]
-    if release(made_with) > release(keras.__version__):
-        pytest.skip(f"saved by Keras {made_with}, and Keras {keras.__version__} is older")
-    qmodel = keras_qat.load_model(folder / "model.keras")
-    return folder, compiled(qmodel), np.load(folder / "values.npz")
-
-
-def release(version):
-    """(3, 15) of "3.15.1": a release reads what older ones saved."""
-    return tuple(int(part) for part in version.split(".")[:2])
+    return folder, compiled(load(folder)), np.load(folder / "values.npz")
 
 
 def same_machine(folder):
@@ -63,7 +69,7 @@ def test_float_outputs_and_a_step_of_training(golden):
 def test_a_saved_graph_is_what_the_model_states_and_computes(name):
     values = np.load(FOLDER / name / "values.npz")
     graph = load_graph(FOLDER / name / "graph.npz")
-    stated = keras_qat.load_model(FOLDER / name / "model.keras").to_integer()
+    stated = load(FOLDER / name).to_integer()
     inputs = {each: values[f"codes/{each}"] for each in graph.inputs}
     for output in graph.outputs:
         expected = run(graph, inputs, "xnnpack")[output]

@@ -83,6 +83,7 @@ def test_data_of_every_kind_and_several_steps_at_once_train_the_same(way):
     assert_same_variables(qmodel, expected)
 
 
+@pytest.mark.slow
 def test_weights_of_classes_are_those_of_their_samples():
     weights = {0: 0.5, 1: 2.0, 2: 0.0}
     by_class, by_sample, plain = (new_model() for _ in range(3))
@@ -101,6 +102,7 @@ def documented(qmodel):
     return scope["mine"]
 
 
+@pytest.mark.slow
 def test_a_training_step_of_ones_own_has_the_penalty_and_the_teacher():
     teacher = network()
     trained = []

@@ -11,7 +11,7 @@ from tests.tflite_export.graphs import input_grids, linear_graphs, log_uniform, 
 from tests.tflite_export.harness import assert_exact, exact_law
 
 paddings = st.sampled_from(["same", "valid"])
-fewer = settings(exact_law, max_examples=100)
+fewer = settings(exact_law, max_examples=settings.default.max_examples)
 """Images have more."""
 lengths = st.integers(7, 12)
 
