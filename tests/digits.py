@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 
 layers = keras.layers
 TRAINED_ON = 1297
+BATCH = 32
 
 
 class Images(NamedTuple):
@@ -47,6 +48,8 @@ def trained_network() -> keras.Model:
     x = layers.ReLU(name="fourth_relu")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     model = keras.Model(inputs, layers.Dense(10, activation="softmax", name="head")(x))
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    model.fit(*digits()[0], batch_size=64, epochs=8, verbose=0)
+    epochs, steps = 10, -(-TRAINED_ON // BATCH)
+    rate = keras.optimizers.schedules.CosineDecay(0.02, epochs * steps)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    model.fit(*digits()[0], batch_size=BATCH, epochs=epochs, verbose=0)
     return model
