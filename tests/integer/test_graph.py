@@ -75,7 +75,7 @@ def test_the_accumulator_fits_in_int32():
 
 def test_the_bias_fits_in_int32():
     for bias in (3.0, -3.0, np.nan):
-        with pytest.raises(ValueError, match="bias of channel 0 of 'y'"):
+        with pytest.raises(ValueError, match="'y': the bias of channel 0"):
             _dense(1, bias).build(("y",))
 
 
