@@ -95,7 +95,7 @@ def _sum_fixed_point(
 def _sum_xnnpack(
     terms: Sequence[QuantizedArray], signs: tuple[int, int], output: QuantParams
 ) -> IntArray:
-    """The sum with integer multipliers, the larger of 20 to 21 bits, and one shift, ties up."""
+    """The sum with integer multipliers, the larger of 21 bits, and one rounding shift, ties up."""
     ratios = [np.float32(term.qparams.scale) / np.float32(output.scale) for term in terms]
     _, exponent = np.frexp(max(ratios))
     shift = _ADD_HEADROOM_BITS - (int(exponent) - 1)
