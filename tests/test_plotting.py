@@ -205,7 +205,7 @@ def test_what_is_no_capacity_history_is_refused(wrong, tmp_path):
     path = tmp_path / "wrong.json"
     path.write_text(json.dumps(wrong))
     for source in (wrong, path):
-        with pytest.raises(ValueError, match=r"draws a CapacityMonitor.*Received"):
+        with pytest.raises(ValueError, match=r"history must be a CapacityMonitor.*Received"):
             keras_qat.plot_capacity(source)
 
 

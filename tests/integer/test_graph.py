@@ -69,7 +69,7 @@ def _dense(features: int, bias: float) -> GraphBuilder:
 
 def test_the_accumulator_fits_in_int32():
     assert _dense(60_000, 0.0).build(("y",)).ops
-    with pytest.raises(ValueError, match="accumulator of 'y'"):
+    with pytest.raises(ValueError, match="'y': its accumulator"):
         _dense(70_000, 0.0).build(("y",))
 
 
