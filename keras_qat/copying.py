@@ -87,7 +87,7 @@ def _no_copy(layer: Any, error: Exception) -> ValueError:
 
 
 def _functions(layer: Any) -> dict[str, Any]:
-    """The functions that a layer holds, except functions that Keras has put over its methods."""
+    """The functions that a layer holds, except methods that Keras has replaced by functions."""
     return {
         name: value
         for name, value in vars(layer).items()

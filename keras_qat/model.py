@@ -189,7 +189,7 @@ class QuantizedModel(keras.Model):
                 "it was loaded or cloned. Pass the teacher: qmodel.distill_from(float_model)."
             )
         self._distillation = Distillation(self, teacher, loss, label_weight, from_logits)
-        self.train_function = None  # an earlier fit may have compiled the step without it
+        self.train_function = None  # an earlier `fit` may have compiled a step without the teacher
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outer = outer_layer(self)
@@ -222,7 +222,7 @@ class QuantizedModel(keras.Model):
         return super().make_train_function(force)
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._exclude_grids_from_weight_decay(self)  # for loops that call no `fit`
+        self._exclude_grids_from_weight_decay(self)  # for training loops without `fit`
         return super().train_step(*args, **kwargs)
 
     def _exclude_grids_from_weight_decay(self, trained: Any, once: bool = False) -> None:

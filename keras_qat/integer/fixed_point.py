@@ -134,7 +134,7 @@ def quantize_by_reciprocal(values: FloatArray, scale: FloatArray) -> FloatArray:
 
 @dataclasses.dataclass(frozen=True)
 class RoundingProfile:
-    """Which arithmetic a runtime uses for each kind of op."""
+    """The rounding of one runtime: the arithmetic that it uses for each kind of op."""
 
     name: str
     conv: RescaleFunction

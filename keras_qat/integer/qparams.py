@@ -50,15 +50,17 @@ class QuantParams:
         object.__setattr__(self, "scale", scale)
         if not np.all(np.isfinite(scale) & (scale > 0)):
             raise ValueError(
-                "A quantization scale must be positive and finite. "
-                f"Received: scale={scale.min()}..{scale.max()}"
+                f"scale must be positive and finite. Received: scale={scale.min()}..{scale.max()}"
             )
         if self.qmin > self.qmax:
-            raise ValueError(f"Empty integer range. Received: qmin={self.qmin}, qmax={self.qmax}")
+            raise ValueError(
+                f"qmin must not exceed qmax. Received: qmin={self.qmin}, qmax={self.qmax}"
+            )
         if (scale.ndim == 0) != (self.axis is None) or scale.ndim > 1:
             raise ValueError(
-                "A per-tensor grid has a scalar scale and axis=None, a per-channel grid has a "
-                f"vector and its axis. Received: scale.shape={scale.shape}, axis={self.axis}"
+                "scale and axis must fit: a per-tensor grid has a scalar scale and axis=None, a "
+                "per-channel grid has a vector and its axis. "
+                f"Received: scale.shape={scale.shape}, axis={self.axis}"
             )
 
     def __eq__(self, other: object) -> bool:

@@ -25,7 +25,7 @@ class Output(enum.Enum):
 
 
 class Stage(enum.Enum):
-    """What a tensor without a grid is: this decides which layers may join the op that makes it."""
+    """The state of a tensor without a grid. It decides which layers may join the op before it."""
 
     LINEAR = "weights applied; BatchNormalization and an activation may join"
     SUM = "a sum or a product of tensors; an activation may join"

@@ -260,7 +260,7 @@ def rule_of(node: GraphNode) -> Rule:
     """
     layer, kind = node.operation, type(node.operation)
     if not isinstance(layer, layers.Layer):
-        reason = "this raw operation has no layer that stands for it; use a supported layer"
+        reason = "this raw operation has no layer that computes the same; use a supported layer"
         raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     if kind in _ACTIVATION_LAYERS:
         rule = _activation_rule(layer)
@@ -331,7 +331,7 @@ def _unsupported_reason(node: GraphNode) -> str:
     if ours and hasattr(layer, "activation") and _activation_rule(layer) is None:
         return (
             f"no rule for its activation {_activation_name(layer)!r}; "
-            "take a function of one number of keras.activations"
+            "take a function of one number from keras.activations"
         )
     if ours and isinstance(getattr(layer, "activation", None), layers.Layer):
         behind = dataclasses.replace(node, operation=layer.activation, inputs=node.outputs)

@@ -38,8 +38,8 @@ class RepeatPixels(UpsamplingOp):
 class InterpolatePixels(UpsamplingOp):
     """Bilinear upsampling by whole factors, with half-pixel centers.
 
-    An output pixel is the mean of the four stored integers around it, weighted by their distance.
-    Ties go away from zero, in XNNPACK up. The factors are powers of two: for others the
+    An output pixel is a mean of the four stored integers around it, in which nearer ones weigh
+    more. Ties go away from zero, in XNNPACK up. The factors are powers of two: for others the
     fixed-point weights of the runtimes are not exact.
     """
 
