@@ -37,7 +37,7 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     inputs = [lowering.start(tensor) for tensor in model.inputs]
     outputs = replay(model, inputs, lowering.call)
     graph = lowering.builder.build([integer_operand(value, model.name) for value in outputs])
-    order = input_keys(model)  # the builder has the inputs in the order of their quantizers
+    order = input_keys(model)  # the builder has added the inputs in another order
     graph = dataclasses.replace(graph, inputs=tuple(sorted(graph.inputs, key=order.index)))
     return without_needless_reshapes(graph)
 

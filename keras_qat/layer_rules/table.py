@@ -150,10 +150,10 @@ RULES: dict[type, Rule] = {
     layers.Normalization: _AFFINE,
     layers.Rescaling: _AFFINE,
     QuantizeRescaling: _AFFINE,
-    layers.Add: _ADD,  # with more than two tensors: chained before, like Multiply
+    layers.Add: _ADD,  # like Multiply, chained before rules apply if it has more than two inputs
     layers.Subtract: _SUBTRACT,
     layers.Multiply: _MULTIPLY,
-    layers.Average: Rule(Output.QUANTIZE),  # becomes an Add and a Rescaling before
+    layers.Average: Rule(Output.QUANTIZE),  # becomes an Add and a Rescaling before rules apply
     QuantizeAdd: _ADD,
     QuantizeSubtract: _SUBTRACT,
     layers.Concatenate: Rule(Output.SHARED, lower_concatenate),

@@ -56,7 +56,7 @@ class AffineAccumulator:
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizeBatchNormalization(keras.layers.BatchNormalization):
-    """BatchNormalization. In inference between known grids, its offset is rounded as it deploys.
+    """BatchNormalization. In inference between known grids, its offset is rounded to deploy.
 
     On TensorFlow, one kernel normalizes images in training. It takes a third of the time that Keras
     takes, and keeps one tensor instead of several.
@@ -103,7 +103,7 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizeRescaling(keras.layers.Layer):
-    """`y = scale * x + offset`. In inference between known grids, the offset is rounded.
+    """`y = scale * x + offset`. In inference between known grids, `offset` is rounded to deploy.
 
     Args:
         scale: one number, or one for each channel.
