@@ -1,7 +1,6 @@
-"""Quantization-aware training for Keras 3, down to 1 bit, that deploys exactly.
+"""Quantization-aware training for Keras 3, down to 1 bit, with exact deployment.
 
-Names are loaded on first use, so that `import keras_qat.integer` needs neither Keras nor
-TensorFlow.
+Names are loaded on first use, so `import keras_qat.integer` needs neither Keras nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -137,12 +136,12 @@ _RENAMED = {"Plan": "QuantizationPlan"}
 
 
 def _version() -> str:
-    from importlib import metadata  # which takes longer to load than this file does
+    from importlib import metadata  # it takes longer to load than this file
 
     try:
         return metadata.version("keras_qat")
     except metadata.PackageNotFoundError:
-        return "0+unknown"  # a folder on the path that nobody installed
+        return "0+unknown"  # the package is on the path without being installed
 
 
 def __getattr__(name: str) -> Any:
@@ -151,7 +150,7 @@ def __getattr__(name: str) -> Any:
     if name in _RENAMED:
         new = _RENAMED[name]
         warnings.warn(
-            f"keras_qat.{name} is called keras_qat.{new} now.", DeprecationWarning, stacklevel=2
+            f"keras_qat.{name} is now called keras_qat.{new}.", DeprecationWarning, stacklevel=2
         )
         name = new
     if name in _MODULES:
@@ -167,5 +166,5 @@ def __dir__() -> list[str]:
 
 
 if "keras" in sys.modules:
-    # With Keras at hand, register every class now: keras.models.load_model then finds them.
+    # Keras is loaded already: register every class now, so that keras.models.load_model finds it.
     importlib.import_module("keras_qat.saving")

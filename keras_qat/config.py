@@ -1,4 +1,4 @@
-"""Configurations: which quantizers, at how many bits."""
+"""Configurations: which quantizers a model gets, and with how many bits."""
 
 from __future__ import annotations
 
@@ -32,26 +32,28 @@ from keras_qat.quantizers.replacement import check_replacement
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizationConfig(abc.ABC):
-    """What `quantize` needs to know; a subclass chooses the quantizers.
+    """The options of `quantize`. A subclass chooses the quantizers.
 
     Args:
-        weight_bits: bits of a weight, 1 to 8; 1 bit is {-1, +1} times the scale.
+        weight_bits: bits of a weight, 1 to 8. With 1 bit, weights are {-1, +1} times the scale.
         activation_bits: bits of an activation, 1 to 8.
         per_channel: one weight scale for each output channel, else one for each layer.
         first_and_last_bits: bits of the weights of the first and the last weight layers, and of
             the model's outputs.
-        input_bits: bits of the model's inputs, and of what layers in float yield.
+        input_bits: bits of the model's inputs, and of the outputs of layers in float.
         add_bits: bits of a tensor that enters an Add, a Subtract, a Multiply or a layer in float.
-        estimator: of the gradient through rounding, a `keras_qat.estimators.Estimator` or its name.
-        activation_estimator: that of activations, where it is another.
-        replacement: `None` quantizes all elements from the first batch on; "random", "persistent"
-            and "error_first" name how elements are chosen that a
-            `keras_qat.callbacks.PEGESchedule` replaces, batch by batch, by their quantized values.
+        estimator: estimator of the gradient through rounding, a `keras_qat.estimators.Estimator`
+            or its name.
+        activation_estimator: estimator for activations; by default `estimator`.
+        replacement: `None` quantizes all elements from the first batch on. "random", "persistent"
+            and "error_first" name how a `keras_qat.callbacks.PEGESchedule` chooses the elements
+            that it replaces, batch by batch, by their quantized values.
         code_regularization: strength of WaveQ's sinusoidal regularizer, which pulls weights to
-            their codes: it is added to the loss for every layer; 0 leaves it out.
+            their codes. It is added to the loss for every layer; 0 leaves it out.
 
     Raises:
-        ValueError: a width that is not a whole number from 1 to 8, or an unknown name.
+        ValueError: a bit width that is not a whole number from 1 to 8, an unknown name, a flag that
+            is not a bool, or a strength that is not a finite number of 0 or more.
     """
 
     weight_bits: int = 8
@@ -71,7 +73,7 @@ class QuantizationConfig(abc.ABC):
         strength = self.code_regularization
         if not isinstance(strength, numbers.Real) or not 0.0 <= strength < math.inf:
             raise ValueError(
-                f"The code_regularization must be a number from 0 on. Received: {strength!r}"
+                f"code_regularization must be a finite number, 0 or more. Received: {strength!r}"
             )
         object.__setattr__(self, "estimator", self._checked_estimator(self.estimator))
         if self.activation_estimator is not None:
@@ -81,7 +83,7 @@ class QuantizationConfig(abc.ABC):
             if field.name.endswith("_bits"):
                 bits = getattr(self, field.name)
                 check_bits(bits, field.name)
-                object.__setattr__(self, field.name, int(bits))  # NumPy's integers are no JSON
+                object.__setattr__(self, field.name, int(bits))  # JSON has no NumPy integers
 
     def _check_flag(self, field: str) -> None:
         flag = getattr(self, field)
@@ -92,7 +94,7 @@ class QuantizationConfig(abc.ABC):
         return estimators.get(identifier)
 
     def _for_weights(self, bits: int) -> dict[str, Any]:
-        """What every quantizer of weights is told."""
+        """The arguments that quantizers of weights have in common."""
         return {
             "estimator": self.estimator,
             "replacement": self.replacement,
@@ -102,7 +104,7 @@ class QuantizationConfig(abc.ABC):
         }
 
     def _for_activations(self, bits: int, name: str) -> dict[str, Any]:
-        """What every quantizer of activations is told."""
+        """The arguments that quantizers of activations have in common."""
         estimator = self.activation_estimator
         return {
             "estimator": self.estimator if estimator is None else estimator,
@@ -112,14 +114,14 @@ class QuantizationConfig(abc.ABC):
 
     @abc.abstractmethod
     def weight_quantizer(self, bits: int) -> WeightQuantizer:
-        """The quantizer of a kernel with its output channels on the last axis."""
+        """The quantizer of a kernel whose last axis counts the output channels."""
 
     @abc.abstractmethod
     def activation_quantizer(self, bits: int, signed: bool, name: str) -> ActivationQuantizer:
         """The quantizer of an activation."""
 
     def input_quantizer(self, bits: int, signed: bool, name: str) -> ActivationQuantizer:
-        """The quantizer of a model input: a fixed grid that an application can rely on."""
+        """The quantizer of a model input, whose grid stays fixed: applications can rely on it."""
         return STEActivationQuantizer(Grid.for_activations(bits, signed), name=name)
 
     def get_config(self) -> dict[str, Any]:
@@ -133,7 +135,7 @@ class QuantizationConfig(abc.ABC):
 @keras.saving.register_keras_serializable(package="keras_qat")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class STEConfig(QuantizationConfig):
-    """Calibrated scales that stay; the weights learn through the straight-through estimator.
+    """Fixed scales from calibration. The weights train with the straight-through estimator.
 
     >>> STEConfig(weight_bits=4).activation_bits
     8
@@ -171,19 +173,19 @@ class LSQConfig(QuantizationConfig):
 class PEGEConfig(LSQConfig):
     """LSQ's grids, trained by PEGE: progressive replacement and a pull to the grid.
 
-    Train with `keras_qat.callbacks.PEGESchedule`. PEGE works on any grid: another config with
-    `estimator="pege", replacement="random"` is PEGE as well.
+    Train with `keras_qat.callbacks.PEGESchedule`. PEGE works on any grid: any other config with
+    `estimator="pege", replacement="random"` is PEGE, too.
 
-    One bit has one threshold, and a pull to the nearest code is a push away from it, which freezes
-    signs. So tensors of one bit are replaced, and not pulled.
+    A tensor of one bit has one threshold. A pull to the nearest code pushes values away from the
+    threshold and freezes signs, so tensors of one bit are replaced and not pulled.
 
     Args:
         pull_at_one_bit: whether the estimator "pege" pulls tensors of one bit, too.
 
     Raises:
-        ValueError: also for a flag that is neither True nor False.
+        ValueError: also for a `pull_at_one_bit` that is neither True nor False.
 
-    Source: the abstract of PEGE (arXiv 2509.00097); what it leaves open is our own reading
+    Source: the abstract of PEGE (arXiv 2509.00097). Details that it leaves open are our own reading
     (`keras_qat.estimators.pege`, `keras_qat.quantizers.replacement`).
 
     >>> PEGEConfig(weight_bits=2, activation_bits=2).replacement
@@ -233,19 +235,19 @@ class DoReFaConfig(QuantizationConfig):
 class GDNSQConfig(QuantizationConfig):
     """Bit widths learned with the weights (GDNSQ, arXiv 2508.14004).
 
-    All widths are targets: calibration starts at `start_bits`, and training with a penalty on the
-    widths brings them down. A model that meets its targets deploys.
+    All bit widths of the config are targets. Calibration starts at `start_bits`, and training with
+    a penalty brings the bit widths down. A model that meets its targets deploys.
 
     Args:
-        estimator: as in every config, or "lsq": straight through, and the noise itself in the
-            gradient of steps, in place of random signs. Activations use "ste", as published,
-            unless `activation_estimator` says otherwise.
+        estimator: as in every config, or "lsq": straight through, with the noise itself instead of
+            random signs in the gradient of steps.
+        activation_estimator: estimator for activations; by default "ste", as published.
         noise_gradient: "head" for the published random term in the gradient of steps, or "none".
         offset: "snapped", or "free" for the published grids, which do not deploy.
-        start_bits: the bits to start at, 8 to 16.
+        start_bits: bits at the start, 8 to 16.
 
     Raises:
-        ValueError: also for an option that has no such value.
+        ValueError: also for an unknown value of one of these options.
 
     >>> GDNSQConfig(weight_bits=2, activation_bits=2).start_bits
     10
@@ -292,6 +294,9 @@ CONFIGS: dict[str, type[QuantizationConfig]] = {
 def get(identifier: QuantizationConfig | str | dict[str, Any] | None) -> QuantizationConfig:
     """A configuration from itself, its name, its serialized form, or `None` (8-bit LSQ).
 
+    Raises:
+        ValueError: anything else.
+
     >>> get("ste") == STEConfig()
     True
     """
@@ -307,6 +312,6 @@ def get(identifier: QuantizationConfig | str | dict[str, Any] | None) -> Quantiz
             return config
     known = ", ".join(map(repr, CONFIGS))
     raise ValueError(
-        f"A quantization config is a QuantizationConfig object, one of {known}, or a serialized "
-        f"config. Received: {identifier!r}"
+        f"config must be a QuantizationConfig, one of {known}, or a serialized config. "
+        f"Received: {identifier!r}"
     )

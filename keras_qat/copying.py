@@ -1,4 +1,4 @@
-"""Copies of layers by their configuration, and the functions that such a copy would lose."""
+"""Copies layers by their configuration, and refuses copies that would lose a function."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import keras
 from keras_qat.keras_graph import with_inner_layers
 
 _OF_TENSORFLOW = ("elu", "relu", "relu6", "selu", "sigmoid", "softplus", "softsign", "tanh")
-"""Functions of `tf.nn` that compute what Keras' functions of that name do."""
+"""Functions of `tf.nn` that compute the same as the Keras function with that name."""
 
 
 def builtin_name(function: Any) -> str | None:
-    """The name in `keras.activations` of what computes the same; `None` for any other function.
+    """The name in `keras.activations` of a function that computes the same; `None` without one.
 
-    The function itself decides, and not its name. `keras.ops.gelu` has another default than
-    `keras.activations.gelu`.
+    The function itself is compared, not only its name. `keras.ops.gelu` is not
+    `keras.activations.gelu`, because their defaults differ.
 
     >>> def relu(x):
     ...     return 2 * x
@@ -36,17 +36,17 @@ def builtin_name(function: Any) -> str | None:
 
 
 def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
-    """A new layer of the same configuration, but for `changes`; unbuilt, without weights.
+    """A new, unbuilt layer with the same configuration, except for `changes`.
 
     Args:
         layer: the layer.
-        kind: the class of the copy; that of the layer by default.
+        kind: the class of the copy; by default the class of the layer.
         **changes: entries of the configuration that differ.
 
     Raises:
-        ValueError: a layer that cannot be made from its own configuration, or a function of the
-            user's own, in the layer or in one inside it, that Keras cannot find again by its name:
-            the copy, and any saved model, would have another function or none.
+        ValueError: the layer cannot be made from its configuration. Or the layer, or a layer inside
+            it, holds a function that the user wrote and that Keras cannot find by its name: the
+            copy, and any saved model, would have another function or none.
     """
     config = {**config_of(layer), **changes}
     try:
@@ -67,10 +67,10 @@ def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
 
 
 def config_of(layer: Any) -> dict[str, Any]:
-    """The layer's configuration.
+    """The configuration of a layer.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the layer's `get_config` fails.
     """
     try:
         config: dict[str, Any] = layer.get_config()
@@ -81,14 +81,14 @@ def config_of(layer: Any) -> dict[str, Any]:
 
 def _no_copy(layer: Any, error: Exception) -> ValueError:
     return ValueError(
-        f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied: its get_config() and "
-        "from_config() do not make it again. Write these two, or take the layer out of the model. "
-        f"Received: {type(error).__name__}: {error}"
+        f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied with its get_config() and "
+        f"from_config(). Received: {type(error).__name__}: {error}. Correct these two methods, or "
+        "take the layer out of the model."
     )
 
 
 def _functions(layer: Any) -> dict[str, Any]:
-    """The functions that a layer holds, but for those that Keras puts in the place of methods."""
+    """The functions that a layer holds, except methods that Keras has replaced by functions."""
     return {
         name: value
         for name, value in vars(layer).items()
@@ -108,8 +108,8 @@ def _computes_the_same(copied: Any, function: Any) -> bool:
 def _not_found_again(layer: Any, attribute: str, function: Any) -> ValueError:
     return ValueError(
         f"Layer {layer.name!r} ({type(layer).__name__}): its {attribute.lstrip('_')} is a function "
-        f"of your own, {function.__name__!r}, that Keras does not find again by its name: a copy "
-        "of the layer, or a saved model, would compute something else. Register the function, "
-        "under a name with a package: @keras.saving.register_keras_serializable(package='mine'). "
+        f"of your own, {function.__name__!r}, that Keras cannot find by its name. A copy of the "
+        "layer, or a saved model, would compute something else. Register the function with a "
+        "package: @keras.saving.register_keras_serializable(package='mine'). "
         f"Received: {function!r}"
     )

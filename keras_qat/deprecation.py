@@ -1,4 +1,4 @@
-"""What a public name that will go says."""
+"""The warning for public names that will be removed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import warnings
 
 
 def warn_deprecated(old: str, instead: str) -> None:
-    """Warns the caller's caller that a public name will go.
+    """Warns the caller's caller that a public name will be removed.
 
     Args:
         old: the name, as users write it.
-        instead: what to write in its place.
+        instead: what to write instead.
 
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")

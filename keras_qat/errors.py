@@ -1,9 +1,9 @@
-"""The errors of this package that a program may want to tell apart."""
+"""The errors of this package with types of their own."""
 
 
 class LoweringError(ValueError):
-    """A trained model that has no exact integer form; the message says where and why."""
+    """A trained model has no exact integer form. The message says where and why."""
 
 
 class UnsupportedLayerError(NotImplementedError):
-    """A model with layers that have no rule; the message names them all and the ways out."""
+    """Layers of a model have no rule. The message names all of them, and what to do."""

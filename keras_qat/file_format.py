@@ -1,4 +1,4 @@
-"""The version of the files that hold quantized models; older ones load, newer ones are refused.
+"""The version of files of quantized models. Older versions load, newer ones are refused.
 
 | version | since | what changed |
 |---|---|---|
@@ -15,7 +15,7 @@ KEY = "keras_qat_format"
 
 
 def stamped(config: dict[str, Any]) -> dict[str, Any]:
-    """A model's configuration with the version of today.
+    """The configuration of a model with the current version.
 
     >>> stamped({"name": "net"})
     {'name': 'net', 'keras_qat_format': 2}
@@ -24,7 +24,7 @@ def stamped(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def unstamped(config: dict[str, Any]) -> dict[str, Any]:
-    """A model's configuration without its version.
+    """The configuration of a model without its version.
 
     Raises:
         ValueError: a version that this package does not know yet.

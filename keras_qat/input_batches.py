@@ -1,4 +1,4 @@
-"""`CalibrationData`: input samples of a user, as batches for a model."""
+"""`CalibrationData`: the user's input samples, as batches for a model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class CalibrationData:
     """Input samples, as batches for a model.
 
     Args:
-        model: the model they are inputs of.
+        model: the model that the samples are inputs of.
         data: an array of samples, a dict or list of arrays for several inputs, or an iterable of
             batches such as a `tf.data.Dataset` (labels of `(inputs, labels)` batches are ignored).
 
     Raises:
-        ValueError: no samples at all, shapes that do not fit the model, or values that are not
-            finite.
+        ValueError: no samples, shapes or names that do not fit the model, values that are not
+            finite numbers, or a dataset without end.
     """
 
     def __init__(self, model: keras.Model, data: Any):
@@ -46,7 +46,7 @@ class CalibrationData:
         return iter(self._batches)
 
     def signed_inputs(self) -> dict[str, bool]:
-        """Name of an input layer -> whether any sample is negative there."""
+        """Whether any sample of an input is negative, by the name of its input layer."""
         return {
             name: any(bool((batch[index] < 0).any()) for batch in self._batches)
             for index, name in enumerate(self._layers)
@@ -56,22 +56,22 @@ class CalibrationData:
         if hasattr(data, "shape") or isinstance(data, Mapping | list | tuple):
             arrays = [np.asarray(array) for array in self._in_order(data)]
             if not arrays[0].shape:
-                yield arrays  # one number: no samples, which the check of shapes says
+                yield arrays  # one number holds no samples: `_check` refuses its shape
                 return
             for start in range(0, len(arrays[0]), _BATCH_SIZE):
                 yield [array[start : start + _BATCH_SIZE] for array in arrays]
         elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
             if _is_endless(data):
                 raise ValueError(
-                    "The calibration dataset repeats without end. Take a few batches of it: "
-                    "calibration_data=dataset.take(8)"
+                    "The calibration dataset repeats without end. Pass a few batches of it: "
+                    "calibration_data=dataset.take(8)."
                 )
             for batch in data:
                 inputs = batch[0] if isinstance(batch, tuple) else batch
                 yield [np.asarray(array) for array in self._in_order(inputs)]
         else:
             raise ValueError(
-                "Calibration data is an array, a dict or list of arrays, or an iterable of "
+                "calibration_data must be an array, a dict or list of arrays, or an iterable of "
                 f"batches. Received: {type(data).__name__}"
             )
 
@@ -106,7 +106,7 @@ class CalibrationData:
         arrays = [_as_numbers(*pair) for pair in zip(batch, self._names, strict=True)]
         if len({len(array) for array in arrays}) > 1:
             raise ValueError(
-                f"The inputs {self._names} need as many samples each. Received: "
+                f"The inputs {self._names} need equally many samples. Received: "
                 f"{[len(array) for array in arrays]} in a batch"
             )
         return arrays
@@ -116,7 +116,7 @@ def _as_numbers(array: Any, name: str) -> Array:
     try:
         if np.iscomplexobj(array):
             raise TypeError("complex numbers have two parts")
-        with np.errstate(over="ignore"):  # infinity says it
+        with np.errstate(over="ignore"):  # the check for infinity follows
             numbers = np.asarray(array, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -128,5 +128,5 @@ def _as_numbers(array: Any, name: str) -> Array:
 
 
 def _is_endless(data: Any) -> bool:
-    """Whether this is an endless `tf.data.Dataset`: TensorFlow writes that cardinality as -1."""
+    """Whether this is a `tf.data.Dataset` without end, whose cardinality is -1."""
     return hasattr(data, "cardinality") and int(data.cardinality()) == -1

@@ -1,4 +1,4 @@
-"""The file that knows Keras' private attributes of graphs, calls and optimizers."""
+"""Knows Keras' private attributes of graphs, calls and optimizers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class GraphNode:
     """One call of one operation in a Functional graph.
 
     Attributes:
-        operation: the layer (or raw op) that is called.
-        inputs: the symbolic tensors it reads.
-        outputs: the symbolic tensors it yields.
+        operation: the layer (or raw operation) that is called.
+        inputs: the symbolic tensors that the call reads.
+        outputs: the symbolic tensors that the call yields.
         call_index: 0 for the operation's first call in this graph, 1 for its second, ...
     """
 
@@ -35,14 +35,14 @@ class GraphNode:
     _arguments: Any
 
     def option(self, name: str, default: Any) -> Any:
-        """What the call gives for a keyword."""
+        """The value of a keyword argument of the call."""
         return self._arguments.kwargs.get(name, default)
 
     def fill_in(self, values: dict[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The call's arguments with every symbolic tensor replaced by `values[id(tensor)]`.
+        """The arguments of the call, with every symbolic tensor replaced by `values[id(tensor)]`.
 
-        The first argument comes by position, even where the model was built with
-        `layer(inputs=x)`: what stands in for the layer may call it otherwise.
+        The first argument is positional, even where the model was built with `layer(inputs=x)`: a
+        layer that replaces this one may have another name for it.
         """
         args, kwargs = self._arguments.fill_in(values)
         first = next(iter(inspect.signature(self.operation.call).parameters))
@@ -55,7 +55,7 @@ def functional(model: keras.Model) -> Any:
     """The Functional graph of a Functional or a built Sequential model.
 
     Raises:
-        ValueError: a model without a graph; the message says what to do.
+        ValueError: a model without a graph. The message says what to do.
     """
     graph = model
     if isinstance(model, keras.Sequential):
@@ -67,37 +67,37 @@ def functional(model: keras.Model) -> Any:
         graph = model._functional
     if not hasattr(graph, "_nodes_by_depth"):
         raise ValueError(
-            "Only Functional and Sequential models have a layer graph to work on. Rebuild the "
-            f"model with keras.Model(inputs, outputs). Received: {type(model).__name__} "
+            "The model must be Functional or Sequential, as others have no layer graph. Rebuild "
+            f"it with keras.Model(inputs, outputs). Received: {type(model).__name__} "
             f"{getattr(model, 'name', '')!r}"
         )
     return graph
 
 
 def is_graph(operation: Any) -> bool:
-    """Whether an operation is a model that computes what its layer graph says, and no more."""
+    """Whether an operation is a model that computes exactly its layer graph."""
     return has_graph(operation) and not has_own_call(operation)
 
 
 def has_graph(operation: Any) -> bool:
-    """Whether an operation is a model that was built as a Functional or a Sequential one."""
+    """Whether an operation is a Functional model or a built Sequential model."""
     built_sequential = isinstance(operation, keras.Sequential) and operation.built
     return built_sequential or hasattr(operation, "_nodes_by_depth")
 
 
 def has_own_call(model: Any) -> bool:
-    """Whether a class of the user's own says what a call of the model computes."""
+    """Whether a class that the user wrote defines what a call of the model computes."""
     methods = (type(model).call, type(model).__call__)
     return not all(_is_from_keras(method) for method in methods)
 
 
 def has_own_dunder_call(layer: Any) -> bool:
-    """Whether a class of the user's own replaces what Keras does around a call."""
+    """Whether a class that the user wrote replaces the layer's `__call__`."""
     return not _is_from_keras(type(layer).__call__)
 
 
 def own_methods(model: keras.Model, names: Sequence[str]) -> list[str]:
-    """Those of the methods with these names that a class of the user's own has overridden."""
+    """Which of these methods a class that the user wrote has overridden."""
     return [name for name in names if not _is_from_keras(getattr(type(model), name))]
 
 
@@ -106,19 +106,19 @@ def _is_from_keras(method: Any) -> bool:
 
 
 def own_trainable_weights(layer: keras.layers.Layer) -> list[Any]:
-    """The trainable variables that the layer itself holds, those of layers inside it left out."""
+    """The trainable variables of the layer itself, without the variables of layers inside it."""
     inner = layer._flatten_layers(include_self=False)
     of_layers = {id(variable) for each in inner for variable in each.variables}
     return [each for each in layer.trainable_variables if id(each) not in of_layers]
 
 
 def with_inner_layers(layer: Any) -> list[Any]:
-    """The layer and every layer inside it, in one order for equal layers."""
+    """The layer and every layer inside it, in the same order for equal layers."""
     return list(layer._flatten_layers())
 
 
 def variables_in(node: GraphNode) -> list[Any]:
-    """The trainable variables that a call is given beside its tensors."""
+    """The trainable variables among the arguments of a call."""
     given = keras.tree.flatten(node.fill_in({id(tensor): None for tensor in node.inputs}))
     return [each for each in given if isinstance(each, keras.Variable) and each.trainable]
 
@@ -129,7 +129,7 @@ _ERRORS = re.compile(
 
 
 def falls(model: keras.Model, name: str) -> bool:
-    """Whether less of a logged metric is better: by the metric itself, or by its name."""
+    """Whether smaller values of a logged metric are better, by its direction or by its name."""
     found = [each for metric in model.metrics for each in getattr(metric, "metrics", [metric])]
     directions = {metric.name: getattr(metric, "_direction", None) for metric in found}
     direction = directions.get(name.removeprefix("val_"))
@@ -137,7 +137,7 @@ def falls(model: keras.Model, name: str) -> bool:
 
 
 def call_and_losses(layer: keras.layers.Layer, args: Any, kwargs: Any) -> tuple[Any, bool]:
-    """What `layer.call` returns, and whether it adds losses; the layer keeps those it had."""
+    """The result of `layer.call`, and whether the call adds losses, which are then dropped."""
     before = list(layer._losses)
     layer._losses.clear()
     try:
@@ -147,15 +147,15 @@ def call_and_losses(layer: keras.layers.Layer, args: Any, kwargs: Any) -> tuple[
 
 
 def input_structure(model: keras.Model) -> Any:
-    """The symbolic inputs as the model was built on them: a tensor, a list, a dict."""
+    """The symbolic inputs in the structure that the model was built on: a tensor, list or dict."""
     return functional(model)._inputs_struct
 
 
 def input_keys(model: keras.Model) -> list[str]:
     """The name by which each input is fed, in the order of `model.inputs`.
 
-    That is its key where the model was built on a dict of inputs, as in Keras; else the name of
-    its input layer.
+    If the model was built on a dict of inputs, the name is the input's key, as in Keras. Else it is
+    the name of the input layer.
     """
     structure = input_structure(model)
     if isinstance(structure, dict) and len(structure) == len(model.inputs):
@@ -165,7 +165,7 @@ def input_keys(model: keras.Model) -> list[str]:
 
 
 def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
-    """What a call of the model is given, in the order of `model.inputs`: dicts go by their keys.
+    """The inputs of a call in the order of `model.inputs`. A dict is ordered by its keys.
 
     Raises:
         ValueError: a dict without one of the keys.
@@ -179,12 +179,12 @@ def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
     if len(flat) == len(keys) > len(inputs):  # dicts or lists inside a dict
         return flat
     raise ValueError(
-        f"The inputs of the model {model.name!r} are {keys}. Received: {sorted(inputs)}"
+        f"Model {model.name!r} needs a dict with the inputs {keys}. Received: {sorted(inputs)}"
     )
 
 
 def structured_inputs(model: keras.Model, inputs: Any) -> Any:
-    """Arrays of inputs in the structure that the model was built on; anything else as it is."""
+    """Arrays in the structure that the model was built on; other inputs as they are."""
     flat = flat_inputs(model, inputs)
     structure = input_structure(model)
     fits = len(flat) == len(model.inputs) and isinstance(inputs, dict | list | tuple)
@@ -193,9 +193,9 @@ def structured_inputs(model: keras.Model, inputs: Any) -> Any:
 
 
 def exclude_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
-    """Adds variables to those that the optimizer does not decay, built or not.
+    """Excludes more variables from the optimizer's weight decay, before or after it is built.
 
-    `Optimizer.exclude_from_weight_decay` would drop what the user has excluded before.
+    `Optimizer.exclude_from_weight_decay` would drop variables that the user excluded before.
     """
     inner = inner_optimizer(optimizer)
     excluded = set(getattr(inner, "_exclude_from_weight_decay", ()))
@@ -204,19 +204,19 @@ def exclude_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
 
 
 def learning_rate_of(optimizer: Any) -> Any:
-    """What the optimizer was given: a variable, or the user's schedule."""
+    """The optimizer's learning rate: a variable, or the user's schedule."""
     return inner_optimizer(optimizer)._learning_rate
 
 
 def inner_optimizer(optimizer: Any) -> Any:
-    """The optimizer inside a `LossScaleOptimizer`; any other is returned itself."""
+    """The optimizer inside a `LossScaleOptimizer`. Any other optimizer is returned as it is."""
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer
 
 
 def with_mask_of(tensor: Any, other: Any) -> Any:
-    """The other tensor, with the Keras mask of the first one, by which losses weigh."""
+    """The tensor `other`, with the Keras mask of `tensor`, which masks losses."""
     mask = getattr(tensor, "_keras_mask", None)
     if mask is not None:
         other._keras_mask = mask
@@ -224,21 +224,21 @@ def with_mask_of(tensor: Any, other: Any) -> Any:
 
 
 def outer_layer(layer: keras.layers.Layer) -> Any:
-    """The outermost layer whose call is running as `layer.__call__` begins; `None` if none is.
+    """The outermost layer whose call is running when `layer.__call__` begins; `None` without one.
 
-    Without one, Keras enters the call of `layer` itself here rather than a moment later.
+    If no call is running, Keras registers the call of `layer` here instead of a moment later.
     """
     outermost = layer._get_call_context().entry_layer
     return None if outermost is layer else outermost
 
 
 def packed_outputs(model: keras.Model, outputs: list[Any]) -> Any:
-    """The values of the model's outputs in the structure that a call of it returns."""
+    """The values of the model's outputs, in the structure that a call of the model returns."""
     return keras.tree.pack_sequence_as(functional(model)._outputs_struct, outputs)
 
 
 def flat_nodes(model: keras.Model) -> Iterator[GraphNode]:
-    """As `nodes`, with the calls inside a model in the place of the model's call."""
+    """Like `nodes`, but with the calls inside a model instead of the call of that model."""
     for node in nodes(model):
         if is_graph(node.operation):
             yield from flat_nodes(node.operation)
@@ -247,7 +247,7 @@ def flat_nodes(model: keras.Model) -> Iterator[GraphNode]:
 
 
 def nodes(model: keras.Model) -> Iterator[GraphNode]:
-    """Every call in the graph, inputs excluded, in an order in which it can run."""
+    """Every call of the graph except inputs, in an order in which the calls can run."""
     by_depth = functional(model)._nodes_by_depth
     calls: Counter[int] = Counter()
     for depth in sorted(by_depth, reverse=True):
@@ -266,13 +266,13 @@ def nodes(model: keras.Model) -> Iterator[GraphNode]:
 
 
 def layer_name(tensor: KerasTensor) -> str:
-    """Name of the layer that yields this tensor."""
+    """The name of the layer that yields this tensor."""
     name: str = tensor._keras_history.operation.name
     return name
 
 
 def input_name(tensor: KerasTensor) -> str:
-    """Name of the input layer that yields this model input."""
+    """The name of the input layer of this model input."""
     return layer_name(tensor)
 
 
@@ -281,13 +281,13 @@ def replay(
     inputs: list[Any],
     call: Callable[[GraphNode, tuple[Any, ...], dict[str, Any]], Any],
 ) -> list[Any]:
-    """Runs the graph once, with `call` in the place of every operation.
+    """Runs the graph once, with `call` instead of every operation.
 
     Args:
-        model: Functional or built Sequential model.
-        inputs: one value for each of the model's inputs, in the order of `model.inputs`; tensors
+        model: a Functional or built Sequential model.
+        inputs: one value for each of the model's inputs, in the order of `model.inputs`: tensors,
             or anything else that `call` understands.
-        call: `call(node, args, kwargs)` returns what takes the place of the node's output.
+        call: `call(node, args, kwargs)` returns the value of the node's output.
 
     Returns:
         The values of the model's outputs, in the order of `model.outputs`.
@@ -308,12 +308,12 @@ def rebuild(
     on_input: Callable[[KerasTensor], Any] = lambda tensor: tensor,
     model_type: type[keras.Model] = keras.Model,
 ) -> keras.Model:
-    """A new model from a replay on fresh inputs; names and input/output structures are kept.
+    """A new model from a replay on new inputs, with the same names and input/output structures.
 
     Args:
-        model: Functional or built Sequential model.
+        model: a Functional or built Sequential model.
         call: as in `replay`.
-        on_input: what to put behind each fresh input.
+        on_input: computes the value of an input from the new symbolic input.
         model_type: class of the new model.
     """
     graph = functional(model)
@@ -331,21 +331,21 @@ def rebuild(
 
 
 def probe_of(model: keras.Model, outputs: Any) -> keras.Model:
-    """A model that is fed as this one is, and yields other tensors of its graph."""
+    """A model with the inputs of `model` that yields other tensors of its graph."""
     return graph_between(input_structure(model), outputs)
 
 
 def graph_between(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
-    """`keras.Model(inputs, outputs)`, whatever the keys of the inputs are."""
+    """`keras.Model(inputs, outputs)` without a warning about the keys of the inputs."""
     with _keys_of_inputs_stay():
         return keras.Model(inputs, outputs, name=name)
 
 
 @contextlib.contextmanager
 def _keys_of_inputs_stay() -> Iterator[None]:
-    """Keras has warned of keys that are not the names of input layers as the user built the model.
+    """Silences Keras' warning about keys that differ from the names of input layers.
 
-    Here keys decide, so that there is nothing to warn of.
+    The user has seen that warning when building the model, and here the keys decide.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -355,7 +355,7 @@ def _keys_of_inputs_stay() -> Iterator[None]:
 
 
 def consumers(model: keras.Model) -> dict[int, list[GraphNode | None]]:
-    """Who reads each symbolic tensor, by `id(tensor)`; `None` stands for a model output."""
+    """The calls that read each symbolic tensor, by `id(tensor)`. `None` is a model output."""
     graph = functional(model)
     found: dict[int, list[GraphNode | None]] = {}
     for node in nodes(model):
@@ -367,5 +367,5 @@ def consumers(model: keras.Model) -> dict[int, list[GraphNode | None]]:
 
 
 def _flatten(result: Any, count: int) -> list[Any]:
-    """The values of a call's result; a single output may be any object at all."""
+    """The values of a call's result. A single output may be any object."""
     return [result] if count == 1 else list(keras.tree.flatten(result))

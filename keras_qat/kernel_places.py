@@ -1,4 +1,4 @@
-"""The file that knows where Keras' layers hold their kernels, in private attributes."""
+"""Knows the private attributes in which Keras' layers hold their kernels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import keras
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KernelPlace:
-    """Where a layer, or a layer inside it, holds a kernel that it computes with.
+    """The place where a layer, or a layer inside it, holds a kernel.
 
     Attributes:
-        name: of the kernel inside the layer; empty where it is the layer's only one.
-        holder: the layer that has it as an attribute.
-        attribute: the name of that.
-        equation: the einsum that multiplies with it; empty for a table that is looked up.
+        name: name of the kernel inside the layer; empty for the only kernel of a layer.
+        holder: the layer that has the kernel as an attribute.
+        attribute: name of that attribute.
+        equation: the einsum that multiplies with the kernel; empty for an Embedding.
     """
 
     name: str
@@ -37,7 +37,7 @@ _ATTENTION_PARTS = ("query", "key", "value", "gate", "output")
 
 
 def kernel_places(layer: Any) -> tuple[KernelPlace, ...]:
-    """The kernels of a built EinsumDense, Embedding or attention layer; of others none."""
+    """The kernels of a built EinsumDense, Embedding or attention layer; empty for other layers."""
     if isinstance(layer, keras.layers.Embedding):
         return (KernelPlace("", layer, "_embeddings"),)
     if isinstance(layer, keras.layers.EinsumDense):
@@ -54,7 +54,7 @@ def kernel_places(layer: Any) -> tuple[KernelPlace, ...]:
 
 @contextlib.contextmanager
 def kernels_replaced(places: Sequence[KernelPlace], values: Sequence[Any]) -> Iterator[None]:
-    """Inside, the layers compute with these values; Keras' own tracking does not see them."""
+    """Makes the layers compute with these values inside the context, unseen by Keras' tracking."""
     latent = [place.latent for place in places]
     for place, value in zip(places, values, strict=True):
         object.__setattr__(place.holder, place.attribute, value)

@@ -1,4 +1,4 @@
-"""`QuantizedModel`: an ordinary Keras model that can state its integers."""
+"""`QuantizedModel`: a Keras model that can state its integers."""
 
 from __future__ import annotations
 
@@ -39,21 +39,22 @@ from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.learned_bit_widths import LearnedWidth, learned_widths
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
-"""Compiled once for each model; kept out of the models, which would save them."""
+"""The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
 
 ORIGINALS: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
-"""The float model that each model was made from, as far as this process knows."""
+"""The float model that each model was made from, if that happened in this process."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizedModel(keras.Model):
-    """What `quantize` returns: trains, saves and loads like any Functional model.
+    """The model that `quantize` returns. It trains, saves and loads like any Functional model.
 
-    Its float32 latent weights are what trains and what a `.keras` file keeps; `to_integer` gives
-    the integers that deploy.
+    The float32 latent weights train, and a `.keras` file holds them. `to_integer` returns the
+    integers that deploy.
 
-    A training step of one's own takes its loss from `compute_loss`, which adds the penalty on bit
-    widths and the loss against a teacher to the compiled one (for a subclass, name the teacher):
+    If you write your own training step, take the loss from `compute_loss`. It adds the penalty on
+    bit widths and the loss against a teacher to the compiled loss (a subclass has to call
+    `distill_from` with the teacher):
 
     ```
     class Mine(keras_qat.QuantizedModel):
@@ -80,7 +81,7 @@ class QuantizedModel(keras.Model):
         self._outer_name: str | None = None
         self._spared_by: int | None = None  # the id of an optimizer
         self._nan_keeper = NanKeeper(self)
-        self.plan: Any = None  # of `quantize`; a loaded model has none
+        self.plan: Any = None  # the plan of `quantize`; a loaded model has none
         self.bit_width_penalty = BitWidthPenalty() if learned_widths(self) else None
 
     def get_config(self) -> dict[str, Any]:
@@ -88,22 +89,22 @@ class QuantizedModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> QuantizedModel:
-        """The model of a configuration.
+        """The model with this configuration.
 
         Raises:
-            ValueError: a configuration that a newer keras_qat saved.
+            ValueError: a newer keras_qat saved the configuration.
         """
         model: QuantizedModel = super().from_config(unstamped(config), custom_objects)
         return model
 
     @property
     def grid_warnings(self) -> tuple[str, ...]:
-        """What `quantize` found to be lost on grids that values of unlike range share."""
+        """Warnings of `quantize` about grids that values of unlike range share."""
         return () if self.plan is None else self.plan.warnings
 
     @property
     def quantizers(self) -> list[Quantizer]:
-        """Every quantizer, those of weights included, in the order of the graph."""
+        """Every quantizer of weights and activations, in the order of the graph."""
         found: dict[int, Quantizer] = {}
         for node in nodes(self):
             layer = node.operation
@@ -132,7 +133,7 @@ class QuantizedModel(keras.Model):
 
     @property
     def replaced_quantizers(self) -> dict[str, Quantizer]:
-        """Those of `named_quantizers` that training replaces elements for."""
+        """The part of `named_quantizers` whose elements training replaces step by step."""
         found = self.named_quantizers.items()
         return {name: each for name, each in found if each.replacement is not None}
 
@@ -146,11 +147,11 @@ class QuantizedModel(keras.Model):
 
     @property
     def learned_widths(self) -> list[LearnedWidth]:
-        """Every bit width that training moves; empty if the config fixes them."""
+        """Every bit width that training learns; empty if the config fixes the bit widths."""
         return learned_widths(self)
 
     def meets_targets(self) -> bool:
-        """Whether every learned bit width has arrived at its target: the model deploys."""
+        """Whether every learned bit width has met its target, so that the model deploys."""
         return all(width.meets_target() for width in self.learned_widths)
 
     def distill_from(
@@ -160,36 +161,35 @@ class QuantizedModel(keras.Model):
         label_weight: float = 0.0,
         from_logits: bool | None = None,
     ) -> None:
-        """Trains on the outputs of a float model from now on, in place of the labels.
+        """Trains on the outputs of a float model from now on, instead of the labels.
 
-        The training loss becomes `loss + label_weight * compiled loss`, regularizers added; the
-        compiled metrics and evaluation stay as they are. Call it before `fit`. The teacher is
-        neither saved nor trained: after `load_model`, name it again. It teaches its errors too:
-        augment inputs as it was trained on them, and no further. Layers that augment images inside
-        the model act on this model alone: the teacher sees the images as they came.
+        The training loss becomes `loss + label_weight * compiled loss`, plus regularizers. The
+        compiled metrics and evaluation stay as they are. Call this method before `fit`. The teacher
+        is neither saved nor trained: after `load_model`, pass it again. It also teaches its errors,
+        so augment inputs as in its training, and not more. Layers that augment images inside the
+        model act on this model only: the teacher reads the images as they come.
 
         Args:
-            teacher: its inputs and outputs are like this model's; by default the float model that
+            teacher: a model with inputs and outputs like this one; by default the float model that
                 `quantize` was given.
             loss: `(student_logits, teacher_logits) -> scalar`, or one of "jeffreys",
                 "soft_cross_entropy", "symmetric_cross_entropy", "kl", "hellinger",
                 "jensen_shannon" (`keras_qat.training.losses`).
-            label_weight: how much of the compiled loss on the labels is added.
+            label_weight: factor of the compiled loss on the labels.
             from_logits: whether the teacher yields logits; by default its graph tells.
 
         Raises:
-            ValueError: a loss without that name, a negative weight, no teacher although the
-                model was loaded from a file, one with other shapes, or one that does not tell
-                what its outputs are.
+            ValueError: an unknown loss, a negative weight, no teacher for a model that was loaded,
+                a teacher with other shapes, or one that does not tell whether it yields logits.
         """
         teacher = ORIGINALS.get(self) if teacher is None else teacher
         if teacher is None:
             raise ValueError(
-                f"{self.name!r} does not know the float model it was made from, as it was loaded "
-                "or cloned. Pass the teacher: qmodel.distill_from(float_model)."
+                f"Model {self.name!r} does not know the float model that it was made from, because "
+                "it was loaded or cloned. Pass the teacher: qmodel.distill_from(float_model)."
             )
         self._distillation = Distillation(self, teacher, loss, label_weight, from_logits)
-        self.train_function = None  # an earlier fit may have compiled the step without it
+        self.train_function = None  # an earlier `fit` may have compiled a step without the teacher
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outer = outer_layer(self)
@@ -212,7 +212,7 @@ class QuantizedModel(keras.Model):
         warn_of_outer_model(self.name, self._outer_name, parts)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """As of any Keras model; first warns where this `fit` would not end as expected."""
+        """Trains like any Keras model. Warns first if this `fit` would not end as expected."""
         warn_before_fit(self, inspect.signature(super().fit).bind(*args, **kwargs).arguments)
         self._build_optimizer()
         return super().fit(*args, **kwargs)
@@ -222,15 +222,15 @@ class QuantizedModel(keras.Model):
         return super().make_train_function(force)
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._exclude_grids_from_weight_decay(self)  # for loops that call no `fit`
+        self._exclude_grids_from_weight_decay(self)  # for training loops without `fit`
         return super().train_step(*args, **kwargs)
 
     def _exclude_grids_from_weight_decay(self, trained: Any, once: bool = False) -> None:
-        """Scales, ranges and logarithms would be pulled to 0, which means nothing for them.
+        """Keeps weight decay from pulling scales, ranges and logarithms to 0.
 
         Args:
-            trained: the model whose optimizer moves them: this one, or one around it.
-            once: only if the optimizer is another one than last time.
+            trained: the model whose optimizer trains them: this one, or one around it.
+            once: whether to do nothing if the optimizer is the same as last time.
         """
         optimizer = getattr(trained, "optimizer", None)
         if optimizer is not None and not (once and id(optimizer) == self._spared_by):
@@ -241,10 +241,10 @@ class QuantizedModel(keras.Model):
     def predict(
         self, x: Any, batch_size: Any = None, verbose: Any = "auto", steps: Any = None, **more: Any
     ) -> Any:
-        """As of any Keras model.
+        """Predicts like any Keras model.
 
         Raises:
-            ValueError: also for inputs that hold NaN, which no integer stands for.
+            ValueError: also for inputs that hold NaN, which integers cannot state.
         """
         outputs = super().predict(x, batch_size, verbose, steps, **more)
         check_predicted(self, self._nan_keeper, x, outputs, steps)
@@ -256,19 +256,19 @@ class QuantizedModel(keras.Model):
         return outputs
 
     def quantize(self, mode: Any = None, config: Any = None, **kwargs: Any) -> None:
-        """Keras' own quantization, which would change the latent weights under the grids.
+        """Refuses the quantization of Keras, which would change the latent weights.
 
         Raises:
             ValueError: always.
         """
         raise ValueError(
-            f"The model {self.name!r} is quantized by keras_qat already: Keras' own quantize() "
-            "would overwrite the weights that train. Quantize the float model with one of the two. "
+            f"Model {self.name!r} is quantized by keras_qat already: quantize() of Keras would "
+            "overwrite the weights that train. Quantize the float model with one of the two. "
             f"Received: quantize({mode!r})"
         )
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras' own export: warns that its file computes in float."""
+        """Exports like any Keras model, and warns that the file computes in float."""
         warnings.warn(
             f"{self.name!r}.export() writes a file that computes in float, with the rounding of "
             "the grids in it. For the integers, call tflite_export.export(qmodel, 'model.tflite').",
@@ -277,8 +277,8 @@ class QuantizedModel(keras.Model):
         return super().export(*args, **kwargs)
 
     def _build_optimizer(self) -> None:
-        """Before TensorFlow traces a step, which otherwise creates every variable of the optimizer
-        in a branch of the graph, and is traced a second time without them.
+        """Builds the optimizer early: else TensorFlow traces a step with its variables in a branch
+        of the graph, and then a second time without them.
         """
         deferred = keras.backend.backend() == "tensorflow" and self.compiled
         if deferred and self.optimizer is not None and not self.optimizer.built:
@@ -286,7 +286,7 @@ class QuantizedModel(keras.Model):
                 self.optimizer.build(self.trainable_variables)
 
     def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """As of any Keras model; files of earlier releases have quantizers under other names."""
+        """Loads weights like any Keras model, also from files with old names of quantizers."""
         with reading_old_names(self.quantizers, filepath):
             super().load_weights(filepath, *args, **kwargs)
 
@@ -320,7 +320,7 @@ class QuantizedModel(keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        """Those of every Keras model, and in training the terms of the bit-width penalty."""
+        """The metrics of any Keras model, and in training the terms of the bit-width penalty."""
         penalty = self.bit_width_penalty
         hidden = None if penalty is None or not self._evaluates else penalty.log
         return [metric for metric in super().metrics if metric is not hidden]
@@ -335,7 +335,7 @@ class QuantizedModel(keras.Model):
 
     @contextlib.contextmanager
     def _evaluation(self) -> Iterator[None]:
-        """The penalty belongs to training: evaluation returns what any Keras model would."""
+        """Hides the penalty in `metrics`: evaluation returns the metrics of any Keras model."""
         self._evaluates = True
         try:
             yield
@@ -346,17 +346,17 @@ class QuantizedModel(keras.Model):
         """The learned integer network.
 
         Raises:
-            LoweringError: a part of the model is float, or has no exact integer form; or training
-                has not replaced all of it yet.
+            LoweringError: a part of the model has no exact integer form, or holds NaN or infinity;
+                or training has not replaced all elements yet.
         """
         self._check_replaced()
         return to_integer(self)
 
     def planned_integer(self) -> IntegerGraph:
-        """The integer network of the bit widths aimed at, to plan memory with before training.
+        """The integer network with all bit widths at their targets, to plan memory before training.
 
         Raises:
-            LoweringError: a part of the model is float, or has no exact integer form.
+            LoweringError: a part of the model has no exact integer form, or holds NaN or infinity.
         """
         planned = type(self).from_config(self.get_config())
         planned.set_weights(self.get_weights())
@@ -369,14 +369,13 @@ class QuantizedModel(keras.Model):
         share = min((float(as_tensor(each.replaced_share)) for each in quantizers), default=1.0)
         if share < 1.0:
             raise LoweringError(
-                f"Training has replaced {100.0 * share:.0f} % of the elements of "
-                f"{self.name!r} by their quantized values: the network that would ship was not "
-                "trained. Train on with keras_qat.callbacks.PEGESchedule to the end of its "
-                "curriculum."
+                f"Training has replaced {100.0 * share:.0f} % of the elements of {self.name!r} by "
+                "their quantized values, so the network that would deploy was not trained. Train "
+                "on with keras_qat.callbacks.PEGESchedule to the end of its curriculum."
             )
 
     def layer_codes(self, x: Any, batch_size: int = 64) -> dict[str, np.ndarray]:
-        """This model's own integers for float inputs, in inference mode.
+        """The codes that this model computes from float inputs in inference.
 
         Args:
             x: inputs as for `predict`.
@@ -384,7 +383,10 @@ class QuantizedModel(keras.Model):
 
         Returns:
             int8 arrays by tensor name of the integer graph: every input, and every tensor that
-            a quantizer yields. Inputs that layers in float read are as they are.
+            a quantizer yields. Inputs that only layers in float read are returned as they are.
+
+        Raises:
+            ValueError: inputs that hold NaN.
         """
         check_inputs(self, self._nan_keeper, x)
         sites, raw = quantized_tensors(self), raw_inputs(self)

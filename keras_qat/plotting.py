@@ -1,4 +1,4 @@
-"""Pictures of a quantized model. Needs matplotlib."""
+"""Plots of a quantized model. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ _MARKED = "tab:red"
 def plot_grids(model: QuantizedModel, samples: Any) -> Any:
     """Draws the weights and the activations of every layer on their learned grids.
 
-    One panel for each tensor: the gray curve is the distribution of the float values in units of
-    a code, the colored bars show how much of it each integer code holds. A grid without integers,
-    as of `offset="free"`, counts its levels from the lowest. The title names the bits of the widest
-    channel; saturated is what the grid cuts off, as a `CapacityMonitor` counts it.
+    Every tensor has a panel. The gray curve is the distribution of the float values, in units of a
+    code. The colored bars are the share of the values that each code holds. A grid without
+    integers, such as one with `offset="free"`, counts its levels from the lowest. The title states
+    the bits of the widest channel. The label below states the share of saturated values, counted
+    as in `CapacityMonitor`.
 
     Args:
         model: a trained `QuantizedModel`.
         samples: inputs as for `predict`; a few hundred are enough.
 
     Returns:
-        The `matplotlib.figure.Figure`; write it with `figure.savefig("grids.png")`.
+        The `matplotlib.figure.Figure`. Write it with `figure.savefig("grids.png")`.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -68,25 +69,28 @@ def plot_capacity(
     history: CapacityMonitor | Mapping[str, Any] | str | os.PathLike[str],
     path: str | os.PathLike[str] | None = None,
 ) -> Any:
-    """Draws what a `CapacityMonitor` recorded, one row for each tensor in the order of the graph.
+    """Draws the history of a `CapacityMonitor`, one row for each tensor in the order of the graph.
 
-    From left to right: by how many bits the widest channel is above its target, epoch by epoch,
-    then its bits in the last epoch and the target (where no width is learned, the capacity takes
-    this place); in the last epoch the capacity in bits per value, with a tick at the target bits;
-    that of the activations in bits per example; the share of saturated values. Red are the three
-    tensors with the smallest capacity per value, and the activation with the smallest one per
-    example.
+    The columns, from left to right:
+
+    1. For every epoch, how many bits the widest channel is above its target (the capacity, if no
+       bit width is learned). Then its bits in the last epoch, and the target.
+    2. The capacity in the last epoch, in bits per value, with a tick at the target bits. The three
+       tensors with the smallest capacity are red.
+    3. The capacity of the activations in the last epoch, in bits per example. The activation with
+       the smallest capacity is red.
+    4. The share of saturated values in the last epoch.
 
     Args:
         history: a monitor, its `history`, or the path of its JSON file.
-        path: where to write the picture, by its ending as PNG, PDF or SVG.
+        path: where to write the picture; the ending decides between PNG, PDF and SVG.
 
     Returns:
         The `matplotlib.figure.Figure`.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: no history of a `CapacityMonitor`, or one without epochs.
+        ValueError: not the history of a `CapacityMonitor`, or a history without epochs.
         FileNotFoundError: no such JSON file.
     """
     new_figure = _figure_class("plot_capacity")
@@ -138,7 +142,7 @@ def _checked_history(history: Any) -> Mapping[str, Any]:
         history = _read_history(pathlib.Path(history))
     if not isinstance(history, Mapping) or not {"epochs", "tensors"} <= set(history):
         raise ValueError(
-            "plot_capacity draws a CapacityMonitor, its history or the path of its JSON file. "
+            "history must be a CapacityMonitor, its history or the path of its JSON file. "
             f"Received: {type(history).__name__}"
         )
     if not history["epochs"]:
@@ -150,11 +154,11 @@ def _read_history(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON file of a CapacityMonitor: {error}") from error
+        raise ValueError(f"{path} is not a JSON file of a CapacityMonitor: {error}") from error
 
 
 def _draw_epochs(figure: Any, axis: Any, history: Mapping[str, Any]) -> None:
-    """Bits above their targets over the epochs; where none is learned, the capacity."""
+    """Bits above their targets over the epochs, or the capacity if no bit width is learned."""
     from matplotlib.colors import PowerNorm
 
     tensors, epochs = list(history["tensors"].values()), history["epochs"]
@@ -171,7 +175,7 @@ def _draw_epochs(figure: Any, axis: Any, history: Mapping[str, Any]) -> None:
         aspect="auto",
         extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(tensors) - 0.5, -0.5),
         cmap="Purples",
-        norm=PowerNorm(0.5, 0.0, largest),  # a small miss shows
+        norm=PowerNorm(0.5, 0.0, largest),  # makes small misses visible
         interpolation="nearest",
     )
     bar = figure.colorbar(image, ax=axis, location="bottom", fraction=0.04, pad=0.02, aspect=40)
@@ -198,7 +202,7 @@ def _draw_capacities(axis: Any, history: Mapping[str, Any]) -> None:
 
 
 def _draw_examples(axis: Any, history: Mapping[str, Any]) -> None:
-    """Bits per example as points: on a logarithmic axis a bar has no length to read."""
+    """Bits per example as points, because the length of a bar means nothing on a log axis."""
     bits = _last(list(history["tensors"].values()), "bits_per_example")
     red = _red(history, "bits_per_example", 1)
     shown = np.where(bits > 0.0, bits, np.nan)
@@ -209,7 +213,7 @@ def _draw_examples(axis: Any, history: Mapping[str, Any]) -> None:
 
 
 def _write_column(axis: Any, texts: list[str], header: str = "", red: Collection[int] = ()) -> None:
-    """Small texts to the right of an axis, one for each row, and one above them."""
+    """Small texts to the right of an axis: one for each row, and a header."""
     at = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 7}
     axis.text(1.01, -0.8, header, **at)
     for row, text in enumerate(texts):
@@ -228,24 +232,24 @@ def _red(history: Mapping[str, Any], by: str, n: int) -> set[int]:
 
 
 def _last(tensors: list[Any], key: str) -> npt.NDArray[np.float64]:
-    """The last epoch's numbers; NaN where there is none."""
+    """The numbers of the last epoch; NaN where there is none."""
     values = [tensor[key][-1] if key in tensor else None for tensor in tensors]
     return np.array(values, dtype=np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Panel:
-    """One tensor on its grid, everything in units of a code.
+    """One tensor on its grid. Numbers are in units of a code.
 
     Attributes:
-        title: of which tensor.
-        color: of the bars.
-        bits: of the widest channel.
+        title: name of the tensor.
+        color: color of the bars.
+        bits: bits of the widest channel.
         values: the float values, flat.
-        codes: the code that each value gets.
+        codes: the code of each value.
         ends: lowest and highest code of all channels.
-        gap: between two codes of a channel.
-        saturation: share of the values that the grid cuts off.
+        gap: distance of two codes of a channel.
+        saturation: share of the values that the grid saturates.
     """
 
     title: str
@@ -259,7 +263,7 @@ class _Panel:
 
 
 def _panel(kind: str, title: str, quantizer: Quantizer, values: Any, kernel: Any = None) -> _Panel:
-    """Where the values of one tensor lie; a grid without integers counts from its lowest level."""
+    """The panel of one tensor. A grid without integers counts from its lowest level."""
     channel = channel_of(quantizer, kernel)
     measurement = Measurement(channel)
     values = np.asarray(ops.convert_to_numpy(values))
@@ -293,7 +297,7 @@ def _weight_panels(model: QuantizedModel) -> list[_Panel]:
 
 
 def _activation_panels(model: QuantizedModel, samples: Any) -> list[_Panel]:
-    """What enters every quantizer."""
+    """A panel for the input of every quantizer."""
     sites = quantized_tensors(model)
     probe = probe_of(model, {name: site.source for name, site in sites.items()})
     tensors = probe.predict(structured_inputs(model, samples), verbose=0)

@@ -1,4 +1,4 @@
-"""`load_model`: Keras' own, with every class of this package registered."""
+"""`load_model`: `keras.models.load_model` with every class of this package registered."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import keras
 from keras_qat import config, model, optimizers, schedules
 
 REGISTERED = (config, model, optimizers, schedules)
-"""The modules whose classes a `.keras` file may name; importing one registers them with Keras."""
+"""The modules whose classes a `.keras` file may name. Importing a module registers its classes."""
 
 
 def load_model(path: str | os.PathLike[str], **kwargs: Any) -> keras.Model:
-    """`keras.models.load_model`, whatever of this package was imported before.
+    """Loads a model like `keras.models.load_model`, and knows every class of this package.
 
     Args:
         path: a `.keras` file.
         **kwargs: as for `keras.models.load_model`.
 
     Returns:
-        The model; one that `quantize` returned comes back bit for bit.
+        The model. A model that `quantize` returned is the same, bit for bit.
     """
     return keras.models.load_model(path, **kwargs)

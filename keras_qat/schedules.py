@@ -1,7 +1,7 @@
-"""Schedules: frozen functions from a step to a value, and nothing more.
+"""Schedules: pure functions from a step to a value, as frozen dataclasses.
 
-A step is a number of training batches; a callback reads it from `optimizer.iterations`, so that a
-resumed run goes on where it was. Before step 0 and past the last one the end values hold.
+Here, a step is a number of training batches. A callback reads it from `optimizer.iterations`, so a
+resumed run continues where it was. Before step 0 and after the last step, the end values hold.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Constant(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class _Ramp(Schedule):
-    """From `start` to `end` in that many steps: `f(k) = start + (end - start) * shape(k / steps)`.
+    """From `start` to `end` in `steps` steps: `f(k) = start + (end - start) * shape(k / steps)`.
 
-    `shape` rises from 0 to 1. 0 steps are a jump: `f(k) = end`.
+    `shape` rises from 0 to 1. With `steps = 0`, `f(k) = end`.
     """
 
     start: float
@@ -58,7 +58,7 @@ class _Ramp(Schedule):
 
     def __post_init__(self) -> None:
         if not self.steps >= 0:
-            raise ValueError(f"A schedule needs 0 steps or more. Received: steps={self.steps!r}")
+            raise ValueError(f"steps must be 0 or more. Received: steps={self.steps!r}")
 
     def __call__(self, step: float) -> float:
         progress = min(max(step / self.steps, 0.0), 1.0) if self.steps else 1.0
@@ -103,7 +103,7 @@ class Cosine(_Ramp):
 class Logarithmic(_Ramp):
     """Fast at first, then slower: `shape(p) = log(1 + kappa * p) / log(1 + kappa)`.
 
-    Source: the form that arXiv 2509.00097 names for its curriculum; the formula is our own.
+    Source: arXiv 2509.00097 names this form for its curriculum. The formula is our own.
 
     >>> [round(Logarithmic(0.0, 1.0, steps=9)(step), 3) for step in (0, 1, 9)]
     [0.0, 0.301, 1.0]
@@ -147,8 +147,8 @@ class Exponential(_Ramp):
 class Piecewise(Schedule):
     """One piece after another: `f(k) = pieces[i](k - b[i])` for `b[i] <= k < b[i + 1]`.
 
-    `b` is 0 and then the boundaries. A piece is a schedule, which counts steps from where it
-    starts, or a number.
+    `b` holds 0 and the boundaries. A piece is a number, or a schedule that counts steps from the
+    start of the piece.
 
     >>> piecewise = Piecewise(boundaries=(10, 30), pieces=(0.0, Linear(0.0, 1.0, steps=20), 0.1))
     >>> [piecewise(step) for step in (0, 9, 10, 20, 30)]
@@ -164,11 +164,11 @@ class Piecewise(Schedule):
         starts = (0, *self.boundaries)
         if any(start >= end for start, end in itertools.pairwise(starts)):
             raise ValueError(
-                f"The boundaries must be positive and rise. Received: {self.boundaries!r}"
+                f"boundaries must be positive and increasing. Received: {self.boundaries!r}"
             )
         if len(self.pieces) != len(starts):
             raise ValueError(
-                f"{len(self.boundaries)} boundaries part {len(starts)} pieces. "
+                f"pieces must have one element more than boundaries: {len(starts)}. "
                 f"Received: {len(self.pieces)} pieces"
             )
 
@@ -191,11 +191,11 @@ class Piecewise(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class AnnealingState:
-    """Where a `TemperatureAnnealing` stands: two counters, exact on resume.
+    """The state of a `TemperatureAnnealing`: two counters, so a resumed run continues exactly.
 
     Args:
-        batches: batches done.
-        converged_batches: those of them after warm-up that found the model converged.
+        batches: number of finished batches.
+        converged_batches: number of finished batches after warm-up with the model converged.
     """
 
     batches: float = 0
@@ -207,20 +207,20 @@ class AnnealingState:
 class TemperatureAnnealing(Schedule):
     """GDNSQ's joint schedule of the learning rate and the weight `t` of the bit-width penalty.
 
-    After `n` batches, `c` of which came after warm-up and found the model converged:
+    After `n` batches, with the model converged in `c` of the batches after warm-up:
 
         n <= warmup:  lr = lr0 * n / warmup                            t = 0
         n >  warmup:  lr = lr0 * anneal**c * decay**(n - warmup - c)   t = rate * lr0 * (n - warmup)
 
-    The first batch runs with a learning rate of 0 (unless `warmup` is 0), as published. As a
-    `Schedule` it gives the learning rate of a run that never converges.
+    The first batch has a learning rate of 0 (unless `warmup` is 0), as published. Called as a
+    `Schedule`, it returns the learning rate of a run that never converges.
 
     Args:
         learning_rate: `lr0`, the full learning rate.
-        warmup: batches over which the learning rate rises.
+        warmup: number of batches over which the learning rate rises.
         anneal: factor per batch while the model is converged.
-        decay: factor per batch while it is not.
-        rate: growth of `t` per batch, in learning rates.
+        decay: factor per batch while the model is not converged.
+        rate: growth of `t` per batch, in units of `lr0`.
 
     Source: GDNSQ (arXiv 2508.14004), its published code and defaults.
 
@@ -240,13 +240,13 @@ class TemperatureAnnealing(Schedule):
 
     def __post_init__(self) -> None:
         if not self.warmup >= 0:
-            raise ValueError(f"The warmup must be 0 batches or more. Received: {self.warmup!r}")
+            raise ValueError(f"warmup must be 0 batches or more. Received: {self.warmup!r}")
 
     def __call__(self, step: float) -> float:
         return self.learning_rate_at(AnnealingState(batches=step))
 
     def advance(self, state: AnnealingState, converged: bool) -> AnnealingState:
-        """The state one batch later; `converged` is what is known when that batch ends."""
+        """The state one batch later. `converged` describes the model at the end of that batch."""
         batches = state.batches + 1
         counts = bool(converged) and batches > self.warmup
         return AnnealingState(batches, state.converged_batches + counts)

@@ -161,5 +161,5 @@ def test_a_subclassed_model_says_what_to_do():
         def call(self, x):
             return x
 
-    with pytest.raises(ValueError, match=r"(?s)Only Functional and Sequential.*Subclassed"):
+    with pytest.raises(ValueError, match=r"(?s)must be Functional or Sequential.*Subclassed"):
         list(nodes(Subclassed()))

@@ -205,13 +205,13 @@ def test_what_is_no_capacity_history_is_refused(wrong, tmp_path):
     path = tmp_path / "wrong.json"
     path.write_text(json.dumps(wrong))
     for source in (wrong, path):
-        with pytest.raises(ValueError, match=r"draws a CapacityMonitor.*Received"):
+        with pytest.raises(ValueError, match=r"history must be a CapacityMonitor.*Received"):
             keras_qat.plot_capacity(source)
 
 
 def test_a_file_that_is_no_json_is_named(tmp_path):
     (tmp_path / "wrong.json").write_text("epochs")
-    with pytest.raises(ValueError, match=r"wrong\.json is no JSON file"):
+    with pytest.raises(ValueError, match=r"wrong\.json is not a JSON file"):
         keras_qat.plot_capacity(tmp_path / "wrong.json")
     with pytest.raises(FileNotFoundError):
         keras_qat.plot_capacity(tmp_path / "none.json")

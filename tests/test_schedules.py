@@ -159,9 +159,9 @@ def test_wrong_arguments_are_refused():
         Logarithmic(0.0, 1.0, 10, kappa=0)
     with pytest.raises(ValueError, match="Received: kappa=-1"):
         Exponential(0.0, 1.0, 10, kappa=-1)
-    with pytest.raises(ValueError, match=r"rise. Received: \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"increasing. Received: \(3, 3\)"):
         Piecewise((3, 3), (0.0, 1.0, 2.0))
-    with pytest.raises(ValueError, match=r"part 2 pieces. Received: 1 pieces"):
+    with pytest.raises(ValueError, match=r"than boundaries: 2. Received: 1 pieces"):
         Piecewise((3,), (0.0,))
     with pytest.raises(ValueError, match="Received: -1"):
         TemperatureAnnealing(0.1, warmup=-1)

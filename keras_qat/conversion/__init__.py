@@ -1,1 +1,1 @@
-"""From a trained model to integers, and what makes its inference agree with them."""
+"""From a trained model to integers, and the connections that make its inference agree with them."""

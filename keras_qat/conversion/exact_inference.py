@@ -1,9 +1,9 @@
-"""Connections: what a layer must know of its neighbours to infer as the integer model does.
+"""Connections: what a layer must know about its neighbours to infer as the integer model does.
 
 A runtime rounds the int32 accumulator of an op once, to the grid behind it. The Keras layers that
-are one op together do the same in inference. So a convolution must know the scales before and
-behind it, and the quantizer behind it must know the accumulator. `connections` finds both in the
-graph and changes nothing. `attach` is the one place that tells the layers.
+become one op do the same in inference. So a convolution must know the scales before and behind it,
+and the quantizer behind it must know the accumulator. `connections` finds both in the graph and
+changes nothing. Only `attach` tells the layers.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SoftmaxRoundin
 
 @dataclasses.dataclass(frozen=True)
 class Connection:
-    """What one call of one layer is told.
+    """What one call of a layer is told.
 
     Attributes:
         layer: a quantizer, or a layer with a dict `connections`.
         source: the call argument `source`, which numbers the calls of a layer; 0 by default.
-        told: for a quantizer the accumulator that it rounds from, for another layer the scales
+        told: for a quantizer, the accumulator that it rounds from; for another layer, the scales
             around it.
     """
 
@@ -52,17 +52,17 @@ class Connection:
 
 
 def connections(model: keras.Model) -> tuple[Connection, ...]:
-    """All connections of a quantized model, in the order of its graph. Nothing is changed.
+    """All connections of a quantized model, in the order of its graph. The model is not changed.
 
-    A layer that is called several times has a connection for each `source`. Two calls with one
-    `source` are ambiguous and get none. An op between grids that no integers state
-    (`Quantizer.deployable`) gets none either: it has no int32 accumulator.
+    A layer that is called several times has a connection for each `source`. Two calls with the same
+    `source` are ambiguous and get no connection. An op next to a grid that integers cannot state
+    (see `Quantizer.deployable`) has no int32 accumulator and gets no connection.
     """
     return tuple(_Graph(model).connections())
 
 
 def never_negative(model: keras.Model) -> dict[ActivationQuantizer, bool]:
-    """For every quantizer, whether no value that it reads, in any of its calls, can be negative."""
+    """For every quantizer: whether its inputs can never be negative, in any of its calls."""
     known: set[int] = set()
     read: dict[ActivationQuantizer, list[Any]] = defaultdict(list)
     for node in nodes(model):
@@ -83,7 +83,7 @@ def never_negative(model: keras.Model) -> dict[ActivationQuantizer, bool]:
 
 
 def connect(model: keras.Model) -> None:
-    """Tells the layers of a quantized model their connections.
+    """Finds the connections of a quantized model and tells them to its layers.
 
     Raises:
         ValueError: see `attach`.
@@ -94,20 +94,20 @@ def connect(model: keras.Model) -> None:
 
 
 def attach(found: Iterable[Connection], model_name: str) -> None:
-    """Tells layers what `connections` has found for them.
+    """Tells the layers their connections.
 
-    A layer keeps what it was told first: models that share layers compute what they computed.
+    A layer keeps its first connections, so a model that shares the layer computes as before.
 
     Raises:
-        ValueError: a layer that another model put between other grids; nothing was attached.
+        ValueError: a layer has a different connection from another model. Nothing was attached.
     """
     places = [(_told(each.layer), each) for each in found]
     for told, connection in places:
         if told.get(connection.source, connection.told) != connection.told:
             raise ValueError(
-                f"Layer {connection.layer.name!r} stands between the grids of another quantized "
-                f"model, and in {model_name!r} between others. In inference it rounds for one of "
-                "them. Give this model layers of its own: keras.models.clone_model(the other "
+                f"Layer {connection.layer.name!r} is shared with another quantized model, and in "
+                f"{model_name!r} it is between other grids. In inference a layer can round for one "
+                "model only. Give this model its own layers: keras.models.clone_model(the other "
                 "model), then set_weights."
             )
     for told, connection in places:
@@ -122,13 +122,14 @@ def _told(layer: Any) -> dict[int, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Behind:
-    """What is behind an op: the quantizer, and the layers that are one op with it.
+    """The quantizer behind an op, and the layers in between, which are fused into the op.
 
     Attributes:
-        call: that of the quantizer.
-        affines: the affine maps that join.
-        ceiling: where an activation that joins cuts values off, if it does.
-        exact: whether the quantizer reads whole numbers of accumulator units, or the ceiling.
+        call: the call of the quantizer.
+        affines: the fused affine maps.
+        ceiling: the ceiling of a fused activation; `None` without one.
+        exact: whether every value that the quantizer reads is a whole number of accumulator units,
+            or the ceiling.
     """
 
     call: GraphNode
@@ -143,7 +144,7 @@ class _Behind:
 
 
 class _Graph:
-    """A quantized model's graph, with the questions that connections ask of it."""
+    """The graph of a quantized model, in which connections are looked up."""
 
     def __init__(self, model: keras.Model):
         self._nodes = list(nodes(model))
@@ -166,7 +167,7 @@ class _Graph:
                 yield Connection(behind.quantizer, _source(behind.call), told)
 
     def grid_before(self, tensor: Any) -> PutsOnGrid | None:
-        """The layer whose grid a tensor is on."""
+        """The layer that puts a tensor on its grid; `None` if the tensor is on no grid."""
         node = self._producers.get(id(tensor))
         while node is not None and not isinstance(node.operation, PutsOnGrid):
             if _moves_the_grid(node):
@@ -175,7 +176,7 @@ class _Graph:
         return None if node is None else node.operation
 
     def _behind(self, node: GraphNode) -> _Behind | None:
-        """`None` where no quantizer follows, or something that no accumulator is known of."""
+        """What is behind the op; `None` unless fused layers and one quantizer follow."""
         affines: list[Any] = []
         ceiling, exact, stage = None, True, _rule(node).yields
         reader = self._only_reader(node.outputs[0])
@@ -215,7 +216,7 @@ def _of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> WeightAccumu
 
 
 def _of_affine(graph: _Graph, node: GraphNode, behind: _Behind) -> AffineAccumulator | None:
-    """`None` also for a map that joins the op before it, or that another one joins."""
+    """`None` also for a map that is fused into the op before it, or that another map joins."""
     before = graph.grid_before(node.inputs[0])
     if before is None or behind.affines or not _deployable(before, behind.quantizer):
         return None
@@ -242,7 +243,7 @@ def _of_prelu(graph: _Graph, node: GraphNode, behind: _Behind) -> PReLUGrids | N
 def _between_grids(
     graph: _Graph, node: GraphNode, behind: _Behind
 ) -> tuple[PutsOnGrid, PutsOnGrid, ActivationQuantizer] | None:
-    """The grids of both operands and of the result of a sum or product."""
+    """The layers of the grids of both operands and of the result, for a sum or a product."""
     left, right = map(graph.grid_before, node.inputs)
     if left is None or right is None or not _deployable(left, right, behind.quantizer):
         return None
@@ -257,7 +258,7 @@ _FINDERS: dict[type, Callable[[_Graph, GraphNode, _Behind], Any]] = {
     QuantizePReLU: _of_prelu,
     **dict.fromkeys(_AFFINE, _of_affine),
 }
-"""What finds the connection of an exact layer type; every other wrapper has `_of_weights`."""
+"""The function that finds connections, by exact layer type. Other wrappers have `_of_weights`."""
 
 
 def _finder_of(layer: Any) -> Callable[[_Graph, GraphNode, _Behind], Any] | None:
@@ -269,13 +270,13 @@ _WEIGHT_LAYER = Rule(Output.QUANTIZE, yields=Stage.LINEAR)
 
 
 def _rule(node: GraphNode) -> Rule:
-    """The rule of a layer in a quantized model, whose weight layers are wrapped."""
+    """The rule of a layer in a quantized model, where weight layers are wrapped."""
     wrapped = isinstance(node.operation, QuantizeWrapper) and type(node.operation) not in RULES
     return _WEIGHT_LAYER if wrapped else rule_or_float(node)
 
 
 def _rounds_an_op(node: GraphNode) -> bool:
-    """Whether a call rounds what an op yields; a quantizer may also round averages of its codes."""
+    """Whether a call rounds the result of an op. A quantizer may also round averages of codes."""
     averages = isinstance(node.operation, ActivationQuantizer) and (
         node.option("pooled", False) or node.option("interpolated", False)
     )

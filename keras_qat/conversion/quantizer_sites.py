@@ -1,4 +1,4 @@
-"""Every place of a quantized model where a quantizer works."""
+"""Finds every quantizer of a quantized model, with the kernel or the tensor that it reads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from keras_qat.quantizers import Quantizer
 
 @dataclasses.dataclass(frozen=True)
 class QuantizerSite:
-    """A quantizer and what it reads.
+    """A quantizer and its input.
 
     Attributes:
-        quantizer: the layer.
+        quantizer: the quantizer.
         kernel: the kernel that it quantizes; `None` for an activation.
         source: the symbolic tensor that it quantizes; `None` for a kernel.
     """
@@ -29,7 +29,7 @@ class QuantizerSite:
 
 
 def quantizer_sites(model: keras.Model) -> dict[str, QuantizerSite]:
-    """Every quantizer by what it reads, in the order of the graph.
+    """Every quantizer by the name of its input, in the order of the graph.
 
     Names are `"conv/weights"` for kernels and `"relu/activations"` for tensors.
     """

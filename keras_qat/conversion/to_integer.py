@@ -1,4 +1,4 @@
-"""From the trained model to the integer model: walk the graph, call each layer's lower function."""
+"""From the trained model to the integer graph: calls the lower function of every layer in order."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from keras_qat.training.finite_values import non_finite_values
 def to_integer(model: keras.Model) -> IntegerGraph:
     """States what a quantized model has learned as an `IntegerGraph`.
 
-    Tensors carry the name of the layer that yields them (`"conv_1"` for the second call of a
-    shared layer `"conv"`); inputs carry the name by which the model is fed: their key, if it was
-    built on a dict of inputs, else the name of their input layer. A sequence may stand there as an
-    image of one row.
+    A tensor has the name of the layer that yields it (`"conv_1"` for the second call of a shared
+    layer `"conv"`). An input has the name by which the model is fed: its key, if the model was
+    built on a dict of inputs, else the name of its input layer. A sequence may be an image of one
+    row.
 
     Raises:
-        LoweringError: a part of the model is float, or has no exact integer form.
+        LoweringError: a part of the model has no exact integer form, or holds NaN or infinity.
     """
     _check_finite(model)
     lowering = _Lowering(model)
     inputs = [lowering.start(tensor) for tensor in model.inputs]
     outputs = replay(model, inputs, lowering.call)
     graph = lowering.builder.build([integer_operand(value, model.name) for value in outputs])
-    order = input_keys(model)  # the walk met them in another one
+    order = input_keys(model)  # the builder has added the inputs in another order
     graph = dataclasses.replace(graph, inputs=tuple(sorted(graph.inputs, key=order.index)))
     return without_needless_reshapes(graph)
 
@@ -48,8 +48,9 @@ def _check_finite(model: keras.Model) -> None:
         for name, count, size in non_finite_values(layer):
             raise LoweringError(
                 f"Layer {layer.name!r} holds NaN or infinity in {count} of {size} values of "
-                f"{name!r}, for which no integers stand. Training has diverged, or began so: load "
-                "an earlier state, and train on with keras_qat.callbacks.DivergenceMonitor()."
+                f"{name!r}, which integers cannot state. Training has diverged, or started from "
+                "such values. Load an earlier state, and train on with "
+                "keras_qat.callbacks.DivergenceMonitor()."
             )
 
 
@@ -61,7 +62,7 @@ class _Lowering:
         self._raw_inputs = raw_inputs(model)
 
     def start(self, tensor: Any) -> GraphInput | PendingFloat:
-        """What stands for a model input: on no grid, if a layer in float reads it as it is."""
+        """The value of a model input: on no grid, if a layer in float reads it as it is."""
         name = self._names[id(tensor)]
         shape = _shape(tensor, name)
         if name not in self._raw_inputs:
@@ -94,8 +95,8 @@ class _Lowering:
         rule = rule_or_float(node)
         if rule.lower is None:
             raise LoweringError(
-                f"Layer {layer.name!r} ({type(layer).__name__}) has no integer form, and no "
-                "Dequantize layer before it that leaves it in float. Make the model with "
+                f"Layer {layer.name!r} ({type(layer).__name__}) has no integer form, and without a "
+                "Dequantize layer before it, it cannot stay in float. Make the model with "
                 "keras_qat.quantize."
             )
         if rule.output is Output.ROUND_TO_INPUT and isinstance(operands[0], str):
@@ -104,12 +105,12 @@ class _Lowering:
         return rule.lower(layer, operands, LoweringContext(self.builder, name, shape))
 
     def _check_rounded(self, node: GraphNode) -> None:
-        """The integer op rounds to its input's grid, so the model must have done the same."""
+        """The integer op rounds to the grid of its input, so the model must round there, too."""
         readers = self._consumers.get(id(node.outputs[0]), [])
         if not any(reader and isinstance(reader.operation, Quantizer) for reader in readers):
             raise LoweringError(
-                f"Layer {node.operation.name!r} ({type(node.operation).__name__}) has no quantizer "
-                "behind it, so the model has no integer form: it follows a Softmax."
+                f"Layer {node.operation.name!r} ({type(node.operation).__name__}) follows a "
+                "Softmax and has no quantizer behind it, so the model has no integer form."
             )
 
     def _quantize(self, quantizer: Quantizer, value: Any, name: str) -> str:
@@ -121,18 +122,18 @@ class _Lowering:
         placed, found = qparams.placed_in_int8(), self.builder.tensor(value).qparams
         if (placed.scale, placed.zero_point) != (found.scale, found.zero_point):
             raise LoweringError(
-                f"Tensor {value!r} is on one grid and {quantizer.name!r} asks for another: two "
-                "grids in a row would need a second rounding."
+                f"Tensor {value!r} is on a grid already, and quantizer {quantizer.name!r} has "
+                "another grid: this would need a second rounding."
             )
         tensor: str = value
         return tensor
 
 
 def tensor_names(model: keras.Model) -> dict[int, str]:
-    """Name of every symbolic tensor, by `id(tensor)`: that of the layer that yields it.
+    """The name of every symbolic tensor, by `id(tensor)`: the name of the layer that yields it.
 
-    A second tensor of a layer `"attention"` is `"attention/1"`. Inputs have the names by which the
-    model is fed, and no other tensor has one of these.
+    The second output of a layer `"attention"` is `"attention/1"`. Inputs have the names by which
+    the model is fed. No other tensor has the name of an input.
     """
     keys = input_keys(model)
     names = {id(tensor): key for tensor, key in zip(model.inputs, keys, strict=True)}
@@ -151,14 +152,14 @@ def tensor_names(model: keras.Model) -> dict[int, str]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RawInput:
-    """A model input that no quantizer reads, and what it is in the integer graph."""
+    """A model input that no quantizer reads, and its dtype in the integer graph."""
 
     tensor: Any
     dtype: str
 
 
 def raw_inputs(model: keras.Model) -> dict[str, RawInput]:
-    """Every model input that layers in float read as it is, by its name in the integer graph."""
+    """Every model input that only layers in float read, by its name in the integer graph."""
     readers = consumers(model)
     found = {}
     for key, tensor in zip(input_keys(model), model.inputs, strict=True):
@@ -171,7 +172,7 @@ def raw_inputs(model: keras.Model) -> dict[str, RawInput]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """A place where a layer puts a tensor on its grid: before, after, and the layer."""
+    """A tensor before (`source`) and after a layer puts it on its grid, and that layer."""
 
     source: Any
     tensor: Any
@@ -179,7 +180,7 @@ class QuantizedTensor:
 
 
 def quantized_tensors(model: keras.Model) -> dict[str, QuantizedTensor]:
-    """Every tensor on a grid, by its name in the integer graph."""
+    """Every tensor that a layer puts on its grid, by its name in the integer graph."""
     names = tensor_names(model)
     return {
         names[id(node.inputs[0])]: QuantizedTensor(node.inputs[0], node.outputs[0], node.operation)
@@ -189,7 +190,7 @@ def quantized_tensors(model: keras.Model) -> dict[str, QuantizedTensor]:
 
 
 def placed_codes(values: Any, quantizer: PutsOnGrid) -> np.ndarray:
-    """Values that a layer put on its grid, as the int8 integers of the integer graph."""
+    """Values that are on the grid of `quantizer`, as int8 codes of the integer graph."""
     return quantizer.qparams().placed_in_int8().quantize(values).astype(np.int8)
 
 
@@ -197,8 +198,8 @@ def _shape(tensor: Any, name: str) -> tuple[int, ...]:
     if any(size is None for size in tensor.shape[1:]):
         raise LoweringError(
             f"Tensor {name!r} has an unknown size: {tensor.shape}. An integer model has fixed "
-            "shapes. Give the trained model one: clone = keras.models.clone_model(qmodel, "
-            "input_tensors=keras.Input((height, width, channels))), then "
+            "shapes. Give the trained model a fixed shape: clone = keras.models.clone_model("
+            "qmodel, input_tensors=keras.Input((height, width, channels))), then "
             "clone.set_weights(qmodel.get_weights()), and export the clone."
         )
     return (1, *tensor.shape[1:])

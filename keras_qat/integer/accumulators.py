@@ -1,4 +1,4 @@
-"""How large an accumulator can become, in exact integers: a bound for every input."""
+"""How large an accumulator can become: exact bounds over all inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ INT32_MAX = (1 << 31) - 1
 def accumulator_range(op: ops.LinearOp, graph: IntegerGraph) -> tuple[Int64Array, Int64Array]:
     """The least and the largest accumulator of every output channel, bias included.
 
-    Every input code counts, and every sum of some of the taps, as at a border with padding.
+    The range covers every input code, and every subset of the taps: padding at a border leaves some
+    of them out.
 
     >>> from keras_qat.integer import GraphBuilder, QuantParams
     >>> builder, grid = GraphBuilder(), QuantParams(np.float32(1), -128, -128, 127)
@@ -39,14 +40,15 @@ def accumulator_range(op: ops.LinearOp, graph: IntegerGraph) -> tuple[Int64Array
 def leaves_int32(
     largest: Int64Array | np.int64, multiplier: npt.ArrayLike, spare: int = 0
 ) -> npt.NDArray[np.bool_]:
-    """Whether kernels with fixed-point multipliers wrap, before they round.
+    """Whether a kernel with fixed-point multipliers overflows int32 before it rounds.
 
-    They shift an accumulator left by the exponent of a multiplier of 1 and more, in 32 bits.
+    Such a kernel shifts the accumulator left, in 32 bits, by the exponent of a multiplier of 1 and
+    more.
 
     Args:
-        largest: magnitude of the accumulator.
-        multiplier: what it is rescaled by.
-        spare: bits of the shift that the kernel does without.
+        largest: largest magnitude of the accumulator.
+        multiplier: the factor that the accumulator is rescaled by.
+        spare: bits of the shift that the kernel leaves out.
 
     >>> [bool(leaves_int32(np.int64(2**24), m)) for m in (0.9, 60.0, 64.0)]
     [False, False, True]

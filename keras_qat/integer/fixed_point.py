@@ -1,9 +1,9 @@
-"""From a wide accumulator back to int8: every runtime's own rounding, by name.
+"""From an int32 accumulator to int8: the rounding of every runtime, by name.
 
 A layer multiplies its int32 accumulator by the real number `M = s_x * s_w / s_y`. Runtimes do that
 in fixed point (a 31-bit mantissa and a shift) or in float32, and round differently. Each function
-here states one of those ways with explicit 64-bit arithmetic; a `RoundingProfile` says which op
-of which runtime uses which.
+here states one of these ways in explicit 64-bit arithmetic. A `RoundingProfile` names the function
+that a runtime uses for each op.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Int64Array = npt.NDArray[np.int64]
 def quantize_multiplier(real: npt.ArrayLike) -> tuple[Int64Array, Int64Array]:
     """Positive real multipliers as `mantissa * 2**(shift - 31)`, the mantissa in 31 bits.
 
-    The mantissa is rounded half away from zero; multipliers under `2**-32` become zero.
+    The mantissa is rounded, ties away from zero. Multipliers under `2**-32` become zero.
 
     >>> mantissa, shift = quantize_multiplier(0.75)
     >>> int(mantissa), int(shift)
@@ -55,7 +55,7 @@ def rounding_divide_by_power_of_two(x: Int64Array, exponent: Int64Array | int) -
 
 
 def multiply_double_rounding(x: Int64Array, mantissa: Int64Array, shift: Int64Array) -> Int64Array:
-    """TFLM's way: a high multiply (ties up), then a shift (ties away from zero)."""
+    """As in TFLM: a high multiply (ties up), then a right shift (ties away from zero)."""
     left = np.maximum(shift, 0)
     right = np.maximum(-shift, 0)
     high = saturating_rounding_doubling_high_mul(_wrap_int32(x << left), mantissa)
@@ -81,7 +81,7 @@ class Rescale:
         return product / self.output_scale.astype(np.float64)
 
     def float32_multiplier(self) -> FloatArray:
-        """`M` as float32 arithmetic yields it, operation by operation."""
+        """`M`, with every operation in float32."""
         return np.float32(self.input_scale) * self.weight_scale / np.float32(self.output_scale)
 
 
@@ -92,7 +92,7 @@ def rescale_double_rounding(accumulator: IntArray, rescale: Rescale) -> IntArray
 
 
 def rescale_double_rounding_of_float32(accumulator: IntArray, rescale: Rescale) -> IntArray:
-    """The same with `M` computed in float32 (LiteRT's reference MUL)."""
+    """Fixed point, two roundings, with `M` computed in float32 (LiteRT's reference MUL)."""
     mantissa, shift = quantize_multiplier(rescale.float32_multiplier())
     return multiply_double_rounding(accumulator.astype(np.int64), mantissa, shift)
 
@@ -110,7 +110,7 @@ def rescale_float32(accumulator: IntArray, rescale: Rescale) -> IntArray:
 
 
 def _wrap_int32(x: Int64Array) -> Int64Array:
-    """What a 32-bit left shift leaves of `x`: runtimes overflow in silence, and so do we."""
+    """`x` modulo `2**32`: a left shift overflows silently, as it does in the runtimes."""
     return x.astype(np.int32).astype(np.int64)
 
 
@@ -134,7 +134,7 @@ def quantize_by_reciprocal(values: FloatArray, scale: FloatArray) -> FloatArray:
 
 @dataclasses.dataclass(frozen=True)
 class RoundingProfile:
-    """Which arithmetic a runtime uses for each kind of op."""
+    """The rounding of one runtime: the arithmetic that it uses for each kind of op."""
 
     name: str
     conv: RescaleFunction
@@ -200,16 +200,14 @@ PROFILES: dict[str, RoundingProfile] = {
 
 
 def get_profile(identifier: str | RoundingProfile) -> RoundingProfile:
-    """The profile of that name (or the profile itself).
+    """The profile of a name; a profile is returned as it is.
 
     Raises:
-        ValueError: an unknown name; the message lists the known ones.
+        ValueError: an unknown name. The message lists the known ones.
     """
     if isinstance(identifier, RoundingProfile):
         return identifier
     if identifier not in PROFILES:
         known: Any = ", ".join(map(repr, PROFILES))
-        raise ValueError(
-            f"Unknown rounding profile; it is one of {known}. Received: {identifier!r}"
-        )
+        raise ValueError(f"The rounding profile must be one of {known}. Received: {identifier!r}")
     return PROFILES[identifier]

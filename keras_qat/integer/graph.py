@@ -1,4 +1,4 @@
-"""`IntegerGraph`: the learned integer network, stated once for interpreter, files and exporters."""
+"""`IntegerGraph`: the learned integer network, for the interpreter, files and exporters alike."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class IntegerTensor:
     """An activation: its name, its shape (batch first, batch 1, NHWC) and its int8 grid.
 
     Attributes:
-        dtype: `"int8"`; of an input that layers in float alone read, `"float32"` or `"int32"` for
-            values on no grid: `qparams` says nothing then.
+        dtype: `"int8"`. An input that only layers in float read has no grid: its dtype is
+            `"float32"` or `"int32"`, and its `qparams` mean nothing.
     """
 
     name: str
@@ -29,22 +29,22 @@ class IntegerTensor:
 
     @property
     def on_grid(self) -> bool:
-        """Whether its values are integers of its grid."""
+        """Whether the tensor holds integers of its grid."""
         return self.dtype == "int8"
 
     def quantize(self, values: npt.ArrayLike) -> npt.NDArray[Any]:
-        """Real numbers as this tensor holds them."""
+        """Real numbers in the form that this tensor holds: codes, or the numbers themselves."""
         held = self.qparams.quantize(values) if self.on_grid else np.asarray(values)
         return held.astype(self.dtype)
 
     def dequantize(self, held: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The real numbers that this tensor's values stand for."""
+        """The real numbers that the values of this tensor stand for."""
         return self.qparams.dequantize(held) if self.on_grid else held
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class IntegerGraph:
-    """A network of integer ops in topological order; every tensor is written once.
+    """A network of integer ops in topological order. Every tensor is written once.
 
     Attributes:
         tensors: every activation by name, graph inputs included.
@@ -70,12 +70,12 @@ class IntegerGraph:
     outputs: tuple[str, ...]
 
     def validate(self) -> IntegerGraph:
-        """Checks the graph's laws and returns the graph.
+        """Checks the graph and returns it.
 
         Raises:
-            ValueError: a tensor that is read before it is written, written twice, of another
-                shape than its op yields, or outside int8; an accumulator beyond int32; a table
-                that leaves the grid of its tensor; values on no grid that an integer op reads.
+            ValueError: a tensor is read before it is written, is written twice, has another shape
+                than its op yields, or does not fit in int8. Also: an accumulator can leave int32,
+                a table leaves the grid of its tensor, or an integer op reads a tensor on no grid.
         """
         written = set(self.inputs)
         for op in self.ops:
@@ -103,12 +103,12 @@ class IntegerGraph:
     def with_op_replaced(
         self, op: IntegerOp, by: Sequence[IntegerOp], between: Sequence[IntegerTensor]
     ) -> IntegerGraph:
-        """The graph with several ops in the place of one.
+        """The graph with several ops instead of one.
 
         Args:
-            op: one of this graph.
-            by: what computes the same output; in order.
-            between: the tensors that they add.
+            op: an op of this graph.
+            by: the ops that compute the same output, in order.
+            between: the tensors that these ops add.
         """
         position = self.ops.index(op)
         changed = (*self.ops[:position], *by, *self.ops[position + 1 :])
@@ -127,18 +127,20 @@ class IntegerGraph:
         stated = self.tensors[op.output].shape
         if expected != stated:
             raise ValueError(
-                f"Tensor {op.output!r} states shape {stated}; its op yields {expected}."
+                f"Tensor {op.output!r} states shape {stated}, but its op yields {expected}."
             )
 
     def _check_accumulator(self, op: IntegerOp) -> None:
         if isinstance(op, LinearOp):
             bound = op.accumulator_bound(self.tensors[op.inputs[0]].qparams)
             if bound >= 1 << 31:
-                raise ValueError(f"The accumulator of {op.output!r} can reach {bound}: over int32.")
+                raise ValueError(
+                    f"Op {op.output!r}: its accumulator can reach {bound}, beyond int32."
+                )
 
 
 class GraphBuilder:
-    """Grows an `IntegerGraph` op by op; shapes are inferred."""
+    """Builds an `IntegerGraph` op by op, and infers the shapes."""
 
     def __init__(self) -> None:
         self._tensors: dict[str, IntegerTensor] = {}
@@ -149,7 +151,7 @@ class GraphBuilder:
         return name in self._tensors
 
     def tensor(self, name: str) -> IntegerTensor:
-        """The tensor of that name."""
+        """The tensor with this name."""
         return self._tensors[name]
 
     def add_input(self, name: str, shape: Shape, qparams: QuantParams, dtype: str = "int8") -> str:
@@ -159,7 +161,7 @@ class GraphBuilder:
         return name
 
     def add(self, op: IntegerOp, qparams: QuantParams) -> str:
-        """Appends an op whose output has that grid and returns the output's name."""
+        """Appends an op whose output is on the grid `qparams`, and returns the output's name."""
         shape = op.output_shape([self._tensors[name].shape for name in op.inputs])
         self._tensors[op.output] = IntegerTensor(op.output, shape, qparams)
         self._ops.append(op)

@@ -1,4 +1,4 @@
-"""Headroom: the same real weights, stored finer, for a finer bias and a finer multiplier."""
+"""Headroom: the same real weights in finer steps, for a finer bias and a finer multiplier."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INT32_MAX = (1 << 31) - 1
 def add_headroom(graph: IntegerGraph) -> IntegerGraph:
     """Stores `q * 2**k` at `scale / 2**k` in every channel with a multiplier under one half.
 
-    The real weights are the same; the bias and the fixed-point multiplier become finer by `k`
+    The real weights stay the same. The bias and the fixed-point multiplier become finer by `k`
     bits, which makes the second rounding of a fixed-point kernel harmless. `k` is the largest
     shift that keeps weights within +-127, the accumulator in int32 and the multiplier in range.
 
@@ -43,12 +43,14 @@ def add_headroom(graph: IntegerGraph) -> IntegerGraph:
 def headroom_bits(
     op: ops.LinearOp, graph: IntegerGraph, weight_max: int = WEIGHT_MAX
 ) -> Int64Array:
-    """The shift `k` of every output channel, 0 where headroom is of no use.
+    """The shift `k` of every output channel.
+
+    `k` is 0 where the multiplier is one half or more, and where all weights are 0.
 
     Args:
-        op: whose weights are shifted.
-        graph: that it belongs to.
-        weight_max: what no stored weight may exceed.
+        op: the op whose weights are shifted.
+        graph: the graph that the op belongs to.
+        weight_max: largest magnitude of a stored weight.
     """
     x = graph.tensors[op.inputs[0]].qparams
     codes = np.abs(op.weight.values.astype(np.int64))
@@ -80,7 +82,7 @@ def real_multiplier(op: ops.LinearOp, graph: IntegerGraph) -> npt.NDArray[np.flo
 def map_linear_ops(
     graph: IntegerGraph, change: Callable[[ops.LinearOp, IntegerGraph], ops.LinearOp]
 ) -> IntegerGraph:
-    """The graph with every op that has weights replaced by `change(op, graph)`."""
+    """The graph in which `change(op, graph)` replaces every op with weights."""
     changed = tuple(change(op, graph) if isinstance(op, ops.LinearOp) else op for op in graph.ops)
     return dataclasses.replace(graph, ops=changed).validate()
 
@@ -88,7 +90,7 @@ def map_linear_ops(
 def with_headroom(
     op: ops.LinearOp, graph: IntegerGraph, weight_max: int = WEIGHT_MAX
 ) -> ops.LinearOp:
-    """One op of `add_headroom`, with stored weights within `+-weight_max`."""
+    """The op with headroom in its weights, which stay within `+-weight_max`."""
     bits = headroom_bits(op, graph, weight_max)
     if not bits.any():
         return op

@@ -27,19 +27,19 @@ def run(
 
     Args:
         graph: the network.
-        inputs: int8 integers: a dict by input name, a list in their order, or one array for the
-            only one; any batch size.
-        profile: whose rounding to follow: `"tflm"`, `"litert_ref"` or `"xnnpack"`.
-        keep_all: return every tensor instead of the outputs only.
+        inputs: int8 integers, of any batch size: a dict by input name, a list in the order of the
+            inputs, or one array for a single input.
+        profile: the rounding to follow: `"tflm"`, `"litert_ref"` or `"xnnpack"`.
+        keep_all: whether to return every tensor, instead of the outputs only.
         batch_size: how many examples are held in memory at once.
-        given: tensor name -> what ops read in the place of what the graph computes there.
+        given: values by tensor name, which ops read instead of the computed ones.
 
     Returns:
         int8 arrays by tensor name.
 
     Raises:
-        ValueError: missing, unknown or misshapen inputs, inputs that are not int8 integers, or
-            an unknown profile.
+        ValueError: inputs that are missing, unknown, of a wrong shape or not int8; or an unknown
+            profile.
     """
     rounding = get_profile(profile)
     arrays = check_inputs(graph, inputs)
@@ -85,10 +85,13 @@ def _run_batch(
 def named_inputs(
     inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike], names: Sequence[str], owner: str
 ) -> Mapping[str, npt.ArrayLike]:
-    """What is given for each input: one array for the only one, else a dict, or a list in order.
+    """The inputs by name.
+
+    A single input may be one array. Several are a dict, or a list in the order of `names`.
 
     Raises:
-        ValueError: other names, or not as many; `owner` is what the message calls their owner.
+        ValueError: other names, or another number of inputs. The message calls the graph or model
+            `owner`.
 
     >>> named_inputs([1.0, 2.0], ("left", "right"), "graph")
     {'left': 1.0, 'right': 2.0}
@@ -111,7 +114,7 @@ def named_inputs(
 def check_inputs(
     graph: IntegerGraph, inputs: npt.ArrayLike | Mapping[str, npt.ArrayLike]
 ) -> Values:
-    """The inputs as arrays by name, int8 but for those on no grid.
+    """The inputs as arrays by name: int8, except inputs on no grid.
 
     Raises:
         ValueError: names, shapes, batch sizes or a dtype that do not fit the graph.

@@ -1,4 +1,4 @@
-"""An `IntegerGraph` as one `.npz` file: a JSON header and the arrays it names."""
+"""An `IntegerGraph` as one `.npz` file: a JSON header, and the arrays that it names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GraphFileError(ValueError):
 
 
 def save_graph(graph: IntegerGraph, path: PathLike) -> None:
-    """Writes the graph beside `path` and renames it, so that `path` is never half written."""
+    """Writes the graph to a file beside `path` and renames it: `path` is never half written."""
     arrays: Arrays = {}
     header = {
         "format": FORMAT,
@@ -56,7 +56,7 @@ def save_graph(graph: IntegerGraph, path: PathLike) -> None:
 
 
 def replace_file(path: PathLike, data: bytes) -> None:
-    """Writes beside `path` and renames: the file is there whole, or as it was before."""
+    """Writes `data` to a file beside `path` and renames it: `path` is never half written."""
     target = pathlib.Path(path)
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
@@ -72,7 +72,7 @@ def load_graph(path: PathLike) -> IntegerGraph:
 
     Raises:
         FileNotFoundError: no such file.
-        GraphFileError: a truncated, corrupt or foreign file; the message says which.
+        GraphFileError: the file is truncated, corrupt, of another kind, or of a newer version.
     """
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
@@ -122,7 +122,7 @@ def _unpack_graph(header: dict[str, Any], arrays: Arrays) -> IntegerGraph:
 
 
 def _pack_op(op: IntegerOp, prefix: str, arrays: Arrays) -> dict[str, Any]:
-    """The op's fields as JSON; arrays go to `arrays` and leave their key behind."""
+    """The op's fields as JSON. Arrays go to `arrays`, and the JSON names their keys."""
     packed: dict[str, Any] = {"type": type(op).__name__}
     for field in dataclasses.fields(op):
         value = getattr(op, field.name)
@@ -151,7 +151,7 @@ def _unpack_op(packed: dict[str, Any], arrays: Arrays) -> IntegerOp:
 
 
 def _unpack_value(packed: Any, arrays: Arrays) -> Any:
-    """JSON turns tuples into lists; every sequence of an op is a tuple."""
+    """A field of an op. JSON has turned tuples into lists, and ops hold tuples only."""
     if isinstance(packed, list):
         return tuple(_unpack_value(each, arrays) for each in packed)
     if not isinstance(packed, dict):
@@ -164,7 +164,7 @@ def _unpack_value(packed: Any, arrays: Arrays) -> Any:
 
 
 def _pack_qparams(qparams: QuantParams) -> dict[str, Any]:
-    """Scales travel as float64 decimals, which hold every float32 exactly."""
+    """A grid as JSON. Scales are float64 decimals, which hold every float32 exactly."""
     return {**dataclasses.asdict(qparams), "scale": qparams.scale.astype(np.float64).tolist()}
 
 

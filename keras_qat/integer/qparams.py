@@ -1,4 +1,4 @@
-"""The affine grid of one tensor: which real number each integer stands for."""
+"""The grid of one tensor: the real number that each integer stands for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QuantParams:
-    """Real value of the integer `q`: `scale * (q - zero_point)`, for `qmin <= q <= qmax`.
+    """A grid: the integer `q` stands for `scale * (q - zero_point)`, for `qmin <= q <= qmax`.
 
     Args:
         scale: float32, positive. One number (shape `()`) for a per-tensor grid, or one number
@@ -50,15 +50,17 @@ class QuantParams:
         object.__setattr__(self, "scale", scale)
         if not np.all(np.isfinite(scale) & (scale > 0)):
             raise ValueError(
-                "A quantization scale must be positive and finite. "
-                f"Received: scale={scale.min()}..{scale.max()}"
+                f"scale must be positive and finite. Received: scale={scale.min()}..{scale.max()}"
             )
         if self.qmin > self.qmax:
-            raise ValueError(f"Empty integer range. Received: qmin={self.qmin}, qmax={self.qmax}")
+            raise ValueError(
+                f"qmin must not exceed qmax. Received: qmin={self.qmin}, qmax={self.qmax}"
+            )
         if (scale.ndim == 0) != (self.axis is None) or scale.ndim > 1:
             raise ValueError(
-                "A per-tensor grid has a scalar scale and axis=None, a per-channel grid has a "
-                f"vector and its axis. Received: scale.shape={scale.shape}, axis={self.axis}"
+                "scale and axis must fit: a per-tensor grid has a scalar scale and axis=None, a "
+                "per-channel grid has a vector and its axis. "
+                f"Received: scale.shape={scale.shape}, axis={self.axis}"
             )
 
     def __eq__(self, other: object) -> bool:
@@ -71,34 +73,37 @@ class QuantParams:
 
     @property
     def ends(self) -> tuple[int, int, int, int | None]:
-        """`(zero_point, qmin, qmax, axis)`: all but the scale."""
+        """`(zero_point, qmin, qmax, axis)`: everything except the scale."""
         return (self.zero_point, self.qmin, self.qmax, self.axis)
 
     @property
     def levels(self) -> int:
-        """How many integers the grid has."""
+        """The number of levels of the grid."""
         return self.qmax - self.qmin + 1
 
     def quantize(self, x: npt.ArrayLike) -> IntArray:
-        """Nearest integer of the grid, ties to even, saturating: int32, same shape as `x`."""
+        """The nearest codes, ties to even, saturated: int32, in the shape of `x`."""
         x = np.asarray(x, dtype=np.float32)
         steps = np.rint(x / self._broadcast_scale(x.ndim)) + self.zero_point
         codes: npt.NDArray[np.int32] = np.clip(steps, self.qmin, self.qmax).astype(np.int32)
         return codes
 
     def dequantize(self, q: npt.ArrayLike) -> FloatArray:
-        """The float32 values that the integers `q` stand for, same shape as `q`."""
+        """The float32 values that the integers `q` stand for, in the shape of `q`."""
         q = np.asarray(q)
         steps = (q.astype(np.int32) - self.zero_point).astype(np.float32)
         values: FloatArray = steps * self._broadcast_scale(q.ndim)
         return values
 
     def placed_in_int8(self) -> QuantParams:
-        """The same real numbers, moved so that the top of the grid is int8's 127.
+        """The same real numbers with shifted codes: the largest code is 127.
 
-        The upper clamp of a grid of any bit width is then the saturation of int8 itself; the lower
-        clamp is a fused ReLU (a grid that starts at zero), the saturation of int8 (256 levels) or
-        one MAXIMUM (the rest).
+        Saturation of int8 is then the upper clamp, for any bit width. The lower clamp is a fused
+        ReLU (a grid that starts at zero), the saturation of int8 (256 levels) or one MAXIMUM (any
+        other grid).
+
+        Raises:
+            ValueError: a grid of more than 256 levels.
 
         >>> QuantParams(np.float32(1), zero_point=0, qmin=0, qmax=15).placed_in_int8().zero_point
         112

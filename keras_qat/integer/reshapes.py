@@ -1,4 +1,4 @@
-"""A graph without the RESHAPE ops that it can do without."""
+"""Removes RESHAPE ops that a graph does not need."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from keras_qat.integer import ops
 from keras_qat.integer.graph import GraphBuilder, IntegerGraph
 
 _OF_ANY_SHAPE = (ops.BinaryOp, ops.Lookup, ops.Maximum, ops.Minimum)
-"""They compute element by element, in whatever shape all their inputs have."""
+"""Ops that compute element by element, in any shape that all their inputs share."""
 
 _FLAT = "/flat"
 
 
 def without_needless_reshapes(graph: IntegerGraph) -> IntegerGraph:
-    """The same integers with no RESHAPE of a RESHAPE, to the same shape, or that nothing reads.
+    """The same graph without needless RESHAPE ops.
 
-    A RESHAPE moves behind ops that compute alike in any shape, to where it may meet another one. A
-    tensor `"conv/flat"` whose RESHAPE to `"conv"` is gone takes that name.
+    A RESHAPE is needless if it reads a RESHAPE, keeps the shape, or is not read. A RESHAPE in front
+    of an op that computes the same in any shape moves behind it, where it may become needless. If
+    the RESHAPE from `"conv/flat"` to `"conv"` is gone, `"conv/flat"` is renamed to `"conv"`.
 
     >>> import numpy as np
     >>> from keras_qat.integer import QuantParams
@@ -32,12 +33,12 @@ def without_needless_reshapes(graph: IntegerGraph) -> IntegerGraph:
 
 
 class _Rewiring:
-    """Ops read what a RESHAPE read, wherever its shape will do."""
+    """Makes ops read the input of a RESHAPE instead of its output, where the shape fits."""
 
     def __init__(self, graph: IntegerGraph):
         self._old = graph
         self._new = GraphBuilder()
-        self._origin: dict[str, str] = {}  # what a RESHAPE wrote -> what no RESHAPE wrote
+        self._origin: dict[str, str] = {}  # output of a RESHAPE -> the tensor before all RESHAPEs
         for name in graph.inputs:
             tensor = graph.tensors[name]
             self._new.add_input(name, tensor.shape, tensor.qparams, tensor.dtype)
@@ -66,17 +67,17 @@ class _Rewiring:
         self._new.add(ops.Reshape((source,), name, tensor.shape[1:]), tensor.qparams)
 
     def _moves_ahead(self, op: ops.IntegerOp, origins: tuple[str, ...]) -> bool:
-        """Whether the op may run before the RESHAPE ops that it reads."""
+        """Whether the op may run before the RESHAPE ops whose outputs it reads."""
         reshaped = all(name in self._origin for name in op.inputs)
         shapes = {self._new.tensor(name).shape for name in origins}
         own = self._old.tensors[op.output].shape
-        if isinstance(op, ops.FullyConnected):  # over the last axis, which has to stay
+        if isinstance(op, ops.FullyConnected):  # a product over the last axis, which has to stay
             features = op.weight.values.shape[1]
             return reshaped and len(own) > 2 and {shape[-1] for shape in shapes} == {features}
         return isinstance(op, _OF_ANY_SHAPE) and reshaped and len(shapes) == 1
 
     def _in_its_shape(self, name: str) -> str:
-        """The tensor that no RESHAPE wrote, if it has the shape already."""
+        """The tensor before all RESHAPE ops if it has this shape, else the tensor itself."""
         origin = self._origin.get(name, name)
         same = self._new.tensor(origin).shape == self._old.tensors[name].shape
         return origin if same else name
@@ -91,7 +92,7 @@ def _without_unread_reshapes(graph: IntegerGraph) -> IntegerGraph:
 
 
 def _named_by_layers(graph: IntegerGraph) -> IntegerGraph:
-    """`"conv/flat"` is named `"conv"` where nothing else is."""
+    """Renames `"conv/flat"` to `"conv"` where that name is free."""
     names, taken = {}, set(graph.tensors)
     for name in graph.tensors:
         names[name] = name

@@ -1,4 +1,4 @@
-"""What is left of values of unlike range that share one grid."""
+"""Finds values that lose their levels because they share a grid with a larger range."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 FEW = 1 / 32
-"""Share of the grid's levels under which a part is named: 8 of 256, 5 of 8 bits lost."""
+"""A part with a smaller share of the grid's levels is named: under 8 of 256, 5 of 8 bits lost."""
 FEW_OF_OUTPUTS = 1 / 64
-"""The same of outputs and joined tensors, of which nothing tells how much a part matters."""
+"""The same share for outputs and joined tensors. How much their parts matter is not known."""
 _MATTERS = 0.25
-"""A part counts whose worth behind the grid is at least this share of the largest."""
+"""A part counts if its range times its gain is at least this share of the largest one."""
 _VARIES = 1e-6
 _MOST_NAMED = 4
 
@@ -26,15 +26,15 @@ class SharedRange:
     Attributes:
         what: the tensor, in words.
         part: what a part is called, such as `"column"`.
-        names: of every part.
+        names: the name of every part.
         low: the least value of every part.
         high: the largest value of every part.
-        gains: what every part is multiplied by behind the grid, which says how much it matters
-            there; `None` where all parts matter alike.
-        bits: of the grid.
-        scale: of the grid; `None` for the smallest that holds all parts.
-        few: share of the grid's levels under which a part is named.
-        beside_others: whether a part is named only beside others that have enough levels.
+        gains: the factor that every part is multiplied by behind the grid, which says how much the
+            part matters; `None` where all parts matter alike.
+        bits: bit width of the grid.
+        scale: scale of the grid; `None` for the smallest one that holds all parts.
+        few: a part with a smaller share of the grid's levels is named.
+        beside_others: whether parts are named only if another part has enough levels.
     """
 
     what: str
@@ -50,7 +50,7 @@ class SharedRange:
 
     @property
     def step(self) -> float:
-        """The real value between two codes."""
+        """The scale of the grid, or the smallest scale that holds all parts."""
         if self.scale is not None:
             return self.scale
         low, high = float(np.min(self.low)), float(np.max(self.high))
@@ -59,7 +59,7 @@ class SharedRange:
         return step
 
     def starved(self) -> dict[str, float]:
-        """The parts that matter and have few levels, and how many they have."""
+        """The number of levels of every part that matters and has few."""
         spans = np.asarray(self.high - self.low, np.float64)
         largest = np.maximum(np.abs(self.low), np.abs(self.high))
         varies = spans > _VARIES * largest
@@ -75,7 +75,7 @@ class SharedRange:
         return {self.names[index]: float(levels[index]) for index in np.flatnonzero(few)}
 
     def warning(self) -> str:
-        """What is lost, with tensor, ranges and levels; empty if nothing is.
+        """A warning that names the tensor, ranges and levels; empty if no part is starved.
 
         >>> shared = SharedRange("Input 'x'", "column", ["0", "1"], np.array([-1.0, -1e4]),
         ...                      np.array([1.0, 1e4]), None, 8)
@@ -95,6 +95,6 @@ class SharedRange:
         more = f", and {len(order) - _MOST_NAMED} more" if len(order) > _MOST_NAMED else ""
         return (
             f"{self.what} has one grid of {self.bits} bits for values from {np.min(self.low):.3g} "
-            f"to {np.max(self.high):.3g}: of its {2**self.bits} levels {named}{more}. What is "
-            "smaller than a level is lost."
+            f"to {np.max(self.high):.3g}: of its {2**self.bits} levels {named}{more}. Differences "
+            "smaller than a step are lost."
         )

@@ -1,7 +1,7 @@
-"""How many bytes integers take in a file: the one place for this arithmetic.
+"""How many bytes integers take in a file.
 
-Weights lie in a file as int8, as INT4 (two to a byte), or as a lookup table: packed indices, and
-for each channel a table of the values that an index stands for.
+A file stores weights as int8, as INT4 (two in a byte), or as a lookup table: packed indices, and
+for each channel a table of the values that the indices stand for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 BIAS_BYTES = 4
-"""A bias is int32."""
+"""The bytes of one int32 bias."""
 TABLE_HEADER_BYTES = 16
 MAX_INDEX_BITS = 7
 """Indices of 8 bits would save nothing over int8."""
@@ -20,12 +20,12 @@ INT4_MIN, INT4_MAX = -8, 7
 
 
 def int8_bytes(count: int) -> int:
-    """The bytes of so many int8 numbers: one each."""
+    """The bytes of `count` int8 numbers: one each."""
     return count
 
 
 def int4_bytes(count: int) -> int:
-    """The bytes of so many INT4 numbers, the last byte filled up.
+    """The bytes of `count` INT4 numbers, the last byte filled up.
 
     >>> int4_bytes(5)
     3
@@ -34,17 +34,17 @@ def int4_bytes(count: int) -> int:
 
 
 def bias_bytes(channels: int) -> int:
-    """The bytes of the biases of so many channels."""
+    """The bytes of the biases of `channels` channels."""
     return BIAS_BYTES * channels
 
 
 def lookup_bytes(count: int, channels: int, values: int) -> int:
-    """The bytes of indices and tables together.
+    """The bytes of the indices and the tables together.
 
     Args:
-        count: how many weights there are.
-        channels: how many tables.
-        values: how many values a table holds.
+        count: number of weights.
+        channels: number of tables.
+        values: number of values in a table.
 
     >>> lookup_bytes(count=6, channels=2, values=3)  # 6 indices of 2 bits, a header, two tables
     24
@@ -53,7 +53,7 @@ def lookup_bytes(count: int, channels: int, values: int) -> int:
 
 
 def bits_of_index(values: int) -> int:
-    """The bits that number so many values, at least 1.
+    """The bits of an index into `values` values, at least 1.
 
     >>> [bits_of_index(values) for values in (1, 2, 3, 4, 5, 128)]
     [1, 1, 2, 2, 3, 7]
@@ -62,7 +62,9 @@ def bits_of_index(values: int) -> int:
 
 
 def values_on_grid(bits: int) -> int:
-    """How many values a weight of so many bits has: those of a narrow range, but -1 and 1 for one.
+    """The number of values of a weight of `bits` bits.
+
+    One bit has the values -1 and 1. Other grids leave out the lowest code of `bits` bits.
 
     >>> [values_on_grid(bits) for bits in (1, 2, 3, 8)]
     [2, 3, 7, 255]
@@ -71,7 +73,7 @@ def values_on_grid(bits: int) -> int:
 
 
 def planned_weight_bytes(count: int, channels: int, bits: int) -> int:
-    """The smaller of int8 and lookup tables, for weights whose values are not known yet.
+    """The bytes of int8 or of lookup tables, the smaller, for weights that are not known yet.
 
     >>> planned_weight_bytes(count=1000, channels=10, bits=2), planned_weight_bytes(1000, 10, 8)
     (296, 1000)
@@ -83,7 +85,7 @@ def planned_weight_bytes(count: int, channels: int, bits: int) -> int:
 
 
 def most_values(weights: npt.NDArray[Any], axis: int) -> int:
-    """How many different values the richest channel has.
+    """The largest number of different values in a channel.
 
     >>> most_values(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)
     3
@@ -93,7 +95,7 @@ def most_values(weights: npt.NDArray[Any], axis: int) -> int:
 
 
 def fits_int4(values: npt.NDArray[Any]) -> bool:
-    """Whether all values are INT4.
+    """Whether all values fit in INT4.
 
     >>> fits_int4(np.int8([-8, 7])), fits_int4(np.int8([8]))
     (True, False)

@@ -1,1 +1,1 @@
-"""The table of layers: what each layer type becomes, or why it cannot."""
+"""The table of layers: what each layer type becomes, or why it is not supported."""

@@ -1,4 +1,4 @@
-"""What makes a layer of a known type impossible at its place, in words for people."""
+"""The reasons why a layer of a supported type cannot be quantized at its place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LARGEST_AVERAGE_WINDOW = 256
 
 
 def unsupported_reason(node: GraphNode) -> str:
-    """The reason against a layer, of a type that has a rule, here; empty if there is none."""
+    """Why a layer whose type has a rule is not supported at this place; empty if it is."""
     layer, shape = node.operation, node.inputs[0].shape
     last_axis = (-1, len(shape) - 1)
     if getattr(layer, "data_format", "channels_last") != "channels_last":
@@ -37,7 +37,7 @@ def unsupported_reason(node: GraphNode) -> str:
     if isinstance(layer, layers.Concatenate) and layer.axis in (0, -len(shape)):
         return "examples of a batch cannot be joined"
     if isinstance(layer, layers.Normalization) and layer.axis not in ((), (-1,), (len(shape) - 1,)):
-        return "only the last axis, or all at once, can be normalized"
+        return "only the last axis, or all axes at once, can be normalized"
     if isinstance(layer, layers.Rescaling):
         sizes = {np.size(layer.scale), np.size(layer.offset)}
         if not sizes <= {1, shape[-1]}:
@@ -59,9 +59,9 @@ def covers_everything(layer: Any, node: GraphNode) -> bool:
 
 
 def joinable(shapes: Sequence[tuple[int | None, ...]]) -> bool:
-    """Whether a merge layer of these tensors can be deployed: sizes of each axis are equal or 1.
+    """Whether a merge layer of these tensors deploys: on each axis, sizes are equal or 1.
 
-    As in Keras, a tensor of lower rank has sizes of 1 behind its batch.
+    As in Keras, a tensor of lower rank gets axes of size 1 behind its batch.
     """
     rank = max(map(len, shapes))
     if len(shapes) < 2 or any(None in shape[1:] for shape in shapes if len(shape) < rank):

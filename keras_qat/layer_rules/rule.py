@@ -1,4 +1,4 @@
-"""What a layer can become: the words in which the table of layers is written."""
+"""The rule of a layer type: the entries of the table of layers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Output(enum.Enum):
 
 
 class Stage(enum.Enum):
-    """What a tensor without a grid is, and so which layers may still join the op that makes it."""
+    """The state of a tensor without a grid. It decides which layers may join the op before it."""
 
     LINEAR = "weights applied; BatchNormalization and an activation may join"
     SUM = "a sum or a product of tensors; an activation may join"
@@ -38,18 +38,18 @@ class Rule:
     """What a layer type becomes.
 
     Attributes:
-        output: where the grid of its output comes from.
-        lower: the layer in integers; weight layers state it in their wrapper.
+        output: where the grid of the layer's output comes from.
+        lower: the function that states the layer in integers; a weight layer has it in its wrapper.
         wrapper: the wrapper of a layer with weights to be quantized.
-        yields: the stage of its output (for `Output.QUANTIZE`).
-        joins: stages of an input that it fuses with, with no quantizer in between.
-        minimum_bits: its output deserves at least so many bits.
-        wide_inputs: what enters it gets the config's `add_bits`.
-        unsigned: its output is never negative.
-        signed: its output can be negative, whatever its inputs are.
-        ceiling: of a layer that joins as `min(max(x, 0), ceiling)`, infinity for a ReLU. `None`
-            where it joins as something else: its quantizer then rounds the float result.
-        stand_in: makes the layer that takes its place in the quantized model.
+        yields: the stage of the layer's output (for `Output.QUANTIZE`).
+        joins: the stages of an input that the layer fuses with, without a quantizer in between.
+        minimum_bits: the fewest bits that the layer's output gets.
+        wide_inputs: whether the layer's inputs get the `add_bits` of the config.
+        unsigned: whether the layer's output is never negative.
+        signed: whether the layer's output can be negative for inputs that are not.
+        ceiling: ceiling of a layer that joins as `min(max(x, 0), ceiling)`, infinity for a ReLU.
+            `None` for any other layer that joins: the quantizer then rounds the float result.
+        stand_in: makes the layer that replaces this one in the quantized model.
     """
 
     output: Output

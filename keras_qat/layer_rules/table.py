@@ -1,4 +1,4 @@
-"""The table of layers: what each exact layer type becomes, or why it cannot."""
+"""The table of layers: what each exact layer type becomes, or why it is not supported."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _ACTIVATION_LAYERS = (layers.Activation, QuantizeActivation)
 _WITH_WEIGHTS = (layers.BatchNormalization, layers.Normalization, layers.PReLU)
 
 
-@functools.cache  # equal rules are equal objects, and plans that name them equal plans
+@functools.cache  # one object for each type, so that equal rules, and plans, compare equal
 def _as(kind: type) -> Callable[[Any], Any]:
     """Makes a layer of another type with the same configuration."""
     return lambda layer: copy_of(layer, kind)
@@ -143,17 +143,17 @@ RULES: dict[type, Rule] = {
     layers.DepthwiseConv1D: _weights(QuantizeDepthwiseConv1D),
     layers.DepthwiseConv2D: _weights(QuantizeDepthwiseConv2D),
     layers.Dense: _weights(QuantizeDense),
-    layers.SeparableConv1D: Rule(Output.QUANTIZE),  # decomposed before anything else
+    layers.SeparableConv1D: Rule(Output.QUANTIZE),  # decomposed before rules apply
     layers.SeparableConv2D: Rule(Output.QUANTIZE),
     layers.BatchNormalization: _BATCH_NORMALIZATION,
     QuantizeBatchNormalization: _BATCH_NORMALIZATION,
     layers.Normalization: _AFFINE,
     layers.Rescaling: _AFFINE,
     QuantizeRescaling: _AFFINE,
-    layers.Add: _ADD,  # of more tensors than two: chained first, as Multiply
+    layers.Add: _ADD,  # like Multiply, chained before rules apply if it has more than two inputs
     layers.Subtract: _SUBTRACT,
     layers.Multiply: _MULTIPLY,
-    layers.Average: Rule(Output.QUANTIZE),  # becomes an Add and a Rescaling
+    layers.Average: Rule(Output.QUANTIZE),  # becomes an Add and a Rescaling before rules apply
     QuantizeAdd: _ADD,
     QuantizeSubtract: _SUBTRACT,
     layers.Concatenate: Rule(Output.SHARED, lower_concatenate),
@@ -245,7 +245,7 @@ ACTIVATIONS: dict[str, Rule] = {
 
 
 def supported_layers() -> list[str]:
-    """Names of the layers and activations that have a rule, for people.
+    """Names of the layers and activations that have a rule.
 
     >>> supported_layers()[:3]
     ['Activation(celu)', 'Activation(elu)', 'Activation(exponential)']
@@ -260,11 +260,11 @@ def rule_of(node: GraphNode) -> Rule:
     """The rule of a layer at its place in a graph, looked up by its exact type.
 
     Raises:
-        UnsupportedLayerError: no rule; the message says why.
+        UnsupportedLayerError: the layer has no rule here. The message says why.
     """
     layer, kind = node.operation, type(node.operation)
     if not isinstance(layer, layers.Layer):
-        reason = "this raw operation has no layer that stands for it; use a supported layer"
+        reason = "this raw operation has no layer that computes the same; use a supported layer"
         raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     if kind in _ACTIVATION_LAYERS:
         rule = _activation_rule(layer)
@@ -287,7 +287,7 @@ def rule_of(node: GraphNode) -> Rule:
 
 
 def rule_or_float(node: GraphNode) -> Rule:
-    """As `rule_of`, but a layer without a rule is one that stays in float."""
+    """Like `rule_of`, but a layer without a rule gets one without `lower`: it stays in float."""
     try:
         return rule_of(node)
     except UnsupportedLayerError:
@@ -295,21 +295,21 @@ def rule_or_float(node: GraphNode) -> Rule:
 
 
 def register_rule(layer_type: type[keras.layers.Layer], rule: Rule) -> None:
-    """Teaches `quantize` a layer type, exactly this one; a rule it had is replaced.
+    """Teaches `quantize` a layer type, without its subclasses. It replaces an earlier rule.
 
-    A layer made of other layers needs no rule: it is taken apart into them. One that is to stay in
-    float wherever it stands has `Rule(Output.FLOAT)`.
+    A layer that consists of other layers needs no rule: `quantize` takes it apart. For a layer that
+    always stays in float, register `Rule(Output.FLOAT)`.
 
     Args:
         layer_type: a subclass of `keras.layers.Layer`.
-        rule: where the grid of its output comes from, and `lower(layer, operands, context)`, which
-            states the layer in integer ops and returns the name of the tensor they yield (in float
-            there is none).
+        rule: where the grid of the layer's output comes from, and `lower(layer, operands,
+            context)`, which states the layer in integer ops and returns the name of their output
+            tensor. A rule of a layer in float has no `lower`.
 
     Raises:
-        ValueError: no layer type, or no rule.
+        ValueError: `layer_type` is not a layer type, or `rule` is not a `Rule`.
 
-    Example: a layer that reorders values, whatever their grid.
+    Example: a layer that reorders values on any grid.
 
     >>> import keras, keras_qat
     >>> from keras_qat.integer import ops
@@ -321,9 +321,11 @@ def register_rule(layer_type: type[keras.layers.Layer], rule: Rule) -> None:
     >>> register_rule(Transposed, Rule(Output.SAME_AS_INPUT, lower))
     """
     if not (isinstance(layer_type, type) and issubclass(layer_type, layers.Layer)):
-        raise ValueError(f"A rule belongs to a type of layers. Received: {layer_type!r}")
+        raise ValueError(
+            f"layer_type must be a subclass of keras.layers.Layer. Received: {layer_type!r}"
+        )
     if not isinstance(rule, Rule):
-        raise ValueError(f"A rule must be a keras_qat.Rule. Received: {rule!r}")
+        raise ValueError(f"rule must be a keras_qat.Rule. Received: {rule!r}")
     RULES[layer_type] = rule
 
 
@@ -333,7 +335,7 @@ def _unsupported_reason(node: GraphNode) -> str:
     if ours and hasattr(layer, "activation") and _activation_rule(layer) is None:
         return (
             f"no rule for its activation {_activation_name(layer)!r}; "
-            "take a function of one number of keras.activations"
+            "take a function of one number from keras.activations"
         )
     if ours and isinstance(getattr(layer, "activation", None), layers.Layer):
         behind = dataclasses.replace(node, operation=layer.activation, inputs=node.outputs)
@@ -343,7 +345,7 @@ def _unsupported_reason(node: GraphNode) -> str:
 
 
 def _activation_rule(layer: Any) -> Rule | None:
-    """The rule of a layer's function, if it is one of Keras or of ours, whatever its name is."""
+    """The rule of the layer's activation, if that is a layer, or a function of Keras or of ours."""
     activation = layer.activation
     if isinstance(activation, layers.Layer):
         if type(activation) is layers.ReLU and type(layer) not in _ACTIVATION_LAYERS:

@@ -1,1 +1,1 @@
-"""Layers without weights of their own, in integers: one small function each."""
+"""Lowers layers without weights: one small function for each layer type."""

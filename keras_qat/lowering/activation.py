@@ -1,4 +1,4 @@
-"""ReLU, ReLU6 and Softmax in integers."""
+"""Lowers ReLU, ReLU6 and Softmax."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_qat.lowering.pending import Pending
 
 
 def lower_relu(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """Fused into the op before it, or one MAXIMUM against the zero point."""
+    """A ReLU: fused into the op before it, or one MAXIMUM with the zero point."""
     (x,) = operands
     if isinstance(x, Pending):
         return x.activated("relu")
@@ -23,7 +23,7 @@ def lower_relu(layer: Any, operands: list[Value], context: LoweringContext) -> V
 
 
 def lower_relu6(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """Fused into the op before it, or one MAXIMUM and one MINIMUM."""
+    """A ReLU6: fused into the op before it, or one MAXIMUM and one MINIMUM."""
     (x,) = operands
     if isinstance(x, Pending):
         return x.activated("relu6")
@@ -38,7 +38,7 @@ def lower_relu6(layer: Any, operands: list[Value], context: LoweringContext) -> 
 
 
 def lower_softmax(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """SOFTMAX, on the runtimes' own output grid."""
+    """SOFTMAX, on the output grid that runtimes accept."""
     source = integer_operand(operands[0], layer.name)
     return context.builder.add(ops.Softmax((source,), context.name), SOFTMAX_OUTPUT)
 

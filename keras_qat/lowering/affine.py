@@ -1,4 +1,4 @@
-"""Layers that are an affine map of each channel, in integers: folded exactly, or an op."""
+"""Lowers affine maps of each channel: folded exactly into a weight layer, or an op of their own."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from keras_qat.quantizers.custom_gradient import as_tensor
 
 layers = keras.layers
 UNIT = 64
-"""The size of every weight of an affine map that is an op of its own."""
+"""The magnitude of every weight, where an affine map is an op of its own."""
 
 
 def lower_affine(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
     """`gain * y + offset` per channel.
 
-    Behind a weight layer the gain goes into its per-channel weight scales, a negative one flips
-    that channel's integers, and the offset goes into the bias: no learned integer is rounded.
-    Elsewhere it is a 1x1 depthwise convolution whose weights are all -64 or +64: the step of its
-    bias is then 1/64 of that of its input.
+    Behind a weight layer the map is folded: the magnitude of the gain goes into the weight scales,
+    its sign into the integers, and the offset into the bias. No learned integer is rounded.
+    Elsewhere the map is a 1x1 depthwise convolution with weights of -64 and +64. The unit of its
+    bias is 1/64 of the input's step, times the magnitude of the gain.
     """
     channels = context.output_shape[-1]
     gain, offset = (
@@ -57,7 +57,7 @@ def lower_affine(layer: Any, operands: list[Value], context: LoweringContext) ->
 
 
 def inference_affine(layer: Any) -> tuple[Any, Any]:
-    """`(gain, offset)` of the map that the layer is in inference: float32, per channel or one."""
+    """`(gain, offset)` of an affine layer in inference: float32, one number or one per channel."""
     if isinstance(layer, layers.BatchNormalization):
         return _batch_normalization(layer)
     if isinstance(layer, layers.Normalization):

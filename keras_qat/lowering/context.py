@@ -1,4 +1,4 @@
-"""What a lower function may use: the graph under construction and the place it is at."""
+"""What a lower function is given: the graph under construction, and the place of the layer."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class GraphInput:
 
 @dataclasses.dataclass(frozen=True)
 class LoweringContext:
-    """Where a layer is lowered.
+    """The place where a layer is lowered.
 
     Attributes:
         builder: the integer graph so far.
         name: name of the tensor that this call of the layer yields.
-        output_shape: its shape, the batch left out.
+        output_shape: shape of that tensor, without the batch.
     """
 
     builder: GraphBuilder
@@ -36,15 +36,15 @@ class LoweringContext:
     output_shape: ops.Shape
 
     def qparams(self, tensor: str) -> QuantParams:
-        """The int8 grid of a tensor that is in the graph."""
+        """The int8 grid of a tensor of the graph."""
         return self.builder.tensor(tensor).qparams
 
     def same_grid(self, op: ops.IntegerOp) -> str:
-        """Appends an op whose output keeps the grid of its first input."""
+        """Appends an op whose output keeps the grid of its first input, and returns its name."""
         return self.builder.add(op, self.qparams(op.inputs[0]))
 
     def in_own_shape(self, make: Callable[[str], ops.IntegerOp]) -> str:
-        """Appends `make(name)`, on the grid of its input; another shape is a RESHAPE behind it."""
+        """Appends `make(name)` on the grid of its input, and a RESHAPE if the shape differs."""
         op = make(self.name)
         shape = op.output_shape([self.builder.tensor(name).shape for name in op.inputs])
         if shape[1:] == self.output_shape:
@@ -54,10 +54,10 @@ class LoweringContext:
 
 
 def integer_operand(value: Value | GraphInput, reader: str) -> str:
-    """The operand as an integer tensor.
+    """The operand as the name of an integer tensor.
 
     Raises:
-        LoweringError: the operand is still float.
+        LoweringError: the operand is on no grid.
     """
     if not isinstance(value, str):
         raise LoweringError(

@@ -1,4 +1,4 @@
-"""Layers in float, as the float32 network that TensorFlow's own converter makes of them."""
+"""Lowers layers in float to a float32 network, written by TensorFlow's converter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.pending import Pending
 
 Weights = dict[int, tuple[ops.FloatWeight, ...]]
-"""The learned integers of layers in float, by the id of the layer."""
+"""The learned integers of layers in float, by `id(layer)`."""
 
 
 @runtime_checkable
@@ -27,17 +27,17 @@ class HoldsFloatWeights(Protocol):
         """The learned integers of every kernel."""
 
     def call_with(self, weights: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        """The layer with these values in the place of its kernels."""
+        """Calls the layer with these values instead of its kernels."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PendingFloat(Pending):
-    """A tensor in float: all calls between it and the grids before it.
+    """A tensor in float, and all calls between it and the grids before it.
 
     Attributes:
-        places: the symbolic tensors, one for each of `sources`, that the calls start from.
-        tensor: the symbolic tensor that they end in.
-        calls: in an order in which they run.
+        places: the symbolic tensors that the calls start from, one for each of `sources`.
+        tensor: the symbolic tensor that the calls end in.
+        calls: the calls, in an order in which they can run.
     """
 
     places: tuple[Any, ...] = dataclasses.field(kw_only=True)
@@ -45,7 +45,7 @@ class PendingFloat(Pending):
     calls: tuple[GraphNode, ...] = ()
 
     def clamped_at_zero(self, builder: GraphBuilder) -> Pending | None:
-        """A QUANTIZE saturates at int8's ends alone."""
+        """`None`: QUANTIZE saturates only at the ends of int8."""
         return None
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
@@ -67,7 +67,7 @@ class PendingFloat(Pending):
 
 
 def call_in_float(node: GraphNode, operands: Sequence[PendingFloat]) -> list[PendingFloat]:
-    """What each output of a call is, given what its inputs are."""
+    """The outputs of a call on tensors in float."""
     pairs = [pair for each in operands for pair in zip(each.places, each.sources, strict=True)]
     sources = {id(place): source for place, source in pairs}
     places = {id(place): place for place, _ in pairs}
@@ -86,18 +86,18 @@ def call_in_float(node: GraphNode, operands: Sequence[PendingFloat]) -> list[Pen
 def _converted(
     part: PendingFloat, signature: Sequence[tuple[ops.Shape, str]], weights: Weights
 ) -> bytes:
-    """A `.tflite` file of builtin operators in float32, of one example and in inference mode.
+    """A `.tflite` file of float32 builtin operators, for one example in inference mode.
 
-    Quantized kernels are inputs, behind the others: a constant could be folded or transposed.
+    Quantized kernels are its last inputs, as the converter could fold or transpose a constant.
 
     Raises:
-        LoweringError: another backend than TensorFlow, or an operation that has no such operators.
+        LoweringError: the backend is not TensorFlow, or an operation has no such operators.
     """
     names = ", ".join(repr(call.operation.name) for call in part.calls)
     if keras.backend.backend() != "tensorflow":
         raise LoweringError(
-            f"The layers {names} stay in float, and TensorFlow converts those. Save the model, "
-            "load it with KERAS_BACKEND=tensorflow and export it there. "
+            f"The layers {names} stay in float, and only TensorFlow can convert them. Save the "
+            "model, load it with KERAS_BACKEND=tensorflow and export it there. "
             f"Received: backend {keras.backend.backend()!r}"
         )
     import tensorflow as tf
@@ -119,11 +119,12 @@ def _converted(
         specs = [tf.TensorSpec(*each) for each in (*signature, *shapes)]
         traced = tf.function(network, autograph=False).get_concrete_function(*specs)
         converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module())
-        converter.experimental_lower_to_saved_model = False  # which would keep weights as variables
+        converter.experimental_lower_to_saved_model = False  # True would keep weights as variables
         file: bytes = converter.convert()
-    except Exception as error:  # the converter raises what it likes
+    except Exception as error:  # the converter raises errors of many types
         raise LoweringError(
-            f"TensorFlow's converter has no float32 network for the layers {names}: {error}"
+            f"The layers {names} cannot be converted to a float32 network by TensorFlow's "
+            f"converter: {error}"
         ) from error
     return file
 

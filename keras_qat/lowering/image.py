@@ -1,4 +1,4 @@
-"""Sequences in integers: runtimes slide windows over images, and a sequence is one of one row."""
+"""Sequences as images of one row, because runtimes slide windows over images only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from keras_qat.integer import GraphBuilder, ops
 
 
 def over_image(values: Sequence[int]) -> tuple[int, int]:
-    """Options of a window over one axis or two, as those of a window over an image.
+    """Options of a window over one or two axes, for a window over an image.
 
     >>> over_image((3,)), over_image((3, 2))
     ((1, 3), (3, 2))
@@ -18,7 +18,7 @@ def over_image(values: Sequence[int]) -> tuple[int, int]:
 
 
 def as_image(builder: GraphBuilder, tensor: str, name: str) -> str:
-    """A tensor (steps, channels) as an image of one row, for the layer `name`; an image itself."""
+    """A tensor (steps, channels) as an image of one row; an image is returned as it is."""
     _, *places, channels = builder.tensor(tensor).shape
     if len(places) == 2:
         return tensor
@@ -27,5 +27,5 @@ def as_image(builder: GraphBuilder, tensor: str, name: str) -> str:
 
 
 def flat_name(name: str) -> str:
-    """The tensor that the layer `name` yields as an image, before it gets its own shape."""
+    """The name of the layer's output as an image, before it gets the shape that Keras gives it."""
     return f"{name}/flat"

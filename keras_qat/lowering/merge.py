@@ -1,4 +1,4 @@
-"""Add, Subtract, Multiply and layers that join tensors on one grid, in integers."""
+"""Lowers Add, Subtract, Multiply, and the layers that join tensors on one grid."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _pending(op: type[ops.ArithmeticOp], layer: Any, operands: list[Value]) -> P
 
 
 def lower_concatenate(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """CONCATENATION of tensors that are on one grid."""
+    """CONCATENATION of tensors on one grid."""
     sources = tuple(integer_operand(value, layer.name) for value in operands)
     if len(sources) == 1:
         return sources[0]
@@ -45,12 +45,12 @@ def lower_concatenate(layer: Any, operands: list[Value], context: LoweringContex
 
 
 def lower_maximum(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """MAXIMUM of two tensors that are on one grid."""
+    """MAXIMUM of two tensors on one grid."""
     return _compared(ops.MaximumOfTwo, max, layer, operands, context)
 
 
 def lower_minimum(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """MINIMUM of two tensors that are on one grid."""
+    """MINIMUM of two tensors on one grid."""
     return _compared(ops.MinimumOfTwo, min, layer, operands, context)
 
 

@@ -1,7 +1,7 @@
-"""Results that have no grid yet: what an op computes before the quantizer behind it says where.
+"""Ops whose output has no grid yet.
 
-A weight layer, the BatchNormalization and the ReLU behind it are one integer op. While the graph is
-lowered, that op grows as a `Pending` value, until a quantizer emits it on its grid.
+A weight layer, the BatchNormalization and the ReLU behind it become one integer op. While the graph
+is lowered, a `Pending` value collects them, until a quantizer emits the op on its grid.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _CONSTANT_CHANNEL_MULTIPLIER = 2.0**-10
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pending(abc.ABC):
-    """The input tensors of an op to be, and its fused activation."""
+    """An op without an output grid: its input tensors and its fused activation."""
 
     sources: tuple[str, ...]
     activation: ops.Activation = "linear"
 
     def activated(self, activation: ops.Activation) -> Pending:
-        """The same with an activation fused behind it."""
+        """The same op with a fused activation."""
         return dataclasses.replace(self, activation=activation)
 
     def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
-        """Appends the op on the grid `qparams`, clamps included; returns the tensor's name."""
+        """Appends the op on the grid `qparams`, clamps included, and returns its tensor's name."""
         placed = qparams.placed_in_int8()
         if placed.qmin == INT8_MIN or self.activation != "linear":
             return self.add(builder, name, placed)
@@ -49,13 +49,13 @@ class Pending(abc.ABC):
         return builder.add(ops.Maximum((source,), name, bound=placed.qmin), placed)
 
     def add(self, builder: GraphBuilder, name: str, grid: QuantParams) -> str:
-        """Appends the op on a grid of int8, without a clamp below."""
+        """Appends the op on a grid of int8 codes, without a lower clamp."""
         low, high = activation_range(self.activation, grid)
         grid = dataclasses.replace(grid, qmin=max(low, grid.qmin), qmax=high)
         return builder.add(self.finalize(builder, name, grid), grid)
 
     def clamped_at_zero(self, builder: GraphBuilder) -> Pending | None:
-        """The same op, ending at zero without an op more; `None` if it has no such form."""
+        """The same op, clamped at zero without another op; `None` if that is impossible."""
         return self if self.activation != "linear" else self.activated("relu")
 
     @abc.abstractmethod
@@ -68,13 +68,13 @@ class PendingLinear(Pending):
     """Learned integers with a real scale and a real bias for each output channel.
 
     Attributes:
-        op: the integer op to be.
-        codes: learned integers in the op's layout.
-        channel_axis: the output-channel axis of `codes`.
+        op: type of the integer op.
+        codes: learned integers in the layout of the op.
+        channel_axis: the axis of `codes` that counts the output channels.
         scale: real value of one code, float64 per channel.
-        bias: float64 per channel.
-        weight_bits: bits of the learned grid.
-        options: strides, padding, dilation.
+        bias: real bias, float64 per channel.
+        weight_bits: bit width of the learned grid.
+        options: strides, padding and dilation.
     """
 
     op: type[ops.LinearOp] = dataclasses.field(kw_only=True)
@@ -88,7 +88,10 @@ class PendingLinear(Pending):
     def affine(
         self, gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
     ) -> PendingLinear:
-        """`gain * y + offset` per channel: the scale takes |gain|, the integers its sign."""
+        """`gain * y + offset` per channel: `|gain|` goes into the scale, its sign into the codes.
+
+        The offset goes into the bias.
+        """
         return dataclasses.replace(
             self,
             codes=self.codes * self._per_channel(np.sign(gain).astype(np.int64)),
@@ -116,12 +119,15 @@ class PendingLinear(Pending):
     def _within_int32(
         self, source: QuantParams, output: QuantParams, name: str
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Codes, scales and biases whose every bias is at most `2**30` units of its accumulator.
+        """Codes, scales and biases, with every bias at most `2**30` units of its accumulator.
 
-        Pruned or collapsed channels (a BatchNormalization gain near zero) would need larger ones.
-        Where all weights of such a channel together are worth less than `2**-12` of an output
-        step, they are dropped, and the bias alone remains on a grid of its own. Where the output
-        would saturate with `2**30` units, too, whatever the input, these are the bias.
+        Pruned or collapsed channels (a BatchNormalization gain near zero) would need larger biases.
+        If all weights of such a channel together are worth less than `2**-12` of an output step,
+        they become 0, and the channel gets a unit that fits its bias. If a bias of `2**30` units
+        saturates the output for every input, that is the bias.
+
+        Raises:
+            LoweringError: a channel needs a larger bias, and neither of the two holds.
         """
         source_scale, output_scale = float(source.scale), float(output.scale)
         axes = tuple(axis for axis in range(self.codes.ndim) if axis != self.channel_axis)
@@ -138,7 +144,7 @@ class PendingLinear(Pending):
             raise LoweringError(
                 f"Channel {channel} of {name!r} needs a bias beyond int32: its weights are tiny "
                 f"(scale {self.scale[channel]:.3g}) beside its bias ({self.bias[channel]:.3g}). "
-                "Train it further, or prune the channel."
+                "Train the model further, or prune the channel."
             )
         fine_scale = output_scale / source_scale * _CONSTANT_CHANNEL_MULTIPLIER
         scale = np.where(constant, fine_scale, self.scale)
@@ -179,7 +185,7 @@ class PendingMean(Pending):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PendingReshape(Pending):
-    """Another pending result, to be reshaped once it is on its grid."""
+    """Another pending op whose output is reshaped once it is on its grid."""
 
     inner: Pending = dataclasses.field(kw_only=True)
     target_shape: ops.Shape = dataclasses.field(kw_only=True)
@@ -192,7 +198,7 @@ class PendingReshape(Pending):
     ) -> PendingReshape:
         """`gain * y + offset` per channel, of a linear op."""
         if not isinstance(self.inner, PendingLinear):
-            raise LoweringError("Only a linear op can take on gains and offsets.")
+            raise LoweringError("Gains and offsets can be folded into a linear op only.")
         return dataclasses.replace(self, inner=self.inner.affine(gain, offset))
 
     def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
@@ -201,4 +207,4 @@ class PendingReshape(Pending):
         return builder.add(op, builder.tensor(source).qparams)
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
-        raise LoweringError(f"{name!r} is reshaped before it is quantized.")
+        raise LoweringError(f"Tensor {name!r} is reshaped before it is quantized.")

@@ -1,4 +1,4 @@
-"""A weight layer over a sequence, pending: the op over an image of one row."""
+"""A weight layer over a sequence: a pending op over an image of one row."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from keras_qat.lowering.pending import Pending, PendingLinear
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PendingRow(Pending):
-    """A linear op that will read its source as an image of one row, and yield a sequence.
+    """A linear op that reads its source as an image of one row, and yields a sequence.
 
     Attributes:
         inner: the op over images.
-        zeros_before: how many zeros come before the sequence.
+        zeros_before: number of zeros padded before the sequence.
     """
 
     inner: PendingLinear = dataclasses.field(kw_only=True)
@@ -44,4 +44,4 @@ class PendingRow(Pending):
         return builder.add(ops.Reshape((row.name,), name, row.shape[2:]), row.qparams)
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
-        raise LoweringError(f"{name!r} is reshaped before it is quantized.")
+        raise LoweringError(f"Tensor {name!r} is reshaped before it is quantized.")

@@ -1,4 +1,4 @@
-"""Functions of one number in integers: a table of what Keras computes."""
+"""Lowers functions of one number to a table of the values that Keras computes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _EVERY_CODE = np.arange(INT8_MIN, INT8_MAX + 1)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PendingLookup(Pending):
-    """A layer whose table waits for the grid behind it.
+    """A lookup whose table is computed once the output grid is known.
 
     Attributes:
-        layer: computes the function, in inference as the quantized model does.
+        layer: the layer of the quantized model that computes the function.
     """
 
     layer: Any = dataclasses.field(kw_only=True)
 
     def emit(self, builder: GraphBuilder, name: str, qparams: QuantParams) -> str:
-        """Appends the op; a table holds every clamp already."""
+        """Appends the op. It needs no clamp, because the table is already clamped."""
         placed = qparams.placed_in_int8()
         return builder.add(self.finalize(builder, name, placed), placed)
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
-        """A code that the source never takes has the entry of the nearest that it does."""
+        """LOOKUP. Codes outside the grid of the source have the entry of the nearest end."""
         source = builder.tensor(self.sources[0]).qparams
         values = source.dequantize(np.clip(_EVERY_CODE, source.qmin, source.qmax))
         outputs = self.layer.call(keras_ops.convert_to_tensor(values), training=False)
@@ -41,5 +41,5 @@ class PendingLookup(Pending):
 
 
 def lower_pointwise(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """LOOKUP of the layer's values on the codes of its input."""
+    """LOOKUP of the layer's values at the codes of its input."""
     return PendingLookup((integer_operand(operands[0], layer.name),), layer=layer)

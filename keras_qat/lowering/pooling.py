@@ -1,4 +1,4 @@
-"""Pooling in integers, over images and sequences."""
+"""Lowers pooling over images and sequences."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from keras_qat.lowering.pending import Pending, PendingMean, PendingReshape
 
 
 def lower_max_pooling(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """MAX_POOL_2D on the input's grid."""
+    """MAX_POOL_2D on the grid of its input."""
     return _windowed(ops.MaxPool2D, layer, operands, context)
 
 
 def lower_global_max(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """MAX_POOL_2D over everything; dimensions that are not kept are a RESHAPE behind it."""
+    """MAX_POOL_2D over the whole image, and a RESHAPE if the layer's output has another shape."""
     image = _image(layer, operands, context)
     _, height, width, _ = context.builder.tensor(image).shape
     window = (height, width)
@@ -24,12 +24,12 @@ def lower_global_max(layer: Any, operands: list[Value], context: LoweringContext
 
 
 def lower_average_pooling(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """AVERAGE_POOL_2D on the input's grid."""
+    """AVERAGE_POOL_2D on the grid of its input."""
     return _windowed(ops.AveragePool2D, layer, operands, context)
 
 
 def lower_global_average(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """MEAN over height and width on a grid of its own; kept dimensions are a RESHAPE behind it."""
+    """MEAN over height and width on its own grid, and a RESHAPE if the layer keeps dimensions."""
     mean: Pending = PendingMean((_image(layer, operands, context),))
     if len(context.output_shape) > 1:
         mean = PendingReshape(mean.sources, inner=mean, target_shape=context.output_shape)

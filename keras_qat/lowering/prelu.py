@@ -1,4 +1,4 @@
-"""PReLU with several slopes in integers."""
+"""Lowers PReLU with several slopes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from keras_qat.lowering.pending import Pending
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PendingPReLU(Pending):
-    """Learned slopes, waiting for the grid behind them.
+    """A PReLU whose output has no grid yet.
 
     Attributes:
-        codes: int8, in the shape that broadcasts to an example.
+        codes: codes of the slopes, int8, in a shape that broadcasts to an example.
         scale: real value of one code, a float32 scalar.
     """
 

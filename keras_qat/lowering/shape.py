@@ -1,4 +1,4 @@
-"""Layers that move values, or look between them, in integers."""
+"""Lowers layers that move, repeat or interpolate values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_qat.lowering.image import as_image, over_image
 
 
 def lower_identity(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """A layer that does nothing in inference leaves no op behind."""
+    """No op: the layer does nothing in inference."""
     return operands[0]
 
 
@@ -21,13 +21,13 @@ def lower_reshape(layer: Any, operands: list[Value], context: LoweringContext) -
 
 
 def lower_cropping(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """STRIDED_SLICE of what is left."""
+    """STRIDED_SLICE of the rows and columns that are left."""
     crops = _around_image(layer.cropping)
     return _on_image(ops.Crop, crops, layer, operands, context)
 
 
 def lower_permute(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
-    """TRANSPOSE."""
+    """TRANSPOSE on the grid of its input."""
     source = integer_operand(operands[0], layer.name)
     return context.same_grid(ops.Transpose((source,), context.name, tuple(layer.dims)))
 
@@ -61,7 +61,7 @@ def _on_image(
 
 
 def _around_image(amounts: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Amounts at both ends of one axis, or of two, as those of an image."""
+    """Amounts at both ends of one or two axes, for height and width of an image."""
     pairs = [tuple(pair) for pair in amounts] if isinstance(amounts[0], tuple) else [amounts]
     down, across = [(0, 0), *pairs][-2:]
     return tuple(down), tuple(across)

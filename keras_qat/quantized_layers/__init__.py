@@ -1,4 +1,4 @@
-"""Layers of a quantized model: weight layers with a given kernel, exact sums and functions."""
+"""Layers of a quantized model: weight layers with quantized kernels, exact sums and functions."""
 
 from keras_qat.quantized_layers.add import QuantizeAdd, QuantizeSubtract
 from keras_qat.quantized_layers.affine import (

@@ -1,4 +1,4 @@
-"""What stands around a weight layer in the integer op that they become together."""
+"""Rounding in inference as in the integer op of a weight layer and its neighbours."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _SMALLEST = 1e-30
 class WeightAccumulator:
     """The layers whose scales decide the grid of a weight layer's int32 bias.
 
-    They are found in the graph, never saved with the layer.
+    They are found in the graph and never saved with the layer.
 
     Attributes:
-        input_quantizer: puts the layer's input on its grid.
-        weight_quantizer: the layer's own.
-        affines: the affine maps directly behind the layer, such as a BatchNormalization.
-        output_quantizer: puts the result on its grid.
-        ceiling: where an activation between cuts values off, if it does.
-        input_gain: the layer's own.
+        input_quantizer: the layer that puts the input on its grid.
+        weight_quantizer: the quantizer of the weight layer.
+        affines: the affine maps directly behind the weight layer, such as a BatchNormalization.
+        output_quantizer: the quantizer of the result.
+        ceiling: the ceiling of an activation before `output_quantizer`; `None` without one.
+        input_gain: the `input_gain` of the weight layer.
     """
 
     input_quantizer: PutsOnGrid
@@ -41,16 +41,16 @@ class WeightAccumulator:
     input_gain: float = 1.0
 
     def round_bias(self, bias: Tensor, kernel: Tensor) -> Tensor:
-        """The layer's bias, moved so that the folded bias is a whole number of int32 steps.
+        """The bias of the layer, moved so that the folded bias is a whole number of int32 units.
 
-        With `gain` and `offset` of the affine maps in inference and the unit
-        `u = s_x * s_w * |gain| / 2**k` of the accumulator, the folded bias `gain * bias + offset`
+        `gain` and `offset` are those that the affine maps have in inference, and the unit of the
+        accumulator is `u = s_x * s_w * |gain| / 2**k`. The folded bias `gain * bias + offset`
         becomes `u * round((gain * bias + offset) / u)`. `k` is the headroom of the stored weights
-        (`headroom`) where the accumulator's unit is below half an output step, else 0.
+        (`headroom`) where `s_x * s_w * |gain|` is below half an output step, else 0.
 
         Args:
             bias: one number for each output channel.
-            kernel: the layer's, output channels last; where levels are learned, they follow it.
+            kernel: the latent kernel, output channels last. Learned levels depend on it.
         """
         gain, offset = self._gain_and_offset()
         unit = self._unit(gain, self.weight_quantizer.largest_code(kernel))
@@ -62,10 +62,12 @@ class WeightAccumulator:
     def rounding(self) -> Rounding:
         """Rounds to codes from the accumulator: `round(multiplier * round(ratio / multiplier))`.
 
-        A float result is a whole number of accumulator units, but for its float32 error. Taking
-        that number and multiplying once, in float32, is what XNNPACK does: ties between two codes
-        then fall to the same side. `multiplier = s_x * s_w * |gain| / 2**k / s_y`; with `k` of a
-        grid that is met, at least that of the bias: a finer unit does no harm.
+        Except for its float32 error, a float result is a whole number of accumulator units. This
+        rounding takes that number and multiplies it once, in float32, as XNNPACK does. Ties between
+        two codes then go the same way.
+
+        `multiplier = s_x * s_w * |gain| / 2**k / s_y`. Here `k` is the headroom of the target grid.
+        It is at least the `k` of the bias, and a finer unit does no harm.
         """
         gain, _ = self._gain_and_offset()
         grid = self.weight_quantizer.grid
@@ -75,7 +77,7 @@ class WeightAccumulator:
         return accumulator_rounding(multiplier, ceiling)
 
     def _unit(self, gain: Tensor, largest_code: Any) -> Tensor:
-        """Real value of 1 in the accumulator of each channel; 0 for a channel without signal."""
+        """The unit of the accumulator of each channel; 0 for a channel without signal."""
         weight_scale = self.weight_quantizer.scale * self.input_gain * ops.abs(gain)
         unit = self.input_quantizer.scale * weight_scale
         fine = unit < 0.5 * self.output_quantizer.scale
@@ -91,18 +93,18 @@ class WeightAccumulator:
 
 
 def accumulator_rounding(multiplier: Tensor, ceiling: Tensor | None) -> Rounding:
-    """Rounds to codes by way of a whole number of accumulator units.
+    """A rounding that first rounds to a whole number of accumulator units, then to codes.
 
     Args:
-        multiplier: codes that one unit of the accumulator is worth, per channel; 0 without signal.
-        ceiling: codes at which an activation between cuts values off, if it does.
+        multiplier: the accumulator's unit in output steps, per channel; 0 without signal.
+        ceiling: ceiling of an activation before the quantizer, in output steps; `None` without one.
     """
     alive = multiplier > 0
     safe = ops.where(alive, multiplier, 1.0)
 
     def round_from_accumulator(ratio: Tensor, grid: Grid) -> Tensor:
         known = alive
-        if ceiling is not None:  # a value that was cut off is no whole number of units
+        if ceiling is not None:  # the ceiling itself is not a whole number of units
             known = ops.logical_and(alive, ratio < ceiling)
         exact = ops.round(ratio / safe) * safe
         return round_to_codes(ops.where(known, exact, ratio), grid)
@@ -111,7 +113,7 @@ def accumulator_rounding(multiplier: Tensor, ceiling: Tensor | None) -> Rounding
 
 
 def headroom(largest_code: Any) -> Tensor:
-    """How often codes up to that size can be doubled and still fit in int8, as floats.
+    """The headroom `k`, as floats: how often codes up to `largest_code` double within int8.
 
     >>> [float(k) for k in headroom([1, 2, 8, 127, 300])]
     [6.0, 5.0, 3.0, 0.0, 0.0]

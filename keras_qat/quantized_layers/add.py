@@ -18,18 +18,19 @@ _LARGEST_CODE = 255.0
 
 @dataclasses.dataclass(frozen=True)
 class SumGrids:
-    """The quantizers of both terms and of the sum; found in the graph, never saved."""
+    """The quantizers of both terms and of the sum. They are found in the graph, never saved."""
 
     left: PutsOnGrid
     right: PutsOnGrid
     output: ActivationQuantizer
 
     def integer_sum(self, left: Tensor, right: Tensor, sign: int) -> Tensor:
-        """`left + sign * right` as XNNPACK has it: a whole number of output steps, times the step.
+        """`left + sign * right` with the rounding of XNNPACK.
 
-        `round((m_l * q_l + m_r * q_r) / 2**n)`, ties up, in int32, with the multipliers
-        `m = round(2**n * s / s_y)`; `n` gives the larger of them 21 bits. Learned grids that are
-        still wider than int8 would overflow int32: their sum is that of the floats.
+        The sum is `s_y * round((m_l * q_l + m_r * q_r) / 2**n)`, in int32, ties up, with the
+        multipliers `m = round(2**n * s / s_y)`, where `n` gives the larger multiplier 21 bits.
+        Learned grids that are still wider than int8 would overflow int32. There the floats are
+        added.
         """
         output_scale = self.output.scale
         left_ratio, right_ratio = self.left.scale / output_scale, self.right.scale / output_scale
@@ -52,7 +53,7 @@ class SumGrids:
 
 
 class _IntegerSum(keras.layers.Layer):
-    """Mixed into Add and Subtract: between known quantizers, inference sums integers."""
+    """Base of QuantizeAdd and QuantizeSubtract: in inference between known grids, sums integers."""
 
     sign: ClassVar[int]
 
@@ -73,18 +74,18 @@ class _IntegerSum(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizeAdd(_IntegerSum, keras.layers.Add):
-    """`y = a + b`; in inference, between known quantizers, the integer sum of the runtimes."""
+    """`y = a + b`. In inference between known grids: the integer sum of the runtimes."""
 
     sign = 1
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizeSubtract(_IntegerSum, keras.layers.Subtract):
-    """`y = a - b`; in inference, between known quantizers, the integer difference."""
+    """`y = a - b`. In inference between known grids: the integer difference of the runtimes."""
 
     sign = -1
 
 
 def _codes(x: Tensor, quantizer: PutsOnGrid) -> Tensor:
-    """The integers of values that are on a quantizer's grid."""
+    """The codes of values that are on the grid of a quantizer."""
     return ops.cast(ops.round(ops.cast(x, "float32") / quantizer.scale), "int32")

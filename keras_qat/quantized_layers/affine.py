@@ -1,4 +1,4 @@
-"""Affine maps; those that no weight layer stands before are an integer op of their own."""
+"""Affine maps. Without a weight layer before it, a map is an integer op of its own."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _IMAGE_RANK = 4
 
 @dataclasses.dataclass(frozen=True)
 class AffineAccumulator:
-    """The quantizers around an affine map; found in the graph, never saved.
+    """The quantizers around an affine map. They are found in the graph, never saved.
 
     Attributes:
-        layer: the map itself.
-        input_quantizer: puts its input on its grid.
-        output_quantizer: puts the result on its grid.
-        ceiling: where an activation between cuts values off, if it does.
+        layer: the affine map.
+        input_quantizer: the layer that puts the input on its grid.
+        output_quantizer: the quantizer of the result.
+        ceiling: the ceiling of an activation before `output_quantizer`; `None` without one.
     """
 
     layer: Any
@@ -36,7 +36,7 @@ class AffineAccumulator:
     ceiling: float | None = None
 
     def integer_affine(self, x: Tensor) -> Tensor:
-        """`gain * x + offset`, the offset a whole number of the accumulator's units."""
+        """`gain * x + offset`, with the offset rounded to a whole number of accumulator units."""
         gain, offset = inference_affine(self.layer)
         unit = self._unit(gain)
         safe = ops.where(unit > 0, unit, 1.0)
@@ -44,7 +44,7 @@ class AffineAccumulator:
         return gain * ops.cast(x, "float32") + rounded
 
     def rounding(self) -> Rounding:
-        """Rounds the result to codes from the accumulator, as the integer op does."""
+        """Rounds the result to codes from the accumulator, like the integer op."""
         gain, _ = inference_affine(self.layer)
         scale = self.output_quantizer.scale
         ceiling = None if self.ceiling is None else self.ceiling / scale
@@ -56,10 +56,10 @@ class AffineAccumulator:
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizeBatchNormalization(keras.layers.BatchNormalization):
-    """BatchNormalization; in inference, between known quantizers, with an offset that deploys.
+    """BatchNormalization. In inference between known grids, its offset is rounded to deploy.
 
-    On TensorFlow, images are normalized in training by the one kernel that does it all: a third of
-    the time that Keras takes, and one tensor to keep in place of several.
+    On TensorFlow, one kernel normalizes images in training. It takes a third of the time that Keras
+    takes, and keeps one tensor instead of several.
     """
 
     def __init__(self, **kwargs: Any):
@@ -80,7 +80,7 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
         return on_tensorflow and last and plain and inputs.dtype != "float64"
 
     def _normalized(self, inputs: Tensor) -> Tensor:
-        """The batch, normalized by its own statistics, which move the running ones."""
+        """Normalizes a batch by its statistics, and moves the running statistics."""
         import tensorflow as tf
 
         x = ops.cast(inputs, "float32")
@@ -95,7 +95,7 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
             is_training=True,
         )
         count = ops.cast(ops.size(x) // channels, "float32")
-        biased = variance * ((count - 1.0) / count)  # Keras averages this one, the kernel not
+        biased = variance * ((count - 1.0) / count)  # Keras averages it; the kernel's is unbiased
         for running, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
             running.assign(running * self.momentum + batch * (1.0 - self.momentum))
         return ops.cast(outputs, self.compute_dtype)
@@ -103,11 +103,11 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizeRescaling(keras.layers.Layer):
-    """`y = scale * x + offset`, in inference, between known quantizers, with one that deploys.
+    """`y = scale * x + offset`. In inference between known grids, `offset` is rounded to deploy.
 
     Args:
-        scale: a number, or one for each channel.
-        offset: likewise.
+        scale: one number, or one for each channel.
+        offset: one number, or one for each channel.
     """
 
     def __init__(self, scale: Any, offset: Any = 0.0, **kwargs: Any):
@@ -117,7 +117,7 @@ class QuantizeRescaling(keras.layers.Layer):
 
     @classmethod
     def of(cls, layer: Any) -> QuantizeRescaling:
-        """What computes the same as a Rescaling or a Normalization."""
+        """A layer that computes the same as a Rescaling or a Normalization."""
         gain, offset = (ops.convert_to_numpy(each).tolist() for each in inference_affine(layer))
         return cls(
             gain,

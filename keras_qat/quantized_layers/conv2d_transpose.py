@@ -20,10 +20,10 @@ from keras_qat.quantized_layers.window import QuantizeWindow
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PendingTransposeConv(PendingLinear):
-    """A transposed convolution: the size of its output follows from that of its input.
+    """A transposed convolution. The Keras layer computes the size of its output.
 
     Attributes:
-        layer: the Keras layer, which knows the size.
+        layer: the Keras layer.
     """
 
     layer: Any = dataclasses.field(kw_only=True)
@@ -33,7 +33,7 @@ class PendingTransposeConv(PendingLinear):
         places = shape[-1 - len(self.layer.kernel_size) :]
         size = over_image(self.layer.compute_output_shape((1, *places))[1:-1])
         window = Window(self.codes.shape[1:3], self.options["strides"], "same")
-        # Without any padding "valid" is the same, which XNNPACK runs for every window.
+        # Without any padding "valid" computes the same, and XNNPACK runs it for every window.
         padding = self.options["padding"] if any(map(any, window.pads(size))) else "valid"
         options = {**self.options, "padding": padding, "output_size": size}
         sized = dataclasses.replace(self, options=options)

@@ -17,7 +17,7 @@ from keras_qat.quantized_layers.window import QuantizeWindow
 class QuantizeDepthwiseConv2D(QuantizeWindow):
     """`y = depthwise_conv(x, w_hat) + b`; kernel (height, width, in, multiplier).
 
-    Output channel `c * multiplier + m` has a scale of its own.
+    Every output channel `c * multiplier + m` has its own scale.
     """
 
     integer_op = DepthwiseConv2D

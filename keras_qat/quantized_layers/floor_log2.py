@@ -1,4 +1,4 @@
-"""The whole part of a base-2 logarithm, which decides the multipliers of integer kernels."""
+"""`floor(log2(x))`, from which integer kernels compute their multipliers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Tensor = Any
 
 
 def floor_log2(x: Tensor) -> Tensor:
-    """`floor(log2(x))`, exact at powers of two, where a float logarithm may miss by one.
+    """`floor(log2(x))`, exact also at powers of two, where a float logarithm can be off by one.
 
     >>> [float(v) for v in floor_log2(ops.array([0.4, 0.5, 8.0]))]
     [-2.0, -1.0, 3.0]

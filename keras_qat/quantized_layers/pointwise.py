@@ -1,4 +1,4 @@
-"""Functions of one number, such as tanh, which inference computes alike wherever it runs."""
+"""Functions of one number, such as tanh, with the same inference on every compiler."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ layers = keras.layers
 
 
 class Pointwise(keras.layers.Layer):
-    """Mixed into an activation layer: float64 in inference, rounded to float32.
+    """Base of activation layers that infer in float64 and round to float32.
 
-    The integer model has a table of the function's values. In float32 two compilers differ in last
-    bits, and where a value lies half way between two integers, so would the tables: at scales that
-    are powers of two 34 of 1,000 entries of an exponential did. In float64 none of 870,400 did.
-    JAX has no float64 by default and stays in float32.
+    The integer model has a table of the function's values. In float32 the last bits depend on the
+    compiler, and at ties the table entries would, too: at scales that are powers of two, 34 of
+    1,000 entries of an exponential differed. In float64 none of 870,400 differed. JAX has no
+    float64 by default and stays in float32.
     """
 
     def __init__(self, **kwargs: Any):
-        kwargs["dtype"] = "float32"  # between two quantizers, whatever the policy
+        kwargs["dtype"] = "float32"  # under every dtype policy: the layer is between quantizers
         super().__init__(**kwargs)
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
@@ -35,7 +35,7 @@ class Pointwise(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizeActivation(Pointwise, layers.Activation):  # type: ignore[name-defined]
-    """`Activation` of a function of one number."""
+    """`Activation` with a function of one number."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -56,7 +56,7 @@ class _PReLU(layers.PReLU):  # type: ignore[name-defined]
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizeSharedPReLU(Pointwise, _PReLU):
-    """`PReLU` with one slope, which is learned."""
+    """`PReLU` with one learned slope."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -66,7 +66,7 @@ class QuantizeReLU(Pointwise, layers.ReLU):  # type: ignore[name-defined]
 
 @keras.saving.register_keras_serializable(package="keras_qat")  # type: ignore[untyped-decorator]
 def approximate_gelu(x: Tensor) -> Tensor:
-    """GELU by its formula with tanh: what `keras.ops.gelu` computes by default."""
+    """GELU by its formula with tanh, as `keras.ops.gelu` computes it by default."""
     return ops.gelu(x, approximate=True)
 
 

@@ -1,4 +1,4 @@
-"""PReLU with several slopes, which inference rescales as the runtimes do."""
+"""PReLU with several slopes, rounded in inference as in LiteRT."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Tensor = Any
 
 @dataclasses.dataclass(frozen=True)
 class PReLUGrids:
-    """The quantizers before and behind a PReLU; found in the graph, never saved."""
+    """The quantizers before and behind a PReLU. They are found in the graph, never saved."""
 
     input_quantizer: PutsOnGrid
     output_quantizer: ActivationQuantizer
 
     def integer_prelu(self, x: Tensor, slopes: Tensor, slope_scale: Tensor) -> Tensor:
-        """What LiteRT yields for `x` and `slopes` on their grids: whole output steps.
+        """The PReLU of `x` and `slopes` on their grids, as LiteRT rounds it.
 
-        Its kernel rounds twice, first to a whole number of `2**-k` steps: where the output has a
-        coarser scale than the input, up to a quarter of all values end elsewhere than by rounding
-        once. Float64 holds every number on the way exactly.
+        LiteRT's kernel rounds twice, first to a whole number of `2**-k` steps. Where the output has
+        a larger scale than the input, up to a quarter of all results differ from a single rounding.
+        Float64 holds every intermediate number exactly.
         """
         source, scale = self.input_quantizer.scale, self.output_quantizer.scale
         codes, slope_codes = (
@@ -45,16 +45,16 @@ class PReLUGrids:
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizePReLU(QuantizeWrapper):
-    """`PReLU` with slopes for channels or elements, on a grid of 8 bits.
+    """`PReLU` with a slope for each channel or element, on a grid of 8 bits.
 
-    Forward: `y = max(x, 0) + a_hat * min(x, 0)`; in inference, between known quantizers, rounded as
-    LiteRT's kernel does (JAX has no float64 by default, and rounds once). With one slope it is a
-    table instead (`QuantizeSharedPReLU`).
+    Forward: `y = max(x, 0) + a_hat * min(x, 0)`. In inference between known grids, `y` is rounded
+    as in LiteRT's kernel (on JAX, which has no float64 by default, once). A PReLU with a single
+    slope becomes a `QuantizeSharedPReLU`.
     """
 
     @classmethod
     def of(cls, layer: Any) -> QuantizePReLU:
-        """A copy of a PReLU with its quantizer."""
+        """A copy of a PReLU, with a quantizer for its slopes."""
         copy = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
         return cls(copy, SlopeQuantizer(name="slope_quantizer"))
 
@@ -80,10 +80,11 @@ class QuantizePReLU(QuantizeWrapper):
 
 
 def _rescaled(values: Tensor, multiplier: Tensor) -> Tensor:
-    """Whole numbers times a float32 multiplier, rounded twice: as LiteRT's PRELU has it.
+    """Whole numbers `v` times a float32 multiplier `m`, rounded twice as in LiteRT's PRELU.
 
-    `m = mantissa * 2**e` with the mantissa in [1/2, 1): first `floor(2**max(e, 0) * v * mantissa +
-    1/2)`, then that over `2**max(-e, 0)`, ties away from zero.
+    `m = mantissa * 2**e`, with the mantissa in [1/2, 1). The first rounding yields
+    `h = floor(2**max(e, 0) * v * mantissa + 1/2)`. The second one rounds `h / 2**max(-e, 0)`, ties
+    away from zero.
     """
     exponent = floor_log2(multiplier) + 1.0
     mantissa = ops.cast(multiplier / ops.power(2.0, exponent), "float64")

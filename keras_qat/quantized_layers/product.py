@@ -1,4 +1,4 @@
-"""The product of two tensors in inference, rounded as the integer kernels round it."""
+"""The product of two tensors in inference, rounded as in integer kernels."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from keras_qat.quantizers.fake_quantize import Rounding
 
 @dataclasses.dataclass(frozen=True)
 class ProductAccumulator:
-    """The quantizers of both factors and of the product; found in the graph, never saved.
+    """The quantizers of both factors and of the product. They are found in the graph, never saved.
 
     Attributes:
-        left: puts the first factor on its grid.
-        right: puts the second factor on its grid.
-        output: puts the product on its grid.
-        ceiling: where an activation between cuts values off, if it does.
+        left: the layer that puts the first factor on its grid.
+        right: the layer that puts the second factor on its grid.
+        output: the quantizer of the product.
+        ceiling: the ceiling of an activation before `output`; `None` without one.
     """
 
     left: PutsOnGrid

@@ -20,21 +20,22 @@ Tensor = Any
 class QuantizeWrapper(keras.layers.Wrapper):
     """Base of the wrappers: runs a layer with its kernel fake-quantized.
 
-    A subclass states, for one layer type, how the kernel looks with its output channels last
-    (`channels_last_kernel`), the forward pass with an explicit kernel (`forward`), and the same in
+    A subclass is for one layer type. It defines the kernel with its output channels last
+    (`channels_last_kernel`), the forward pass with a given kernel (`forward`), and the layer in
     integers (`lower`).
 
-    In inference the bias lies on the grid of the integer model's int32 bias, which is another one
-    in every call (`connections`, by the call argument `source`).
+    In inference the bias lies on the grid of the integer model's int32 bias. Every call of the
+    layer has its own such grid (`connections`, by the call argument `source`).
 
     The wrapper takes the name of its layer. The latent kernel stays a float32 variable of the
-    layer; quantizer arithmetic is float32 under every dtype policy, the layer's own arithmetic
-    keeps the layer's compute dtype.
+    layer. The quantizer computes in float32 under every dtype policy, and the layer in its compute
+    dtype.
 
     Args:
         layer: the weight layer, with a linear activation.
         weight_quantizer: the `WeightQuantizer` of its kernel.
-        input_gain: what the input would have been multiplied by: the kernel is, instead.
+        input_gain: factor of a Rescaling before the layer, by which the quantized kernel is
+            multiplied instead of the input.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         kwargs.setdefault("activity_regularizer", layer.activity_regularizer)
         super().__init__(layer, **kwargs)
         if not self.trainable:
-            weight_quantizer.trainable = False  # a frozen layer's function stays
+            weight_quantizer.trainable = False  # a frozen layer keeps its function
         self.weight_quantizer = weight_quantizer
         self.input_gain = float(input_gain)
         self.supports_masking = layer.supports_masking
@@ -72,14 +73,14 @@ class QuantizeWrapper(keras.layers.Wrapper):
         return outputs if bias is None else ops.add(outputs, ops.cast(bias, dtype))
 
     def bias(self) -> Tensor | None:
-        """The layer's own bias, one number for each output channel; `None` without one."""
+        """The latent bias, one number for each output channel; `None` without one."""
         return as_tensor(self.layer.bias) if self.layer.use_bias else None
 
     def deployed_bias(self, source: int = 0) -> Tensor | None:
-        """The bias of inference: between known grids, on the grid of the int32 bias.
+        """The bias in inference: rounded to the grid of the int32 bias where the grids are known.
 
-        Training keeps the real bias: behind it the BatchNormalization still moves, and the step is
-        far below that of any activation.
+        Training keeps the real bias: the BatchNormalization behind it still moves, and a step of
+        the int32 bias is far smaller than a step of any activation.
         """
         if source not in self.connections:
             return self.bias()
@@ -92,31 +93,31 @@ class QuantizeWrapper(keras.layers.Wrapper):
         return self.layer.compute_output_shape(input_shape)
 
     def channels_last_kernel(self) -> Tensor:
-        """The latent kernel, reshaped so that its last axis counts the output channels."""
+        """The latent kernel in a shape whose last axis counts the output channels."""
         return as_tensor(self.layer.kernel)
 
     def in_own_layout(self, kernel: Tensor) -> Tensor:
-        """What `channels_last_kernel` made of the kernel, in the layer's layout again."""
+        """Undoes `channels_last_kernel`: the kernel in the layout of the layer."""
         return ops.reshape(kernel, self.layer.kernel.shape)
 
     def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """The layer's arithmetic with that kernel, bias left out."""
+        """The layer's output for this kernel, without the bias."""
         raise NotImplementedError(f"{type(self).__name__} must implement forward(x, kernel)")
 
     def lower(self, tensor: str, source: int = 0) -> Pending:
-        """The layer in integers, reading an integer tensor; `source` is that of the call."""
+        """The layer in integers, on the integer tensor `tensor`, for the call number `source`."""
         raise NotImplementedError(f"{type(self).__name__} must implement lower(tensor, source)")
 
     def weight_codes(self) -> npt.NDArray[np.int32]:
         """The learned integers, with the output channels on the last axis.
 
         Raises:
-            LoweringError: no file can hold what was learned so far.
+            LoweringError: no file can hold the codes learned so far.
         """
         return self.weight_quantizer.deployed_codes(self.channels_last_kernel(), self.name)
 
     def learned(self, source: int = 0) -> dict[str, Any]:
-        """Scale and, of the call, bias of every output channel; and the bit width."""
+        """Scale and bias of every output channel for the call `source`, and the bit width."""
         kernel = self.channels_last_kernel()
         channels = kernel.shape[-1]
         scale = ops.convert_to_numpy(self.weight_quantizer.scale).astype(np.float64)

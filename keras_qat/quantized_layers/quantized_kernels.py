@@ -1,4 +1,4 @@
-"""The kernels of a layer that have a quantizer."""
+"""Finds the kernels of a layer that have a quantizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tensor = Any
 
 
 class QuantizedKernel(Protocol):
-    """A kernel and its quantizer; a `QuantizeWrapper` is one."""
+    """A kernel and its quantizer, such as a `QuantizeWrapper`."""
 
     @property
     def name(self) -> str:
@@ -24,11 +24,11 @@ class QuantizedKernel(Protocol):
         """The quantizer of the kernel."""
 
     def channels_last_kernel(self) -> Tensor:
-        """The latent kernel, reshaped so that its last axis counts the output channels."""
+        """The latent kernel in a shape whose last axis counts the output channels."""
 
 
 def quantized_kernels(layer: Any) -> Iterator[QuantizedKernel]:
-    """Every kernel of a layer of a quantized model that has a quantizer."""
+    """Every kernel with a quantizer in a layer of a quantized model."""
     if isinstance(layer, QuantizeWrapper):
         yield layer
     elif isinstance(layer, WeightOnlyWrapper):

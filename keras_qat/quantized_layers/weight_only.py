@@ -1,4 +1,4 @@
-"""Layers that compute in float32 with quantized kernels: EinsumDense, attention, Embedding."""
+"""Weight-only layers: EinsumDense, attention and Embedding, in float32 with quantized kernels."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class WeightOnlyKernel:
     """A kernel that a layer multiplies with in float32.
 
     Attributes:
-        name: `"dense"`, or `"attention/query"` where the layer has several.
+        name: `"dense"`, or `"attention/query"` where the layer has several kernels.
         weight_quantizer: the `WeightQuantizer` of the kernel.
-        place: where it is.
+        place: the place where the layer holds the kernel.
     """
 
     name: str
@@ -36,24 +36,27 @@ class WeightOnlyKernel:
     place: KernelPlace
 
     def channels_last_kernel(self) -> Tensor:
-        """The latent kernel; the axes at its end that the output has, too, are one."""
+        """The latent kernel in the shape `channels_last_shape()`."""
         return ops.reshape(as_tensor(self.place.latent), self.channels_last_shape())
 
     def channels_last_shape(self) -> tuple[int, ...]:
-        """`(in, heads, size)` is `(in, heads * size)`, where the output has both of these."""
+        """The kernel's shape, with its last axes joined to one where the output has them, too.
+
+        `(in, heads, size)` becomes `(in, heads * size)` if the output has the axes heads and size.
+        """
         shape = tuple(self.place.latent.shape)
         kept = len(shape) - max(1, _output_axes_at_the_end(self.place.equation))
         return (*shape[:kept], int(np.prod(shape[kept:])))
 
     def in_own_layout(self, kernel: Tensor) -> Tensor:
-        """What `channels_last_kernel` made of the kernel, in the layer's layout again."""
+        """Undoes `channels_last_kernel`: the kernel in the layout of the layer."""
         return ops.reshape(kernel, self.place.latent.shape)
 
     def learned(self) -> FloatWeight:
         """The learned integers, on their grid.
 
         Raises:
-            LoweringError: no file can hold what was learned so far.
+            LoweringError: no file can hold the codes learned so far.
         """
         kernel = self.channels_last_kernel()
         codes = self.weight_quantizer.deployed_codes(kernel, self.name).astype(np.int8)
@@ -64,10 +67,10 @@ class WeightOnlyKernel:
 
 
 class WeightOnlyWrapper(keras.layers.Wrapper):
-    """Base of the wrappers of layers that compute in float32, with their kernels fake-quantized.
+    """Base of the wrappers of weight-only layers: float32 arithmetic, fake-quantized kernels.
 
-    The wrapper takes the name of its layer. The latent kernels stay float32 variables of the layer;
-    biases and all its arithmetic are float32.
+    The wrapper takes the name of its layer. The latent kernels stay float32 variables of the layer.
+    Its biases and all its arithmetic are float32.
 
     Args:
         layer: the layer.
@@ -84,7 +87,7 @@ class WeightOnlyWrapper(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         if not self.trainable:
             for quantizer in weight_quantizers:
-                quantizer.trainable = False  # a frozen layer's function stays
+                quantizer.trainable = False  # a frozen layer keeps its function
         self.weight_quantizers = list(weight_quantizers)
         self.supports_masking = layer.supports_masking
 
@@ -107,14 +110,14 @@ class WeightOnlyWrapper(keras.layers.Wrapper):
         )
 
     def call_quantized(self, training: bool | None, *args: Any, **kwargs: Any) -> Any:
-        """The layer with its kernels on their grids."""
+        """Calls the layer with its kernels on their grids."""
         quantized = [each.weight_quantizer(each.channels_last_kernel()) for each in self.kernels]
         return self.call_with(quantized, *args, training=training, **kwargs)
 
     def call_with(
         self, weights: Sequence[Tensor], *args: Any, training: bool | None = None, **kwargs: Any
     ) -> Any:
-        """The layer with these kernels, channels last, in the place of its own."""
+        """Calls the layer with these kernels, channels last, instead of its latent ones."""
         kernels = self.kernels
         values = [each.in_own_layout(w) for each, w in zip(kernels, weights, strict=True)]
         if "training" in inspect.signature(self.layer.call).parameters:
@@ -126,7 +129,7 @@ class WeightOnlyWrapper(keras.layers.Wrapper):
         """The learned integers of every kernel.
 
         Raises:
-            LoweringError: no file can hold what was learned so far.
+            LoweringError: no file can hold the codes learned so far.
         """
         return tuple(kernel.learned() for kernel in self.kernels)
 
@@ -209,7 +212,7 @@ class QuantizeMultiHeadAttention(WeightOnlyWrapper):
 
 
 def _output_axes_at_the_end(equation: str) -> int:
-    """How many axes at the end of the kernel the output of an einsum has, too.
+    """How many axes at the end of an einsum's kernel are also axes of the output.
 
     >>> _output_axes_at_the_end("abc,cde->abde"), _output_axes_at_the_end("ab,cb->ac")
     (2, 0)

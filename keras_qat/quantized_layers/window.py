@@ -1,4 +1,4 @@
-"""What the wrappers of windowed layers share: a kernel that slides over one axis or two."""
+"""The base of the wrappers of windowed layers: a kernel slides over one axis or two."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from keras_qat.quantized_layers.quantize_wrapper import QuantizeWrapper
 
 
 class QuantizeWindow(QuantizeWrapper):
-    """Base of the wrappers of windowed layers; in integers all of them slide over an image.
+    """Base of the wrappers of windowed layers. In integers, all of them slide over an image.
 
-    A subclass states the integer op (`integer_op`) and where the op has its channels
-    (`image_codes`).
+    A subclass defines the integer op (`integer_op`) and the layout of its codes (`image_codes`).
     """
 
     integer_op: ClassVar[type[LinearOp]]
@@ -39,11 +38,11 @@ class QuantizeWindow(QuantizeWrapper):
         return PendingRow((tensor,), inner=window, zeros_before=self.zeros_before())
 
     def pending(self, **fields: Any) -> PendingLinear:
-        """The op over an image, of these fields."""
+        """The pending op over an image, with these fields."""
         return PendingLinear(**fields)
 
     def options(self) -> dict[str, Any]:
-        """What the integer op has to know besides weights."""
+        """The fields of the integer op besides its weights and bias."""
         return {
             "strides": over_image(self.layer.strides),
             "padding": self.layer.padding,
@@ -51,7 +50,7 @@ class QuantizeWindow(QuantizeWrapper):
         }
 
     def zeros_before(self) -> int:
-        """How many zeros come before a sequence, instead of any other padding."""
+        """The number of zeros padded before a sequence, instead of any other padding."""
         return 0
 
     def image_codes(self, codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

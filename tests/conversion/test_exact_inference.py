@@ -331,7 +331,7 @@ def test_a_layer_between_the_grids_of_two_models_is_refused_and_the_way_out_work
         quantizer = keras_qat.LSQActivationQuantizer(Grid.for_activations(8, True), name="other")
         return keras_qat.QuantizedModel(model.inputs, quantizer(model.get_layer("bn").output))
 
-    with pytest.raises(ValueError, match=r"Layer 'conv' stands between .*clone_model"):
+    with pytest.raises(ValueError, match=r"Layer 'conv' is shared with .*clone_model"):
         with_another_grid(qmodel)
     np.testing.assert_array_equal(qmodel(x), expected)
     clone = keras.models.clone_model(keras.Model(qmodel.inputs, qmodel.get_layer("bn").output))

@@ -69,13 +69,13 @@ def _dense(features: int, bias: float) -> GraphBuilder:
 
 def test_the_accumulator_fits_in_int32():
     assert _dense(60_000, 0.0).build(("y",)).ops
-    with pytest.raises(ValueError, match="accumulator of 'y'"):
+    with pytest.raises(ValueError, match="'y': its accumulator"):
         _dense(70_000, 0.0).build(("y",))
 
 
 def test_the_bias_fits_in_int32():
     for bias in (3.0, -3.0, np.nan):
-        with pytest.raises(ValueError, match="bias of channel 0 of 'y'"):
+        with pytest.raises(ValueError, match="'y': the bias of channel 0"):
             _dense(1, bias).build(("y",))
 
 

@@ -127,7 +127,7 @@ def test_data_that_does_not_fit_is_refused(name):
 
 
 def test_inputs_of_different_counts_are_refused():
-    with pytest.raises(ValueError, match=r"\['right', 'left'\] need as many samples each"):
+    with pytest.raises(ValueError, match=r"\['right', 'left'\] need equally many samples"):
         CalibrationData(two_inputs(), [X[:20], X[:10, :2]])
 
 

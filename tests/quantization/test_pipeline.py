@@ -104,7 +104,7 @@ def test_a_serialized_config_is_a_config():
 
 @pytest.mark.parametrize("config", ["gptq", 8, {"weight_bits": 4}])
 def test_an_unknown_config_is_refused(config):
-    with pytest.raises(ValueError, match="A quantization config is"):
+    with pytest.raises(ValueError, match="config must be a QuantizationConfig"):
         keras_qat.quantize(small_network(), config, calibration_data=data(8)[0])
 
 

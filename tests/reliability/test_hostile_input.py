@@ -241,8 +241,8 @@ def test_bits_that_are_none_are_refused_in_every_config(config, bits):
     ("options", "message"),
     [
         ({"per_channel": "yes"}, "per_channel must be True or False. Received: 'yes'"),
-        ({"code_regularization": "a lot"}, "number from 0 on. Received: 'a lot'"),
-        ({"code_regularization": None}, "number from 0 on. Received: None"),
+        ({"code_regularization": "a lot"}, "number, 0 or more. Received: 'a lot'"),
+        ({"code_regularization": None}, "number, 0 or more. Received: None"),
     ],
     ids=str,
 )

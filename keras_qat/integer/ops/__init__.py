@@ -1,4 +1,4 @@
-"""The integer ops, one frozen dataclass each, and the table that names them all."""
+"""The integer ops, each a frozen dataclass, and the table of their names."""
 
 from keras_qat.integer.ops.arithmetic import Add, ArithmeticOp, Mul, Sub
 from keras_qat.integer.ops.concatenate import Concatenate

@@ -1,4 +1,4 @@
-"""ADD, SUB and MUL of two tensors, each on a grid of its own."""
+"""ADD, SUB and MUL of two tensors, each on its own grid."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _signed_sum(
 def _sum_fixed_point(
     terms: Sequence[QuantizedArray], signs: tuple[int, int], output: QuantParams
 ) -> IntArray:
-    """Both terms on a common grid 20 bits finer than twice the larger scale, then rescaled."""
+    """The sum on a common grid, 20 bits finer than twice the larger scale, then rescaled."""
     common = 2.0 * max(float(term.qparams.scale) for term in terms)
     total: Int64Array = np.zeros((), dtype=np.int64)
     for term, sign in zip(terms, signs, strict=True):
@@ -95,7 +95,7 @@ def _sum_fixed_point(
 def _sum_xnnpack(
     terms: Sequence[QuantizedArray], signs: tuple[int, int], output: QuantParams
 ) -> IntArray:
-    """Integer multipliers of 20 to 21 bits for both terms, one rounding shift, ties up."""
+    """The sum with integer multipliers, the larger of 21 bits, and one rounding shift, ties up."""
     ratios = [np.float32(term.qparams.scale) / np.float32(output.scale) for term in terms]
     _, exponent = np.frexp(max(ratios))
     shift = _ADD_HEADROOM_BITS - (int(exponent) - 1)

@@ -27,9 +27,9 @@ class WindowedLinearOp(LinearOp):
     """Weights in a window that slides over height and width.
 
     Attributes:
-        strides: of the window.
+        strides: distance of two positions of the window.
         padding: `"same"` or `"valid"`.
-        dilation: distance of the taps of the window.
+        dilation: distance of two taps in the window.
     """
 
     strides: tuple[int, int] = (1, 1)
@@ -50,10 +50,10 @@ class WindowedLinearOp(LinearOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conv2D(WindowedLinearOp):
-    """Convolution; weights in the layout (out, height, width, in), channel axis 0.
+    """Convolution. The weights have the layout (out, height, width, in) and channel axis 0.
 
-    With fewer input channels in the weights than in the input it has groups: the first filters read
-    the first input channels, the next filters the next ones.
+    The op has groups where the weights have fewer input channels than the input: the first filters
+    read the first input channels, and the next filters the next channels.
     """
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -61,8 +61,8 @@ class Conv2D(WindowedLinearOp):
         groups, rest = divmod(shapes[0][3], channels)
         if rest or filters % groups:
             raise ValueError(
-                f"{filters} filters over {channels} channels do not group an input of "
-                f"{shapes[0][3]} channels."
+                f"Op {self.output!r}: {filters} filters over {channels} channels do not group an "
+                f"input of {shapes[0][3]} channels."
             )
         return super().output_shape(shapes)
 
@@ -88,9 +88,9 @@ class Conv2D(WindowedLinearOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DepthwiseConv2D(WindowedLinearOp):
-    """Per-channel convolution; weights in the layout (1, height, width, in * multiplier), axis 3.
+    """Depthwise convolution: output channel `c * multiplier + m` reads input channel `c`.
 
-    Output channel `c * multiplier + m` reads input channel `c`.
+    The weights have the layout (1, height, width, in * multiplier) and channel axis 3.
     """
 
     channel_axis: ClassVar[int] = 3

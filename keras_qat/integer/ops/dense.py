@@ -1,4 +1,4 @@
-"""FULLY_CONNECTED."""
+"""FULLY_CONNECTED: a matrix product."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_qat.integer.qparams import IntArray, QuantParams
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FullyConnected(LinearOp):
-    """Matrix product on the last axis; weights in the layout (out, in), channel axis 0."""
+    """Matrix product on the last axis. The weights have the layout (out, in), channel axis 0."""
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         (shape,) = shapes

@@ -1,4 +1,4 @@
-"""MAXIMUM and MINIMUM: against a constant, or of two tensors on one grid."""
+"""MAXIMUM and MINIMUM: of a tensor and a constant, or of two tensors on one grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_qat.integer.qparams import IntArray, QuantParams
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Maximum(UnaryOp):
-    """`max(x, bound)` on the stored integers; input and output share scale and zero point."""
+    """`max(x, bound)` on the stored integers. Input and output share scale and zero point."""
 
     bound: int
 
@@ -26,7 +26,7 @@ class Maximum(UnaryOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Minimum(UnaryOp):
-    """`min(x, bound)` on the stored integers; input and output share scale and zero point."""
+    """`min(x, bound)` on the stored integers. Input and output share scale and zero point."""
 
     bound: int
 
@@ -38,7 +38,7 @@ class Minimum(UnaryOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaximumOfTwo(BinaryOp):
-    """The larger stored integer; both inputs and the output share scale and zero point."""
+    """The larger stored integer. Both inputs and the output share scale and zero point."""
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
@@ -48,7 +48,7 @@ class MaximumOfTwo(BinaryOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MinimumOfTwo(BinaryOp):
-    """The smaller stored integer; both inputs and the output share scale and zero point."""
+    """The smaller stored integer. Both inputs and the output share scale and zero point."""
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile

@@ -1,4 +1,4 @@
-"""FLOAT_PART: layers in float between two grids, as the TensorFlow Lite file that computes them."""
+"""FLOAT_PART: layers in float between two grids, as a TensorFlow Lite file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from keras_qat.integer.qparams import FloatArray, IntArray, QuantParams
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FloatWeight:
-    """A kernel that a network in float32 multiplies with: learned integers on their grid.
+    """A kernel of learned integers that a network in float32 multiplies with.
 
     Attributes:
-        name: of the layer, and of the kernel inside it where it has several.
+        name: name of the layer, followed by the kernel's where the layer has several kernels.
         array: the integers (int8, zero point 0, one scale or one for each channel).
-        bits: of the learned grid.
+        bits: bit width of the learned grid.
     """
 
     name: str
@@ -29,7 +29,7 @@ class FloatWeight:
     bits: int
 
     def dequantized(self) -> FloatArray:
-        """`scale * code` in float32, as the layer's forward pass and a DEQUANTIZE have it."""
+        """`scale * code` in float32, as in the layer's forward pass and in DEQUANTIZE."""
         return self.array.qparams.dequantize(self.array.values)
 
 
@@ -37,15 +37,15 @@ class FloatWeight:
 class FloatPart(IntegerOp):
     """`quantize(f(dequantize(x), ..., dequantize(w), ...))`: `f` is a network in float32.
 
-    An input that is not int8 is on no grid, and `f` reads it as it is.
-    The one op whose result no integer arithmetic defines: LiteRT runs `f`, with its reference
-    kernels for the profile `"litert_ref"` and as it comes (XNNPACK) for the others.
+    An input that is not int8 is on no grid, and `f` reads it as it is. This is the only op whose
+    result is not defined by integer arithmetic: LiteRT runs `f`, with its reference kernels for the
+    profile `"litert_ref"` and with its default kernels (XNNPACK) for the others.
 
     Attributes:
         file: the bytes of `f` as a `.tflite` file, for one example at a time.
-        layers: names of the layers that `f` is made of.
-        target_shape: of what `f` yields; leaves the batch out.
-        weights: the quantized kernels, which `f` reads as its last inputs.
+        layers: names of the layers that `f` consists of.
+        target_shape: shape of the output of `f`, without the batch.
+        weights: the quantized kernels, which are the last inputs of `f`.
     """
 
     file: npt.NDArray[np.uint8]
@@ -59,7 +59,7 @@ class FloatPart(IntegerOp):
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
     ) -> IntArray:
-        """The output's integers (int8).
+        """The integers of the output (int8).
 
         Raises:
             ImportError: LiteRT is not installed.
@@ -73,12 +73,12 @@ class FloatPart(IntegerOp):
         return np.clip(steps, output.qmin, output.qmax).astype(np.int8)
 
     def _run(self, inputs: Sequence[npt.NDArray[Any]], reference: bool) -> FloatArray:
-        """`f` of every example."""
+        """Runs `f` on every example."""
         try:
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
         except ImportError as error:
             raise ImportError(
-                f"The layers in float {self.layers} run in LiteRT: pip install 'keras_qat[export]'"
+                f"The layers in float {self.layers} run in LiteRT: pip install 'keras_qat[export]'."
             ) from error
         resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
         interpreter = Interpreter(

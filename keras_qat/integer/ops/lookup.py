@@ -1,4 +1,4 @@
-"""LOOKUP: a function of one number, as a table of its 256 values."""
+"""LOOKUP: a function of one number, as a table of 256 values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLE_SIZE = INT8_MAX - INT8_MIN + 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lookup(UnaryOp):
-    """`table[x + 128]` for every integer `x`: the same in every runtime.
+    """`table[x + 128]` for every integer `x`, the same in every runtime.
 
     Attributes:
         table: 256 int8 values, on the output's grid.

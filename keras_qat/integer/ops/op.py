@@ -1,4 +1,4 @@
-"""What every integer op is: a frozen statement of inputs, output and attributes that can run."""
+"""The base of the integer ops: frozen dataclasses that state an op and can evaluate it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QuantizedArray:
-    """Integers together with the grid that gives them their meaning."""
+    """Integers and their grid."""
 
     values: IntArray
     qparams: QuantParams
 
     def centered(self) -> IntArray:
-        """The integers minus their zero point: int32, real zero is 0."""
+        """The integers minus their zero point, as int32: the real number 0 is 0."""
         return self.values.astype(np.int32) - self.qparams.zero_point
 
 
@@ -36,8 +36,8 @@ class IntegerOp(abc.ABC):
     """One op of an `IntegerGraph`.
 
     Attributes:
-        inputs: names of the activation tensors it reads.
-        output: name of the one tensor it writes.
+        inputs: names of the activation tensors that the op reads.
+        output: name of the one tensor that the op writes.
     """
 
     inputs: tuple[str, ...]
@@ -51,12 +51,12 @@ class IntegerOp(abc.ABC):
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
     ) -> IntArray:
-        """The output's integers (int8), as a runtime with that rounding profile computes them."""
+        """The integers of the output (int8), with the rounding of the profile."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UnaryOp(IntegerOp):
-    """One tensor, element by element."""
+    """An op on one tensor, element by element."""
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         (shape,) = shapes
@@ -65,9 +65,9 @@ class UnaryOp(IntegerOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BinaryOp(IntegerOp):
-    """Two tensors of one rank, element by element.
+    """An op on two tensors of one rank, element by element.
 
-    Axes of size 1 are repeated along the other tensor's.
+    An axis of size 1 is repeated to the size of that axis in the other tensor.
     """
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -80,11 +80,11 @@ class LinearOp(IntegerOp):
 
     Attributes:
         weight: learned integers (int8, zero point 0, one scale per output channel).
-        bias: the real-valued bias, float64, one per output channel. Its int32 form is born from
-            it (`integer_bias`) at the scale that input and weights finally have.
-        activation: clamp fused behind the op.
-        weight_bits: bits of the learned weight grid, whatever the integers are stored in.
-        channel_axis: the axis of the weights that runs over output channels.
+        bias: the real bias, float64, one number per output channel. `integer_bias` computes its
+            int32 form from the final scales of input and weights.
+        activation: activation fused behind the op.
+        weight_bits: bit width of the learned weight grid, however the integers are stored.
+        channel_axis: the axis of the weights that counts the output channels.
     """
 
     channel_axis: ClassVar[int] = 0
@@ -95,27 +95,27 @@ class LinearOp(IntegerOp):
     weight_bits: int = dataclasses.field(default=8, kw_only=True)
 
     def integer_bias(self, input_scale: FloatArray) -> npt.NDArray[np.int32]:
-        """`round(bias / (s_x * s_w))` per channel, ties to even, on the float32 product scale.
+        """`round(bias / (s_x * s_w))` per channel, ties to even; `s_x * s_w` is float32.
 
         Raises:
-            ValueError: a bias that does not fit in int32 on that scale, or is no number.
+            ValueError: a bias that does not fit in int32 on that scale, or is not a number.
         """
         steps = np.rint(self.bias / self.bias_scale(input_scale).astype(np.float64))
         outside = ~((steps >= INT32_MIN) & (steps <= INT32_MAX))
         if np.any(outside):
             worst = int(np.argmax(outside))
             raise ValueError(
-                f"The bias of channel {worst} of {self.output!r} is {steps[worst]:.3g} steps and "
+                f"Op {self.output!r}: the bias of channel {worst} is {steps[worst]:.3g} steps and "
                 "does not fit in int32."
             )
         return steps.astype(np.int32)
 
     def bias_scale(self, input_scale: FloatArray) -> FloatArray:
-        """Real value of one step of the int32 bias, float32 per channel."""
+        """The unit of the int32 bias, `s_x * s_w`: float32 per channel."""
         return np.float32(input_scale) * self.weight.qparams.scale
 
     def accumulator_bound(self, input_params: QuantParams) -> int:
-        """Largest magnitude that the int32 accumulator of any channel can reach."""
+        """The largest magnitude that the accumulator of any channel can reach."""
         reach = max(
             input_params.qmax - input_params.zero_point, input_params.zero_point - input_params.qmin
         )
@@ -126,13 +126,13 @@ class LinearOp(IntegerOp):
 
 
 def broadcast(kind: str, left: Shape, right: Shape) -> Shape:
-    """The shape of two tensors together.
+    """The shape that two tensors broadcast to.
 
     >>> broadcast("Mul", (1, 8, 8, 4), (1, 1, 1, 4))
     (1, 8, 8, 4)
 
     Raises:
-        ValueError: tensors of other ranks, or sizes that differ where neither is 1.
+        ValueError: tensors of different ranks, or sizes that differ where neither is 1.
     """
     fit = len(left) == len(right) and all(
         a == b or 1 in (a, b) for a, b in zip(left, right, strict=True)
@@ -146,7 +146,7 @@ def broadcast(kind: str, left: Shape, right: Shape) -> Shape:
 
 
 def activation_range(activation: Activation, qparams: QuantParams) -> tuple[int, int]:
-    """The integers that a fused activation leaves possible in an int8 tensor of that grid."""
+    """The smallest and the largest int8 code that a fused activation can yield on this grid."""
     low, high = INT8_MIN, INT8_MAX
     if activation in ("relu", "relu6"):
         low = max(low, qparams.zero_point)
@@ -157,7 +157,7 @@ def activation_range(activation: Activation, qparams: QuantParams) -> tuple[int,
 
 
 def six_in_steps(qparams: QuantParams) -> FloatArray:
-    """Where a relu6 ends, in steps; of a tiny scale some number beyond int8."""
+    """The number 6 in steps of the grid, at most 510: then it lies beyond int8 anyway."""
     with np.errstate(over="ignore"):
         six = np.float32(6.0) / qparams.scale
     return np.asarray(np.minimum(six, np.float32(2 * (INT8_MAX - INT8_MIN))))
@@ -174,9 +174,9 @@ def finish(
 def accumulate(left: IntArray, right: IntArray, bound: int) -> IntArray:
     """Exact integer matrix product through float BLAS.
 
-    Floats hold every integer below their mantissa exactly, whatever the order of summation:
-    float32 is used when `bound`, the largest possible magnitude of any partial sum, is below
-    2**24, float64 otherwise.
+    float32 holds every integer below 2**24 exactly, so the order of summation does not matter. It
+    is used where `bound`, the largest possible magnitude of any partial sum, is below 2**24, and
+    float64 elsewhere.
     """
     dtype = np.float32 if bound < (1 << 24) else np.float64
     product: FloatArray = left.astype(dtype) @ right.astype(dtype)

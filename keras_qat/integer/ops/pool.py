@@ -20,7 +20,7 @@ from keras_qat.integer.qparams import INT8_MIN, IntArray, QuantParams
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pool2D(IntegerOp):
-    """A pooling window; the output keeps the grid of the input."""
+    """A pooling window. The output keeps the grid of the input."""
 
     pool_size: tuple[int, int]
     strides: tuple[int, int]
@@ -38,7 +38,7 @@ class Pool2D(IntegerOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaxPool2D(Pool2D):
-    """Largest integer of each window; padding never wins."""
+    """The largest integer of each window. Padding is -128 and never changes the result."""
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
@@ -50,9 +50,9 @@ class MaxPool2D(Pool2D):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AveragePool2D(Pool2D):
-    """Mean of the stored integers of each window, rounded half away from zero.
+    """Mean of the stored integers of each window, ties away from zero.
 
-    The zero point is part of the averaged integers, and padding is not counted.
+    The averaged integers include the zero point. Padding is not counted.
     """
 
     def evaluate(
@@ -68,7 +68,7 @@ class AveragePool2D(Pool2D):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mean(IntegerOp):
-    """Mean over height and width, (N, H, W, C) to (N, C), on a grid of its own."""
+    """Mean over height and width, (N, H, W, C) to (N, C). The output has its own grid."""
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         (shape,) = shapes
@@ -87,7 +87,7 @@ class Mean(IntegerOp):
 def _mean_fixed_point(
     raw_total: npt.NDArray[np.int64], count: int, x: QuantParams, output: QuantParams
 ) -> IntArray:
-    """The division by `count` is folded into the fixed-point mantissa, which is truncated."""
+    """The mean in fixed point. The mantissa is divided by `count` and truncated."""
     total = raw_total - x.zero_point * count
     mantissa, shift = quantize_multiplier(
         x.scale.astype(np.float64) / output.scale.astype(np.float64)
@@ -99,10 +99,10 @@ def _mean_fixed_point(
 def _mean_float32(
     raw_total: npt.NDArray[np.int64], count: int, x: QuantParams, output: QuantParams
 ) -> IntArray:
-    """Both zero points folded into one float32 offset, ties to even after it is added.
+    """The mean in float32. Both zero points are one offset, which is added before rounding.
 
-    `raw_total` sums the stored integers, zero point included. Where the value without zero point
-    is a tie, the parity of the zero point decides the rounding.
+    `raw_total` is the sum of the stored integers, zero point included. Ties go to the even number
+    after the offset is added, so the parity of the zero point decides their direction.
     """
     multiplier = (
         np.float32(x.scale) / np.float32(output.scale) * (np.float32(1) / np.float32(count))

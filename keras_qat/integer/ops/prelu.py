@@ -1,4 +1,4 @@
-"""PRELU: one slope above zero, learned ones below."""
+"""PRELU: slope 1 above zero, learned slopes below."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ONE = QuantParams(np.ones((), np.float32))
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PReLU(UnaryOp):
-    """`x` where it is not negative, else `slopes * x`; either is rescaled once.
+    """`x` where it is not negative, else `slopes * x`. Either is rescaled once.
 
     Attributes:
         slopes: learned integers (int8, zero point 0, one scale) that broadcast to an example.
@@ -31,10 +31,10 @@ class PReLU(UnaryOp):
     slopes: QuantizedArray
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        """That of the input.
+        """The shape of the input.
 
         Raises:
-            ValueError: slopes that do not broadcast to it.
+            ValueError: slopes that do not broadcast to the input.
         """
         (shape,) = shapes
         slopes = self.slopes.values.shape

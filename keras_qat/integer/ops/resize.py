@@ -14,7 +14,7 @@ from keras_qat.integer.qparams import IntArray, QuantParams
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UpsamplingOp(IntegerOp):
-    """`factors` times the height and the width."""
+    """An image with `factors` times the height and the width."""
 
     factors: tuple[int, int]
 
@@ -25,7 +25,7 @@ class UpsamplingOp(IntegerOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RepeatPixels(UpsamplingOp):
-    """Every pixel `factors` times down and across: nearest-neighbor upsampling."""
+    """Nearest-neighbor upsampling: every pixel, repeated `factors` times down and across."""
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
@@ -36,11 +36,11 @@ class RepeatPixels(UpsamplingOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InterpolatePixels(UpsamplingOp):
-    """Bilinear upsampling by whole factors, pixels seen as squares (half-pixel centers).
+    """Bilinear upsampling by whole factors, with half-pixel centers.
 
-    An output pixel is the mean of the four stored integers around it, weighted by how near they
-    are. Ties between two integers go away from zero, in XNNPACK up. The factors are powers of two:
-    for others the fixed-point weights of the runtimes are not exact.
+    An output pixel is a mean of the four stored integers around it, in which nearer ones weigh
+    more. Ties go away from zero, in XNNPACK up. The factors are powers of two: for others the
+    fixed-point weights of the runtimes are not exact.
     """
 
     def evaluate(
@@ -58,7 +58,7 @@ class InterpolatePixels(UpsamplingOp):
 
 
 def _interpolated(x: IntArray, axis: int, factor: int) -> IntArray:
-    """`2 * factor` times the values at all positions along one axis."""
+    """`2 * factor` times the interpolated values along one axis."""
     size = x.shape[axis]
     place = 2 * np.arange(size * factor) + 1 - factor  # in steps of 1 / (2 * factor)
     before, share = np.divmod(place, 2 * factor)

@@ -1,4 +1,4 @@
-"""Ops that move integers and change none: RESHAPE, PAD, STRIDED_SLICE, TRANSPOSE and the like."""
+"""Ops that move integers and change none: RESHAPE, PAD, STRIDED_SLICE and TRANSPOSE."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_qat.integer.qparams import IntArray, QuantParams
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reshape(IntegerOp):
-    """Same integers in a new shape; `target_shape` leaves the batch out."""
+    """The same integers in a new shape. `target_shape` leaves the batch out."""
 
     target_shape: Shape
 
@@ -23,7 +23,8 @@ class Reshape(IntegerOp):
         (shape,) = shapes
         if math.prod(shape[1:]) != math.prod(self.target_shape):
             raise ValueError(
-                f"Cannot reshape {shape[1:]} to {self.target_shape}: the sizes differ."
+                f"Op {self.output!r} cannot reshape {shape[1:]} to {self.target_shape}: the sizes "
+                "differ."
             )
         return (shape[0], *self.target_shape)
 
@@ -36,7 +37,7 @@ class Reshape(IntegerOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pad(IntegerOp):
-    """Real zeros, that is the zero point, around height and width."""
+    """The real number 0, stored as the zero point, around height and width."""
 
     pads: tuple[tuple[int, int], tuple[int, int]]
 
@@ -54,7 +55,7 @@ class Pad(IntegerOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Crop(IntegerOp):
-    """Height and width without some rows and columns at their ends."""
+    """An image without some rows and columns at its edges."""
 
     crops: tuple[tuple[int, int], tuple[int, int]]
 
@@ -62,7 +63,10 @@ class Crop(IntegerOp):
         ((batch, height, width, channels),) = shapes
         rows, columns = height - sum(self.crops[0]), width - sum(self.crops[1])
         if min(rows, columns) < 1:
-            raise ValueError(f"Cannot crop {self.crops} from {height}x{width}: nothing is left.")
+            raise ValueError(
+                f"Op {self.output!r} cannot crop {self.crops} from {height}x{width}: nothing is "
+                "left."
+            )
         return (batch, rows, columns, channels)
 
     def evaluate(
@@ -76,7 +80,7 @@ class Crop(IntegerOp):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Transpose(IntegerOp):
-    """Axes in another order; `axes` leaves the batch out and counts from 1, as Keras does."""
+    """Axes in another order. `axes` leaves the batch out and counts from 1, as in Keras."""
 
     axes: tuple[int, ...]
 
@@ -88,7 +92,9 @@ class Transpose(IntegerOp):
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         (shape,) = shapes
         if sorted(self.permutation) != list(range(len(shape))):
-            raise ValueError(f"The axes {self.axes} do not order the axes of shape {shape}.")
+            raise ValueError(
+                f"Op {self.output!r}: the axes {self.axes} do not order the axes of shape {shape}."
+            )
         return tuple(shape[axis] for axis in self.permutation)
 
     def evaluate(

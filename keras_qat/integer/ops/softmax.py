@@ -1,4 +1,4 @@
-"""SOFTMAX over the last axis, in the two arithmetics that runtimes have for it."""
+"""SOFTMAX over the last axis, in fixed point and in float32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keras_qat.integer.ops.op import INT32_MAX, QuantizedArray, UnaryOp
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN, FloatArray, IntArray, QuantParams
 
 SOFTMAX_OUTPUT = QuantParams(np.array(1 / 256, np.float32), zero_point=INT8_MIN)
-"""The one output grid that runtimes accept: 256 levels from 0 to 255/256."""
+"""The only output grid that runtimes accept: 256 levels from 0 to 255/256."""
 
 MAX_SOFTMAX_CLASSES = 511
 """The fixed-point kernel aborts the process once its sum of exponentials reaches 512."""
@@ -26,7 +26,7 @@ MAX_SOFTMAX_CLASSES = 511
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Softmax(UnaryOp):
-    """Probabilities over the last axis, always on the grid `SOFTMAX_OUTPUT`."""
+    """Probabilities over the last axis, on the grid `SOFTMAX_OUTPUT`."""
 
     def evaluate(
         self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
@@ -41,8 +41,8 @@ class Softmax(UnaryOp):
 def _softmax_float_table(below_max: Int64Array, scale: FloatArray) -> IntArray:
     """256 float32 exponentials, summed in float32 from the first class to the last.
 
-    The exponentials are taken in float64 and rounded, which is what a correctly rounded `expf`
-    yields; C libraries stay within that for all but rare arguments.
+    The exponentials are computed in float64 and rounded to float32, as by a correctly rounded
+    `expf`. C libraries yield the same for all but rare arguments.
     """
     arguments = np.float32(-scale) * np.arange(256, dtype=np.float32)
     table = np.exp(arguments.astype(np.float64)).astype(np.float32)
@@ -57,7 +57,7 @@ _SUM_INTEGER_BITS = 12
 
 
 def _softmax_fixed_point(below_max: Int64Array, scale: FloatArray) -> IntArray:
-    """32-bit fixed point throughout: polynomial exponentials, a Newton reciprocal of their sum."""
+    """32-bit fixed point: polynomial exponentials, and a Newton reciprocal of their sum."""
     fractional_bits = 31 - _DIFFERENCE_INTEGER_BITS
     real = min(float(scale) * (1 << fractional_bits), float(INT32_MAX))
     mantissa, shift = quantize_multiplier(real)
@@ -92,8 +92,9 @@ _EXP_OF_MINUS_POWERS = (
 def _exp_of_nonpositive(x: Int64Array) -> Int64Array:
     """`exp(x)` with 31 fractional bits, for `x <= 0` with 26 fractional bits.
 
-    `x` is split into a multiple of -1/4, whose exponential is a product of constants, and a rest
-    in [-1/4, 0), whose exponential is a fourth-order Taylor polynomial around -1/8.
+    `x` is split into a multiple of -1/4 and a rest in [-1/4, 0). The exponential of the multiple
+    is a product of constants. The exponential of the rest is a fourth-order Taylor polynomial
+    around -1/8.
     """
     high_mul = saturating_rounding_doubling_high_mul
     fractional_bits = 31 - _DIFFERENCE_INTEGER_BITS

@@ -23,14 +23,14 @@ from keras_qat.integer.qparams import IntArray, QuantParams
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TransposeConv2D(LinearOp):
-    """Transposed convolution; weights in the layout (out, height, width, in), channel axis 0.
+    """Transposed convolution. The weights have the layout (out, height, width, in), channel axis 0.
 
-    Input pixel `(r, c)` adds to output pixels `(r * stride + i - top, c * stride + j - left)`. The
-    padding is that of the convolution which the same window makes of an image of the output's size:
-    it has to yield one of the input's size.
+    Input pixel `(r, c)` adds to output pixels `(r * stride + i - top, c * stride + j - left)`. A
+    convolution with the same window over the output must yield the size of the input: `top` and
+    `left` are its padding.
 
     Attributes:
-        strides: of the window over the output.
+        strides: distance of two positions of the window over the output.
         padding: `"same"` or `"valid"`.
         output_size: height and width of the output.
     """
@@ -41,7 +41,7 @@ class TransposeConv2D(LinearOp):
 
     @property
     def window(self) -> Window:
-        """The window of the convolution that goes the other way."""
+        """The window of the convolution from the output to the input."""
         height, width = self.weight.values.shape[1:3]
         return Window((height, width), self.strides, self.padding)
 
@@ -49,8 +49,8 @@ class TransposeConv2D(LinearOp):
         ((batch, *spatial, _),) = shapes
         if self.window.output_size(self.output_size) != tuple(spatial):
             raise ValueError(
-                f"No {self.padding} window of strides {self.strides} over {self.output_size} has "
-                f"{tuple(spatial)} positions."
+                f"Op {self.output!r}: no {self.padding!r} window of strides {self.strides} over "
+                f"{self.output_size} has {tuple(spatial)} positions."
             )
         return (batch, *self.output_size, self.weight.values.shape[0])
 
@@ -63,7 +63,7 @@ class TransposeConv2D(LinearOp):
         return finish(steps, output, self.activation)
 
     def _scattered(self, x: QuantizedArray) -> IntArray:
-        """Every pixel times the weights, added where it reaches."""
+        """The products of every pixel with the weights, added up in the output."""
         centered, bound = x.centered(), self.accumulator_bound(x.qparams)
         batch, *spatial, channels = centered.shape
         pads = self.window.pads(self.output_size)

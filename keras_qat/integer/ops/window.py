@@ -14,7 +14,7 @@ from keras_qat.integer.qparams import IntArray
 class Window:
     """Size, stride, padding rule and dilation of a 2D window.
 
-    `"same"` padding follows TensorFlow: the output has `ceil(size / stride)` positions and the odd
+    `"same"` padding follows TensorFlow: the output has `ceil(size / stride)` positions, and an odd
     row or column of padding goes to the end.
 
     >>> Window((3, 3), (2, 2), "same").output_size((8, 7))
@@ -27,7 +27,7 @@ class Window:
     dilation: tuple[int, int] = (1, 1)
 
     def output_size(self, spatial: tuple[int, ...]) -> tuple[int, int]:
-        """Rows and columns of the output for an input of that height and width."""
+        """Rows and columns of the output, for the height and width of the input."""
         rows, columns = (self._positions(axis, spatial[axis]) for axis in range(2))
         return rows, columns
 

@@ -147,8 +147,8 @@ def test_a_registered_rule_deploys_a_layer_of_the_users_own(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("kind", "rule", "message"),
     [
-        ("Swap", keras_qat.Rule(keras_qat.Output.FIXED), "belongs to a type of layers"),
-        (Swap, lower_swap, "must be a keras_qat.Rule"),
+        ("Swap", keras_qat.Rule(keras_qat.Output.FIXED), "layer_type must be a subclass"),
+        (Swap, lower_swap, "rule must be a keras_qat.Rule"),
     ],
 )
 def test_what_is_no_rule_is_refused(kind, rule, message):
