@@ -132,7 +132,8 @@ def _fake_quantize(
 ) -> Tensor:
     """Fake-quantize whose `dscale` is `scale_gradient` times `factor / scale`.
 
-    `scale_gradient` gets `(x, x_hat, g, dx, inside, total)`. `total` sums products of two tensors over the elements that share a scale.
+    `scale_gradient` gets `(x, x_hat, g, dx, inside, total)`. `total` sums products of two tensors
+    over the elements that share a scale.
     """
 
     @custom_gradient
