@@ -61,7 +61,7 @@ class Estimator:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name not in _RULES:
-            raise ValueError(f"An estimator is one of {names()}. Received: {self.name!r}")
+            raise ValueError(f"The estimator must be one of {names()}. Received: {self.name!r}")
         known = list(_RULES[self.name].options)
         unknown = sorted(set(self.options) - set(known))
         if unknown:
@@ -165,7 +165,9 @@ def register_estimator(
         rule = _Rule(function, variables, keeps_noiseless, elementwise)
         known = _RULES.get(name)
         if known is not None and known.origin != rule.origin:
-            raise ValueError(f"There is an estimator {name!r} already: {known.origin}.")
+            raise ValueError(
+                f"The estimator name {name!r} is taken by {known.origin}. Choose another name."
+            )
         _RULES[name] = rule
         return function
 

@@ -135,7 +135,7 @@ class ActivationQuantizer(Quantizer):
         if config.get("per_channel"):
             raise ValueError(
                 f"The quantizer {config.get('name')!r} has a scale for each channel, which "
-                "activations no longer have: no runtime reads one. Make the model again with "
-                "keras_qat.quantize. Received: per_channel=True"
+                "activations no longer have: no runtime reads one. Received: per_channel=True. "
+                "Make the model again with keras_qat.quantize."
             )
         return cls(**{key: config[key] for key in config if key not in _FORMERLY_OF_ALL})

@@ -131,7 +131,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         self.offset.assign(2.0**log_scale * self._lowest_of(self.target_bits))
 
     def calibrate(self, histogram: Histogram, keep_range: bool = False) -> None:
-        """Sets a grid of `start_bits` over the whole range, and freezes it for a constant tensor."""
+        """Sets a grid of `start_bits` over the whole range; a constant tensor is frozen."""
         low, high = np.float32(histogram.low), np.float32(histogram.high)
         if self.deployable:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)

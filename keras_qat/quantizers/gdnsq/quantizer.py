@@ -201,7 +201,7 @@ class GDNSQQuantizer(Quantizer):
         if not self.deployable:
             raise LoweringError(
                 f"The grid of {name or self.name!r} has a free offset, which is no whole number of "
-                'steps: it has no integers. Train with offset="snapped", the default.'
+                'steps: integers cannot state it. Train with offset="snapped", the default.'
             )
 
     def get_config(self) -> dict[str, Any]:
