@@ -90,7 +90,7 @@ class BitWidthPenalty(keras.layers.Layer):
         )
 
     def kept_plan(self) -> TrainingPlan:
-        """The plan in the variable `plan`. It reads a variable, so do not use it in a step."""
+        """The plan in the variable `plan`. It reads a variable: not for use in a step."""
         return TrainingPlan.of(self.plan)
 
     def keep_plan(self, plan: TrainingPlan) -> None:
@@ -98,7 +98,7 @@ class BitWidthPenalty(keras.layers.Layer):
         self.plan.assign(np.float32(plan))
 
     def kept_progress(self) -> Progress:
-        """The progress in the variable `progress`. Do not use it in a step either."""
+        """The progress in the variable `progress`. It reads a variable: not for use in a step."""
         return Progress.of(self.progress)
 
     def keep_progress(self, progress: Progress) -> None:

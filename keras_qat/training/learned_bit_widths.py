@@ -56,7 +56,10 @@ class LearnedWidth:
         return as_tensor(self.quantizer.held_levels)
 
     def meets_target(self) -> bool:
-        """Whether the target's bits are enough for all levels. Do not use it in a step."""
+        """Whether the target's bits are enough for all levels.
+
+        It reads variables: not for use in a step.
+        """
         return bool(self.quantizer.meets_target(*self._kernel()))
 
     def narrow(self, bits: float | None = None) -> bool:

@@ -139,7 +139,7 @@ class GDNSQQuantizer(Quantizer):
 
     @property
     def holds(self) -> bool:
-        """Whether `hold` was called. It reads a variable, so do not use it in a training step."""
+        """Whether `hold` was called. It reads a variable: not for use in a training step."""
         return bool(as_tensor(self.held_levels) > NOT_HELD)
 
     def _hold_levels(self) -> None:
