@@ -84,7 +84,7 @@ class DivergenceMonitor(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
-        if not self._first_steps:  # BackupAndRestore restores a killed run after on_train_begin
+        if not self._first_steps:  # BackupAndRestore restores a killed run in on_train_begin
             synchronize(self.model)
             self._first_steps = dict(self._steps())
 

@@ -112,7 +112,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self._run is None:  # BackupAndRestore restores a killed run after on_train_begin
+        if self._run is None:  # BackupAndRestore restores a killed run in on_train_begin
             self._run = self._begin(epoch)
         self._run.epoch_begins = True
         self._run.assisted.clear()

@@ -27,7 +27,7 @@ def pull_to_code(
     `n` is the number of steps in the range, and `e / n` the discretization error in ranges. Descent
     moves a value to its nearest code. With `lambda = strength`:
 
-    * `"rms"`: `u = lambda * sqrt(mean(g**2))` over the tensor, which scales with the loss.
+    * `"rms"`: `u = lambda * sqrt(mean(g**2))` over the tensor, for losses of any scale.
     * `"raw"`: `u = lambda / range`, the gradient of the loss `lambda / 2 * sum (e / n)**2`.
     * `"ewgs"`: `u = lambda * |g|`, which is EWGS.
 

@@ -59,11 +59,11 @@ def quantize(
             `"ste"`; 8-bit LSQ by default.
         overrides: regular expression for a whole layer name -> config for the weights and the
             output of these layers, or `None` to leave them in float. Of several patterns that
-            match, the first counts. Layers in float train and run in float32, between a grid of
-            `add_bits` before them and a grid of `input_bits` behind them. Such a model exports for
-            LiteRT only. A `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and `"sep"`; an
-            `Add` of three tensors named `"sum"` becomes `"sum_partial"` and `"sum"`. The name in
-            the given model matches both.
+            match, the first counts. Layers in float train and run in float32, between a grid of the
+            config's `add_bits` before them and a grid of its `input_bits` behind them. Such a model
+            exports for LiteRT only. A `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and
+            `"sep"`, and an `Add` of three tensors named `"sum"` becomes `"sum_partial"` and
+            `"sum"`. The name in the given model matches both parts.
         calibration_data: a few hundred input samples: an array, a dict or list of arrays for
             several inputs, or an iterable of batches such as a `tf.data.Dataset`.
 

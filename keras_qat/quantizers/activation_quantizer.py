@@ -29,7 +29,7 @@ NO_SOURCE = -1
 
 _MEASURED_EXAMPLES = 4
 _FORMERLY_OF_ALL = ("per_channel", "code_regularization")
-"""Options of weights alone. Files of earlier releases have them for activations too."""
+"""Options that only weights have. Files of earlier releases have them for activations too."""
 
 
 class Accumulator(Protocol):

@@ -64,7 +64,7 @@ class Grid:
 
     @property
     def bits(self) -> int:
-        """The number of bits that count the codes."""
+        """The bit width of the codes."""
         return ((self.qmax - self.qmin) // self.step).bit_length()
 
     def qparams(self, scale: Any, axis: int | None = None) -> QuantParams:

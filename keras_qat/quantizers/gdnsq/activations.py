@@ -181,7 +181,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         return wide
 
     def hold(self, refit: bool = False) -> None:
-        """Fixes the number of levels at `2**target_bits`; the step and the offset stay trained.
+        """Fixes `2**target_bits` levels; only the step and the offset stay trained.
 
         A model that meets its target thus stays deployable. A free grid cannot be held.
 

@@ -207,7 +207,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return ops.clip(grid.lowest + grid.steps + added % 2.0, -steps, steps)
 
     def hold(self, kernel: Tensor, refit: bool = False) -> None:
-        """Fixes the number of levels at `2**target_bits`, and their codes; steps stay trained.
+        """Fixes the levels for `target_bits` and their codes; only the steps stay trained.
 
         A model that meets its target thus stays deployable. A free grid cannot be held.
 
@@ -308,7 +308,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return (kernel - ops.stop_gradient(low)) / ops.stop_gradient(self.step)
 
     def discretization_error(self, x: Tensor) -> Tensor:
-        """`mean((w - w_hat)**2)` in ranges, over the weights that the grid does not cut off."""
+        """`mean((w - w_hat)**2)` in ranges; weights that the grid cuts off count as 0."""
         kernel = ops.convert_to_tensor(x, "float32")
         if self.deployable:
             grid = self.weight_grid(kernel)
