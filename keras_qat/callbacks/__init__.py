@@ -1,4 +1,4 @@
-"""Callbacks for `fit`: schedules of quantization-aware training, and what to watch."""
+"""Callbacks for `fit`: schedules and monitors of quantization-aware training."""
 
 from keras_qat.callbacks.batch_norm_reestimation import BatchNormReestimation
 from keras_qat.callbacks.capacity_monitor import CapacityMonitor

@@ -1,4 +1,4 @@
-"""Variables between batches, on every backend."""
+"""Access to variables between batches, on every backend."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import keras
 
 
 def synchronize(model: keras.Model) -> None:
-    """Lets a callback read and assign variables: on JAX, `fit` keeps them elsewhere meanwhile."""
+    """Lets a callback read and assign variables. On JAX, `fit` keeps their values elsewhere."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()

@@ -1,4 +1,4 @@
-"""`BatchNormReestimation`: running statistics that belong to the weights that are evaluated."""
+"""`BatchNormReestimation`: running statistics for the weights that are evaluated."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from keras_qat.training.batch_normalization import Reestimation
 class BatchNormReestimation(keras.callbacks.Callback):
     """Calls `keras_qat.reestimate_batch_normalization` before every validation of `fit`.
 
-    Without validation data it does so at the end of every epoch. What is logged, what
-    `ModelCheckpoint` keeps at the end of an epoch, and the model that `fit` leaves thus have the
-    statistics of their own weights; put it in front of such callbacks. Training itself does not
-    change. An epoch costs as many forward passes more as there are batches here.
+    Without validation data it does so at the end of every epoch. So validation metrics, the
+    checkpoints of `ModelCheckpoint`, and the model at the end of `fit` have the statistics of their
+    weights. Put this callback in front of callbacks that save the model. Training itself does not
+    change. An epoch costs one more forward pass for each batch of `data`.
 
     Source: see `keras_qat.reestimate_batch_normalization`.
 
     Args:
-        data: see there; a few thousand training samples.
+        data: see `keras_qat.reestimate_batch_normalization`; a few thousand training samples.
 
     Raises:
-        ValueError: when `fit` starts, as there.
+        ValueError: when `fit` starts, see `keras_qat.reestimate_batch_normalization`.
 
     >>> import numpy as np
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
@@ -54,7 +54,7 @@ class BatchNormReestimation(keras.callbacks.Callback):
         self._reestimate()
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._reestimation = None  # with the batches and the traced model
+        self._reestimation = None  # frees the batches and the traced model
 
     def _reestimate(self) -> None:
         if self._reestimation is None or not self._is_due:

@@ -1,4 +1,4 @@
-"""`CapacityMonitor`: what every quantizer of a model lets through, epoch by epoch."""
+"""`CapacityMonitor`: the capacity of every quantizer of a model, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -32,39 +32,44 @@ class CapacityMonitor(keras.callbacks.Callback):
      "tensors": {"conv/weights": {"kind": "weights", "target_bits": 4, ...}, ...}}
     ```
 
-    A tensor is `<layer>/weights`, or `<tensor>/activations` with the name that the integer graph
-    has for it; they come in the order of the graph. Each holds:
+    The name of a tensor is `<layer>/weights`, or `<tensor>/activations` with its name in the
+    integer graph. Tensors are in the order of the graph. Each holds:
 
-    * `kind`: "weights" or "activations"; `target_bits`; `learned`: whether training moves the
-      width; `values`: how many there are, of activations in one example.
-    * `mean_bits`, `max_bits`: the real-valued width over channels; of a fixed grid its bits. As
-      the penalty counts it: a target is met a little above it, where levels round down to it.
-    * `step`, `low`, `high`: distance of two levels and ends of the grid in real units, mean over
-      channels. The step is the scale of the noise.
-    * `saturation`: share of the float values beyond `low` and `high`. Of GDNSQ's weights, whose
-      grids follow their range: share farther than half a step beyond, that is, cut off.
+    * `kind`: "weights" or "activations".
+    * `target_bits`: the bit width, or the target width if it is learned.
+    * `learned`: whether the bit width is trained.
+    * `values`: the number of weights, or of activations in one example.
+    * `mean_bits`, `max_bits`: the mean and the maximum of the real-valued width over channels; the
+      bits of a fixed grid. This is the width in the penalty. A width a little above its target
+      meets it, because the number of levels is rounded.
+    * `step`, `low`, `high`: the distance of two levels and the ends of the grid in real units, mean
+      over channels. The noise is proportional to the step.
+    * `saturation`: the share of the float values beyond `low` and `high`. The grids of GDNSQ's
+      weights follow their range: for them, the share more than half a step beyond, which is cut
+      off.
     * `bits_per_value`: the effective capacity
       `C = min(1/2 * log2(1 + 12 * sigma**2 / step**2), log2(levels))`, mean over channels, with
       `sigma**2` the variance of the values after clamping. It is Shannon's capacity of a Gaussian
-      channel with Bennett's rounding noise of variance `step**2 / 12`; applying it to GDNSQ's
+      channel with Bennett's rounding noise of variance `step**2 / 12`. Applying it to GDNSQ's
       chain is our own reading. `channel_capacity` names sources and limits.
     * `bits_per_example`, activations only: `C * values`.
 
     A number that is not finite, as in a run that diverged, is `None`. The grid of a softmax is
-    left out: it is the runtimes' own and rounds in inference only.
+    left out: runtimes fix it, and it rounds in inference only.
 
-    Fits that go on from one another extend the history; an epoch that is run again replaces its
-    record and those behind it; another model starts over. The model is not changed, and nothing
-    is saved with it. The probe of its values is compiled once.
+    A `fit` that continues another one extends the history. An epoch that is run again replaces its
+    record and all later records. Another model starts a new history. The model is not changed, and
+    nothing is saved with it. The probe of its values is compiled once.
 
     Args:
-        data: input samples as for `quantize`'s `calibration_data`; a few dozen are enough.
-        log_dir: also writes every number as a TensorBoard scalar `<number>/<tensor>` there.
-        batch_size: samples that the probe looks at together.
+        data: input samples, see `calibration_data` of `quantize`; a few dozen are enough.
+        log_dir: a folder to which every number is also written, as a TensorBoard scalar
+            `<number>/<tensor>`.
+        batch_size: the samples in one batch of the probe.
 
     Raises:
-        ValueError: no data, a `batch_size` below 1, or a `log_dir` without the TensorFlow backend;
-            when `fit` starts: data that do not fit the model, or a model without quantizers.
+        ValueError: no data, a `batch_size` below 1, or a `log_dir` without the TensorFlow backend.
+            When `fit` starts: data that do not fit the model, or a model without quantizers.
 
     >>> monitor = CapacityMonitor(np.zeros((2, 4)))
     >>> monitor.history
@@ -86,8 +91,8 @@ class CapacityMonitor(keras.callbacks.Callback):
             )
         if log_dir is not None and keras.backend.backend() != "tensorflow":
             raise ValueError(
-                "CapacityMonitor writes to a log_dir with TensorFlow, and Keras runs on "
-                f"{keras.backend.backend()!r}. Leave log_dir out: history, save_json and "
+                "CapacityMonitor needs the TensorFlow backend to write to a log_dir. Received: the "
+                f"backend {keras.backend.backend()!r}. Leave log_dir out: history, save_json and "
                 "keras_qat.plot_capacity work on every backend."
             )
         self.history: dict[str, Any] = {"epochs": [], "tensors": {}}
@@ -133,18 +138,18 @@ class CapacityMonitor(keras.callbacks.Callback):
     def bottlenecks(self, n: int = 3, by: str = "bits_per_value") -> list[str]:
         """The tensors with the smallest capacity in the last epoch, smallest first.
 
-        `by="bits_per_value"` ranks weights and activations together. Rounding noise is the share
-        `2**(-2 * C)` of what leaves a quantizer, and where a layer multiplies weights with inputs,
-        the shares of both add up. So the first one disturbs its layer most: more bits, or a range
-        that fits, help there first.
+        `by="bits_per_value"` ranks weights and activations together. The share of rounding noise in
+        the output of a quantizer is `2**(-2 * C)`. A layer that multiplies weights with inputs adds
+        up the shares of both. So the first tensor disturbs its layer most: more bits, or a better
+        range, help there first.
 
-        `by="bits_per_example"` ranks activations as links of the chain: all that follows a tensor
-        knows no more of an example than that many bits. It finds the narrow waist of a network
-        with a single path; around it, shortcuts carry more. At the end of a classifier, where few
-        values suffice, it is small by nature.
+        `by="bits_per_example"` ranks activations as links of a chain: all layers behind a tensor
+        know at most that many bits of an example. It finds the narrow waist of a network with a
+        single path; a shortcut around it carries more. The capacity is naturally small at the end
+        of a classifier, where a few values suffice.
 
         Args:
-            n: how many, at most.
+            n: the largest number of tensors to return.
             by: "bits_per_value" or "bits_per_example".
 
         Raises:
@@ -153,11 +158,11 @@ class CapacityMonitor(keras.callbacks.Callback):
         return bottlenecks(self.history, n, by)
 
     def save_json(self, path: str | os.PathLike[str]) -> None:
-        """Writes the history as JSON: the whole file, or the one that was there stays."""
+        """Writes the history as JSON. If writing fails, an older file stays as it was."""
         replace_file(path, json.dumps(self.history, allow_nan=False).encode())
 
     def _forget_from(self, epoch: int) -> None:
-        """Drops the records of that epoch and of all that follow."""
+        """Drops the records of an epoch and of all later ones."""
         kept = sum(recorded < epoch for recorded in self.history["epochs"])
         del self.history["epochs"][kept:]
         for tensor in self.history["tensors"].values():
@@ -166,7 +171,7 @@ class CapacityMonitor(keras.callbacks.Callback):
                     del values[kept:]
 
     def _write_scalars(self, epoch: int) -> None:
-        """As `tf.summary.scalar` does, which wants TensorBoard installed where the model trains."""
+        """Writes the same as `tf.summary.scalar`, which requires that TensorBoard is installed."""
         import tensorflow as tf
 
         scalar = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
@@ -181,7 +186,7 @@ class CapacityMonitor(keras.callbacks.Callback):
 
 
 class _Probe:
-    """Looks at the values that enter the quantizers of a model."""
+    """Measures the values that enter the quantizers of a model."""
 
     def __init__(self, model: QuantizedModel, data: Any, batch_size: int):
         self.model = model
@@ -201,7 +206,7 @@ class _Probe:
         self._values = keras.Model(model.inputs, sources) if sources else None
 
     def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The name of every tensor and what is found now."""
+        """The name and the current record of every tensor."""
         synchronize(self.model)
         measurements = {name: _measurement(site) for name, site in self._sites.items()}
         for values in self._batches():
@@ -221,7 +226,7 @@ class _Probe:
             yield name, record
 
     def _batches(self) -> Iterator[dict[str, Any]]:
-        """What enters the activations' quantizers, in batches of one size: one compilation."""
+        """The inputs of all activation quantizers, in batches of one size for one compilation."""
         if self._values is None:
             return
         for start in range(0, self._samples, self._batch_size):

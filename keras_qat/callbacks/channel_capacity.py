@@ -1,4 +1,4 @@
-"""A quantizer as a noisy channel: its grid, what it saturates, how many bits get through."""
+"""A quantizer as a noisy channel: its grid, its saturation and its capacity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ History = Mapping[str, Any]
 RANKINGS = ("bits_per_value", "bits_per_example")
 
 _FLOAT_ERROR = 2.0**-10
-"""In steps: a value this close to the clamp range does not count as saturated."""
+"""In steps. A value this close to the clamp range does not count as saturated."""
 
 
 def channel_capacity(variance: Any, step: Any, levels: Any) -> Array:
@@ -28,21 +28,23 @@ def channel_capacity(variance: Any, step: Any, levels: Any) -> Array:
 
     `C = min(1/2 * log2(1 + 12 * variance / step**2), log2(levels))`
 
-    Rounding to steps of `s` is modelled as uniform noise of variance `s**2 / 12`, independent of
-    the signal (Bennett 1948, "Spectra of quantized signals"); the first term is the capacity of a
-    channel that adds Gaussian noise of that power to a signal of that variance (Shannon 1948, "A
-    mathematical theory of communication"). No code tells more than the second term. Reading the
-    channels of GDNSQ (arXiv 2508.14004) this way is our own.
+    Rounding with the step `s` is modelled as uniform noise of variance `s**2 / 12`, independent of
+    the signal (Bennett 1948, "Spectra of quantized signals"). The first term is the capacity of a
+    channel that adds Gaussian noise of this power to a signal with the given variance (Shannon
+    1948, "A mathematical theory of communication"). No code tells more than the second term.
+    Reading the channels of GDNSQ (arXiv 2508.14004) this way is our own.
 
-    It compares quantizers; it does not count what a network knows. Bennett's model wants fine
-    steps and is rough at 1 and 2 bits; the first term is what a Gaussian signal could carry, not
-    what this one does; values of one tensor depend on each other; and what clamping cuts off is
-    no noise here, so look at the saturation as well.
+    The capacity compares quantizers. It does not measure the information in a network:
+
+    * Bennett's model assumes fine steps, and is rough at 1 and 2 bits.
+    * The first term is the capacity for a Gaussian signal, not for the actual one.
+    * The values of one tensor depend on each other.
+    * Values that clamping cuts off do not count as noise, so look at the saturation as well.
 
     Args:
-        variance: of the values, in their units squared.
-        step: between two levels, in the units of the values.
-        levels: how many there are.
+        variance: the variance of the values, in their units squared.
+        step: the distance between two levels, in the units of the values.
+        levels: the number of levels.
 
     Returns:
         float64, in the shape that the arguments broadcast to; NaN where the variance is NaN.
@@ -65,15 +67,16 @@ def channel_capacity(variance: Any, step: Any, levels: Any) -> Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Channel:
-    """The grid that a quantizer has now; arrays of shape `()` or `(channels,)`.
+    """The current grid of a quantizer, as arrays of shape `()` or `(channels,)`.
 
     Attributes:
-        bits: real-valued width; of a fixed grid its bits.
-        step: between two levels, in real units.
-        low: real value of the lowest code.
-        high: real value of the highest code.
-        levels: how many codes there are.
-        slack: how far beyond `low` and `high` a value is still rounded, not cut off.
+        bits: the real-valued width, or the bits of a fixed grid.
+        step: the distance between two levels, in real units.
+        low: the lowest level.
+        high: the highest level.
+        levels: the number of levels.
+        slack: the distance beyond `low` and `high` up to which a value counts as rounded, not as
+            cut off.
     """
 
     bits: Array
@@ -86,12 +89,11 @@ class Channel:
 
 @functools.singledispatch
 def channel_of(quantizer: Quantizer, kernel: Any = None) -> Channel:
-    """The channel that a quantizer is at the moment; `kernel` is what it quantizes, if weights.
+    """The current channel of a quantizer. A quantizer of GDNSQ weights needs their `kernel`.
 
-    Of a grid with fixed or learned ends, `low` and `high` are its clamp range. The grids of
-    `GDNSQWeightQuantizer` follow the range of their weights instead of clamping it: there a
-    weight is cut off only if it is farther than half a step from the outermost code, as on
-    a grid that is held.
+    For a grid with fixed or learned ends, `low` and `high` are its clamp range. The grids of
+    `GDNSQWeightQuantizer` follow the range of their weights. There, only a weight more than half
+    a step beyond the outermost level counts as cut off, which happens on held grids.
 
     >>> from keras_qat.quantizers import Grid, STEWeightQuantizer
     >>> quantizer = STEWeightQuantizer(Grid.for_weights(2))
@@ -150,13 +152,13 @@ class Measurement:
         self._squares: Any = 0.0
 
     def add(self, values: Any) -> None:
-        """Takes more values; of a channel with several steps the last axis counts them."""
+        """Adds values. If the channel has several steps, they belong to the last axis."""
         channel = self.channel
         values = np.asarray(values, np.float32)
         low, high = channel.low - channel.slack, channel.high + channel.slack
         near = _FLOAT_ERROR * channel.step
         axes = tuple(range(values.ndim - channel.step.ndim))
-        with np.errstate(invalid="ignore", over="ignore"):  # a diverged run: its record says so
+        with np.errstate(invalid="ignore", over="ignore"):  # the record of a diverged run has None
             self._beyond += int(np.sum((values < low - near) | (values > high + near)))
             passed = np.clip(values, low, high)
             self._sum = self._sum + np.sum(passed, axis=axes, dtype=np.float64)
@@ -164,7 +166,7 @@ class Measurement:
         self.values += values.size
 
     def record(self) -> dict[str, float]:
-        """What was found, as plain numbers: see `CapacityMonitor`."""
+        """The statistics as plain numbers, see `CapacityMonitor`."""
         channel = self.channel
         count = self.values / max(1, channel.step.size)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -186,8 +188,8 @@ def bottlenecks(history: History, n: int = 3, by: str = "bits_per_value") -> lis
     """The tensors with the smallest capacity in the last epoch of a history, smallest first.
 
     Args:
-        history: of a `CapacityMonitor`, which says what the rankings mean.
-        n: how many, at most.
+        history: the history of a `CapacityMonitor`, whose `bottlenecks` explains the rankings.
+        n: the largest number of tensors to return.
         by: "bits_per_value" or "bits_per_example".
 
     Raises:
@@ -198,7 +200,7 @@ def bottlenecks(history: History, n: int = 3, by: str = "bits_per_value") -> lis
     ['b/weights']
     """
     if by not in RANKINGS:
-        raise ValueError(f"Bottlenecks are ranked by one of {RANKINGS}. Received: {by!r}")
+        raise ValueError(f"The ranking 'by' must be one of {RANKINGS}. Received: {by!r}")
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"The number of bottlenecks must be 1 or more. Received: {n!r}")
     if not history["epochs"]:

@@ -1,4 +1,4 @@
-"""`DivergenceMonitor`: notices a run that diverged, and names where."""
+"""`DivergenceMonitor`: notices a run that diverged, and names the place."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ _LISTED = 5
 
 
 class TrainingDivergedError(RuntimeError):
-    """Training diverged; the message names the loss, the layers and the quantizers."""
+    """Training diverged. The message names the loss, the layers and the quantizers."""
 
 
 class DivergenceMonitor(keras.callbacks.Callback):
     """Ends a training that diverged, and names the loss, the quantizers and the layers.
 
-    A quantizer hides divergence: NaN on a grid may come out as a plain number, and a step that
-    collapsed or exploded leaves a network whose loss is finite and does not move. At the end of
-    every epoch, and in mid-epoch after every `every` batches, this callback looks at
+    A quantizer can hide divergence: a grid may turn NaN into a plain number, and a network with a
+    collapsed or exploded step has a finite loss that does not move. At the end of every epoch, and
+    in mid-epoch after every `every` batches, this callback finds
 
-    * the loss and the loss of the validation: not finite;
-    * the variables of every quantizer and layer: not finite;
-    * the step of every quantizer: collapsed, below `2**-8` of what it was when `fit` began (the
-      scales of LSQ end at `2**-10` of the calibrated ones), or exploded, above `2**20` times that
-      (learned widths of 16 bits make steps `2**15` times as wide on their way to one bit).
+    * a loss or a validation loss that is not finite,
+    * variables of quantizers and layers that are not finite,
+    * collapsed steps, below `2**-8` of their value at the start of `fit` (the scales of LSQ end at
+      `2**-10` of the calibrated scales),
+    * exploded steps, above `2**20` times their value at the start of `fit` (learned widths of 16
+      bits make steps `2**15` times as wide on their way to one bit).
 
-    What it finds is in `problems`, as text. Nothing of the model is changed: the weights are those
-    of the batch that was last; load those of a checkpoint, as `keras.callbacks.ModelCheckpoint` or
-    `keras.callbacks.BackupAndRestore` keep them.
+    The list `problems` holds the findings as text. The model is not changed: it has the weights of
+    the last batch. Load the weights of a checkpoint instead, from `keras.callbacks.ModelCheckpoint`
+    or `keras.callbacks.BackupAndRestore`.
 
     Args:
-        action: "stop" warns and ends `fit` after that batch or epoch, "raise" raises
+        action: "stop" warns and ends `fit` after the batch or epoch, "raise" raises
             `TrainingDivergedError`, "warn" warns and goes on.
-        every: batches between two looks in mid-epoch, each of which waits for the batch and reads
-            all variables; `None` looks at the end of epochs alone, and costs a batch nothing.
+        every: the number of batches between two checks in mid-epoch. A check waits for the batch
+            and reads all variables. `None` checks only at the end of epochs, at no cost per batch.
 
     Raises:
-        ValueError: no such action, or an `every` below 1; when `fit` starts: a model that is not
+        ValueError: no such action, or an `every` below 1. When `fit` starts: a model that is not
             quantized.
 
     >>> DivergenceMonitor("raise", every=100).problems
@@ -70,7 +71,7 @@ class DivergenceMonitor(keras.callbacks.Callback):
         self._first_steps: dict[str, np.ndarray] = {}
         self._told: set[str] = set()
         self._epoch = self._seen = 0
-        if every is not None:  # a method of the class would make Keras read the logs every batch
+        if every is not None:  # as a method of the class, it would make Keras read logs every batch
             self.on_train_batch_end = self._look_in_mid_epoch
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -83,7 +84,7 @@ class DivergenceMonitor(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
-        if not self._first_steps:  # only now has BackupAndRestore put back a killed run
+        if not self._first_steps:  # BackupAndRestore restores a killed run in on_train_begin
             synchronize(self.model)
             self._first_steps = dict(self._steps())
 
@@ -138,7 +139,7 @@ class DivergenceMonitor(keras.callbacks.Callback):
             for owner, variables in found.items()
         }
         return {
-            f"{owner} {names}": f"of {owner} not finite: {names}"
+            f"{owner} {names}": f"variables of {owner} are not finite: {names}"
             for owner, names in bad.items()
             if names
         }
@@ -155,7 +156,7 @@ class DivergenceMonitor(keras.callbacks.Callback):
                     share = f" in {bad.sum()} of {bad.size} channels" if bad.size > 1 else ""
                     found[f"{name} {what}"] = (
                         f"the step of {name} ({type(quantizers[name]).__name__}) {what}{share}, to "
-                        f"{worst(ratio):.2g} of what it was"
+                        f"{worst(ratio):.2g} of its value at the start"
                     )
         return found
 

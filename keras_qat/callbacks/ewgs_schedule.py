@@ -17,27 +17,27 @@ Batches = list[tuple[Any, Any]]
 class EWGSSchedule(keras.callbacks.Callback):
     """Sets `delta` of every EWGS quantizer from the curvature of the loss, every few epochs.
 
-    What EWGS adds to the gradient, `-delta * |g| * e`, stands for `H * (x - x_hat)`, the change of
+    EWGS adds `-delta * |g| * e` to the gradient. This stands for `H * (x - x_hat)`, the change of
     the gradient between the rounded value and the value itself. So
     `delta = max(0, step * (Tr(H) / N) / (3 * std(g)))` for each tensor, in steps, as a mean over
-    the batches that are given; three deviations stand for the typical largest gradient. Until the
-    first time `delta` is 0, which is straight through. All `delta` lie in variables of the model.
+    the given batches. Three deviations stand for the typical largest gradient. Before the first
+    update `delta` is 0, which is straight through. Each `delta` is a variable of the model.
 
-    A time costs about `2 * probes` training steps for each batch, run eagerly, on TensorFlow.
+    An update costs about `2 * probes` training steps for each batch, run eagerly, on TensorFlow.
 
     Source: Lee et al. 2021 (arXiv 2104.00903) and its published code, whose figures are the
-    defaults. It draws probes for one tensor at a time; here all tensors share them.
+    defaults. That code draws probes for one tensor at a time. Here all tensors share the probes.
 
     Args:
-        x, y: inputs and targets of the batches, a few from the training data.
-        batch_size: of a batch.
-        every: epochs between two times.
-        start: epochs before the first time.
-        probes: random vectors for each batch, at most.
+        x, y: inputs and targets of a few batches of the training data.
+        batch_size: the size of a batch.
+        every: the epochs between two updates.
+        start: the epochs before the first update.
+        probes: the largest number of random vectors for each batch.
 
     Raises:
-        ValueError: no data, or a number below 1; when `fit` starts: a model without a quantizer
-            whose estimator is "ewgs".
+        ValueError: no data, or a number below 1 (`start`: below 0). When `fit` starts: a model
+            without a quantizer whose estimator is "ewgs".
 
     >>> EWGSSchedule(np.zeros((6, 2)), np.zeros(6), batch_size=2, every=5).every
     5
@@ -59,7 +59,7 @@ class EWGSSchedule(keras.callbacks.Callback):
             )
         if min(batch_size, every, probes) < 1 or start < 0:
             raise ValueError(
-                "batch_size, every and probes must be 1 or more, start 0 or more. "
+                "batch_size, every and probes must be 1 or more, and start 0 or more. "
                 f"Received: {batch_size}, {every}, {probes}, {start}"
             )
         self.every = every
@@ -86,7 +86,7 @@ class EWGSSchedule(keras.callbacks.Callback):
 
     def _deltas(self) -> np.ndarray:
         found = []
-        weights = self.model.get_weights()  # a forward pass of training moves averages
+        weights = self.model.get_weights()  # a forward pass in training changes running averages
         for seed, (x, y) in enumerate(self._batches):
             traces, deviations = hessian_traces(
                 self.model, self._quantizers, x, y, self._probes, seed=seed

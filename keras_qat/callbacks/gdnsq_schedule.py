@@ -23,52 +23,55 @@ _CHECKS_IN_A_RUN = 50
 class GDNSQSchedule(keras.callbacks.Callback):
     """Warm-up, a growing penalty on bit widths, and annealing once all targets are met.
 
-    With `n` batches done, `c` of which found every target met (`TemperatureAnnealing`): during
-    warm-up the learning rate rises to the optimizer's own and there is no penalty; then the
-    temperature of the penalty grows with every batch, and the learning rate falls with `c`.
-    Convergence is judged from the parameters, about 50 times in a run.
+    During warm-up the learning rate rises to the rate of the optimizer, and there is no penalty.
+    Then the temperature of the penalty grows with every batch. The learning rate falls with the
+    number of batches for which all targets were met (`TemperatureAnnealing`). The callback checks
+    the targets about 50 times in a run.
 
-    * `"planned"` (default) knows how many batches `fit` will do. It makes the learned steps and
-      ranges move faster than the weights, by a power of two, and the temperature grow as much
+    * `"planned"` (default) uses the number of batches that `fit` will do. By a power of two, it
+      makes the learned steps and ranges move faster than the weights, and the temperature grow
       faster, so that targets are met by `arrive_by` of the run. It also changes grids by hand,
-      outside of the gradient, about 50 times in a run. A width that is later than an even pace
-      from `start_bits` to its target is narrowed to that pace: its steps are widened, and all its
-      codes change. So all widths arrive, with any optimizer. A width that arrives is held: its
-      number of levels is fixed from then on. Its steps are set anew at that moment, and its codes
-      change once more. A weight grid gets the steps of the least squared error over all levels of
-      its target; the range of an activation is divided into all levels of its target. From there
-      on steps learn as slowly as weights, and accuracy recovers while the learning rate falls to 0
-      along half a cosine.
+      outside of the gradient, about 50 times in a run:
+
+      A width that is later than an even pace from `start_bits` to its target is narrowed to that
+      pace: its steps are widened, and all its codes change. So all widths arrive, with any
+      optimizer. A width that arrives is held: its number of levels is fixed from then on. At that
+      moment its steps are set anew, and its codes change once more. A weight grid gets the steps
+      with the least squared error on all levels of its target. The range of an activation is
+      divided into all levels of its target.
+
+      From then on steps learn as slowly as weights, and accuracy recovers while the learning rate
+      falls to 0 along half a cosine.
     * `"published"` has the constants of the published code. It needs at least
       `(start_bits - bits) / learning_rate` batches; 1.1 to 2.1 times that was seen.
 
-    An optimizer with a `LearningRateSchedule` keeps it: only the penalty is scheduled then. A rate
-    that another callback sets between epochs is taken up.
+    If the optimizer has a `LearningRateSchedule`, only the penalty is scheduled. If another
+    callback sets a learning rate between epochs, this schedule continues from it.
 
     When all targets are met, they stay met: every grid keeps its number of levels, and the penalty
-    ends (with `offset="free"` it stays). All state lies in variables of the model: with
+    ends (with `offset="free"` it stays). All state lies in variables of the model, so with
     `keras.callbacks.BackupAndRestore` a killed run goes on where it was.
 
-    At the end of an epoch, each metric of the validation (of training, if there is none) is logged
-    as `<metric>_feasible` too, such as `val_accuracy_feasible`: the metric if all targets are met;
-    else minus the bits by which the worst width misses its target, or infinity for losses and
-    metrics of which less is better. So
+    At the end of an epoch, each validation metric (without validation, each training metric) is
+    also logged as `<metric>_feasible`, such as `val_accuracy_feasible`. It is the metric if all
+    targets are met. If not, it is minus the bits by which the worst width misses its target, or
+    infinity for losses and other metrics that should be small. So
     `ModelCheckpoint(path, "val_accuracy_feasible", mode="max", save_best_only=True)` ends with a
-    model that meets its targets. `assisted_widths` is logged, too: how many widths this epoch
-    narrowed by hand. Put this callback before those that read its logs.
+    model that meets its targets. `assisted_widths` is logged too: the number of widths narrowed by
+    hand in this epoch. Put this callback before the callbacks that read its logs.
 
-    Source: GDNSQ (arXiv 2508.14004), its published code; the plan is our own.
+    Source: GDNSQ (arXiv 2508.14004), its published code. The plan is our own.
 
     Args:
         recipe: `"planned"` or `"published"`.
-        arrive_by: when targets are met, as a share of the run; of the planned recipe.
-        lossless: let the temperature weigh the task loss in place of the penalty: widths fall as
-            far as the task bears it, and targets may not be met.
-        verbose: 1 prints a line when targets are met, 0 nothing.
+        arrive_by: the share of the run after which targets are met, for the planned recipe.
+        lossless: whether the temperature multiplies the task loss instead of the penalty. Widths
+            then fall only as far as the task allows, and may miss their targets.
+        verbose: 1 prints a line when targets are met, and if they are missed; 0 prints nothing.
 
     Raises:
         ValueError: when `fit` starts: a model without learned widths, a run of unknown length, or
-            one that is too short; the message names the number of batches that it needs.
+            a run that is too short. The message names the number of batches that it needs.
 
     >>> GDNSQSchedule(arrive_by=0.5).recipe
     'planned'
@@ -96,7 +99,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
 
     @property
     def targets_met_at(self) -> int | None:
-        """After how many batches all targets were met for good; `None` if they are not."""
+        """The number of batches after which all targets were met; `None` if they are not met."""
         return None if self._run is None else self._run.targets_met_at
 
     @property
@@ -115,7 +118,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self._run is None:  # only now has BackupAndRestore put back the state of a killed run
+        if self._run is None:  # BackupAndRestore restores a killed run in on_train_begin
             self._run = self._begin(epoch)
         self._run.epoch_begins = True
         self._run.assisted.clear()
@@ -168,12 +171,12 @@ def feasible_metrics(
     widths: list[LearnedWidth],
     falling: Callable[[str], bool] = lambda name: name.endswith("loss"),
 ) -> dict[str, float]:
-    """`<metric>_feasible` for every metric of the validation, else of training.
+    """`<metric>_feasible` for every validation metric; without any, for every training metric.
 
     Args:
-        logs: of an epoch.
+        logs: the logs of an epoch.
         widths: every learned width.
-        falling: whether less of a metric is better.
+        falling: tells for the name of a metric whether smaller is better.
 
     >>> feasible_metrics({"loss": 0.5, "val_loss": 0.7, "val_accuracy": 0.9}, [])
     {'val_loss_feasible': 0.7, 'val_accuracy_feasible': 0.9}
@@ -188,7 +191,7 @@ def feasible_metrics(
 
 
 class _State:
-    """The variables of a run, as numbers with names."""
+    """The state of a run as named numbers, kept in variables of the penalty."""
 
     def __init__(self, penalty: BitWidthPenalty):
         self.penalty = penalty
@@ -196,28 +199,28 @@ class _State:
         self.progress = penalty.kept_progress()
 
     def continues(self, batches: int, batches_per_epoch: int, epoch: int) -> bool:
-        """Whether the variables are those of a killed run, which this one takes up."""
+        """Whether the variables belong to a killed run that this run continues."""
         unfinished = self.plan.batches == batches and not self.progress.finished
         return unfinished and self.progress.batches // batches_per_epoch == epoch
 
     def start(self, plan: TrainingPlan) -> None:
-        """Starts over."""
+        """Stores a plan, and resets the progress."""
         self._keep(plan)
         self.progress = Progress()
         self.save()
 
     def recover_to_the_end(self) -> None:
-        """The learning rate falls over all batches that are left, early as targets may be met."""
+        """Lets the learning rate fall over all remaining batches, also after an early arrival."""
         left = int(self.plan.batches) - self.progress.batches
         self._keep(self.plan.recovering_for(self.progress.converged_batches + left))
 
     def _keep(self, plan: TrainingPlan) -> None:
-        """Keeps a plan in its variable; a resumed run must read the same numbers: reads it back."""
+        """Stores a plan and reads it back, so that a resumed run has the same float32 numbers."""
         self.penalty.keep_plan(plan)
         self.plan = self.penalty.kept_plan()
 
     def note(self, **changes: Any) -> None:
-        """Changes some of the progress; `save` keeps it."""
+        """Changes fields of the progress; `save` stores them in the variable."""
         self.progress = self.progress._replace(**changes)
 
     def save(self) -> None:
@@ -225,11 +228,11 @@ class _State:
 
 
 class _Run:
-    """One `fit`: what happens before and after each batch.
+    """The work before and after each batch of one `fit`.
 
     Attributes:
         epoch_begins: whether the next batch is the first one of an epoch.
-        assisted: the widths that this epoch narrowed by hand.
+        assisted: the widths narrowed by hand in this epoch.
     """
 
     def __init__(self, model: QuantizedModel, state: _State, forces: bool, verbose: int):
@@ -253,7 +256,7 @@ class _Run:
         return done.batches - done.converged_batches if done.converged else None
 
     def set_rates(self) -> None:
-        """Learning rate and temperature of the batch that follows."""
+        """Sets the learning rate and the temperature for the next batch."""
         synchronize(self._model)
         progress = self._state.progress
         state = progress.annealing
@@ -270,7 +273,7 @@ class _Run:
         self._model.optimizer.learning_rate = self._last_set
 
     def advance(self) -> None:
-        """One batch is done."""
+        """Updates the progress after a batch."""
         state = self._state
         done = self._schedule.advance(state.progress.annealing, state.progress.converged)
         state.note(batches=done.batches, converged_batches=done.converged_batches)
@@ -280,7 +283,7 @@ class _Run:
         state.save()
 
     def end(self) -> None:
-        """The last batch is done."""
+        """Checks the targets after the last batch, and marks the run as finished."""
         self._check()
         self._state.note(finished=True)
         self._state.save()
@@ -295,9 +298,9 @@ class _Run:
         state.note(converged=not missed)
 
     def _bring_along(self) -> list[LearnedWidth]:
-        """Holds the widths that arrived, moves those along that are late; the ones still missing.
+        """Narrows late widths, holds widths that met their targets, and returns the other ones.
 
-        At its high rate a width that arrived would move on, past its target.
+        At its high rate, a width that is not held would move on past its target.
         """
         late, missed = self._state.plan.late(self._state.progress.batches), []
         for width in self._model.learned_widths:
@@ -335,24 +338,24 @@ class _Run:
             print(f"\nGDNSQSchedule: batch {done} of {batches}: {what}.")
 
     def _take_over_learning_rate(self) -> None:
-        """What another callback set since the last batch becomes the rate from here on."""
+        """Adopts a learning rate that another callback set since the last batch."""
         found = float(ops.convert_to_numpy(self._model.optimizer.learning_rate))
         if found != self._last_set and self._last_set:
             self._factor *= found / float(self._last_set)
 
 
 def _miss(width: LearnedWidth) -> float:
-    """Bits by which the widest channel is above its target."""
+    """The bits by which the widest channel is above its target."""
     return float(np.max(ops.convert_to_numpy(width.widths()))) - width.target
 
 
 def _has_settable_rate(optimizer: Any) -> bool:
-    """Whether the learning rate is a plain number, not a schedule of the user's."""
+    """Whether the learning rate is a plain number, not a `LearningRateSchedule`."""
     return isinstance(learning_rate_of(optimizer), keras.Variable)
 
 
 def _learning_rates(optimizer: Any, batches: int) -> np.ndarray:
-    """The learning rate of each of the batches that follow."""
+    """The learning rates of the next `batches` batches."""
     rate = learning_rate_of(optimizer)
     if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return np.full(batches, float(ops.convert_to_numpy(optimizer.learning_rate)))

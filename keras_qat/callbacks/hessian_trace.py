@@ -1,4 +1,4 @@
-"""The curvature of the loss at what quantizers yield, estimated by random probes."""
+"""The curvature of the loss at the outputs of quantizers, estimated with random probes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ def hessian_traces(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """`(Tr(H) / N, std(g))` of the training loss at the output of each quantizer.
 
-    `H` is the second and `g` the first derivative of the loss for the `N` elements that a
-    quantizer yields. With signs `v` drawn for every element of all of them, the mean of `v_i * (H
-    v)_i`, summed over one tensor, is the trace of its own block (Hutchinson 1990). Derivatives of
-    quantizers further on are those of their estimators.
+    `H` is the second and `g` the first derivative of the loss by the `N` elements of the output of
+    a quantizer. A sign `v_i` is drawn for every element of all outputs. The mean of `v_i * (H v)_i`
+    over draws, summed over one tensor, is the trace of the tensor's block of `H` (Hutchinson 1990).
+    Quantizers further on have the derivatives that their estimators state.
 
     Args:
-        model: compiled, with a loss.
-        quantizers: those to look at; each is called once in a forward pass.
+        model: a compiled model with a loss.
+        quantizers: the quantizers; each must be called once in a forward pass.
         x, y: one batch.
-        probes: at most so many; fewer when the running means change by less than `tolerance`.
-        tolerance: relative.
-        seed: of the signs.
+        probes: the largest number of probes. They end early when the running means change by less
+            than `tolerance`.
+        tolerance: a relative change.
+        seed: the seed of the signs.
 
     Returns:
         Two arrays of shape `(quantizers,)`.
@@ -45,8 +46,8 @@ def hessian_traces(
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
-            "The curvature is found with TensorFlow's gradient tapes. The backend is "
-            f"{keras.backend.backend()!r}: set KERAS_BACKEND=tensorflow, or keep delta fixed."
+            "The curvature for EWGSSchedule needs the TensorFlow backend. Received: the backend "
+            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow, or keep delta fixed."
         )
     import tensorflow as tf
 
@@ -70,7 +71,7 @@ def hessian_traces(
 
 
 class _Taps:
-    """While it is open, notes and watches what each of the quantizers yields."""
+    """A context that records and watches the output of each quantizer."""
 
     def __init__(self, quantizers: Sequence[Quantizer], tapes: Sequence[Any]):
         self._quantizers = quantizers

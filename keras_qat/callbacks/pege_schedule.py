@@ -25,41 +25,41 @@ CURRICULA: dict[str, Callable[..., Schedule]] = {
 class PEGESchedule(keras.callbacks.Callback):
     """Raises the share of quantized elements from 0 to 1, batch by batch.
 
-    Of every tensor whose quantizer has a `replacement`, training quantizes a share `p` of the
-    elements, which the quantizer chooses; the others are only clipped. With `K` batches in the
-    run, `p` follows the curriculum from 0 before the first batch to exactly 1 after `end * K`
-    batches, and stays there: the rest of the run trains the network that ships. Evaluation always
-    quantizes everything. The logarithmic curriculum is
+    In every tensor whose quantizer has a `replacement`, training quantizes a share `p` of the
+    elements, which the quantizer selects. The others are only clipped. With `K` batches in the run,
+    `p` follows the curriculum from 0 before the first batch to exactly 1 after `end * K` batches.
+    The rest of the run trains the network that is exported. Evaluation always quantizes all
+    elements. The logarithmic curriculum is
     `p(k) = log(1 + kappa * k / (end * K)) / log(1 + kappa)` with `kappa = 9`: fast, then slow.
 
     With a `final_strength`, the pull of weights to their codes rises in the second half of the run,
-    from the strength of the estimator to this one along half a cosine: weights settle on their
-    codes, where they would flip between two to the last batch.
+    along half a cosine, from the strength of the estimator to this one. Weights then settle on
+    their codes. Without it they would flip between two codes until the last batch.
 
-    At the end of an epoch the logs have `replaced_share`, and the discretization error
-    `mean((clip(x) - x_hat)**2)`, in ranges, of the last batch: its means over all weight tensors
-    and over all activations, as `weight_discretization_error` and
-    `activation_discretization_error`. `errors` has it by tensor and epoch; with `log_layers` the
-    logs do too, as `discretization_error/<tensor>`. Of activations the first 4 examples count.
+    At the end of an epoch the logs have `replaced_share` and the discretization error
+    `mean((clip(x) - x_hat)**2)`, in ranges, of the last batch. `weight_discretization_error` is its
+    mean over all weight tensors, `activation_discretization_error` its mean over all activations,
+    for the first 4 examples. `errors` has it for each tensor and epoch. With `log_layers` the logs
+    have it for each tensor too, as `discretization_error/<tensor>`.
 
     The share follows from the number of the batch, so a resumed run goes on where it was, with any
-    optimizer. A model is saved with its share: one that was saved in the middle of the curriculum
-    does not export before it is trained to the end.
+    optimizer. A model is saved with its share. A model saved in the middle of the curriculum cannot
+    be exported before it is trained to the end.
 
     Source: the abstract of PEGE (arXiv 2509.00097) names the logarithmic curriculum; its formula
-    and constants are our own. A pull that rises: Nagel et al. 2022 (arXiv 2203.11086), there a
+    and constants are our own. The rising pull: Nagel et al. 2022 (arXiv 2203.11086), where it is a
     regularizer.
 
     Args:
         curriculum: "logarithmic", "linear", "exponential", "cosine", or any
             `keras_qat.schedules.Schedule` from 0 to 1 over batches.
-        end: the share of the run over which a curriculum given by name rises.
+        end: the share of the run over which a named curriculum rises.
         log_layers: whether the logs have the error of every tensor.
-        final_strength: what the `strength` of the estimator "pege" rises to; `None` leaves it.
+        final_strength: the last `strength` of the estimator "pege"; `None` keeps it constant.
 
     Raises:
-        ValueError: an unknown curriculum, an `end` that is not above 0 and at most 1 or a negative
-            strength; when `fit` starts: a model without replacement, a run of unknown length, or a
+        ValueError: an unknown curriculum, an `end` that is not above 0 and at most 1, or a negative
+            strength. When `fit` starts: a model without replacement, a run of unknown length, or a
             `final_strength` for a model without the estimator "pege".
 
     >>> PEGESchedule(end=0.5).curriculum
@@ -148,7 +148,7 @@ class PEGESchedule(keras.callbacks.Callback):
         return CURRICULA[self.curriculum](0.0, 1.0, max(1, round(self.end * batches)))
 
     def _replace(self, batches: int) -> None:
-        """Sets the share for the batch that follows that many."""
+        """Sets the share for the next batch, after `batches` batches."""
         share = min(max(self._schedule(batches), 0.0), 1.0)
         if share == self._share:
             return
@@ -158,7 +158,7 @@ class PEGESchedule(keras.callbacks.Callback):
         self._share = share
 
     def _pulled_quantizers(self) -> list[Quantizer]:
-        """Those of weights whose pull rises."""
+        """The quantizers of weights whose pull rises."""
         if self.final_strength is None:
             return []
         pulled = [
@@ -168,13 +168,13 @@ class PEGESchedule(keras.callbacks.Callback):
         ]
         if not pulled:
             raise ValueError(
-                'A final_strength needs weights with estimator="pege", as keras_qat.PEGEConfig has '
-                f"it. Received: {type(self.model).__name__} {self.model.name!r} without any"
+                'PEGESchedule(final_strength=...) needs weights with estimator="pege", as in '
+                f"keras_qat.PEGEConfig. Received: {type(self.model).__name__} {self.model.name!r}"
             )
         return pulled
 
     def _pull(self, batches: int) -> None:
-        """Sets the strength of the pull for the batch that follows that many."""
+        """Sets the strength of the pull for the next batch, after `batches` batches."""
         risen = max(0.0, batches - self._half)
         if self.final_strength is None or not self._pulled or risen == self._risen:
             return

@@ -1,4 +1,4 @@
-"""Estimators of the gradient through rounding; a new one is one pure function in one file."""
+"""Estimators of the gradient through rounding. Each is one pure function in one file."""
 
 from keras_qat.estimators.aewgs import adaptive_element_wise_scaling
 from keras_qat.estimators.dsq import soft_staircase

@@ -16,10 +16,10 @@ _LARGEST_REDUCTION = 0.99
 
 @register_estimator("aewgs", keeps_noiseless=True)
 def adaptive_element_wise_scaling(upstream: Tensor, noise: Tensor, step: GridStep) -> Tensor:
-    """EWGS with the least-squares slope of `sign(g)` on `e` in place of `delta`.
+    """EWGS whose `delta` is the least-squares slope of `sign(g)` on `e`.
 
-    `dv = g * (1 - min(d * sign(g) * e, 0.99))` and `d = mean(sign(g) * e) / max(var(e), 1e-3)`;
-    the means run over the elements that share a step.
+    `dv = g * (1 - min(d * sign(g) * e, 0.99))` and `d = mean(sign(g) * e) / max(var(e), 1e-3)`.
+    The means run over the elements that share a step.
 
     Source: GDNSQ (arXiv 2508.14004), its published code.
 

@@ -16,19 +16,20 @@ Tensor = Any
 def soft_staircase(
     upstream: Tensor, noise: Tensor, step: GridStep | None = None, sharpness: float = 2.2
 ) -> Tensor:
-    """The slope of a staircase of hyperbolic tangents: steep half-way between two codes.
+    """The slope of a staircase of hyperbolic tangents, which is steepest half way between codes.
 
     With `k = sharpness` and the distance `d = 1/2 - |e|` to the tie between two codes:
-    `dv = g * k / 2 * (1 - tanh(k * d)**2) / tanh(k / 2)`. The factor's mean over a step is 1, so
-    nothing is gained or lost where noise is spread evenly; `k -> 0` is straight through.
+    `dv = g * k / 2 * (1 - tanh(k * d)**2) / tanh(k / 2)`. The mean of the factor over a step is 1,
+    so evenly spread noise leaves the mean gradient as it is. `k -> 0` is straight through.
 
-    The paper's `alpha` is `1 - tanh(k / 2)`: 0.2 here. It learns alpha for each layer together
-    with the ends of the range; here `k` is a constant, and the grid has its own say on its ends.
+    The paper's `alpha` is `1 - tanh(k / 2)`, which is 0.2 with the default. The paper learns alpha
+    for each layer, together with the ends of the range. Here `k` is a constant, and the quantizer
+    decides about the ends of its range.
 
     Source: Gong et al. 2019 (arXiv 1908.05033).
 
     Raises:
-        ValueError: a sharpness that is not positive.
+        ValueError: the sharpness is not positive.
 
     >>> [round(float(v), 3) for v in soft_staircase([1.0, 1.0], [0.0, 0.5])]
     [0.494, 1.374]

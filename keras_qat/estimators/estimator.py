@@ -1,4 +1,4 @@
-"""What an estimator is: a rule for the gradient through rounding, under a name."""
+"""`Estimator`: a named rule for the gradient through rounding."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ class GridStep(NamedTuple):
     """The steps of the grid that a tensor is rounded to.
 
     Attributes:
-        size: one step, in the units of the tensor.
-        count: steps from the lowest to the highest code; `noise / count` is in ranges.
+        size: the step, in the units of the tensor.
+        count: the number of steps from the lowest to the highest code; `noise / count` is in
+            ranges.
         axes: the axes of the tensor along which one step is shared.
     """
 
@@ -27,13 +28,14 @@ class GridStep(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-    """A gradient through rounding, chosen by name.
+    """A rule for the gradient through rounding, chosen by name.
 
     Rounding adds noise: a position `v` on the grid, in steps, becomes the code `q = v + e` with
-    `e` in [-1/2, 1/2]. Rounding has no gradient of use, so an estimator states one: a pure
-    function `rule(upstream, noise, step, **options)` of the gradient `g` of the rounded value,
-    the noise `e` and the `GridStep`, which returns the gradient of the unrounded value, element
-    by element. What is clipped, and which gradient a step gets, is the matter of the grid.
+    `e` in [-1/2, 1/2]. The derivative of rounding is useless, so an estimator states a gradient.
+    It is a pure function `rule(upstream, noise, step, **options)` of the gradient `g` of the
+    rounded value, the noise `e` and the `GridStep`. It returns the gradient of the unrounded
+    value, element by element. The quantizer decides what is clipped and which gradient its step
+    gets.
 
     Names and options:
 
@@ -44,11 +46,11 @@ class Estimator:
     * `"pege"`: `strength` and `weighting` of the pull to the nearest code.
 
     Args:
-        name: one that is registered.
-        options: of the rule; what is left out has the rule's default.
+        name: a registered name.
+        options: options of the rule; an option that is left out has its default.
 
     Raises:
-        ValueError: no such name, or an option that the rule does not have.
+        ValueError: the name is not registered, or the rule does not have an option.
 
     >>> float(Estimator("ewgs", {"delta": 0.5})(upstream=2.0, noise=-0.5, step=None))
     2.5
@@ -59,7 +61,7 @@ class Estimator:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or self.name not in _RULES:
-            raise ValueError(f"An estimator is one of {names()}. Received: {self.name!r}")
+            raise ValueError(f"The estimator must be one of {names()}. Received: {self.name!r}")
         known = list(_RULES[self.name].options)
         unknown = sorted(set(self.options) - set(known))
         if unknown:
@@ -77,7 +79,7 @@ class Estimator:
 
     @property
     def passes_through(self) -> bool:
-        """Whether the gradient stays as it is, which costs nothing."""
+        """Whether the gradient is `upstream` itself, at no cost."""
         return self.name == "ste"
 
     @property
@@ -92,17 +94,17 @@ class Estimator:
 
     @property
     def variables(self) -> dict[str, float]:
-        """The options that may change while a model trains, and where they start."""
+        """The options that may change while a model trains, with their starting values."""
         rule = _RULES[self.name]
         options = {**rule.options, **self.options}
         return {name: options[name] for name in rule.variables}
 
     def at(self, options: Mapping[str, Any]) -> Estimator:
-        """The same with these options changed."""
+        """A copy with other values for some options."""
         return dataclasses.replace(self, options={**self.options, **options})
 
     def serialized(self) -> str | dict[str, Any]:
-        """What `get` makes the same estimator of: plain JSON."""
+        """The estimator as plain JSON, for `get`."""
         return {"name": self.name, "options": dict(self.options)} if self.options else self.name
 
 
@@ -117,7 +119,7 @@ class _Rule:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Their names and defaults."""
+        """Names and defaults of the options."""
         parameters = list(inspect.signature(self.function).parameters.values())
         return {option.name: option.default for option in parameters[3:]}
 
@@ -135,22 +137,22 @@ def register_estimator(
     keeps_noiseless: bool = False,
     elementwise: bool = False,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Makes a pure function an estimator under a name, for configs and saved models.
+    """Registers a pure function as an estimator, for configs and saved models.
 
-    The function takes `(upstream, noise, step)` and options with defaults; a model that uses it
-    loads where it is registered again.
+    The function takes `(upstream, noise, step)` and options with defaults. A program that loads a
+    model with this estimator must register it first.
 
     Args:
-        name: by which configs choose it.
+        name: the name in configs.
         variables: numeric options that quantizers keep in variables, so that callbacks may change
-            them; the function gets them as tensors.
-        keeps_noiseless: the function returns `upstream` where `noise` is 0, which saves a choice
-            while elements are replaced progressively.
-        elementwise: the gradient of an element depends on its own noise alone. Then what is
-            clipped may come with any noise, which saves to clip it: it gets no gradient anyway.
+            them. The function gets them as tensors.
+        keeps_noiseless: whether the function returns `upstream` where `noise` is 0. Progressive
+            replacement then needs no mask on the gradient.
+        elementwise: whether the gradient of an element depends only on its own noise. Clipped
+            elements, which get no gradient, may then have any noise, so `x` is not clipped again.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: another function has the name.
 
     >>> @register_estimator("halved")
     ... def halved(upstream, noise, step, factor=0.5):
@@ -163,7 +165,9 @@ def register_estimator(
         rule = _Rule(function, variables, keeps_noiseless, elementwise)
         known = _RULES.get(name)
         if known is not None and known.origin != rule.origin:
-            raise ValueError(f"There is an estimator {name!r} already: {known.origin}.")
+            raise ValueError(
+                f"The estimator name {name!r} is taken by {known.origin}. Choose another name."
+            )
         _RULES[name] = rule
         return function
 
@@ -171,7 +175,7 @@ def register_estimator(
 
 
 def get(identifier: Any) -> Estimator:
-    """An estimator from itself, its name, or its serialized form.
+    """The estimator of a name or of a serialized form; an `Estimator` is returned as it is.
 
     >>> get("ewgs")
     Estimator(name='ewgs', options={})

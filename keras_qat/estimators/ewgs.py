@@ -18,8 +18,9 @@ def element_wise_scaling(
     """`dv = g * (1 - delta * sign(g) * e)`: larger where descent moves away from the code.
 
     Args:
-        delta: per step of noise. The paper counts noise in ranges: its value is this one times
-            the number of steps. `keras_qat.callbacks.EWGSSchedule` sets it from the curvature.
+        delta: the change of the factor per step of noise. The paper counts noise in ranges, so its
+            delta is this one times the number of steps. `keras_qat.callbacks.EWGSSchedule` sets
+            delta from the curvature.
 
     Source: Lee et al. 2021 (arXiv 2104.00903).
 

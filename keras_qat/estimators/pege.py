@@ -1,4 +1,4 @@
-"""PEGE's gradient: the task's, and that of the discretization error."""
+"""PEGE's gradient: of the task loss and the discretization error together."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def pull_to_code(
 ) -> Tensor:
     """`dv = g - u * e / n`: the gradient of the task and of the discretization error together.
 
-    `e / n` is the discretization error in ranges, `n` the steps of the range: descent moves a value
-    to its nearest code. With `lambda = strength`:
+    `n` is the number of steps in the range, and `e / n` the discretization error in ranges. Descent
+    moves a value to its nearest code. With `lambda = strength`:
 
-    * `"rms"`: `u = lambda * sqrt(mean(g**2))` over the tensor, free of the scale of the loss.
-    * `"raw"`: `u = lambda / range`, which is the loss `lambda / 2 * sum (e / n)**2` itself.
-    * `"ewgs"`: `u = lambda * |g|`: EWGS.
+    * `"rms"`: `u = lambda * sqrt(mean(g**2))` over the tensor, for losses of any scale.
+    * `"raw"`: `u = lambda / range`, the gradient of the loss `lambda / 2 * sum (e / n)**2`.
+    * `"ewgs"`: `u = lambda * |g|`, which is EWGS.
 
     Source: the abstract of PEGE (arXiv 2509.00097) says that task loss and discretization error are
     optimized together, by an element-wise gradient. The formula is our own reading.
 
     Raises:
-        ValueError: no such weighting.
+        ValueError: the weighting is not one of these.
 
     >>> step = GridStep(size=1.0, count=2, axes=(0,))
     >>> [float(v) for v in pull_to_code([1.0, 1.0], [0.5, -0.25], step, strength=1.0)]
@@ -43,7 +43,7 @@ def pull_to_code(
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"The weighting must be one of {WEIGHTINGS}. Received: {weighting!r}")
-    strength = ops.divide(strength, step.count)  # numbers first: fewer passes over the tensor
+    strength = ops.divide(strength, step.count)  # scalars first: fewer passes over the tensor
     if weighting == "rms":
         strength = strength * ops.sqrt(_mean_square(upstream))
     elif weighting == "raw":
@@ -60,4 +60,4 @@ def _mean_square(x: Tensor) -> Tensor:
 
     x = tf.convert_to_tensor(x)
     elements = tf.cast(tf.size(x), x.dtype)
-    return tf.nn.l2_loss(x) * (2.0 / elements)  # one kernel, and no tensor of squares
+    return tf.nn.l2_loss(x) * (2.0 / elements)  # one kernel, without a tensor of squares

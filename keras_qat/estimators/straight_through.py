@@ -11,7 +11,7 @@ Tensor = Any
 
 @register_estimator("ste", keeps_noiseless=True, elementwise=True)
 def straight_through(upstream: Tensor, noise: Tensor, step: GridStep) -> Tensor:
-    """`dv = g`: as if nothing was rounded.
+    """`dv = g`: the gradient of no rounding.
 
     Source: Bengio et al. 2013 (arXiv 1308.3432).
 

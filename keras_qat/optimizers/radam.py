@@ -1,4 +1,4 @@
-"""`RAdam`: Adam that trusts its second moment only once it has seen enough gradients."""
+"""`RAdam`: Adam that uses its second moment only after enough gradients."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _ENOUGH_SAMPLES = 5.0
 
 
 def rectification(step: Tensor, beta_2: float) -> tuple[Tensor, Tensor]:
-    """Whether the variance of the second moment is finite enough, and the factor that evens it.
+    """Whether a step is adaptive, and the factor that corrects the variance of its second moment.
 
-    With `r_inf = 2 / (1 - beta_2) - 1` and `r = r_inf - 2 * k * beta_2**k / (1 - beta_2**k)`, the
-    length of a simple average that is as noisy: adaptive from `r > 5`, and the factor is
-    `sqrt((r - 4) * (r - 2) * r_inf / ((r_inf - 4) * (r_inf - 2) * r))`, 0 before.
+    `r = r_inf - 2 * k * beta_2**k / (1 - beta_2**k)`, with `r_inf = 2 / (1 - beta_2) - 1`, is the
+    length of a simple average with the same variance. A step is adaptive if `r > 5`. The factor is
+    then `sqrt((r - 4) * (r - 2) * r_inf / ((r_inf - 4) * (r_inf - 2) * r))`, and 0 otherwise.
 
-    `r` is the difference of nearly equal numbers; it is formed by a series that float32 bears.
+    `r` is the difference of nearly equal numbers. A series computes it without loss in float32.
 
     Args:
-        step: `k`, from 1.
-        beta_2: decay rate of the second moment.
+        step: the number `k` of the step, from 1.
+        beta_2: the decay rate of the second moment.
 
     Returns: (adaptive, factor), scalars.
 
@@ -57,16 +57,19 @@ class RAdam(keras.optimizers.Optimizer):
 
         m = beta_1 * m + (1 - beta_1) * g          v = beta_2 * v + (1 - beta_2) * g**2
         m_hat = m / (1 - beta_1**k)                v_hat = sqrt(v) / sqrt(1 - beta_2**k)
-        theta -= learning_rate * m_hat * factor / v_hat          (`rectification` is adaptive)
-        theta -= learning_rate * m_hat                           (it is not: the first 5 steps)
+        theta -= learning_rate * m_hat * factor / v_hat          (adaptive, see `rectification`)
+        theta -= learning_rate * m_hat                           (not adaptive: the first 5 steps)
 
-    `epsilon` is added to `sqrt(v)`. The moments learn also while the learning rate is 0.
+    `epsilon` is added to `sqrt(v)`. The moments are updated also while the learning rate is 0.
 
     Args:
         learning_rate: a float, or a `keras.optimizers.schedules.LearningRateSchedule`.
-        beta_1, beta_2: decay rates of the moments, between 0 and 1; `beta_2` at least 2/3.
+        beta_1, beta_2: decay rates of the moments, from 0 to below 1; `beta_2` is at least 2/3.
         epsilon: keeps the division finite.
-        **kwargs: of every Keras optimizer: `weight_decay` (decoupled), `clipnorm`, `use_ema`, ...
+        **kwargs: arguments of any Keras optimizer: `weight_decay` (decoupled), `clipnorm`, ...
+
+    Raises:
+        ValueError: a decay rate out of its range.
 
     Source: Liu et al. 2020 (arXiv 1908.03265).
 
@@ -89,7 +92,7 @@ class RAdam(keras.optimizers.Optimizer):
             raise ValueError(f"beta_1 must be at least 0 and below 1. Received: beta_1={beta_1!r}")
         if not 2 / 3 <= beta_2 < 1.0:
             raise ValueError(
-                f"beta_2 must be at least 2/3, or no step is ever adaptive, and below 1. "
+                f"beta_2 must be at least 2/3 and below 1: below 2/3, no step is adaptive. "
                 f"Received: beta_2={beta_2!r}"
             )
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)

@@ -1,1 +1,1 @@
-"""From a float model to a quantized one: `quantize`, and `plan`, which only tells."""
+"""`quantize` makes a quantized model from a float model; `plan` only says what it would do."""

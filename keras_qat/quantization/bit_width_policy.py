@@ -1,4 +1,4 @@
-"""Who gets how many bits: the config, its 8-bit exceptions, and the user's overrides."""
+"""Bit widths of layers: from the config, its 8-bit exceptions, and the overrides."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from keras_qat.quantization.ruled_graph import Call, RuledGraph
 
 
 class BitWidthPolicy:
-    """Answers, for one float model, which config and how many bits a layer gets.
+    """Finds the config and the bit widths of each layer of a float model.
 
     Args:
         graph: the normalized float model and its rules.
-        config: what holds where no override does.
+        config: the config of all layers without an override.
         overrides: regular expression for a whole layer name -> config, or `None` for float.
-        origins: layer name -> name under which the user knows that layer.
+        origins: layer name -> name of that layer in the user's model.
 
     Raises:
-        ValueError: an override whose pattern matches no layer, or is not a regular expression.
+        ValueError: the pattern of an override matches no layer, or is not a regular expression.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class BitWidthPolicy:
         self._check_patterns()
 
     def config_for(self, names: Sequence[str]) -> tuple[QuantizationConfig | None, bool]:
-        """The config of the last of these layers that an override names, and whether one did."""
+        """The config of the last of these layers with an override, and whether there is one."""
         for name in reversed(names):
             for pattern, config in self._overrides:
                 if pattern.fullmatch(name) or pattern.fullmatch(self._origins.get(name, name)):
@@ -53,27 +53,27 @@ class BitWidthPolicy:
         return self._config, False
 
     def is_left_in_float(self, name: str) -> bool:
-        """Whether an override leaves the layer (or the input) of that name in float."""
+        """Whether an override leaves the layer (or input) `name` in float."""
         return self.config_for([name])[0] is None
 
     def is_float(self, call: Call) -> bool:
-        """Whether a layer computes in float: by an override, or because it has no other form."""
+        """Whether a layer computes in float, by an override or by its rule."""
         return self.is_left_in_float(call.name) or call.rule.output is Output.FLOAT
 
     def quantizes(self, call: Call) -> bool:
-        """Whether anything of a layer becomes integers: all of it, or its kernels."""
+        """Whether at least the kernels of a layer become integers."""
         kernels = call.rule.wrapper is not None
         return not self.is_left_in_float(call.name) and (kernels or not self.is_float(call))
 
     def behind_float(self, name: str) -> tuple[QuantizationConfig, int]:
-        """The config and the bits of a grid for what a layer in float yields."""
+        """The config and the bits of a grid for an output of a layer in float."""
         config, overridden = self.config_for([name])
         if config is None or not overridden:
             return self._config, self._config.input_bits
         return config, config.activation_bits
 
     def weight_bits(self, name: str) -> int:
-        """Bits of the kernel of a weight layer that is not left in float."""
+        """The bits of the kernel of a weight layer that is not left in float."""
         config, overridden = self.config_for([name])
         if config is None:
             raise ValueError(f"Layer {name!r} is left in float: it has no bit width.")
@@ -82,7 +82,7 @@ class BitWidthPolicy:
         return config.weight_bits
 
     def activation_bits(self, tensor: Any, config: QuantizationConfig, overridden: bool) -> int:
-        """Bits of an activation, by where its values go."""
+        """The bits of an activation, which depend on the calls that read its values."""
         if overridden:
             return config.activation_bits
         reached = list(self._readers(tensor))
@@ -96,7 +96,7 @@ class BitWidthPolicy:
         return self.is_float(call) or call.rule.wide_inputs
 
     def _readers(self, tensor: Any) -> Iterable[Call | None]:
-        """Everything that reads the values of a tensor on its grid; `None` is a model output."""
+        """All calls that read the values of a tensor on its grid; `None` is a model output."""
         for call in self._graph.readers(tensor):
             yield call
             if call is None or self.is_float(call):
@@ -120,7 +120,7 @@ def _is_raw(operation: Any) -> bool:
 
 
 def _ends(graph: RuledGraph) -> set[str]:
-    """Names of the weight layers with no weight layer before them, or none behind them."""
+    """The names of weight layers without another weight layer before them, or behind them."""
     before: dict[int, frozenset[str]] = {}
     first: set[str] = set()
     inner: set[str] = set()

@@ -1,4 +1,4 @@
-"""What calibration data makes of a float model's tensors: their ranges, and their histograms."""
+"""Ranges and histograms of a float model's tensors, from calibration data."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def activation_ranges(
     """The least and the largest value of each symbolic tensor of the model, in inference mode.
 
     Args:
-        model: float model.
-        tensors: symbolic tensors of it.
-        data: its inputs.
-        see: gets every tensor with its values for each batch, once.
+        model: the float model.
+        tensors: symbolic tensors of the model.
+        data: inputs of the model.
+        see: a function that gets every tensor with its values, once for each batch.
 
     Returns:
         An array of shape `(tensors, 2)`.
 
     Raises:
-        ValueError: a tensor takes NaN or infinite values, or larger ones than `LARGEST_VALUE`.
+        ValueError: a tensor has values that are NaN, infinite or larger than `LARGEST_VALUE`.
     """
     ranges = np.array([[np.inf, -np.inf]] * len(tensors))
     for values in _values_of(model, tensors, data):
@@ -45,16 +45,14 @@ def activation_ranges(
             low, high = float(np.min(value)), float(np.max(value))
             if not (np.isfinite(low) and np.isfinite(high)):
                 raise ValueError(
-                    f"The model's own values are not finite behind layer "
-                    f"{layer_name(tensors[index])!r} for the calibration data. Check the weights "
-                    "and the data."
+                    f"Layer {layer_name(tensors[index])!r} yields values that are not finite for "
+                    "the calibration data. Check the weights and the data."
                 )
             if max(-low, high) > LARGEST_VALUE:
                 raise ValueError(
-                    f"The model's own values are too large behind layer "
-                    f"{layer_name(tensors[index])!r} for the calibration data: products beyond "
-                    f"{LARGEST_VALUE:.0e} overflow float32. Scale the data, or check the weights. "
-                    f"Received: {max(-low, high):.3g}"
+                    f"Layer {layer_name(tensors[index])!r} yields values that are too large for "
+                    f"the calibration data: products beyond {LARGEST_VALUE:.0e} overflow float32. "
+                    f"Received: {max(-low, high):.3g}. Scale the data, or check the weights."
                 )
             ranges[index] = min(ranges[index, 0], low), max(ranges[index, 1], high)
     return ranges
@@ -68,13 +66,13 @@ def activation_histograms(
 ) -> list[Histogram]:
     """One histogram for each symbolic tensor of the model, in inference mode.
 
-    One pass over the data: memory does not grow with the number of samples.
+    It is one pass over the data, so memory does not grow with the number of samples.
 
     Args:
-        model: float model.
-        tensors: symbolic tensors of it.
-        ranges: what `activation_ranges` found for them.
-        data: its inputs.
+        model: the float model.
+        tensors: symbolic tensors of the model.
+        ranges: the result of `activation_ranges` for them.
+        data: inputs of the model.
     """
     counts = np.zeros((len(tensors), _BINS))
     edges = [np.linspace(low, high if high > low else low + 1.0, _BINS + 1) for low, high in ranges]
@@ -95,5 +93,5 @@ def _values_of(
         return
     probe = keras.Model(model.inputs, list(tensors))
     for batch in data:
-        outputs = probe(batch, training=False)  # eagerly: tracing costs more than a few batches
+        outputs = probe(batch, training=False)  # eager: tracing costs more than a few batches
         yield [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]

@@ -1,4 +1,4 @@
-"""What a layer of a float model costs: multiplications, and bytes in files."""
+"""The cost of a layer of a float model: multiplications, and bytes in files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FLOAT_BYTES = 4
 
 
 def macs(node: GraphNode) -> int | None:
-    """Multiplications by a kernel for one example; `None` where sizes are unknown."""
+    """The multiplications by a kernel for one example; `None` if sizes are unknown."""
     layer = node.operation
     if isinstance(layer, keras.layers.Embedding):
         return 0
@@ -29,31 +29,31 @@ def macs(node: GraphNode) -> int | None:
 
 
 def float_bytes(operation: Any) -> int:
-    """All weights in float32."""
+    """The bytes of all weights in float32."""
     is_layer = isinstance(operation, keras.layers.Layer)
     return _FLOAT_BYTES * operation.count_params() if is_layer else 0
 
 
 def stored_bytes(node: GraphNode, bits: int) -> tuple[int, int]:
-    """Bytes of kernel and bias: in int8, and in the smaller of int8 and lookup tables."""
+    """The bytes of kernel and bias: in int8, and in the smaller of int8 and lookup tables."""
     weights, channels = math.prod(node.operation.kernel.shape), node.outputs[0].shape[-1]
     bias = bias_bytes(channels)
     return int8_bytes(weights) + bias, planned_weight_bytes(weights, channels, bits) + bias
 
 
 def stored_slopes(layer: Any) -> int:
-    """Bytes of the slopes of a PReLU: int8; of any other layer 0."""
+    """The bytes of the slopes of a PReLU in int8; 0 for any other layer."""
     return int8_bytes(math.prod(layer.alpha.shape)) if isinstance(layer, keras.layers.PReLU) else 0
 
 
 def stored_bytes_in_float(layer: Any) -> int:
-    """Bytes of a layer in float32 whose kernels are int8."""
+    """The bytes of a weight-only layer: kernels in int8, other weights in float32."""
     kernels: int = sum(math.prod(place.latent.shape) for place in kernel_places(layer))
     return int8_bytes(kernels) + float_bytes(layer) - _FLOAT_BYTES * kernels
 
 
 def _of_attention(node: GraphNode) -> int | None:
-    """Those of the projections; attention itself has no kernel."""
+    """The multiplications of the projections; attention itself has no kernel."""
     query: Any = node.inputs[0]
     value: Any = node.inputs[min(1, len(node.inputs) - 1)]
     read: dict[str, Any] = {"key": value, "value": value}

@@ -1,4 +1,4 @@
-"""Which tensors of a model get a grid, which share one, and of how many bits; builds nothing."""
+"""Plans the grids of a model: which tensors have one, which share one, and their bits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from keras_qat.quantization.ruled_graph import Call, RuledGraph
 
 @dataclasses.dataclass(frozen=True)
 class _TensorState:
-    """What is known of a tensor.
+    """The state of a tensor during the walk.
 
     Attributes:
-        sign: whether it can be negative.
-        stage: what it is while it has no grid; `None` once it has one.
-        start: the tensor where its grid begins, by its number, if a quantizer makes it.
-        members: names of the layers that make it since its last grid.
-        minimum_bits: bits that its grid should have at least.
+        sign: whether the tensor can be negative.
+        stage: the stage of a tensor without a grid; `None` once it has a grid.
+        start: the number of the tensor where its grid begins; `None` if no quantizer makes it.
+        members: names of the layers that computed the tensor since the last grid.
+        minimum_bits: the least bits of its grid.
     """
 
     sign: Sign
@@ -35,14 +35,14 @@ class _TensorState:
 
 
 class GridPlanner:
-    """Walks a model once and finds the grids of its tensors.
+    """Walks a model once and finds the grids of its tensors. It builds nothing.
 
     Attributes:
         grids: every grid, in the order of the graph.
 
     Raises:
-        UnsupportedLayerError: a layer that joins tensors whose grids cannot be one.
-        ValueError: an input that is left in float, and a quantized layer that reads it.
+        UnsupportedLayerError: a layer joins tensors that cannot share a grid.
+        ValueError: a quantized layer reads an input that is left in float.
     """
 
     def __init__(self, graph: RuledGraph, policy: BitWidthPolicy):
@@ -52,7 +52,7 @@ class GridPlanner:
         self._starts: dict[int, int] = {}  # id of a tensor that starts a grid -> its number
         self._tensors: list[PlannedTensor] = []  # by their numbers
         self._groups = _UnionFind()
-        self._joined_by: dict[int, str] = {}  # number of a group -> the first layer that joins
+        self._joined_by: dict[int, str] = {}  # number of a group -> the first layer that joins it
         for index, tensor in enumerate(graph.model.inputs):
             self._visit_input(tensor, index)
         for call in graph.calls:
@@ -65,12 +65,12 @@ class GridPlanner:
         }
 
     def starts(self, tensor: Any) -> int | None:
-        """The grid that a quantizer right behind the tensor puts it on, by its index."""
+        """The index of the grid of a quantizer directly behind the tensor; `None` without one."""
         start = self._starts.get(id(tensor))
         return None if start is None else self._grid_numbers[start]
 
     def grid_of(self, tensor: Any) -> int | None:
-        """The grid that the values of the tensor are on; `None` if no quantizer made it."""
+        """The index of the grid of the tensor's values; `None` if no quantizer made it."""
         start = self._states[id(tensor)].start
         return None if start is None else self._grid_numbers[start]
 
@@ -91,7 +91,7 @@ class GridPlanner:
         if config is None and on_a_grid:
             raise ValueError(
                 f"The input {name!r} is left in float, and a quantized layer reads it. Leave "
-                "those layers in float, too, or drop the override of the input."
+                "its readers in float too, or drop the override of the input."
             )
         if config is None or (self._holds_integers(tensor) and not on_a_grid):
             self._states[id(tensor)] = _TensorState(sign, Stage.FLOAT)
@@ -101,7 +101,7 @@ class GridPlanner:
         self._start(tensor, PlannedTensor(place, name, (name,), config, bits, sign, is_input=True))
 
     def _holds_integers(self, tensor: Any) -> bool:
-        """Whether an input says so, or embeddings alone read it."""
+        """Whether an input has an integer dtype, or only embeddings read it."""
         looked_up = [
             reader is not None and isinstance(reader.layer, keras.layers.Embedding)
             for reader in self._graph.readers(tensor)
@@ -114,13 +114,13 @@ class GridPlanner:
             self._visit_float(call)
             return
         state = self._state_behind(call)
-        (tensor,) = call.node.outputs  # only a layer in float yields several
+        (tensor,) = call.node.outputs  # only layers in float have several outputs
         self._states[id(tensor)] = state
         if self._needs_quantizer(tensor, state):
             self._quantize(call, tensor, state)
 
     def _visit_float(self, call: Call) -> None:
-        """Its tensors have no grid where layers in float alone read them."""
+        """Starts a grid for each output that a quantized layer reads or that the model yields."""
         name, sign = call.name, Sign(frozenset({call.name}))
         for index, tensor in enumerate(call.node.outputs):
             self._states[id(tensor)] = _TensorState(sign, Stage.FLOAT)
@@ -152,13 +152,13 @@ class GridPlanner:
         return _TensorState(sign, Stage.COMPLETE, members=members)
 
     def _joined(self, call: Call, operands: list[_TensorState], sign: Sign) -> _TensorState:
-        """All operands on one grid from now on."""
+        """Puts all operands on one grid."""
         starts = [state.start for state in operands if state.start is not None]
         if starts and len(starts) < len(operands):
             raise UnsupportedLayerError(
-                f"{call.name!r} ({type(call.layer).__name__}): it joins the output of a Softmax, "
-                "which has a grid of its own in every runtime, with other tensors. Make the "
-                "Softmax a separate output."
+                f"{call.name!r} ({type(call.layer).__name__}): it joins the output of a Softmax "
+                "with other tensors. A Softmax has a fixed grid in every runtime. Make the Softmax "
+                "a separate output."
             )
         for start in starts:
             self._merge(starts[0], start)
@@ -167,7 +167,7 @@ class GridPlanner:
         return dataclasses.replace(operands[0], sign=sign, members=(call.name,))
 
     def _merge(self, start: int, other: int) -> None:
-        """The grids of two tensors become one; the layer that joined either first names it."""
+        """Makes one grid of the grids of two tensors, named by the first layer that joined one."""
         before = [self._groups.first_of(each) for each in (start, other)]
         names = [self._joined_by.pop(each, None) for each in dict.fromkeys(before)]
         self._groups.merge(start, other)
@@ -175,7 +175,7 @@ class GridPlanner:
             self._joined_by[self._groups.first_of(start)] = name
 
     def _needs_quantizer(self, tensor: Any, state: _TensorState) -> bool:
-        """Whether a grid must come here, because not exactly one reader fuses with the tensor."""
+        """Whether a quantizer is needed here: unless the only reader fuses with the tensor."""
         if state.stage is None:
             return False
         readers = self._graph.readers(tensor)
@@ -186,7 +186,7 @@ class GridPlanner:
     def _quantize(self, call: Call, tensor: Any, state: _TensorState) -> None:
         config, overridden = self._policy.config_for(state.members)
         if config is None:
-            raise ValueError(f"{state.members} stay in float: they have no grid.")
+            raise ValueError(f"Layer {state.members[-1]!r} stays in float: it has no grid.")
         bits = self._policy.activation_bits(tensor, config, overridden)
         if not overridden:
             bits = max(bits, state.minimum_bits)
@@ -209,18 +209,18 @@ def _sign_behind(call: Call, operands: list[_TensorState]) -> Sign:
 
 
 class _UnionFind:
-    """Numbers 0, 1, 2, ... in groups that can be merged; groups keep the order of their merging."""
+    """Numbers 0, 1, 2, ... in groups. Merging appends the second group to the first."""
 
     def __init__(self) -> None:
-        self._groups: list[list[int]] = []  # by number: the group that it is in
+        self._groups: list[list[int]] = []  # the group of each number
 
     def add(self) -> int:
-        """A new number, in a group of its own."""
+        """Adds a new number in a new group, and returns it."""
         self._groups.append([len(self._groups)])
         return len(self._groups) - 1
 
     def first_of(self, number: int) -> int:
-        """The first number of a group, which stands for it."""
+        """The first number in the group of `number`, which stands for the group."""
         return self._groups[number][0]
 
     def merge(self, number: int, other: int) -> None:

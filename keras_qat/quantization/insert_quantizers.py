@@ -1,4 +1,4 @@
-"""Builds the quantized model: carries out a plan, call by call."""
+"""Builds the quantized model from a plan, call by call."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from keras_qat.quantizers import NO_SOURCE, Dequantize, Quantizer, SoftmaxRoundi
 def insert_quantizers(
     rules: RuledGraph, plan: QuantizationPlan, model_type: type[keras.Model] = keras.Model
 ) -> tuple[keras.Model, list[Quantizer]]:
-    """The model with quantizers, uncalibrated, and the quantizer of every grid of the plan.
+    """The model with uncalibrated quantizers, and the quantizer of every grid of the plan.
 
     Args:
         rules: the normalized float model.
-        plan: what becomes of its calls.
-        model_type: class of the new model.
+        plan: the plan of its calls.
+        model_type: the class of the new model.
     """
     inserter = _Inserter(rules, plan)
     result = rebuild(rules.model, inserter.call, inserter.on_input, model_type)
@@ -42,8 +42,8 @@ class _Inserter:
         self._inputs = dict(plan.inputs)
         self._quantizers: dict[int, Quantizer] = {}
         self._taken = {layer.name for layer in rules.model.layers}
-        self._in_float: dict[int, Any] = {}  # tensors without a grid, by their id
-        self._dequantized: dict[int, Any] = {}  # by the id of the tensor on its grid
+        self._in_float: dict[int, Any] = {}  # tensors without a grid, by id
+        self._dequantized: dict[int, Any] = {}  # by the id of the tensor on the grid
 
     def quantizer_of(self, grid: int) -> Quantizer:
         """The one quantizer of a grid."""
@@ -53,7 +53,7 @@ class _Inserter:
         return self._quantizers[grid]
 
     def on_input(self, tensor: Any) -> Any:
-        """A fresh input, on the grid that an application will feed."""
+        """The input, quantized if the plan gives it a grid."""
         grid = self._inputs[input_name(tensor)]
         if grid is not None:
             return self.quantizer_of(grid)(tensor)
@@ -61,7 +61,7 @@ class _Inserter:
         return tensor
 
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The layer's copy in the place of the layer, and a quantizer behind it if it needs one."""
+        """Calls the copy of a layer, and a quantizer behind it if the plan has one."""
         call = self._calls[id(node.outputs[0])]
         planned = self._plan.layers[call.index]
         if planned.computes_in_float:
@@ -89,7 +89,7 @@ class _Inserter:
     def _call_in_float(
         self, node: GraphNode, planned: LayerPlan, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """The layer's copy in float32, its inputs off their grids, its outputs on theirs."""
+        """Calls the copy of a layer in float32 on dequantized inputs, and quantizes its outputs."""
         layer = self.copies.of(node.operation, lambda layer: _float_copy(layer, planned))
         args, kwargs = keras.tree.map_structure(self._off_its_grid, (args, kwargs))
         outputs = layer(*args, **kwargs)
@@ -111,7 +111,7 @@ class _Inserter:
         return self._dequantized[key]
 
     def _source(self, grid: int, place: Place) -> dict[str, int]:
-        """Which of the tensors on a shared grid this is, for its quantizer."""
+        """The index of a tensor among the tensors on a shared grid, for its quantizer."""
         places = [tensor.place for tensor in self._plan.grids[grid].tensors]
         return {"source": places.index(place)} if len(places) > 1 else {}
 
@@ -120,7 +120,7 @@ class _Inserter:
 
 
 def _quantized_copy(layer: Any, planned: LayerPlan) -> Any:
-    """The layer's copy, in its wrapper if it is a weight layer."""
+    """A copy of the layer, in a wrapper if it is a weight layer."""
     rule = planned.rule
     if rule.stand_in is not None:
         return rule.stand_in(layer)
@@ -131,8 +131,8 @@ def _quantized_copy(layer: Any, planned: LayerPlan) -> Any:
 
 
 def _float_copy(layer: Any, planned: LayerPlan) -> Any:
-    """The layer's copy in float32; its kernels are quantized unless an override says no."""
-    # Whatever the layer computed in: the kernels that run it compute in float32.
+    """A copy of the layer in float32. Its kernels are quantized unless it is left in float."""
+    # The dtype is float32 for any dtype policy, because the runtimes compute these in float32.
     changes: dict[str, Any] = {"dtype": "float32"} if "dtype" in config_of(layer) else {}
     copy = copy_of(layer, **changes)
     if planned.config is None or planned.rule.wrapper is None:

@@ -1,4 +1,4 @@
-"""Which layers of a user's model have no rule, and why; asked before anything copies a layer."""
+"""Finds the layers of a user's model without a rule, before any layer is copied."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from keras_qat.quantization.passes.tracing import expanded, lost_by_expanding
 def layer_problems(
     model: keras.Model, overrides: Overrides, checked: Container[str] = ()
 ) -> dict[str, str]:
-    """Layer name -> why it has no rule, for all that are not left in float by an override.
+    """Layer name -> why it has no rule, for all layers that no override leaves in float.
 
     Args:
         model: any model with a layer graph; layers made of other layers are looked into.
-        overrides: what is left in float needs no rule.
-        checked: names of layers that were asked before.
+        overrides: the overrides; layers that they leave in float need no rule.
+        checked: names of layers that were checked before.
     """
     problems = {}
     for node in flat_nodes(model):

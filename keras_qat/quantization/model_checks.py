@@ -1,4 +1,4 @@
-"""What `quantize` cannot work on, said before anything is made of it."""
+"""Checks of a model before `quantize` does anything with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OTHER_FLOATS = {"bfloat16", "float16", "float64"}
 
 
 def check_model(model: Any) -> None:
-    """Raises ValueError for what is no float Keras 3 model."""
+    """Raises ValueError unless `model` is a float Keras 3 model."""
     if type(model).__module__.startswith("tf_keras"):
         raise ValueError(
             "This is a Keras 2 (tf_keras) model. Rebuild it with Keras 3 (`import keras`), copy "
@@ -37,7 +37,11 @@ def check_model(model: Any) -> None:
 
 
 def check_graph(model: keras.Model) -> None:
-    """Raises ValueError for a layer graph that has nothing to quantize, or no float32 weights."""
+    """Raises ValueError for a layer graph that cannot be quantized.
+
+    Such a graph has no layers, unsorted keys of inputs, or a layer that is quantized already, has
+    LoRA weights, or has weights other than float32.
+    """
     _check_input_keys(model)
     operations = [node.operation for node in flat_nodes(model)]
     if not operations:
@@ -52,8 +56,8 @@ def _check_input_keys(model: keras.Model) -> None:
     if is_other_dict and list(structure) != sorted(structure):
         raise ValueError(
             f"The model {model.name!r} was built on a {type(structure).__name__} of inputs whose "
-            f"keys are not sorted, {list(structure)}. Keras feeds it by that order in some places "
-            "and by sorted keys in others. Rebuild it on a plain dict."
+            f"keys are not sorted, {list(structure)}. Keras uses this order in some places and "
+            "sorted keys in others. Rebuild it on a plain dict."
         )
 
 
@@ -86,7 +90,7 @@ def _check_layer(layer: Any) -> None:
 
 
 def check_weights(layers: Iterable[Any]) -> None:
-    """Raises ValueError for weights of layers to be quantized that no integers stand for."""
+    """Raises ValueError if weights of layers are not finite or too large for quantization."""
     for layer in layers:
         for name, count, size in non_finite_values(layer):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A user's overrides: patterns for layer names, and what holds for these layers."""
+"""The overrides of a user: patterns for layer names, and a config or `None` for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Overrides = Mapping[str, QuantizationConfig | str | dict[str, Any] | None]
 
 
 def check_overrides(overrides: Any) -> dict[str, Any]:
-    """The overrides as a dict; raises ValueError for what is none.
+    """The overrides as a dict; raises ValueError unless they are a mapping or `None`.
 
     >>> check_overrides(None)
     {}
@@ -34,7 +34,7 @@ def stays_float(name: str, overrides: Overrides) -> bool:
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """The pattern of an override; raises ValueError for what is no regular expression."""
+    """The compiled pattern of an override; raises ValueError for no regular expression."""
     try:
         return re.compile(pattern)
     except (re.error, TypeError) as error:

@@ -1,4 +1,4 @@
-"""`quantize`: the one call between a float model and quantization-aware training."""
+"""`quantize`: makes a model for quantization-aware training from a float model."""
 
 from __future__ import annotations
 
@@ -37,47 +37,47 @@ def quantize(
 ) -> QuantizedModel:
     """A new model that computes on integer grids and trains with plain `fit`.
 
-    Weight layers are wrapped and keep their names, weights are copied, quantizers are put where
-    the integer model rounds, and all scales start from the calibration data. The model that is
-    passed in stays as it is.
+    Weight layers are wrapped and keep their names. Their weights are copied. Quantizers stand where
+    the integer model rounds. All scales start from the calibration data. The given model does not
+    change.
 
-    Attention layers, EinsumDense and Embedding train with quantized weights, but compute in
-    float32, as Dot and the normalizations of single examples do: such a model exports for LiteRT
-    alone.
+    Attention layers, EinsumDense and Embedding become weight-only: they train with quantized
+    weights, but compute in float32. Dot and the normalizations of single examples compute in
+    float32 too. A model with such layers exports for LiteRT only.
 
     The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add,
     Subtract or Multiply get 8 bits unless the config or an override says otherwise.
 
-    A layer with `trainable = False` stays frozen, and the scales of its weights with it; the scales
-    of its output are those of an activation, and train. A tensor that is zero throughout, a channel
-    of zero weights, or values below about 1e-15 get a scale on which they are zero.
+    A layer with `trainable = False` stays frozen, and so do the scales of its weights. The scales
+    of its output belong to an activation, and train. A tensor or a channel of zeros, or of values
+    below about 1e-15, gets a scale on which the values are zero.
 
     Args:
-        model: Functional or Sequential float model, or a built subclassed one whose `call` runs on
-            symbolic tensors. Models and layers made of other layers are taken apart.
-        config: a `QuantizationConfig`, or the name `"gdnsq"`, `"lsq"` or `"ste"`; 8-bit LSQ by
-            default.
+        model: a Functional or Sequential float model, or a built subclassed model whose `call` runs
+            on symbolic tensors. Models and layers made of other layers are taken apart.
+        config: a `QuantizationConfig`, or the name `"dorefa"`, `"gdnsq"`, `"lsq"`, `"pege"` or
+            `"ste"`; 8-bit LSQ by default.
         overrides: regular expression for a whole layer name -> config for the weights and the
-            output of these layers, or `None` to leave them in float: they train and run in
-            float32 between a grid before and a grid behind them, of the config's `add_bits` and
-            `input_bits`, and the model exports for LiteRT alone. Of several patterns that match,
-            the first counts. A
-            `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and `"sep"`, an `Add` of three
-            tensors named `"sum"` `"sum_partial"` and `"sum"`; the user's name covers both.
-        calibration_data: input samples, a few hundred: an array, a dict or list of arrays for
+            output of these layers, or `None` to leave them in float. Of several patterns that
+            match, the first counts. Layers in float train and run in float32, between a grid of the
+            config's `add_bits` before them and a grid of its `input_bits` behind them. Such a model
+            exports for LiteRT only. A `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and
+            `"sep"`, and an `Add` of three tensors named `"sum"` becomes `"sum_partial"` and
+            `"sum"`. The name in the given model matches both parts.
+        calibration_data: a few hundred input samples: an array, a dict or list of arrays for
             several inputs, or an iterable of batches such as a `tf.data.Dataset`.
 
     Returns:
         A `QuantizedModel`, not compiled.
 
     Raises:
-        UnsupportedLayerError: layers without a rule, or that would lose something if they were
-            taken apart; the message lists all of them.
-        ValueError: a model that computes something else once it is taken apart, a function of the
-            user's own that Keras does not find again by its name, a model without a layer graph or
-            without layers, weights that are not float32, calibration data that does not fit,
+        UnsupportedLayerError: layers have no rule, or would lose something if they were taken
+            apart. The message lists all of them.
+        ValueError: a model that computes something else once it is taken apart, a function that the
+            user wrote and that Keras does not find again by its name, a model without a layer graph
+            or without layers, weights that are not float32, calibration data that does not fit,
             weights or values that are not finite or beyond 1e18, an override that matches nothing,
-            overrides that leave all in float, a bit width outside 1 to 8.
+            overrides that leave all layers in float, a bit width outside 1 to 8.
 
     Example:
 
@@ -114,7 +114,7 @@ def _check_something_is_quantized(plan: QuantizationPlan, overrides: Overrides |
 
 
 def _warn_of_own_code(model: keras.Model, graph: keras.Model, overrides: Overrides) -> None:
-    """Warns of what the classes of the user's own do that no layer graph says."""
+    """Warns of custom training steps, and of layers that do something else in training."""
     methods = own_methods(model, _STEPS)
     if methods:
         warnings.warn(
@@ -135,7 +135,7 @@ def _calibrate_weights(model: keras.Model) -> None:
 
 
 def _calibrate_activations(quantizers: list[Quantizer], prepared: PreparedModel) -> None:
-    """Starts every quantizer of activations from the values of all tensors on its grid."""
+    """Calibrates every activation quantizer on the values of all tensors on its grid."""
     found = activation_histograms(
         prepared.rules.model, prepared.grid_tensors(), prepared.ranges, prepared.data or ()
     )

@@ -1,4 +1,4 @@
-"""`QuantizationPlan`: what `quantize` makes of a model, as plain data."""
+"""`QuantizationPlan`: what `quantize` will do to a model, as frozen data."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Sign:
     """Whether a tensor can be negative.
 
     Attributes:
-        if_any: it can be if one of these can: names of inputs and of layers in float.
-        always: it can be, whatever they are.
+        if_any: names of inputs and of layers in float; it can be negative if one of them can.
+        always: it can be negative in any case.
     """
 
     if_any: frozenset[str] = frozenset()
@@ -29,7 +29,7 @@ class Sign:
 
     @classmethod
     def any_of(cls, signs: Iterable[Sign]) -> Sign:
-        """Whether one of several tensors can be negative.
+        """The sign that says whether one of several tensors can be negative.
 
         >>> Sign.any_of([Sign(frozenset({"left"})), NEGATIVE]) == NEGATIVE
         True
@@ -40,7 +40,7 @@ class Sign:
         return cls(frozenset().union(*(sign.if_any for sign in found)))
 
     def known(self, measured: Mapping[str, bool]) -> bool | None:
-        """The answer, as far as inputs and layers in float were measured; `None` is unknown.
+        """Whether it can be negative, given measured signs; `None` if that is unknown.
 
         >>> Sign(frozenset({"left"})).known({}), Sign().known({})
         (None, False)
@@ -56,11 +56,11 @@ NEGATIVE = Sign(always=True)
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a tensor stands in the normalized model.
+    """The place of a tensor in the normalized model.
 
     Attributes:
-        call: the call that yields it, by its place in the order of the graph; `None` for an input.
-        index: which of its outputs, or of the model's inputs.
+        call: the index of the call that yields it, in the order of the graph; `None` for an input.
+        index: the index among the outputs of the call, or among the inputs of the model.
     """
 
     call: int | None
@@ -72,11 +72,11 @@ class PlannedTensor:
     """A tensor that a quantizer puts on a grid.
 
     Attributes:
-        place: where it stands.
-        layer: name of the layer that makes it, the last one that fuses into its op.
-        members: names of all layers that are this op, `layer` the last of them.
-        config: what its quantizer is made from.
-        bits: of its grid.
+        place: its place in the model.
+        layer: the name of the layer that yields it, the last one of its fused op.
+        members: the names of all layers of the fused op; `layer` is the last one.
+        config: the config of its quantizer.
+        bits: the bits of its grid.
         sign: whether it can be negative.
         is_input: whether it is an input of the model.
     """
@@ -92,12 +92,12 @@ class PlannedTensor:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedGrid:
-    """One grid, and the tensors on it: several where a layer joins tensors.
+    """One grid, and the tensors on it. A layer that joins tensors puts them on one grid.
 
     Attributes:
-        tensors: what a quantizer puts on it.
-        joined_by: name of the layer that made the grids of several tensors one.
-        signed: whether any of its tensors can be negative; `None` is unknown, without data.
+        tensors: the tensors that a quantizer puts on it.
+        joined_by: the name of the layer that joined several tensors on it.
+        signed: whether any of its tensors can be negative; `None` (unknown) without data.
     """
 
     tensors: tuple[PlannedTensor, ...]
@@ -111,28 +111,28 @@ class PlannedGrid:
 
     @property
     def name(self) -> str:
-        """What its quantizer is called after."""
+        """The name from which the name of its quantizer is formed."""
         if self.joined_by is None or self.is_input:
             return next((each for each in self.tensors if each.is_input), self.tensors[0]).layer
         return self.joined_by
 
     @property
     def bits(self) -> int:
-        """Enough for each of its tensors."""
+        """The largest bit width of its tensors."""
         return max(tensor.bits for tensor in self.tensors)
 
     @property
     def config(self) -> QuantizationConfig:
-        """That of the tensor with the most bits."""
+        """The config of the tensor with the most bits."""
         return max(self.tensors, key=lambda tensor: tensor.bits).config
 
     def with_sign(self, measured: Mapping[str, bool]) -> PlannedGrid:
-        """The same grid, as far as the signs of inputs and of layers in float are known."""
+        """The same grid with `signed` from the measured signs of inputs and layers in float."""
         sign = Sign.any_of(tensor.sign for tensor in self.tensors)
         return dataclasses.replace(self, signed=sign.known(measured))
 
     def quantizer(self, name: str) -> Quantizer:
-        """A new quantizer for this grid. An unknown sign counts as negative."""
+        """A new quantizer for this grid. An unknown sign counts as signed."""
         config = self.config
         make = config.input_quantizer if self.is_input else config.activation_quantizer
         return make(self.bits, self.signed is not False, name)
@@ -140,29 +140,29 @@ class PlannedGrid:
 
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
-    """What becomes of one call of one layer.
+    """The plan of one call of one layer.
 
     Attributes:
-        name: of the layer; of a part, where a layer is taken apart.
-        layer_type: its class.
-        output_shape: the batch left out.
-        rule: what the table of layers says of it.
-        config: what its quantizers are made from; `None` where it is left in float.
-        weight_bits: of its kernel; `None` without one, or in float.
-        input_gain: what its kernel is multiplied by, for a Rescaling before it.
-        starts: for each output, the grid that a quantizer right behind it puts it on, by its index
-            in the plan's `grids`; `None` where there is none.
-        grid: the grid that its first output is on, by its index; `None` without one.
-        output_bits: of the grid that starts at its first output; `None` where none does.
-        output: where the grid of its output comes from, in words; "fused" if what follows joins
-            its op.
-        macs: multiplications by a kernel for one example; `None` where sizes are unknown.
-        float_bytes: its weights in float32.
-        litert_bytes: its kernel and bias in a file for LiteRT.
-        tflm_bytes: the same in a file for TensorFlow Lite Micro, in lookup tables where smaller.
+        name: the name of the layer, or of a part if the layer is taken apart.
+        layer_type: the name of its class.
+        output_shape: the shape of its first output, without the batch.
+        rule: its rule.
+        config: the config of its quantizers; `None` if it is left in float.
+        weight_bits: the bits of its kernel; `None` without a kernel, or in float.
+        input_gain: the factor on its kernel from a Rescaling before it.
+        starts: for each output, the index in `grids` of the grid of a quantizer directly behind it;
+            `None` without a quantizer.
+        grid: the index of the grid of its first output; `None` without a grid.
+        output_bits: the bits of the grid that starts at its first output; `None` without one.
+        output: the source of the grid of its output, in words; "fused" if the next layer joins its
+            op.
+        macs: the multiplications by a kernel for one example; `None` if sizes are unknown.
+        float_bytes: the bytes of its weights in float32.
+        litert_bytes: the bytes of its kernel and bias in a file for LiteRT.
+        tflm_bytes: the same for TensorFlow Lite Micro, in lookup tables where these are smaller.
         why_not: why it stays in float; empty if it is quantized.
-        in_float: it computes in float32, with quantized weights if it has kernels: for LiteRT
-            alone.
+        in_float: whether its rule computes in float32 (weight-only, if it has kernels). Such a
+            model exports for LiteRT only.
     """
 
     name: str
@@ -201,15 +201,15 @@ class LayerPlan:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationPlan:
-    """What `quantize` makes of a model; `print(plan)` shows it as a table.
+    """What `quantize` will do to a model; `print(plan)` shows it as a table.
 
     Attributes:
-        model_name: of the float model.
-        inputs: name of every input, and its grid by its index in `grids`; `None` in float.
+        model_name: the name of the float model.
+        inputs: the name of every input, and the index of its grid in `grids`; `None` in float.
         grids: every grid, in the order of the graph.
         layers: every call, in the order of the graph.
-        warnings: what is lost on grids that values of unlike range share; without calibration data
-            only what a Normalization behind an input tells.
+        warnings: the losses on grids that values of unlike ranges share. Without calibration data,
+            only those that a Normalization behind an input shows.
     """
 
     model_name: str
@@ -220,17 +220,17 @@ class QuantizationPlan:
 
     @property
     def input_bits(self) -> dict[str, int | None]:
-        """Input name -> bits of its grid; `None` in float."""
+        """Input name -> the bits of its grid; `None` in float."""
         return {name: None if grid is None else self.grids[grid].bits for name, grid in self.inputs}
 
     @property
     def unsupported(self) -> tuple[LayerPlan, ...]:
-        """The layers that stay in float: `quantize` takes them where an override says so."""
+        """The layers that stay in float. `quantize` accepts them only with an override."""
         return tuple(layer for layer in self.layers if layer.why_not)
 
     @property
     def deploys(self) -> bool:
-        """Whether the whole model becomes integers; with layers in float it is for LiteRT alone."""
+        """Whether the whole model becomes integers. If not, it exports for LiteRT only."""
         in_float = self.unsupported or any(layer.in_float for layer in self.layers)
         return not in_float and None not in self.input_bits.values()
 
@@ -268,7 +268,7 @@ class QuantizationPlan:
 
 
 def described_bits(bits: int | None) -> str:
-    """A number of bits for a table; empty for `None`.
+    """A number of bits as text; empty for `None`.
 
     >>> described_bits(1), described_bits(8)
     ('1 bit', '8 bits')
@@ -277,7 +277,7 @@ def described_bits(bits: int | None) -> str:
 
 
 def _described(layer: LayerPlan) -> str:
-    """The grid of its output, and what is float."""
+    """The grid of the output as text, and the part that is in float."""
     if layer.why_not:
         return f"[red]float: {layer.why_not}[/red]"
     if not layer.in_float:

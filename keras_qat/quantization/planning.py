@@ -1,4 +1,4 @@
-"""From a user's model to a plan: the road that `quantize` and `plan` share."""
+"""From a user's model to a plan, for `quantize` and `plan`."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ from keras_qat.quantization.uneven_ranges import ColumnRanges, range_warnings, w
 
 _COMPARED = 16
 _ROUNDING, _HALF_ROUNDING = 1e-3, 0.05
-"""Float sums in another order, over the largest value: of float32, and of a mixed policy."""
+"""The largest relative difference of float sums in another order: float32, and a mixed policy."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedModel:
-    """A model of which everything is known that `quantize` does to it.
+    """A model with its plan, and all that `quantize` needs to carry it out.
 
     Attributes:
-        graph: the user's model, or one with a layer graph that computes the same.
+        graph: the user's model, or an equal model with a layer graph.
         rules: the normalized model, each call with its rule.
-        plan: what becomes of each call.
-        data: the calibration data; `None` without any.
-        ranges: least and largest value of the tensors of the plan's grids, grid by grid.
+        plan: the plan of each call.
+        data: the calibration data, or `None`.
+        ranges: the least and the largest value of each tensor of the plan's grids, grid by grid.
     """
 
     graph: keras.Model
@@ -79,14 +79,14 @@ def prepare(
     calibration_data: Any,
     unsupported: bool,
 ) -> PreparedModel:
-    """Checks a model, brings it to normal form, and plans its grids. The model stays as it is.
+    """Checks a model, normalizes it, and plans its grids. The given model does not change.
 
     Args:
-        model, config, overrides, calibration_data: as for `quantize`.
-        unsupported: whether layers without a rule may be there. They are planned in float.
+        model, config, overrides, calibration_data: see `quantize`.
+        unsupported: whether layers without a rule are allowed. They are planned in float.
 
     Raises:
-        UnsupportedLayerError, ValueError: as `quantize` says.
+        UnsupportedLayerError, ValueError: see `quantize`.
     """
     config, overrides = configs.get(config), check_overrides(overrides)
     check_model(model)
@@ -104,7 +104,7 @@ def prepare(
         return name in reasons or stays_float(name, overrides)
 
     plain = to_layers(graph, left_in_float)
-    # What stands for a raw operation needs a rule, too.
+    # The layers that replace raw operations need rules too.
     reasons |= layer_problems(plain, overrides, checked={layer.name for layer in graph.layers})
     if not unsupported:
         refuse(graph.name, reasons.values())
@@ -131,20 +131,18 @@ def plan(
 ) -> QuantizationPlan:
     """What `quantize` with these arguments would do to every layer, and at what cost.
 
-    Nothing is quantized and nothing the model has is changed. Layers without a rule are listed with
-    the reason, where `quantize` raises an error. For a model that `quantize` takes, the plan equals
+    Nothing is quantized, and the model does not change. Layers without a rule are listed with the
+    reason, while `quantize` raises an error. If `quantize` accepts the model, the plan equals
     `quantize(...).plan`. Without calibration data the signs of grids are unknown (`signed` is
-    `None`), and `warnings` tells less.
+    `None`), and there are fewer `warnings`.
 
     Args:
-        model: as for `quantize`.
-        config: likewise.
-        overrides: likewise.
-        calibration_data: as for `quantize`, or `None`; a subclassed model needs it for the shapes
-            of its inputs.
+        model, config, overrides: see `quantize`.
+        calibration_data: see `quantize`, or `None`. A subclassed model needs it for the shapes of
+            its inputs.
 
     Raises:
-        ValueError: as `quantize`, but for layers without a rule.
+        ValueError: see `quantize`.
 
     >>> import keras, keras_qat
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])
@@ -155,7 +153,7 @@ def plan(
 
 
 class _Planner:
-    """States the plan of every call, once its grids are known."""
+    """Makes the plan of every call from the planned grids."""
 
     def __init__(
         self,
@@ -234,13 +232,13 @@ class _Planner:
         return "fused"
 
     def _problem(self, call: Call) -> str:
-        """Why a layer cannot stand where it stands, once grids are known; empty if it can."""
+        """Why a layer cannot read its input, given the planned grids; empty if it can."""
         layer, tensor = call.layer, call.node.inputs[0]
         if isinstance(layer, keras.layers.Embedding) and self._grids.grid_of(tensor) is not None:
             return (
                 f"{layer.name!r} (Embedding): it reads whole numbers, which a grid would round. "
-                "State that the input holds some, keras.Input(..., dtype='int32'), or leave the "
-                f"input in float, too. Received: an input of dtype {tensor.dtype!r}"
+                f"Received: an input of dtype {tensor.dtype!r}. Declare the input with "
+                "keras.Input(..., dtype='int32'), or leave the input in float too"
             )
         return ""
 
@@ -252,7 +250,7 @@ def _measured(
     policy: BitWidthPolicy,
     data: CalibrationData | None,
 ) -> PreparedModel:
-    """One pass over the data: ranges of all grids, signs, and what uneven ranges lose."""
+    """Measures the ranges and signs of all grids in one pass, and finds uneven ranges."""
     tensors = _grid_tensors(rules, planned.grids)
     columns = ColumnRanges(watched_tensors(rules, planned.grids))
     if data is None:
@@ -287,7 +285,7 @@ def _grid_tensors(rules: RuledGraph, grids: Iterable[PlannedGrid]) -> list[Any]:
 def _check_answers(
     given: keras.Model, graph: keras.Model, normalized: keras.Model, data: CalibrationData
 ) -> None:
-    """Raises ValueError if the model that was made of the user's computes something else."""
+    """Raises ValueError if the normalized model computes something else than the user's model."""
     if normalized is given:
         return
     batch = [array[:_COMPARED] for array in next(iter(data))]
@@ -299,13 +297,13 @@ def _check_answers(
     exact = all(layer.compute_dtype == "float32" for layer in given.layers)
     for index, pair in enumerate(zip(expected, actual, strict=True)):
         wanted, found = (np.asarray(ops.convert_to_numpy(each), np.float32) for each in pair)
-        with np.errstate(invalid="ignore"):  # calibration names the layer of what is not finite
+        with np.errstate(invalid="ignore"):  # calibration names layers with values not finite
             largest, difference = np.max(np.abs(wanted)), np.max(np.abs(wanted - found))
         if difference > (_ROUNDING if exact else _HALF_ROUNDING) * largest:
             raise ValueError(
                 f"The model {given.name!r} ({type(given).__name__}) is not what its layers say: "
-                f"taken apart into layers, its output {index} differs by {difference:.3g}, of "
-                f"values up to {largest:.3g}. A call of your own does something that layers do not "
-                "say, such as drawing random numbers in inference. Leave that layer in float with "
-                "overrides={its name: None}, or rebuild the model from other layers."
+                f"taken apart into layers, its output {index} differs by {difference:.3g}, with "
+                f"values up to {largest:.3g}. A custom call() does something that layers do not "
+                "state, such as drawing random numbers in inference. Leave that layer in float "
+                "with overrides={its name: None}, or rebuild the model from other layers."
             )

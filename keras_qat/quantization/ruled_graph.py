@@ -1,4 +1,4 @@
-"""`RuledGraph`: a model of layers, and the rule of every call in it, looked up once."""
+"""`RuledGraph`: a model of layers with the rule of every call."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Call:
 
     Attributes:
         node: the call in the graph.
-        rule: what becomes of the layer here; that of a layer in float if it has none.
-        index: its place in the order of the graph.
+        rule: the rule of the layer here; the rule of a layer in float if it has none.
+        index: its index in the order of the graph.
     """
 
     node: GraphNode
@@ -46,17 +46,17 @@ class Call:
 
 
 class RuledGraph:
-    """The calls of a model, who reads what, and which Rescaling layers are absorbed.
+    """The calls of a model, the readers of its tensors, and the absorbed Rescaling layers.
 
-    `Rescaling(1 / 255)` of an input, in front of a convolution, is no op of its own: the integers
-    of its output are those of the input, and the factor joins the convolution's weight scales. A
-    factor must be positive and the same for all channels, the offset 0, and every reader must be a
-    weight layer. Layers that do nothing in inference, such as those that augment images, may stand
-    before it.
+    `Rescaling(1 / 255)` of an input, in front of a convolution, becomes no op. Its output has the
+    codes of the input, and the factor joins the weight scales of the convolution. The factor must
+    be positive and the same for all channels, the offset must be 0, and every reader must be a
+    weight layer. Layers that do nothing in inference, such as image augmentation, may stand before
+    it.
 
     Args:
-        model: normalized float model: linear weight layers, merges of two tensors.
-        stays_float: whether the layer of a name is left in float.
+        model: the normalized float model: linear weight layers, merges of two tensors.
+        stays_float: tells for a layer name whether the layer is left in float.
     """
 
     def __init__(self, model: keras.Model, stays_float: Callable[[str], bool]):
@@ -79,21 +79,21 @@ class RuledGraph:
         return self.calls[place.call].node.outputs[place.index]
 
     def readers(self, tensor: Any) -> list[Call | None]:
-        """Every call that reads a tensor; `None` stands for a model output."""
+        """All calls that read a tensor; `None` stands for a model output."""
         return [
             None if node is None else self._by_output[id(node.outputs[0])]
             for node in self._consumers.get(id(tensor), [])
         ]
 
     def is_output(self, tensor: Any) -> bool:
-        """Whether the model yields this tensor."""
+        """Whether the tensor is an output of the model."""
         return None in self._consumers.get(id(tensor), [])
 
     def is_called_once(self, call: Call) -> bool:
         return self._counts[id(call.layer)] == 1
 
     def input_gain(self, call: Call) -> float:
-        """What the input of a weight layer would have been multiplied by."""
+        """The factor of an absorbed Rescaling before a weight layer; 1 without one."""
         before = self._by_output.get(id(call.node.inputs[0]))
         return _factor(before) if before is not None and before.rule is ABSORBED else 1.0
 

@@ -1,4 +1,4 @@
-"""Finds tensors whose columns, or which with others, share a grid that is too coarse for some."""
+"""Finds grids that are too coarse for some of their columns or tensors."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ layers = keras.layers
 Array = Any
 
 _MEASURED = 256
-"""Examples that the effect of rounding an input is measured on."""
+"""The number of examples on which the effect of rounding an input is measured."""
 _LARGEST_NOISE = 0.01
-"""Mean squared change of the answers over their variance: a tenth of their spread, 20 dB."""
+"""The mean squared change of outputs over their variance: a tenth of their spread, 20 dB."""
 _MOST_MOVED = 0.02
-"""Share of answers with another largest column."""
+"""The share of outputs with another largest column."""
 _KERNELS = (
     *(layers.Conv1D, layers.Conv2D, layers.DepthwiseConv1D, layers.DepthwiseConv2D, layers.Dense),
     *(layers.SeparableConv1D, layers.SeparableConv2D),
@@ -42,7 +42,7 @@ class ColumnRanges:
     """The least and the largest value of every column of some tensors, batch by batch.
 
     Args:
-        tensors: the symbolic tensors; others are not looked at.
+        tensors: the symbolic tensors to watch.
     """
 
     def __init__(self, tensors: Sequence[Any] = ()):
@@ -50,7 +50,7 @@ class ColumnRanges:
         self._ranges: dict[int, tuple[Array, Array]] = {}
 
     def see(self, tensor: Any, values: Array) -> None:
-        """Takes the values of a symbolic tensor for one batch; the last axis counts columns."""
+        """Adds the values of a symbolic tensor for one batch; columns are on the last axis."""
         if id(tensor) not in self._watched:
             return
         if values.ndim < 2:
@@ -63,7 +63,7 @@ class ColumnRanges:
         self._ranges[id(tensor)] = (low, high)
 
     def of(self, tensor: Any) -> tuple[Array, Array] | None:
-        """The ranges of a tensor that was seen."""
+        """The ranges of a tensor; `None` if it was not seen."""
         return self._ranges.get(id(tensor))
 
 
@@ -80,18 +80,18 @@ def range_warnings(
     ranges: ColumnRanges,
     data: Iterable[list[Array]] = (),
 ) -> list[str]:
-    """What inputs, outputs and joined tensors lose on their grids, in words.
+    """Messages about the losses of inputs, outputs and joined tensors on their grids.
 
-    Columns of an input are named if rounding them to the grid changes what the float model answers:
-    by more than a tenth of its spread, or 2 % of its largest columns. Without data their weights
-    tell whether they matter.
+    A message names columns of an input if rounding them to the grid changes the outputs of the
+    float model: by more than a tenth of their spread, or the largest column of more than 2 % of
+    them. Without data, the weights of the columns decide.
 
     Args:
         rules: the normalized float model.
-        grids: those of its plan.
-        ranges: of the tensors; those that were not seen are known from a Normalization behind
-            them, or not at all.
-        data: batches of inputs; the first ones are measured.
+        grids: the grids of its plan.
+        ranges: the ranges of the tensors. For a tensor that was not seen, a Normalization behind it
+            tells the range. Without one, there is no message.
+        data: batches of inputs; only the first ones are measured.
     """
     found = _Finder(rules, grids, data).shared_ranges(ranges)
     return [shared.warning() + advice for shared, advice in found if shared.starved()]
@@ -132,7 +132,7 @@ class _Finder:
             yield from self._of_tensors(grid, ranges)
 
     def _changes_answers(self, tensor: Any, shared: SharedRange) -> bool:
-        """Whether the float model answers otherwise with the starved columns on their grid."""
+        """Whether rounding the starved columns to their grid changes the float model's outputs."""
         columns = [shared.names.index(name) for name in shared.starved()]
         if not columns:
             return False
@@ -188,7 +188,7 @@ class _Finder:
         yield shared, _JOINED_ADVICE
 
     def _expected(self, tensor: Any) -> tuple[Array, Array] | None:
-        """The range of the columns by the statistics of a Normalization that reads them."""
+        """The ranges of the columns from the statistics of a Normalization that reads them."""
         for reader in self._rules.readers(tensor):
             if reader is not None and isinstance(reader.layer, layers.Normalization):
                 gain, offset = self._affine(reader)
@@ -197,7 +197,7 @@ class _Finder:
         return None
 
     def _gains(self, tensor: Any) -> Array | None:
-        """What the columns of a tensor are multiplied by where they are read; `None`: unknown."""
+        """The factors on the columns of a tensor where they are read; `None` if unknown."""
         found = [self._gains_in(reader, tensor) for reader in self._rules.readers(tensor)]
         known = [each for each in found if each is not None]
         return np.max(known, axis=0) if known else None
@@ -211,7 +211,7 @@ class _Finder:
             return _kernel_gains(layer, columns)
         if isinstance(layer, _AFFINE):
             gains = np.abs(self._affine(reader)[0])
-            if gains.size == 1:  # all columns alike: look further
+            if gains.size == 1:  # all columns have one factor: look further
                 further = self._gains(outputs[0])
                 return None if further is None else gains.item() * further
             return gains if gains.size == columns else None
@@ -238,12 +238,12 @@ class _Finder:
 
 
 def _kernel_gains(layer: Any, columns: int) -> Array | None:
-    """The norm of the weights that each input column meets."""
+    """The norm of the weights by which each input column is multiplied."""
     kernel = layer.depthwise_kernel if hasattr(layer, "depthwise_kernel") else layer.kernel
     values = np.asarray(ops.convert_to_numpy(kernel), np.float64)
     taps = tuple(axis for axis in range(values.ndim) if axis != values.ndim - 2)
     gains = np.sqrt(np.sum(np.square(values), axis=taps))
-    return gains if gains.size == columns else None  # of groups, several columns have one
+    return gains if gains.size == columns else None  # in groups, several columns share a gain
 
 
 def _answers(probe: keras.Model, batch: list[Array]) -> list[Array]:
@@ -252,7 +252,7 @@ def _answers(probe: keras.Model, batch: list[Array]) -> list[Array]:
 
 
 def _differ(answers: Array, others: Array) -> bool:
-    """By their variance from example to example, or by their largest columns."""
+    """Whether outputs differ too much, in mean square or in their largest columns."""
     signal = np.mean(np.square(answers - answers.mean(axis=0)))
     noise = np.mean(np.square(answers - others)) / max(signal, np.finfo(np.float32).tiny)
     moved = answers.argmax(axis=-1) != others.argmax(axis=-1) if answers.ndim > 1 else False

@@ -25,18 +25,18 @@ from keras_qat.quantizers.replacement import (
 Tensor = Any
 
 NO_SOURCE = -1
-"""For a call behind a layer that moves values of the grid, or clamps them again."""
+"""`source` of a call behind a layer that moves or clamps values that are on the grid already."""
 
 _MEASURED_EXAMPLES = 4
 _FORMERLY_OF_ALL = ("per_channel", "code_regularization")
-"""What only weights have; files of before said it for activations, too."""
+"""Options that only weights have. Files of earlier releases have them for activations too."""
 
 
 class Accumulator(Protocol):
     """The int32 accumulator behind a float tensor, as the integer kernel will round it."""
 
     def rounding(self) -> Rounding:
-        """Rounds `ratio = x / scale` to codes, from the accumulator that `x` stands for."""
+        """A function from `ratio = x / scale` to codes, which rounds the accumulator behind `x`."""
 
 
 class ActivationQuantizer(Quantizer):
@@ -48,16 +48,18 @@ class ActivationQuantizer(Quantizer):
         grid, estimator, replacement, seed: see `Quantizer`.
 
     Attributes:
-        accumulators: by source, the accumulator that inference rounds from; found in the graph.
-        never_negative: whether nothing it reads can be negative; found in the graph, `None` before.
+        accumulators: the accumulator that inference rounds from, for each source. Found in the
+            graph.
+        never_negative: whether no input can be negative. Found in the graph; `None` before.
 
     Call arguments:
         x: float tensor of any shape, examples first.
         pooled: `x` is an average of values on this grid; round as AVERAGE_POOL_2D does.
         interpolated: `x` lies between values on this grid; round as RESIZE_BILINEAR does.
-        source: which of the ops that yield values on this grid made `x`; `NO_SOURCE` for none.
-        training: whether the call is one of training. In inference, behind an op whose neighbours
-            are known (`accumulators`, by source), rounding starts from its integer accumulator.
+        source: the index of the op that computed `x`, among the ops that yield values on this
+            grid. `NO_SOURCE` for none.
+        training: whether the model trains. In inference, rounding starts from the integer
+            accumulator of the source, if `accumulators` has it.
     """
 
     def __init__(self, grid: Grid | dict[str, int], **kwargs: Any):
@@ -66,15 +68,15 @@ class ActivationQuantizer(Quantizer):
         self.never_negative: bool | None = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        self._is_batch = input_shape[0] is None  # else it is drawn for like a kernel
+        self._is_batch = input_shape[0] is None  # else elements are selected as in a kernel
         super().build(input_shape)
 
     def calibrate(self, histogram: Histogram, keep_range: bool = False) -> None:
-        """Starts over from the values of a tensor: with the least squared error.
+        """Sets the scale with the least squared error on the values of a tensor.
 
         Args:
-            histogram: how often the tensor takes which value.
-            keep_range: clip nothing, as for a model's input.
+            histogram: how often the tensor takes each value.
+            keep_range: choose the smallest scale that clips nothing, as for a model's input.
         """
         start = range_scale if keep_range else least_error_scale
         self.set_scale(start(histogram, self.grid))
@@ -96,7 +98,7 @@ class ActivationQuantizer(Quantizer):
 
         Args:
             x: the tensor.
-            pooled: as in a call.
+            pooled: see the call arguments.
         """
         return self._codes(x, self._rounding(pooled, training=False))
 
@@ -125,15 +127,15 @@ class ActivationQuantizer(Quantizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ActivationQuantizer:
-        """The quantizer of a config, also of one from when all quantizers had options of weights.
+        """The quantizer of a config, also of an earlier release with options of weights.
 
         Raises:
-            ValueError: such a config asks for a scale for each channel.
+            ValueError: the config asks for a scale for each channel.
         """
         if config.get("per_channel"):
             raise ValueError(
                 f"The quantizer {config.get('name')!r} has a scale for each channel, which "
-                "activations no longer have: no runtime reads one. Make the model again with "
-                "keras_qat.quantize. Received: per_channel=True"
+                "activations no longer have: no runtime reads one. Received: per_channel=True. "
+                "Make the model again with keras_qat.quantize."
             )
         return cls(**{key: config[key] for key in config if key not in _FORMERLY_OF_ALL})

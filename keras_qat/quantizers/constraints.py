@@ -1,4 +1,4 @@
-"""Constraints that keep a quantizer's parameters where they mean something."""
+"""Constraints that keep a quantizer's parameters in their valid range."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ GradientFunction = Callable[[Tensor], tuple[Tensor, ...]]
 def custom_gradient(
     function: Callable[..., tuple[Tensor, GradientFunction]],
 ) -> Callable[..., Tensor]:
-    """Makes `function(*tensors) -> (output, gradient)` differentiable by its own `gradient`.
+    """Gives `function(*tensors) -> (output, gradient)` the gradient that it returns.
 
-    `gradient(upstream)` returns one gradient for each argument. On TensorFlow this is
-    `tf.custom_gradient`, on JAX `jax.custom_gradient`. Arguments may be variables: they are read
+    `gradient(upstream)` returns one gradient for each argument. TensorFlow uses
+    `tf.custom_gradient`, JAX `jax.custom_gradient`. Arguments may be variables: they are read
     into tensors first, because TensorFlow refuses raw variables here in eager mode.
 
     >>> import keras
@@ -55,10 +55,11 @@ def _with_backend_gradient(
 
 
 def _after(upstream: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Where nothing of a backward pass is computed before its upstream gradient is there.
+    """A context in which TensorFlow waits for the upstream gradient before it computes anything.
 
-    TensorFlow computes whatever it can: what a backward pass makes of `x` and `x_hat` alone, it
-    would make right in the forward pass, and keep for all layers at once.
+    TensorFlow starts every operation as soon as its inputs exist. Without this context it computes
+    the parts of the backward pass that need only `x` and `x_hat` during the forward pass, and keeps
+    the results of all layers in memory at once.
     """
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
@@ -69,11 +70,11 @@ def _after(upstream: Tensor) -> contextlib.AbstractContextManager[Any]:
 
 
 def as_tensor(value: Any) -> Tensor:
-    """A plain tensor of the value; variables are read."""
+    """The value as a plain tensor; a variable is read."""
     if not isinstance(value, keras.Variable):
         return keras.ops.convert_to_tensor(value)
     if keras.backend.backend() != "tensorflow":
         return keras.ops.copy(value.value)
     import tensorflow as tf
 
-    return tf.convert_to_tensor(value.value)  # a copy would be one node more for every read
+    return tf.convert_to_tensor(value.value)  # a copy would add a node for every read

@@ -1,4 +1,4 @@
-"""`Dequantize`: where a tensor leaves its grid for layers that stay in float."""
+"""`Dequantize`: marks where a tensor leaves its grid for layers that stay in float."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import keras
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class Dequantize(keras.layers.Layer):
-    """The values as they are: what reads them, up to the next quantizer, computes in float.
+    """The identity: the layers behind it, up to the next quantizer, compute in float.
 
-    Forward: `y = x`, a tensor on the grid of the quantizer before it; gradient: `dx = dy`. Files
-    have a DEQUANTIZE operator in its place.
+    Forward: `y = x`, a tensor on the grid of the quantizer before it. Gradient: `dx = dy`. In a
+    file it is a DEQUANTIZE operator.
 
     >>> [float(y) for y in Dequantize()(keras.ops.array([0.5, -1.0]))]
     [0.5, -1.0]

@@ -1,4 +1,4 @@
-"""`DoReFaQuantizer`: weights squashed by a hyperbolic tangent before they are rounded."""
+"""`DoReFaQuantizer`: a hyperbolic tangent squashes the weights before they are rounded."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _SMALLEST = 1e-12
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class DoReFaQuantizer(WeightQuantizer):
-    """Weights on all `2**bits` levels from `-a` to `a`, by way of a hyperbolic tangent.
+    """Weights on `2**bits` evenly spaced levels from `-a` to `a`, through a hyperbolic tangent.
 
     Forward: `t = tanh(w) / max|tanh(w)|` in [-1, 1], over the weights that share a scale, and
-    `w_hat = a * (2 * round(n * (t + 1) / 2) / n - 1)` with `n = 2**bits - 1`: as integers the odd
-    codes `-n, -n + 2, ..., n` times `a / n`. At 8 bits, where those do not fit in int8, whole codes
-    from -127 to 127. Backward: `dw = passed * a * (1 - tanh(w)**2) / max|tanh(w)|`; the estimator
-    makes `passed` of the upstream gradient, and the maximum counts as a constant.
+    `w_hat = a * (2 * round(n * (t + 1) / 2) / n - 1)` with `n = 2**bits - 1`. The codes are
+    `-n, -n + 2, ..., n`, with the scale `a / n`. At 8 bits these do not fit in int8: the codes are
+    then -127 to 127. Backward: `dw = passed * a * (1 - tanh(w)**2) / max|tanh(w)|`. The estimator
+    computes `passed` from the upstream gradient, and the maximum counts as a constant.
 
-    `a` is `max|w|` of the calibrated weights and stays, so a trained network starts where it was;
-    the paper, which trains from scratch, has `a = 1` (and at 1 bit `a = mean|w|`).
+    `a` is `max|w|` of the calibrated weights and is not trained, so a trained network starts where
+    it was. The paper trains from scratch with `a = 1` (and at 1 bit `a = mean|w|`).
 
     Source: Zhou et al. 2016 (arXiv 1606.06160), equation 9.
 
     Args:
-        bits: of a weight, 1 to 8.
+        bits: the bit width, 1 to 8.
         per_channel, code_regularization, estimator, replacement, seed: see `WeightQuantizer`.
 
     Raises:
@@ -59,7 +59,7 @@ class DoReFaQuantizer(WeightQuantizer):
         self.calibrated_scale.assign(ops.full(self.calibrated_scale.shape, 1.0 / self.grid.qmax))
 
     def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
-        """Starts over: the outermost codes are the largest weight, either way."""
+        """Sets the scale with which the outermost codes stand for `-max|w|` and `max|w|`."""
         axes = tuple(range(kernel.ndim - 1)) if self.per_channel else None
         largest = np.maximum(np.max(np.abs(kernel), axis=axes), _SMALLEST)
         self.set_scale(np.float32(largest / self.grid.qmax))
@@ -70,7 +70,7 @@ class DoReFaQuantizer(WeightQuantizer):
         return fixed_step_size(x, self.scale, self.grid, rounding, self.estimator_now(), selection)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """`a * t`, on which the codes lie evenly."""
+        """`a * t`, which is rounded to evenly spaced codes."""
         squashed = ops.tanh(ops.cast(x, "float32"))
         axes = tuple(range(len(x.shape) - 1)) if self.per_channel else None
         largest = ops.max(ops.abs(ops.stop_gradient(squashed)), axis=axes, keepdims=True)

@@ -1,16 +1,17 @@
-"""Fake-quantize functions on grids of fixed codes: they differ in their backward pass alone.
+"""Fake-quantize functions on grids of fixed codes: they differ only in their backward pass.
 
-All share the forward pass `x_hat = scale * round(clip(x / scale, qmin, qmax))`, and write
-`v = x / scale`, `c = clip(v, qmin, qmax)`, `q` for the code, `g` for the upstream gradient,
+All share the forward pass `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Their docstrings
+write `v = x / scale`, `c = clip(v, qmin, qmax)`, `q` for the code, `g` for the upstream gradient,
 `inside = [qmin * scale < x < qmax * scale]`. `scale` is a scalar, or one number per channel of the
 last axis.
 
-An estimator (`keras_qat.estimators`) makes of `g` and the noise `e = (q - v) / step` the gradient
-`passed`; straight through it is `g`. With a selection (`keras_qat.quantizers.replacement`) only
-the elements it takes are quantized: of the others the code is `c`, the noise 0, and `passed = g`.
+An estimator (`keras_qat.estimators`) computes the gradient `passed` from `g` and the noise
+`e = (q - v) / step`. For the straight-through estimator, `passed = g`. With a selection
+(`keras_qat.quantizers.replacement`) only the selected elements are quantized. Each other element
+has the code `c`, no noise, and `passed = g`.
 
-The backward pass starts from `x` and `x_hat`, which the layers around keep anyway: between the two
-passes nothing else takes memory.
+The backward pass starts from `x` and `x_hat`, which the neighbouring layers keep anyway. Nothing
+else is kept between the two passes.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def fixed_step_size(
 
     Forward: `x_hat = scale * q`. Backward: `dx = passed * inside`, `dscale = 0`.
 
-    Source: Bengio et al. 2013 (arXiv 1308.3432) for the estimator that is the default, clipped at
-    the ends of the grid.
+    Source: Bengio et al. 2013 (arXiv 1308.3432) for the default estimator, clipped at the ends of
+    the grid.
 
     >>> [float(v) for v in fixed_step_size([0.2, 0.9, 5.0], 0.5, Grid(-2, 1))]
     [0.0, 0.5, 0.5]
@@ -72,8 +73,9 @@ def learned_step_size(
 
     Forward: `x_hat = scale * q`. Backward: `dx = passed * inside` and
     `dscale = gradient_scale * sum (g * x_hat - dx * x) / scale`, summed over all elements that
-    share the scale: `sum g * (q - v * inside)`, which is LSQ's, and what the estimator takes from
-    the values inside. The paper's `gradient_scale` is `1 / sqrt(elements * qmax)`.
+    share the scale. Straight through, the sum is LSQ's `sum g * (q - v * inside)`. Another
+    estimator adds `sum (g - passed) * v * inside`. The paper's `gradient_scale` is
+    `1 / sqrt(elements * qmax)`.
 
     Source: Esser et al. 2020 (arXiv 1902.08153), equations 1 to 3.
 
@@ -102,8 +104,7 @@ def learned_clipping(
     """Fake-quantize whose clipping level `scale * qmax` is learned (PACT).
 
     Forward: `x_hat = scale * q`. Backward: `dx = passed * inside` and
-    `dscale = sum g * q * (1 - inside)`: what is clipped moves the end of the range, what is
-    rounded does not.
+    `dscale = sum g * q * (1 - inside)`: only clipped elements move the end of the range.
 
     Source: Choi et al. 2018 (arXiv 1805.06085), equation 2.
 
@@ -129,9 +130,10 @@ def _fake_quantize(
     scale_gradient: ScaleGradient | None,
     factor: float = 1.0,
 ) -> Tensor:
-    """`scale_gradient(x, x_hat, g, dx, inside, total)` times `factor / scale` is `dscale`.
+    """Fake-quantize whose `dscale` is `scale_gradient` times `factor / scale`.
 
-    `total` sums products of two tensors over the elements that share a scale.
+    `scale_gradient` gets `(x, x_hat, g, dx, inside, total)`. `total` sums products of two tensors
+    over the elements that share a scale.
     """
 
     @custom_gradient
@@ -141,7 +143,7 @@ def _fake_quantize(
         x_hat = code * scale
 
         def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
-            # Masks as factors: a choice by where() takes three times as long.
+            # The masks are factors, because where() takes three times as long.
             inside = x < grid.qmax * scale
             if rounding is not round_nonnegative_to_codes:
                 inside = ops.logical_and(inside, x > grid.qmin * scale)
@@ -150,7 +152,8 @@ def _fake_quantize(
             if not estimator.passes_through:
                 size = scale * grid.step
                 step = GridStep(size, (grid.qmax - grid.qmin) / grid.step, sharing_axes(x, scale))
-                # What is clipped gets no gradient: its noise matters if it counts for others.
+                # Clipped elements get no gradient. Their noise matters only where the gradients of
+                # other elements depend on it.
                 alone = estimator.elementwise
                 nearest = x if alone else clipped_to_grid(x, grid, scale, rounding)
                 noise = (x_hat - nearest) / size
@@ -171,7 +174,7 @@ def _fake_quantize(
 def mixed_codes(
     ratio: Tensor, grid: Grid, rounding: Rounding, selection: Selection | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Codes of the selected elements, clipped ratios of the others; and which are selected.
+    """Codes of the selected elements, clipped ratios of the others, and which are selected.
 
     >>> codes, _ = mixed_codes(ops.array([0.4, 1.7, 9.0]), Grid(0, 3), round_to_codes, None)
     >>> [float(v) for v in codes]

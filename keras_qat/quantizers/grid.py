@@ -1,4 +1,4 @@
-"""The affine grid in real numbers: pure functions from values to codes and back."""
+"""The grid of a quantizer, and pure functions that round values to its codes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Tensor = Any
 
 MAX_BITS = 8
 _POOLED_TIE_MARGIN = 1e-3
-"""Float error of a mean in steps stays far below this; a mean of up to 256 codes that is not a tie
-is at least 1/512 away from one."""
+"""In steps. The float error of a mean is far smaller. A mean of up to 256 codes is either a tie or
+at least 1/512 away from one."""
 
 _INTERPOLATED_TIE_MARGIN = 2.5e-4
-"""The same for a mean of four codes whose weights are whole numbers of 1/1024."""
+"""The same for a mean of four codes whose weights are multiples of 1/1024."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Grid:
 
     @classmethod
     def for_weights(cls, bits: int) -> Grid:
-        """Signed codes of that many bits.
+        """The grid of weights of a bit width: signed codes.
 
         1 bit is {-1, +1}. 8 bits leave out -128, which no int8 kernel accepts as a weight.
         """
@@ -51,7 +51,7 @@ class Grid:
 
     @classmethod
     def for_activations(cls, bits: int, signed: bool) -> Grid:
-        """Codes of that many bits; zero is one of them, so zero padding is exact."""
+        """The grid of activations of a bit width. It holds 0, so zero padding is exact."""
         check_bits(bits, "activation bits")
         if signed:
             return cls(-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
@@ -64,11 +64,11 @@ class Grid:
 
     @property
     def bits(self) -> int:
-        """Bits that number the codes."""
+        """The bit width of the codes."""
         return ((self.qmax - self.qmin) // self.step).bit_length()
 
     def qparams(self, scale: Any, axis: int | None = None) -> QuantParams:
-        """The grid with its scale, as the integer model states it."""
+        """The grid with its scale, in the form of the integer model."""
         return QuantParams(scale, zero_point=0, qmin=self.qmin, qmax=self.qmax, axis=axis)
 
 
@@ -81,27 +81,27 @@ def check_bits(bits: Any, what: str) -> None:
 
 
 def round_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
-    """Nearest code of `ratio = x / scale`, as floats: ties to even, saturating at the ends."""
+    """Nearest code of `ratio = x / scale`, as floats: ties go to even, the ends saturate."""
     return nearest_codes(ops.clip(ratio, grid.qmin, grid.qmax), grid)
 
 
 def nearest_codes(clipped: Tensor, grid: Grid) -> Tensor:
-    """Nearest code of ratios that the grid reaches, ties to even."""
+    """Nearest code of ratios within the range of the grid; ties go to even."""
     if grid.step == 1:
         return ops.round(clipped)
     return ops.round((clipped - grid.qmin) / grid.step) * grid.step + grid.qmin
 
 
 def round_nonnegative_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
-    """`round_to_codes` of what is never negative, on a grid from 0: it saturates above alone.
+    """`round_to_codes` for ratios that are never negative, on a grid from 0: it clips only above.
 
-    Fake-quantize functions that round by it need no mask for what lies below, either.
+    Fake-quantize functions with this rounding need no mask for values below the grid.
     """
     return nearest_codes(ops.minimum(ratio, grid.qmax), grid)
 
 
 def clipped_to_grid(x: Tensor, grid: Grid, scale: Tensor | None, rounding: Any) -> Tensor:
-    """`clip(x, qmin * scale, qmax * scale)`, as far as the rounding leaves anything to clip.
+    """`clip(x, qmin * scale, qmax * scale)`; only the upper end for `round_nonnegative_to_codes`.
 
     Without a scale, `x` is in codes.
 
@@ -116,15 +116,15 @@ def clipped_to_grid(x: Tensor, grid: Grid, scale: Tensor | None, rounding: Any) 
 
 
 def round_interpolated_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
-    """Nearest code of a weighted mean of codes, ties up, as XNNPACK's RESIZE_BILINEAR rounds it."""
+    """Nearest code of a weighted mean of codes; ties go up, as in XNNPACK's RESIZE_BILINEAR."""
     return ops.clip(ops.floor(ratio + (0.5 + _INTERPOLATED_TIE_MARGIN)), grid.qmin, grid.qmax)
 
 
 def round_pooled_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
     """Nearest code of an average of codes, rounded as AVERAGE_POOL_2D rounds it.
 
-    Runtimes average the stored int8 integers, offset included, and round half away from zero;
-    the offset is that of `QuantParams.placed_in_int8`.
+    Runtimes average the stored int8 integers, zero point included, and round half away from zero.
+    `QuantParams.placed_in_int8` chooses the zero point, here `offset`.
     """
     offset = INT8_MAX - grid.qmax
     stored = ratio + offset

@@ -1,4 +1,4 @@
-"""Starting scales from data: the range for inputs, the least squared error for all else."""
+"""Starting scales from data: from the range for inputs, by least squared error otherwise."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import numpy.typing as npt
 from keras_qat.quantizers.grid import Grid
 
 _CANDIDATES = np.linspace(0.02, 1.0, 99)
-_CACHED_WEIGHTS = 1 << 14  # searched together: larger arrays leave the processor's cache
+_CACHED_WEIGHTS = 1 << 14  # weights searched at once: larger arrays leave the processor's cache
 
 LARGEST_VALUE = 2.0**60
-"""What `quantize` takes: with values and weights up to it, no product overflows float32."""
+"""The largest value that `quantize` takes. Products of values and weights up to it do not overflow
+float32."""
 _SMALLEST_SCALE = 2.0**-50
-"""The product of two such scales, the step of a bias, is still a normal float32 number."""
+"""The product of two such scales, which is the step of a bias, is a normal float32 number."""
 
 Array = npt.NDArray[np.floating[Any]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Histogram:
-    """How often a tensor took which value: bin centers and counts, and the exact range."""
+    """How often a tensor took each value: bin centers, counts, and the exact range."""
 
     centers: Array
     counts: Array
@@ -33,7 +34,7 @@ class Histogram:
 
     @classmethod
     def union(cls, histograms: Sequence[Histogram]) -> Histogram:
-        """That of all values of several tensors.
+        """The histogram of the values of several tensors together.
 
         >>> tens = Histogram(np.array([10.0]), np.array([3]), 10.0, 10.0)
         >>> Histogram.union([tens, Histogram(np.array([-2.0]), np.array([1]), -2.0, -2.0)]).low
@@ -48,7 +49,7 @@ class Histogram:
 
 
 def range_scale(histogram: Histogram, grid: Grid) -> np.float32:
-    """The smallest scale with which nothing is clipped.
+    """The smallest scale that clips nothing.
 
     >>> float(range_scale(Histogram(None, None, 0.0, 255.0), Grid(0, 255)))
     1.0
@@ -59,7 +60,7 @@ def range_scale(histogram: Histogram, grid: Grid) -> np.float32:
 def least_error_scale(histogram: Histogram, grid: Grid) -> np.float32:
     """The scale with the least mean squared error over the histogram.
 
-    Searched over 99 fractions, 2 % to 100 %, of the scale that clips nothing.
+    The search tries 99 fractions, 2 % to 100 %, of the smallest scale that clips nothing.
     """
     full = _full_range(np.array([histogram.low, histogram.high]), grid)
     scales = full * _CANDIDATES
@@ -69,8 +70,10 @@ def least_error_scale(histogram: Histogram, grid: Grid) -> np.float32:
 
 
 def least_error_weight_scale(kernel: Array, grid: Grid, per_channel: bool) -> Array:
-    """As `least_error_scale`, exactly over the weights: one scale for each channel of the last
-    axis, or one in all.
+    """The scale with the least squared error over the weights themselves.
+
+    It is one scale for each channel of the last axis, or one for the kernel. The search is the
+    search of `least_error_scale`.
 
     Raises:
         ValueError: weights that are NaN or infinite.
@@ -107,9 +110,9 @@ def _least_error_of_rows(rows: Array, grid: Grid) -> Array:
 
 
 def _full_range(values: Array, grid: Grid) -> float:
-    """The smallest scale whose grid reaches all values; 1 where all of them are zero.
+    """The smallest scale whose grid reaches all values; 1 where all values are zero.
 
-    It is never below `_SMALLEST_SCALE`: on that, what is far smaller becomes zero.
+    It is at least `_SMALLEST_SCALE`, at which far smaller values are rounded to zero.
     """
     high = max(float(np.max(values)), 0.0)
     low = min(float(np.min(values)), 0.0)
@@ -120,7 +123,7 @@ def _full_range(values: Array, grid: Grid) -> float:
 
 
 def _nearest(ratio: Array, grid: Grid) -> Array:
-    """The nearest level of the grid, in the place of `ratio`."""
+    """The nearest code of each ratio; overwrites `ratio`."""
     np.clip(ratio, grid.qmin, grid.qmax, out=ratio)
     ratio -= grid.qmin
     ratio /= grid.step

@@ -1,4 +1,4 @@
-"""`LearnedScale`: a scale that is trained as a ratio to a calibrated one."""
+"""`LearnedScale`: a calibrated scale times a trained ratio."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SMALLEST_RATIO = 2.0**-10
 
 
 class LearnedScale(Quantizer):
-    """Mixed into quantizers whose scale is `calibrated_scale * scale_ratio`.
+    """Mixin for quantizers whose scale is `calibrated_scale * scale_ratio`.
 
-    The first is a constant; the second is trained and starts at 1. An optimizer with steps of fixed
-    size, like Adam, thus moves the scales of all layers at one relative pace, however small they
-    are. A constraint keeps the ratio at `2**-10` or more.
+    `calibrated_scale` is a constant. `scale_ratio` is trained and starts at 1. An optimizer with
+    steps of fixed size, like Adam, thus moves small and large scales at the same relative pace. A
+    constraint keeps the ratio at `2**-10` or more.
     """
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

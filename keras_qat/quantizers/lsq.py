@@ -1,4 +1,4 @@
-"""`LSQWeightQuantizer`, `LSQActivationQuantizer`: the step size is learned with the weights."""
+"""`LSQWeightQuantizer`, `LSQActivationQuantizer`: the scale is learned with the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tensor = Any
 
 
 class _LSQQuantizer(LearnedScale):
-    """What LSQ does with weights and activations alike."""
+    """The part of LSQ that weights and activations share."""
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
@@ -45,8 +45,8 @@ class LSQWeightQuantizer(_LSQQuantizer, WeightQuantizer):
 
     Forward: `w_hat = scale * round(clip(w / scale, qmin, qmax))`. Backward, with `v = w / scale`,
     code `q` and `inside = [qmin < v < qmax]`: `dw = g * inside` and
-    `dscale = sum g * (q - v * inside) / sqrt(n * qmax)`, where `n` weights share a scale. Other
-    estimators than "ste" change both (`keras_qat.quantizers.fake_quantize`).
+    `dscale = sum g * (q - v * inside) / sqrt(n * qmax)`, where `n` weights share a scale.
+    Estimators other than "ste" change both (`keras_qat.quantizers.fake_quantize`).
 
     The scale is the product of a calibrated constant and a trained ratio (`LearnedScale`).
 
@@ -69,8 +69,8 @@ class LSQActivationQuantizer(_LSQQuantizer, ActivationQuantizer):
 
     Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward, with `v = x / scale`,
     code `q` and `inside = [qmin < v < qmax]`: `dx = g * inside` and
-    `dscale = sum g * (q - v * inside) / sqrt(n * qmax)`, where one example has `n` features. Other
-    estimators than "ste" change both (`keras_qat.quantizers.fake_quantize`).
+    `dscale = sum g * (q - v * inside) / sqrt(n * qmax)`, where one example has `n` features.
+    Estimators other than "ste" change both (`keras_qat.quantizers.fake_quantize`).
 
     The scale is the product of a calibrated constant and a trained ratio (`LearnedScale`).
 

@@ -1,9 +1,9 @@
-"""Quantizers of earlier releases: by these names files state them, and users may still make them.
+"""The quantizers of earlier releases, which old files name and users may still make.
 
-`LSQQuantizer` and `STEQuantizer` quantized weights and activations alike. In a file, such a name is
-read by its place: the quantizer of a wrapper's kernel (`deserialize_weight_quantizer`) as the one
-of weights, any other as the one of activations. Configs with options that activations no longer
-have are read by `ActivationQuantizer.from_config`.
+`LSQQuantizer` and `STEQuantizer` quantized both weights and activations. In a file, the place of
+such a name decides: the quantizer of a wrapper's kernel (`deserialize_weight_quantizer`) becomes
+the quantizer of weights, any other the quantizer of activations.
+`ActivationQuantizer.from_config` reads options that activations no longer have.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from keras_qat.quantizers.ste import STEActivationQuantizer, STEWeightQuantizer
 from keras_qat.quantizers.weight_quantizer import WeightQuantizer
 
 _PLACES = {"lsq_quantizer", "ste_quantizer"}
-"""Where files have the weights of the first layer of each old name."""
+"""The names under which files hold the variables of the first layer of each old class."""
 
 
 class _ForBoth(Quantizer):
-    """Mixed into a class that quantized weights and activations alike."""
+    """Mixin for a class that quantized both weights and activations."""
 
     old_name: ClassVar[str]
     instead: ClassVar[str]
@@ -40,9 +40,9 @@ class _ForBoth(Quantizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Quantizer:
-        """The quantizer of activations that a file means; wrappers read theirs themselves.
+        """The quantizer of activations that an old file means, or a subclass that a user wrote.
 
-        Of a subclass of the user's own, that subclass.
+        Wrappers read the quantizers of their kernels themselves.
         """
         known = _FOR_ACTIVATIONS.get(cls)
         return cls(**config) if known is None else known.from_config(config)
@@ -52,7 +52,7 @@ class _ForBoth(Quantizer):
 class LSQQuantizer(_ForBoth, LSQActivationQuantizer, LSQWeightQuantizer):  # type: ignore[misc]
     """Deprecated: `LSQWeightQuantizer` and `LSQActivationQuantizer` in one.
 
-    Args as of these two; it is both, and serves in either place.
+    It has the arguments of both, and quantizes weights or activations.
 
     >>> issubclass(LSQQuantizer, LSQWeightQuantizer)
     True
@@ -66,7 +66,7 @@ class LSQQuantizer(_ForBoth, LSQActivationQuantizer, LSQWeightQuantizer):  # typ
 class STEQuantizer(_ForBoth, STEActivationQuantizer, STEWeightQuantizer):  # type: ignore[misc]
     """Deprecated: `STEWeightQuantizer` and `STEActivationQuantizer` in one.
 
-    Args as of these two; it is both, and serves in either place.
+    It has the arguments of both, and quantizes weights or activations.
 
     >>> issubclass(STEQuantizer, STEActivationQuantizer)
     True
@@ -77,9 +77,9 @@ class STEQuantizer(_ForBoth, STEActivationQuantizer, STEWeightQuantizer):  # typ
 
 
 def _read_as(kind: type[Quantizer], old: type[Quantizer]) -> type[Quantizer]:
-    """`kind` under its old name until it has its variables.
+    """A class that reads its variables under the old name, and then becomes `kind`.
 
-    Keras looks for the weights of a layer in a file by the name of its class.
+    Keras looks up the variables of a layer in a file by the name of its class.
     """
 
     def load_own_variables(self: Quantizer, store: Any) -> None:
@@ -101,16 +101,16 @@ _FOR_WEIGHTS = {
 
 
 def _become(quantizer: Quantizer, kind: type[Quantizer]) -> None:
-    """Makes it one of a class with the same attributes, as Keras' own assignment would not."""
+    """Changes the class of a quantizer, without the `__setattr__` of Keras."""
     object.__setattr__(quantizer, "__class__", kind)
 
 
 @contextlib.contextmanager
 def reading_old_names(quantizers: Iterable[Quantizer], path: Any) -> Iterator[None]:
-    """Inside, Keras finds the weights of these quantizers in a file, old as it may be.
+    """A context in which Keras finds the variables of quantizers in a file of any release.
 
     Args:
-        quantizers: of a model, whose `load_weights` the context is for.
+        quantizers: the quantizers of a model that loads its weights in this context.
         path: a `.weights.h5` or a `.keras` file.
     """
     readers = {kind.__base__: kind for kind in (*_FOR_ACTIVATIONS.values(), *_FOR_WEIGHTS.values())}
@@ -126,10 +126,10 @@ def reading_old_names(quantizers: Iterable[Quantizer], path: Any) -> Iterator[No
 
 
 def _is_old(path: Any) -> bool:
-    """Whether a file holds the weights of activations under an old name."""
+    """Whether a file holds the variables of activation quantizers under an old name."""
     path = pathlib.Path(path)
     if not path.is_file():
-        return False  # Keras says so
+        return False  # Keras raises the error
     source: Any = path
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -143,7 +143,7 @@ def _is_old(path: Any) -> bool:
 def deserialize_weight_quantizer(
     config: dict[str, Any], custom_objects: dict[str, Any] | None = None
 ) -> WeightQuantizer:
-    """The quantizer of a kernel from its serialized form; an old name stands for weights here.
+    """The quantizer of a kernel from its serialized form, also under an old name.
 
     >>> from keras_qat.quantizers import Grid
     >>> config = keras.saving.serialize_keras_object(LSQWeightQuantizer(Grid(-2, 1)))

@@ -18,14 +18,14 @@ Tensor = Any
 class PACTQuantizer(LearnedScale, ActivationQuantizer):
     """Parameterized clipping activation.
 
-    Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward, with `v = x / scale`
-    and `inside = [qmin < v < qmax]`: `dx = passed * inside`, where the estimator makes `passed` of
-    the upstream gradient `g`, and `dscale = sum g * q * (1 - inside)`: only what is clipped moves
-    the clipping level `alpha = scale * qmax`. The scale is the product of a calibrated constant
-    and a trained ratio (`LearnedScale`).
+    Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward, with `v = x / scale`,
+    code `q` and `inside = [qmin < v < qmax]`: `dx = passed * inside` and
+    `dscale = sum g * q * (1 - inside)`. The estimator computes `passed` from the upstream gradient
+    `g`. Only clipped elements move the clipping level `alpha = scale * qmax`. The scale is the
+    product of a calibrated constant and a trained ratio (`LearnedScale`).
 
     Source: Choi et al. 2018 (arXiv 1805.06085). The ratio, signed grids and the start from
-    calibration are our own; the paper's L2 penalty on alpha is left to the user.
+    calibration are our own. The paper's L2 penalty on alpha is left to the user.
 
     Args:
         grid, estimator, replacement, seed: see `Quantizer`.

@@ -1,4 +1,4 @@
-"""`Quantizer`: the layer that holds a grid, its scale, and the path of its gradient."""
+"""`Quantizer`: the layer that owns the parameters of one grid and fake-quantizes a tensor."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _SEED_STATE = "seed_state"
 
 
 class Quantizer(keras.layers.Layer):
-    """What quantizers of weights and of activations share: a grid, its scale, a gradient.
+    """The base of all quantizers: a grid, its scale, and a gradient.
 
-    A quantizer of one's own is a `WeightQuantizer` or an `ActivationQuantizer`: it implements
-    `fake_quantize(x, rounding, selection)` with a gradient, and may add variables. All variables
-    are float32 under every dtype policy. The law that every quantizer keeps, exactly:
+    To write a quantizer, subclass `WeightQuantizer` or `ActivationQuantizer` and implement
+    `fake_quantize(x, rounding, selection)` with a gradient. A subclass may add variables. All
+    variables are float32 under every dtype policy. Every quantizer keeps one law exactly:
     `codes(x) * scale == call(x)`.
 
     Args:
         grid: the integer codes, a `Grid` (or its fields as a dict).
-        estimator: of the gradient through rounding, an `Estimator` or its name.
-        replacement: how the elements are chosen that training quantizes while `replaced_share` is
-            below 1: "random" (fresh in every call, those of a batch independent in pairs),
-            "persistent" (once chosen, always) or "error_first" (those near their codes); `None`
-            quantizes all, always.
-        seed: of what is drawn in training.
+        estimator: the rule for the gradient through rounding, an `Estimator` or its name.
+        replacement: how training selects the elements that it quantizes while `replaced_share` is
+            below 1. "random" selects anew in every call; the elements of a batch are then
+            independent in pairs. "persistent" keeps an element once it is selected. "error_first"
+            selects the elements nearest to their codes. `None` quantizes all elements.
+        seed: the seed of the random draws in training.
 
     Raises:
         ValueError: no such estimator or replacement.
@@ -63,7 +63,7 @@ class Quantizer(keras.layers.Layer):
         self.estimator = estimators.get(estimator)
         self.replacement = replacement
         if replacement == "persistent" and seed is None:
-            seed = random.randrange(2**31)  # saved: the choice outlives a reload
+            seed = random.randrange(2**31)  # saved, so a loaded model selects the same elements
         self.seed = seed
         self._estimator_options: dict[str, keras.Variable] = {}
         self.seed_generator: keras.random.SeedGenerator | None = None
@@ -71,7 +71,7 @@ class Quantizer(keras.layers.Layer):
             self._draw_from_seed()
         self._grid = Grid(**grid) if isinstance(grid, dict) else grid
         self.supports_masking = True
-        self.tap: Callable[[Tensor], None] | None = None  # sees what every call returns
+        self.tap: Callable[[Tensor], None] | None = None  # called with the output of every call
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self._build_scale(input_shape)
@@ -87,7 +87,7 @@ class Quantizer(keras.layers.Layer):
         )
 
     def scale_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the scale of such inputs: `()`, one number for the tensor."""
+        """The shape of the scale: `()`, one number for the tensor."""
         return ()
 
     def _build_training_state(self) -> None:
@@ -121,7 +121,7 @@ class Quantizer(keras.layers.Layer):
         return self._estimator_options
 
     def estimator_now(self) -> estimators.Estimator:
-        """The estimator with its options as they are now."""
+        """The estimator with the current values of its options."""
         now = {name: as_tensor(option) for name, option in self._estimator_options.items()}
         return self.estimator.at(now) if now else self.estimator
 
@@ -131,7 +131,7 @@ class Quantizer(keras.layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
-        if self.seed_generator is not None:  # Keras keeps no seed state: draws would repeat
+        if self.seed_generator is not None:  # Keras saves no seed state, so draws would repeat
             store[_SEED_STATE] = self.seed_generator.state
 
     def load_own_variables(self, store: Any) -> None:
@@ -143,22 +143,22 @@ class Quantizer(keras.layers.Layer):
 
     @property
     def grid(self) -> Grid:
-        """The codes; where they are learned, as they are now."""
+        """The codes; if they are learned, the current ones."""
         return self._grid
 
     @property
     def bits(self) -> int:
-        """The bits of the codes; where they are learned, those aimed at."""
+        """The bit width of the codes; if it is learned, the target width."""
         return self.grid.bits
 
     @property
     def deployable(self) -> bool:
-        """Whether every value of this quantizer is a whole number of `scale`."""
+        """Whether every output of this quantizer is a whole number times `scale`."""
         return True
 
     @property
     def learns_width(self) -> bool:
-        """Whether training moves the bit width, which a penalty drives to `bits`."""
+        """Whether the bit width is trained, with a penalty that drives it to `bits`."""
         return False
 
     @property
@@ -168,15 +168,15 @@ class Quantizer(keras.layers.Layer):
 
     @property
     def step(self) -> Tensor:
-        """The real value between two codes, in the shape of `scale`."""
+        """The real distance between two neighbouring levels, in the shape of `scale`."""
         return self.scale * float(self.grid.step)
 
     def set_scale(self, scale: Any) -> None:
-        """Starts over from a calibrated scale."""
+        """Sets a calibrated scale, and forgets a learned one."""
         self.calibrated_scale.assign(scale)
 
     def prepare(self, x: Tensor) -> Tensor:
-        """What is rounded: `x` itself, unless a quantizer transforms it first."""
+        """The tensor that is rounded: `x`, or a function of `x` in some quantizers."""
         return x
 
     def fake_quantize(
@@ -194,11 +194,11 @@ class Quantizer(keras.layers.Layer):
         )
 
     def training_options(self, x: Tensor) -> dict[str, Any]:
-        """What `fake_quantize` is told in a call of training alone, such as what is drawn."""
+        """Arguments that `fake_quantize` gets only in training, such as random draws."""
         return {"selection": self._select(x)}
 
     def _fake_quantized(self, x: Tensor, rounding: Rounding, training: bool) -> Tensor:
-        """What a call on `x` returns, once its rounding is known."""
+        """The output of a call, for a given rounding."""
         x = self.prepare(_as_float(x))
         options = self.training_options(x) if training else {}
         quantized = self.fake_quantize(x, rounding, **options)
@@ -207,7 +207,7 @@ class Quantizer(keras.layers.Layer):
         return quantized
 
     def _select(self, x: Tensor) -> Selection | None:
-        """Chooses the elements to quantize in a call of training, and notes the error."""
+        """Selects the elements to quantize in training, and stores the discretization error."""
         if self.replacement is None:
             return None
         measured = ops.stop_gradient(self._measured(x))
@@ -218,7 +218,7 @@ class Quantizer(keras.layers.Layer):
         return self._random_selection(x, share)
 
     def _measured(self, x: Tensor) -> Tensor:
-        """What the error is measured on."""
+        """The elements on which the discretization error is measured."""
         return x
 
     def _random_selection(self, x: Tensor, share: Tensor) -> Selection:
@@ -227,7 +227,7 @@ class Quantizer(keras.layers.Layer):
         return random_selection(ops.shape(x), share, self.seed_generator)
 
     def discretization_error(self, x: Tensor) -> Tensor:
-        """`mean((clip(x) - x_hat)**2)` in ranges, from the lowest to the highest code: a scalar."""
+        """`mean((clip(x) - x_hat)**2)`, a scalar; errors are in ranges of the grid."""
         grid, ratio = self.forward_grid(), ops.cast(x, "float32") / self.scale
         clipped = ops.clip(ratio, grid.qmin, grid.qmax)
         error = (clipped - nearest_codes(clipped, grid)) / (grid.qmax - grid.qmin)
@@ -242,12 +242,15 @@ class Quantizer(keras.layers.Layer):
         return ops.cast(rounding(ratio, self.forward_grid()), "int32")
 
     def position(self, x: Tensor) -> Tensor:
-        """Where values lie on the grid, in steps from its lowest code; only `x` has a gradient."""
+        """The position of values on the grid, in steps from its lowest code.
+
+        Only `x` gets a gradient.
+        """
         ratio = ops.cast(self.prepare(x), "float32") / ops.stop_gradient(self.scale)
         return (ratio - self.grid.qmin) / self.grid.step
 
     def forward_grid(self) -> Grid:
-        """The codes inside the forward pass: where they are learned, the ends are tensors."""
+        """The codes in the forward pass; if they are learned, the ends are tensors."""
         return self.grid
 
     def qparams(self) -> QuantParams:
@@ -269,6 +272,6 @@ class Quantizer(keras.layers.Layer):
 
 
 def _as_float(x: Tensor) -> Tensor:
-    """Whole numbers, as a model's input may have, as float32; Keras casts other floats itself."""
+    """Integers, which a model's input may hold, as float32. Keras casts other floats itself."""
     whole = not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype))
     return ops.cast(x, "float32") if whole else x

@@ -1,4 +1,4 @@
-"""Random whole numbers, as fast in a compiled step as outside of one."""
+"""Random integers that are as fast in a compiled step as outside of one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _PHILOX = 1
 def draw_integers(shape: Any, end: int, seed: Any) -> Tensor:
     """Independent uniform draws from `{0, ..., end - 1}`, int32.
 
-    On TensorFlow by Philox, whose key is the seed and whose counter counts calls. `keras.random`
-    scrambles both first: compiled by XLA for a CPU, 262,144 numbers take 86 ms then, 1 ms so.
+    On TensorFlow they come from Philox: its key is the seed, and its counter counts calls.
+    `keras.random` scrambles both first, which is slow: compiled by XLA for a CPU, 262,144 numbers
+    take 86 ms with it, and 1 ms here.
 
     Args:
-        shape: of the draws; a batch size may be a scalar tensor.
-        end: at most `2**31 - 1`.
+        shape: the shape of the draws; a batch size may be a scalar tensor.
+        end: the end of the interval, at most `2**31 - 1`.
         seed: an integer for the same draws in every call, or a `keras.random.SeedGenerator` for
             fresh ones.
 

@@ -1,4 +1,4 @@
-"""Which elements of a tensor share one number of a parameter, and sums over them."""
+"""Sums over the elements of a tensor that share one number of a parameter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ Tensor = Any
 
 
 def sharing_axes(x: Tensor, parameter: Tensor) -> tuple[int, ...]:
-    """The axes of `x` along which the parameter, aligned at the last axis, is one number.
+    """The axes of `x` along which all elements share one number of the parameter.
+
+    The parameter broadcasts against `x` from the last axis on.
 
     >>> x = ops.zeros((3, 3, 8, 16))
     >>> sharing_axes(x, ops.zeros((16,))), sharing_axes(x, ops.zeros(()))
@@ -42,9 +44,10 @@ def sum_to_shape(values: Tensor, parameter: Tensor) -> Tensor:
 def sum_of_products(one: Tensor, other: Tensor, parameter: Tensor) -> Tensor:
     """`sum_to_shape(one * other, parameter)`, for two tensors of one shape.
 
-    On a CPU, TensorFlow multiplies two float32 rows by one kernel that keeps no product. It adds
-    up in blocks: of two million products the sum is off by 2e-5 of that of their magnitudes. Where
-    one of the tensors is used nowhere else, products in its place cost as little and add up better.
+    On a CPU, TensorFlow multiplies two float32 rows with one kernel that stores no products. The
+    kernel adds in blocks: with two million products, the error of the sum is 2e-5 of the sum of
+    their magnitudes. If one of the tensors is used nowhere else, storing the products in its place
+    costs as little and adds up better.
 
     >>> float(sum_of_products(ops.array([1.0, 2.0]), ops.array([3.0, 4.0]), ops.zeros(())))
     11.0
@@ -62,6 +65,6 @@ def _multiplies_rows(*tensors: Tensor) -> bool:
         return False
     import tensorflow as tf
 
-    # Faster than products and their sum on CPUs; on other devices nobody has measured it.
+    # On CPUs this is faster than products and their sum. It is not measured on other devices.
     in_float = all(tensor.dtype == tf.float32 for tensor in tensors)
     return in_float and not tf.config.list_logical_devices("GPU")

@@ -1,11 +1,11 @@
-"""Progressive replacement: which elements of a tensor are quantized already.
+"""Progressive replacement: the selection of the elements that training quantizes.
 
-While a model is trained with replacement, a share `p` of the elements of every tensor is quantized;
-the others are only clipped to the grid's range and keep their full precision. `p` rises from 0
-to 1; evaluation always quantizes everything.
+With replacement, training quantizes a share `p` of the elements of every tensor. The others are
+only clipped to the grid's range and keep their full precision. `p` rises from 0 to 1. Evaluation
+always quantizes all elements.
 
 Source: the abstract of PEGE (arXiv 2509.00097) names the progressive, element-wise replacement of
-weights and activations. How elements are chosen is our own reading.
+weights and activations. How elements are selected is our own reading.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def check_replacement(replacement: Any) -> None:
 def select(
     selection: Selection | None, position: Tensor, code: Tensor, step: int = 1
 ) -> tuple[Tensor, Tensor | None]:
-    """The codes of the selected elements, the positions of the others; and which are selected.
+    """The codes of the selected elements, the positions of the others, and which are selected.
 
     Args:
         selection: `noise in steps -> which elements are selected`; `None` selects all.
-        position: on the grid.
-        code: the nearest, in the units of positions.
-        step: from one code to the next.
+        position: the positions on the grid.
+        code: the nearest codes, in the units of positions.
+        step: the distance from one code to the next.
 
     >>> position = ops.array([0.7, 1.4])
     >>> code, selected = select(lambda noise: noise > 0, position, ops.round(position))
@@ -58,7 +58,7 @@ def select(
     """
     if selection is None:
         return code, None
-    selected = selection((code - position) / step)  # no graph keeps it if nobody looks
+    selected = selection((code - position) / step)  # a graph drops the noise if it is not used
     return _choose(selected, code, position), selected
 
 
@@ -67,7 +67,8 @@ def passed_gradient(
 ) -> Tensor:
     """The estimator's gradient for the selected elements, `upstream` for the others.
 
-    Those have no noise, so most estimators need not be told; `None` selects all.
+    Elements that are not selected have no noise. Most estimators return `upstream` for them anyway.
+    `None` selects all.
 
     >>> selected = ops.array([True, False])
     >>> halved = passed_gradient(Estimator("dsq"), ops.ones(2), ops.zeros(2), None, selected)
@@ -86,20 +87,21 @@ def _choose(selected: Tensor, one: Tensor, other: Tensor) -> Tensor:
         return ops.where(selected, one, other)
     import tensorflow as tf
 
-    # Of tensors of one shape; where() takes four times as long, to broadcast.
+    # Select needs tensors of one shape. where() broadcasts, and takes four times as long.
     if selected.shape != one.shape:
         selected = tf.broadcast_to(selected, tf.shape(one))
     return tf.raw_ops.Select(condition=selected, x=one, y=other)
 
 
 def random_selection(shape: Any, share: Tensor, seed: Any) -> Selection:
-    """Elements whose uniform number, of 24 bits, is below `share` of the range.
+    """Selects each element with the probability `share`, by a uniform number of 24 bits.
 
     Args:
-        shape: of the numbers; it broadcasts to that of the tensor.
-        share: how many elements to take, 0 to 1: none at 0, all at 1.
-        seed: a `keras.random.SeedGenerator` for fresh numbers at every call ("random"), or an
-            integer for the same ones ("persistent"): then an element once taken stays taken.
+        shape: the shape of the numbers; it broadcasts to the shape of the tensor.
+        share: the share of the elements to select, 0 to 1: none at 0, all at 1.
+        seed: a `keras.random.SeedGenerator` for fresh numbers in every call ("random"), or an
+            integer for the same numbers ("persistent"): a selected element then stays selected
+            while the share rises.
 
     >>> taken = random_selection((1000,), 0.25, seed=0)(None)
     >>> 200 < int(keras.ops.sum(keras.ops.cast(taken, "int32"))) < 300
@@ -111,15 +113,15 @@ def random_selection(shape: Any, share: Tensor, seed: Any) -> Selection:
 
 
 def random_selection_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) -> Selection:
-    """The same for a batch, at a fraction of the cost: fresh choices that are independent in pairs.
+    """`random_selection` for a batch, at a fraction of the cost: independent in pairs.
 
-    The number of an element is the sum, modulo 1, of one drawn for its example and one for its
-    feature, so each is uniform, and any two of them are independent. Numbers have 8 bits, and so
-    has the sum: it wraps by itself. The share taken is thus the nearest multiple of 1/256.
+    Each element gets the sum, modulo 1, of a number drawn for its example and a number drawn for
+    its feature. Each sum is uniform, and any two sums are independent. Numbers and sums are uint8,
+    whose overflow is the modulo. The selected share is thus the nearest multiple of 1/256.
 
     Args:
-        shape: of the batch, examples first.
-        share: as for `random_selection`.
+        shape: the shape of the batch, examples first.
+        share: see `random_selection`.
         seed: a `keras.random.SeedGenerator`.
 
     >>> seed = keras.random.SeedGenerator(0)
@@ -130,8 +132,8 @@ def random_selection_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) 
     batch, *features = shape
     count = ops.cast(ops.round(share * _NUMBERS_IN_BATCH), "int32")
     drawn = draw_integers((batch + math.prod(features),), _NUMBERS_IN_BATCH, seed)
-    # `count - 1`, the largest number that is taken, fits in 8 bits where `count` does not. With a
-    # count of 0 it would be -1: then all sums are made 2, and the largest that is taken is 0.
+    # A count of 256 does not fit in 8 bits, so sums are compared with `count - 1`, the largest sum
+    # to select. For a count of 0 all sums are set to 2 and compared with 0: none is selected.
     drawn = ops.cast(ops.where(count > 0, drawn, 1), "uint8")
     last = ops.cast(ops.maximum(count - 1, 0), "uint8")
     examples = ops.reshape(drawn[:batch], (batch, *(1 for _ in features)))
@@ -140,9 +142,10 @@ def random_selection_in_batch(shape: tuple[Any, ...], share: Tensor, seed: Any) 
 
 
 def selection_by_error(share: Tensor) -> Selection:
-    """The `round(share * elements)` elements with the smallest noise; ties at the last one too.
+    """Selects the `round(share * elements)` elements with the smallest noise.
 
-    It sorts the whole tensor, which takes much longer than drawing numbers.
+    Elements with the same noise as the last one are selected too. The function sorts the whole
+    tensor, which takes much longer than drawing numbers.
 
     >>> [bool(taken) for taken in selection_by_error(0.5)(keras.ops.array([0.4, -0.1, 0.2, -0.5]))]
     [False, True, True, False]

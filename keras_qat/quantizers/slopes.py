@@ -1,4 +1,4 @@
-"""`SlopeQuantizer`: the learned slopes of a PReLU, as runtimes take them."""
+"""`SlopeQuantizer`: the learned slopes of a PReLU."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SLOPES = Grid.for_weights(8)
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class SlopeQuantizer(LSQWeightQuantizer):
-    """The grid of slopes: 8 bits, and one learned scale, as runtimes take it.
+    """Quantizes slopes to 8 bits with one learned scale, as runtimes require.
 
-    Forward and backward: see `LSQWeightQuantizer`. Slopes that are all zero, as Keras begins them,
-    start with a range of -1 to 1.
+    Forward and backward: see `LSQWeightQuantizer`. Slopes that are all zero, as Keras initializes
+    them, start with a range of -1 to 1.
 
     >>> quantizer = SlopeQuantizer()
     >>> quantizer.build((1, 1, 4))

@@ -1,4 +1,4 @@
-"""`SoftmaxRounding`: the fixed output grid of the runtimes' SOFTMAX."""
+"""`SoftmaxRounding`: the fixed output grid of SOFTMAX in runtimes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class SoftmaxRounding(keras.layers.Layer):
-    """Rounds probabilities to steps of 1/256 in inference, as the runtimes' SOFTMAX does.
+    """Rounds probabilities to steps of 1/256 in inference, as SOFTMAX does in runtimes.
 
-    Forward, in inference: `p_hat = round(min(256 * p, 255)) / 256`; in training: `p`, and the
-    gradient is that of `p`. The logarithm of a probability that is rounded to 0 has no gradient, so
-    a loss reads the probabilities unrounded while it trains. Evaluation and prediction see what
-    ships.
+    Forward: `p_hat = round(min(256 * p, 255)) / 256` in inference, `p_hat = p` in training.
+    Gradient, in training: `dp = g`. The logarithm of a probability that is rounded to 0 has no
+    gradient, so a loss in training reads unrounded probabilities. Evaluation and prediction see the
+    probabilities of the exported file.
 
-    It learns nothing, and so is no `Quantizer`; to what reads its output it says as much about its
-    grid as one.
+    The layer learns nothing, so it is not a `Quantizer`. It describes its grid with the same
+    properties.
 
     >>> probabilities = keras.ops.array([0.001, 0.999])
     >>> [float(p) for p in SoftmaxRounding()(probabilities, training=False)]
@@ -49,11 +49,11 @@ class SoftmaxRounding(keras.layers.Layer):
         return ops.convert_to_tensor(SOFTMAX_OUTPUT.scale)
 
     def forward_grid(self) -> Grid:
-        """The codes inside the forward pass."""
+        """The codes in the forward pass."""
         return self.grid
 
     def qparams(self) -> QuantParams:
-        """The runtimes' own grid."""
+        """The output grid of SOFTMAX in runtimes."""
         return self.grid.qparams(np.float32(SOFTMAX_OUTPUT.scale))
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
@@ -61,4 +61,4 @@ class SoftmaxRounding(keras.layers.Layer):
 
 
 PutsOnGrid = Quantizer | SoftmaxRounding
-"""The layers whose output is on a grid that they know."""
+"""The layers that put their output on a grid."""

@@ -1,4 +1,4 @@
-"""`STEWeightQuantizer`, `STEActivationQuantizer`: a calibrated scale that stays."""
+"""`STEWeightQuantizer`, `STEActivationQuantizer`: a calibrated scale that is not trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensor = Any
 
 
 class _STEQuantizer(Quantizer):
-    """What is done with weights and activations alike."""
+    """The part that weights and activations share."""
 
     def fake_quantize(
         self, x: Tensor, rounding: Rounding, selection: Selection | None = None
@@ -29,7 +29,7 @@ class STEWeightQuantizer(_STEQuantizer, WeightQuantizer):
     """Weights on a calibrated scale that is not trained; straight through by default.
 
     Forward: `w_hat = scale * round(clip(w / scale, qmin, qmax))`. Backward:
-    `dw = passed * [qmin < w / scale < qmax]`, where the estimator makes `passed` of the upstream
+    `dw = passed * [qmin < w / scale < qmax]`. The estimator computes `passed` from the upstream
     gradient (`keras_qat.quantizers.fake_quantize`).
 
     Source: Bengio et al. 2013 (arXiv 1308.3432), clipped at the ends of the grid.
@@ -50,7 +50,7 @@ class STEActivationQuantizer(_STEQuantizer, ActivationQuantizer):
     """Activations on a calibrated scale that is not trained; straight through by default.
 
     Forward: `x_hat = scale * round(clip(x / scale, qmin, qmax))`. Backward:
-    `dx = passed * [qmin < x / scale < qmax]`, where the estimator makes `passed` of the upstream
+    `dx = passed * [qmin < x / scale < qmax]`. The estimator computes `passed` from the upstream
     gradient (`keras_qat.quantizers.fake_quantize`).
 
     Source: Bengio et al. 2013 (arXiv 1308.3432), clipped at the ends of the grid.

@@ -23,12 +23,12 @@ class WeightQuantizer(Quantizer):
     Args:
         grid, estimator, replacement, seed: see `Quantizer`.
         per_channel: one scale for each channel of the last axis, instead of one for the kernel.
-        code_regularization: how strongly training pulls weights to codes by
-            `keras_qat.training.losses.sinusoidal_regularization`; 0 for not at all.
+        code_regularization: the factor of the loss that pulls weights to their codes
+            (`keras_qat.training.losses.sinusoidal_regularization`); 0 adds no such loss.
 
     Call arguments:
         x: the kernel.
-        training: whether the call is one of training.
+        training: whether the model trains.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class WeightQuantizer(Quantizer):
         self.code_regularization = float(code_regularization)
 
     def scale_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """`(channels,)`, or `()` for one scale in all."""
+        """`(channels,)`, or `()` for one scale for the kernel."""
         return (input_shape[-1],) if self.per_channel else ()
 
     def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
-        """Starts over from a kernel: with the least squared error.
+        """Sets the scale with the least squared error on a kernel.
 
         Raises:
             ValueError: weights that are NaN or infinite.
@@ -58,18 +58,18 @@ class WeightQuantizer(Quantizer):
         return self._fake_quantized(x, round_to_codes, training)
 
     def largest_code(self, kernel: Tensor) -> Any:
-        """What no code of a kernel exceeds: one number, or one for each channel."""
+        """An upper bound of `abs(code)` for a kernel: one number, or one for each channel."""
         return max(-self.grid.qmin, self.grid.qmax)
 
     def learned_bits(self, kernel: Tensor) -> int:
-        """The bits that number the codes of a kernel as it is now."""
+        """The bit width of the codes of a kernel."""
         return self.bits
 
     def deployed_codes(self, kernel: Tensor, name: str) -> npt.NDArray[np.int32]:
-        """The codes of a kernel that a file can hold; `name` is that of its layer.
+        """The codes of a kernel for a file; errors name the layer `name`.
 
         Raises:
-            LoweringError: it cannot hold what was learned so far.
+            LoweringError: a file cannot hold the codes learned so far.
         """
         return np.asarray(ops.convert_to_numpy(self.codes(kernel)))
 

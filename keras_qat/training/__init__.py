@@ -1,1 +1,1 @@
-"""What training needs beside the layers: losses, penalties, statistics, warnings."""
+"""The parts of training outside of the layers: losses, penalties, statistics, warnings."""

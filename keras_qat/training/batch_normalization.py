@@ -1,4 +1,4 @@
-"""`reestimate_batch_normalization`: running statistics that belong to the weights as they are."""
+"""`reestimate_batch_normalization`: running statistics for the current weights."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Array = np.ndarray
 
 
 def reestimate_batch_normalization(model: keras.Model, data: Any) -> None:
-    """Sets the running statistics of every BatchNormalization to those of data.
+    """Sets the running statistics of every BatchNormalization from data.
 
     In training, weights near the threshold between two codes flip from step to step, at any
-    learning rate. A running average mixes the statistics of many such networks, and evaluation
-    normalizes by what none of them has. Here, with frozen weights and everything quantized, each
-    channel gets, as averages over the samples of the batches `b`,
+    learning rate. A running average mixes the statistics of many such networks, so evaluation
+    normalizes by statistics that no single network has. Here weights are frozen, and all elements
+    are quantized. Each channel gets, as averages over the samples of the batches `b`,
 
         moving_mean = average(mean_b)
         moving_variance = average(variance_b + (mean_b - moving_mean)**2)
 
     where every layer normalizes by the statistics of the batch, as in training. No other variable
-    changes, and training does not read these: it goes on as it would have.
+    changes. Training does not read the running statistics, so it goes on unchanged.
 
     Source: Wu and Johnson 2021 (arXiv 2105.07576), "precise" statistics; Nagel et al. 2022 (arXiv
     2203.11086) for quantized networks, whose weights oscillate.
@@ -37,8 +37,8 @@ def reestimate_batch_normalization(model: keras.Model, data: Any) -> None:
     Args:
         model: any built Functional, Sequential or quantized model.
         data: as for calibration: an array of samples, a dict or list of arrays for several inputs,
-            or an iterable of batches such as a `tf.data.Dataset`. A few thousand training samples,
-            augmented as in training, in batches of the size it has there.
+            or an iterable of batches such as a `tf.data.Dataset`. Use a few thousand training
+            samples, with the augmentation and the batch size of training.
 
     Raises:
         ValueError: no samples, shapes that do not fit the model, values that are not finite, or a
@@ -53,7 +53,7 @@ def reestimate_batch_normalization(model: keras.Model, data: Any) -> None:
 
 
 class Reestimation:
-    """The same, for many times: it keeps the batches, and on TensorFlow the traced model."""
+    """A repeated re-estimation: it keeps the batches and, on TensorFlow, the traced model."""
 
     def __init__(self, model: keras.Model, data: Any):
         self._batches = CalibrationData(model, data)
@@ -62,7 +62,7 @@ class Reestimation:
         self._forward = _training_pass(model)
 
     def __call__(self) -> None:
-        """Sets the statistics."""
+        """Sets the running statistics."""
         if not self._layers:
             return
         sizes, means, variances = zip(*self._statistics(), strict=True)
@@ -75,7 +75,7 @@ class Reestimation:
             layer.moving_variance.assign(spread)
 
     def _statistics(self) -> Iterator[tuple[int, list[Array], list[Array]]]:
-        """Size, and means and variances of every layer, of one batch after another."""
+        """For each batch, its size, and the means and the variances of every layer."""
         with _restored(self._model.non_trainable_variables), _forgetting(self._layers):
             for quantizer in getattr(self._model, "replaced_quantizers", {}).values():
                 quantizer.replaced_share.assign(1.0)
@@ -89,7 +89,7 @@ class Reestimation:
 
 
 def _normalizations(model: keras.Model) -> list[Any]:
-    """The layers whose statistics training moves."""
+    """The layers whose running statistics training updates."""
     calls = Counter(
         node.operation
         for node in flat_nodes(model)
@@ -98,14 +98,15 @@ def _normalizations(model: keras.Model) -> list[Any]:
     shared = [layer.name for layer, count in calls.items() if count > 1]
     if shared:
         raise ValueError(
-            "Statistics can be re-estimated of layers that are called once: of several calls those "
-            f"of the last would be left. Freeze such layers first. Received: {shared}"
+            "BatchNormalization layers must be called once for re-estimation: of several calls, "
+            f"only the statistics of the last call would stay. Received: {shared}. Freeze these "
+            "layers first."
         )
     return list(calls)
 
 
 def _training_pass(model: keras.Model) -> Callable[[list[Array]], Any]:
-    """The layers of the model in training, for a list of arrays."""
+    """A function that calls the model in training mode on a list of arrays."""
     layers = keras.Model(model.inputs, model.outputs)
     if keras.backend.backend() != "tensorflow":
         return lambda batch: layers(batch, training=True)
@@ -119,7 +120,7 @@ def _training_pass(model: keras.Model) -> Callable[[list[Array]], Any]:
 
 @contextlib.contextmanager
 def _forgetting(layers: Sequence[Any]) -> Iterator[None]:
-    """Without momentum, the running statistics behind a batch are those of that batch."""
+    """A context without momentum: after a batch, the running statistics are its statistics."""
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 0.0
@@ -132,7 +133,7 @@ def _forgetting(layers: Sequence[Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored(variables: Sequence[keras.Variable]) -> Iterator[None]:
-    """Variables as they were: the seeds of a quantizer, say."""
+    """A context that restores variables at its end, for example the seeds of quantizers."""
     values = [ops.convert_to_numpy(variable) for variable in variables]
     try:
         yield

@@ -1,4 +1,4 @@
-"""`BitWidthPenalty`: the state of the exterior-point penalty, and what it tells the logs."""
+"""`BitWidthPenalty`: the state and the logs of the exterior-point penalty."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _LAST_VALUES = (
 class PenaltyLog(keras.metrics.Metric):
     """The terms of the penalty by name: the mean task loss of the epoch, and the latest widths.
 
-    `weight_violation` and `activation_violation` are the mean bits above target, `mean_` and
-    `max_weight_bits` (`_activation_bits`) the real-valued widths of all channels (activations).
-    Several replicas log the mean over them: widths are the same on all.
+    `weight_violation` and `activation_violation` are the mean bits above target. The other values
+    are the mean and the maximum of the real-valued widths, over the channels of all weights
+    (`mean_weight_bits`, `max_weight_bits`) and over all activations (`mean_activation_bits`,
+    `max_activation_bits`). Several replicas log their mean; widths are the same on all.
     """
 
     def __init__(self, name: str = "penalty_log", **kwargs: Any):
@@ -43,7 +44,7 @@ class PenaltyLog(keras.metrics.Metric):
         )
 
     def update_state(self, task_loss: Tensor, **values: Tensor) -> None:
-        """Takes the terms of one batch."""
+        """Adds the terms of one batch."""
         self._batches.assign_add(1.0)
         step = (ops.cast(task_loss, "float32") - self._task_loss) / self._batches
         self._task_loss.assign_add(step)
@@ -62,8 +63,8 @@ class BitWidthPenalty(keras.layers.Layer):
     """Adds the exterior-point penalty on learned bit widths to a training loss.
 
     The formula is `keras_qat.training.losses.exterior_point_potential`. All state lies in
-    variables, and so is saved with the model: the running mean of the task loss, and what
-    `keras_qat.callbacks.GDNSQSchedule` sets. With a `temperature` of 0, where no schedule runs,
+    variables, and so is saved with the model: the running mean of the task loss, and the variables
+    that `keras_qat.callbacks.GDNSQSchedule` sets. Without a schedule, the `temperature` is 0 and
     nothing is added.
     """
 
@@ -89,26 +90,26 @@ class BitWidthPenalty(keras.layers.Layer):
         )
 
     def kept_plan(self) -> TrainingPlan:
-        """What the variable `plan` holds. Reads it: not for inside a step."""
+        """The plan in the variable `plan`. It reads a variable: not for use in a step."""
         return TrainingPlan.of(self.plan)
 
     def keep_plan(self, plan: TrainingPlan) -> None:
-        """Keeps a plan in the variable `plan`."""
+        """Stores a plan in the variable `plan`."""
         self.plan.assign(np.asarray(plan, np.float32))
 
     def kept_progress(self) -> Progress:
-        """What the variable `progress` holds. Reads it: not for inside a step."""
+        """The progress in the variable `progress`. It reads a variable: not for use in a step."""
         return Progress.of(self.progress)
 
     def keep_progress(self, progress: Progress) -> None:
-        """Keeps the progress in the variable `progress`."""
+        """Stores the progress in the variable `progress`."""
         self.progress.assign(np.asarray(progress, np.float32))
 
     def add_to(self, task_loss: Tensor, widths: Sequence[LearnedWidth]) -> Tensor:
         """The loss to train on; updates the running mean and the log.
 
         Args:
-            task_loss: scalar; of several replicas the part of this one.
+            task_loss: scalar; with several replicas, the share of this one.
             widths: every learned width.
         """
         task_loss = whole_loss(ops.cast(task_loss, "float32"))
@@ -140,9 +141,9 @@ class BitWidthPenalty(keras.layers.Layer):
 
 
 class _Widths:
-    """Widths of several quantizers in one vector, in another the bits above which each costs.
+    """The widths of several quantizers in one vector, and their targets in another.
 
-    Nothing costs where a grid is held.
+    A held grid has the width of its target, and an infinite target, so it costs nothing.
     """
 
     def __init__(self, widths: Sequence[LearnedWidth]):

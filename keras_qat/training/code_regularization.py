@@ -1,4 +1,4 @@
-"""What pulls the weights of a layer to their codes, as a term of the training loss."""
+"""The term of the training loss that pulls the weights of a layer to their codes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ Tensor = Any
 
 
 def code_regularization(kernel: QuantizedKernel) -> Tensor:
-    """What pulls the kernel to its codes, for the training loss: a scalar.
+    """The loss, a scalar, that pulls a kernel to its codes.
 
-    No layer adds it by `add_loss`: replicas of a MirroredStrategy share one list of such losses,
-    and where they wait for one another within a forward pass, they find each other's in it.
+    No layer adds it with `add_loss`: the replicas of a MirroredStrategy share one list of such
+    losses. Where replicas wait for one another within a forward pass, they would read the losses of
+    the others.
     """
     quantizer = kernel.weight_quantizer
     position = quantizer.position(kernel.channels_last_kernel())

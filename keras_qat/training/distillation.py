@@ -18,23 +18,24 @@ _SMALLEST_PROBABILITY = 1e-30
 
 
 class Distillation:
-    """A teacher and the loss against it, for inside a training step.
+    """A teacher and the loss against it, for use in a training step.
 
-    It is no layer on purpose: Keras must neither save the teacher with the student nor train it.
+    It is not a layer, because Keras must not train the teacher or save it with the student.
 
     Args:
         student: the model that learns.
-        teacher: a model with inputs and outputs like the student's. It runs in inference mode and
-            gets no gradient.
+        teacher: a model with the same shapes of inputs and outputs as the student. It runs in
+            inference mode and gets no gradient.
         loss: `(student_logits, teacher_logits) -> scalar`, or a name in
-            `keras_qat.training.losses.DISTILLATION_LOSSES`. Of several outputs the losses add up.
-        label_weight: how much of the compiled loss on the labels is added.
-        from_logits: whether the teacher's outputs are logits; found out where its graph tells: a
-            softmax at its end means that they are probabilities. The student's graph tells.
+            `keras_qat.training.losses.DISTILLATION_LOSSES`. The losses of several outputs add up.
+        label_weight: the factor of the compiled loss on the labels.
+        from_logits: whether the outputs of the teacher are logits. `None` reads it from the graph:
+            a softmax at the end means probabilities. The outputs of the student always follow from
+            its graph.
 
     Raises:
-        ValueError: a loss without that name, a negative weight, a teacher with other shapes than
-            the student, or one without a graph and no `from_logits`.
+        ValueError: an unknown loss, a negative weight, a teacher with other shapes than the
+            student, or a teacher without a graph and no `from_logits`.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Distillation:
         from_logits: bool | None = None,
     ):
         if not isinstance(teacher, keras.Model):
-            raise ValueError(f"A teacher is a Keras model. Received: {teacher!r}")
+            raise ValueError(f"The teacher must be a Keras model. Received: {teacher!r}")
         if not label_weight >= 0.0:
             raise ValueError(f"The label_weight must be 0 or more. Received: {label_weight!r}")
         self._teacher = teacher
@@ -59,7 +60,7 @@ class Distillation:
         )
 
     def __call__(self, x: Tensor, student_outputs: Any) -> Tensor:
-        """The loss of the student's outputs for the inputs `x`, a scalar."""
+        """The loss of the student's outputs on the inputs `x`, a scalar."""
         teachers = keras.tree.flatten(self._teacher(x, training=False))
         losses = [
             self._loss(
@@ -72,7 +73,7 @@ class Distillation:
 
 
 def _logits(outputs: Tensor, are_probabilities: bool) -> Tensor:
-    """Logits: of probabilities their logarithm, which a softmax turns back into them."""
+    """Logits of the outputs. The logarithms of probabilities are logits: a softmax inverts them."""
     outputs = ops.cast(outputs, "float32")
     if not are_probabilities:
         return outputs
@@ -85,7 +86,7 @@ def _check_shapes(student: keras.Model, teacher: keras.Model) -> None:
         found = [tuple(tensor.shape) for tensor in getattr(teacher, what, None) or ()]
         if found and found != expected:
             raise ValueError(
-                f"A teacher needs {what} of the shapes {expected}, like {student.name!r}. "
+                f"The teacher must have {what} of the shapes {expected}, like {student.name!r}. "
                 f"Received: {found}"
             )
 
@@ -96,8 +97,8 @@ def _ends_in_softmax(model: keras.Model) -> bool:
         last = [producers.get(id(tensor)) for tensor in model.outputs]
     except (AttributeError, ValueError) as error:
         raise ValueError(
-            f"The teacher {model.name!r} has no layer graph that tells whether "
-            "its outputs are logits: pass from_logits=True or from_logits=False."
+            f"The teacher {model.name!r} has no layer graph to tell whether its outputs are "
+            "logits. Pass from_logits=True or from_logits=False."
         ) from error
     softmax = [
         isinstance(layer, keras.layers.Softmax | SoftmaxRounding)
@@ -106,7 +107,7 @@ def _ends_in_softmax(model: keras.Model) -> bool:
     ]
     if len(set(softmax)) > 1:
         raise ValueError(
-            f"Some outputs of {model.name!r} are probabilities and some are not: distillation "
-            "needs models where all are logits, or none."
+            f"Some outputs of {model.name!r} are probabilities and some are logits. Distillation "
+            "needs models whose outputs are all logits or all probabilities."
         )
     return softmax[0]

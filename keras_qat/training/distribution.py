@@ -1,4 +1,4 @@
-"""Losses under `tf.distribute`, where each replica sees its part of a batch."""
+"""Losses under `tf.distribute`, where each replica sees a part of the batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Tensor = Any
 
 
 def replica_count() -> int:
-    """How many replicas train together, in whose name this code runs; 1 without a strategy.
+    """The number of replicas in the current strategy; 1 without a strategy.
 
     >>> replica_count()
     1
@@ -23,15 +23,16 @@ def replica_count() -> int:
 
 
 def replica_share(loss: Tensor) -> Tensor:
-    """The part of a loss that one replica adds: gradients are summed over all of them.
+    """The share of a loss that one replica adds: `loss / replicas`.
 
-    Keras hands `compute_loss` and returns from it losses that are divided so.
+    Gradients are summed over all replicas. The losses that `compute_loss` of Keras gets and returns
+    are such shares.
     """
     count = replica_count()
     return loss if count == 1 else loss / count
 
 
 def whole_loss(share: Tensor) -> Tensor:
-    """The loss of which `share` is this replica's part."""
+    """The whole loss of a replica's share: `share * replicas`."""
     count = replica_count()
     return share if count == 1 else share * count

@@ -1,4 +1,7 @@
-"""NaN and infinity, in inputs and in weights: no integer stands for them, and a grid hides them."""
+"""Checks for NaN and infinity in inputs and weights.
+
+No integer stands for them, and a grid hides them.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ Tensor = Any
 class NanKeeper:
     """Makes the outputs of a quantized model NaN for every example whose inputs hold NaN.
 
-    So the model answers as its float model does: its grids alone would turn NaN into numbers. Only
-    inputs that a quantizer reads count, and only for outputs that depend on them. What layers in
-    float make of NaN is theirs.
+    The float model answers NaN too. Without this class, the grids would turn NaN into numbers. Only
+    inputs that a quantizer reads count, and only for outputs that depend on them. Layers in float
+    handle NaN themselves.
 
     Args:
         model: the quantized model.
@@ -45,10 +48,10 @@ class NanKeeper:
         ]
 
     def __call__(self, inputs: Sequence[Tensor], outputs: Any) -> Any:
-        """The outputs, with NaN where it belongs.
+        """The outputs, with NaN for every example whose inputs hold NaN.
 
         Args:
-            inputs: in the order of the model's inputs, of shape (examples, ...).
+            inputs: tensors of shape (examples, ...), in the order of the model's inputs.
             outputs: float tensors in the structure of the model's outputs.
         """
         broken = [_examples_with_nan(each) if _is_float(each) else None for each in inputs]
@@ -72,14 +75,14 @@ class NanKeeper:
 def check_predicted(
     model: keras.Model, keeper: NanKeeper, x: Any, outputs: Any, steps: int | None = None
 ) -> None:
-    """Raises ValueError if outputs are NaN because inputs are; the message counts them.
+    """Raises ValueError if outputs are NaN because inputs are; the message counts the examples.
 
     Args:
-        model: that predicted.
-        keeper: of the model.
-        x: what it was given.
-        outputs: what it answered.
-        steps: batches that it took; `None` for all.
+        model: the quantized model.
+        keeper: the keeper of the model.
+        x: the inputs of the prediction.
+        outputs: the outputs of the prediction.
+        steps: the number of batches that were read; `None` for all.
     """
     flat = keras.tree.flatten(outputs)
     if not any(np.isnan(output).any() for output in flat):
@@ -115,7 +118,7 @@ def _raise_for(
 
 
 def non_finite_values(layer: keras.layers.Layer) -> Iterator[tuple[str, int, int]]:
-    """The variables of a layer that hold NaN or infinity: name, how many values, of how many."""
+    """The variables of a layer that hold NaN or infinity: (name, number of them, size)."""
     for variable in layer.variables:
         values = ops.convert_to_numpy(variable)
         if np.issubdtype(values.dtype, np.floating):
@@ -133,7 +136,7 @@ def _is_float(tensor: Tensor) -> bool:
 
 
 def _examples_with_nan(tensor: Tensor) -> Tensor:
-    """Which examples hold NaN: (examples,)."""
+    """Which examples hold NaN, of shape (examples,)."""
     axes = tuple(range(1, len(tensor.shape)))
     return ops.any(ops.isnan(tensor), axis=axes) if axes else ops.isnan(tensor)
 
@@ -149,7 +152,7 @@ def _holds_arrays(x: Any) -> bool:
 
 
 def _batches(x: Any, steps: int | None) -> Iterator[Any]:
-    """The inputs once more; nothing if they could be read only once."""
+    """Reads the inputs again; yields nothing if they can be read only once."""
     if _holds_arrays(x):
         yield x
     elif hasattr(x, "__iter__") and iter(x) is not x:

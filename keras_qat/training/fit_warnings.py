@@ -1,4 +1,4 @@
-"""What is said before the first epoch of a `fit` that would not end as its user expects."""
+"""Warnings before the first epoch of a `fit` that would not end as its user expects."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from keras_qat.keras_graph import falls
 
 
 def warn_before_fit(model: Any, arguments: Mapping[str, Any], stacklevel: int = 3) -> None:
-    """Warns of callbacks that a quantized model lacks, or that would bring back a worse one.
+    """Warns if a quantized model lacks a callback, or if a callback may keep the wrong epoch.
 
     Args:
         model: a `QuantizedModel`.
-        arguments: of `fit`, by name.
-        stacklevel: as for `warnings.warn`, of the caller.
+        arguments: the arguments of `fit` by name.
+        stacklevel: see `warnings.warn`.
     """
     callbacks = arguments.get("callbacks")
     callbacks = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))  # a CallbackList
@@ -61,7 +61,7 @@ def _replacement_without_schedule(model: Any, callbacks: list[Any]) -> Iterator[
 
 
 def _best_of_any_width(model: Any, callbacks: list[Any], validates: bool) -> Iterator[str]:
-    """Of callbacks that keep the best epoch, which may be one before all targets are met."""
+    """Messages for callbacks whose best epoch may be one before all targets are met."""
     if not _any(callbacks, "schedules_bit_widths") or model.meets_targets():
         return
     for callback in callbacks:
@@ -85,12 +85,12 @@ def _any(callbacks: list[Any], flag: str) -> bool:
 
 
 def warn_of_outer_model(name: str, outer_name: str | None, parts: Mapping[str, Any]) -> None:
-    """Warns of the terms of its loss that a quantized model loses inside another model.
+    """Warns of the terms of the loss that a quantized model loses inside another model.
 
     Args:
-        name: of the quantized model.
-        outer_name: of the model that trains it.
-        parts: what a term is called -> what is false if the model does not have it.
+        name: the name of the quantized model.
+        outer_name: the name of the model that trains it.
+        parts: the name of each term -> a value that is false if the model does not have the term.
     """
     lost = " and ".join(part for part, there in parts.items() if there)
     if lost:

@@ -1,4 +1,4 @@
-"""The learned bit widths of a model: where they are, and whether they meet their targets."""
+"""The learned bit widths of a model, with their layers and targets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Tensor = Any
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LearnedWidth:
-    """One quantizer that learns its width, with the layer of its kernel if it has one.
+    """A quantizer that learns its width, with the layer of its kernel if it has one.
 
     Attributes:
-        name: of the weight layer, or of the activation's quantizer.
-        quantizer: what learns.
-        layer: whose kernel it quantizes; `None` for an activation.
+        name: the name of the weight layer, or of the activation quantizer.
+        quantizer: the quantizer.
+        layer: the layer whose kernel it quantizes; `None` for an activation.
     """
 
     name: str
@@ -35,43 +35,46 @@ class LearnedWidth:
 
     @property
     def target(self) -> int:
-        """The bits aimed at."""
+        """The target width in bits."""
         return int(self.quantizer.bits)
 
     def widths(self) -> Tensor:
-        """The real-valued widths in bits, differentiable: `(channels,)`, `(1,)` if it is one."""
+        """The real-valued widths in bits, differentiable: `(channels,)` or `(1,)`."""
         return ops.reshape(self.quantizer.bit_width(*self._kernel()), (-1,))
 
     def terms(self) -> tuple[Tensor, Tensor]:
-        """What the widths are computed from: see `joint_widths`."""
+        """The tensors from which `joint_widths` computes the widths."""
         extent, log_scale = self.quantizer.width_terms(*self._kernel())
         return extent, log_scale
 
     @property
     def kind(self) -> tuple[str, bool]:
-        """Widths of one kind are computed from their terms in one way."""
+        """The key of the formula that computes widths from their terms."""
         return type(self.quantizer).__name__, self.quantizer.deployable
 
     def held_levels(self) -> Tensor:
-        """The levels kept for good, whatever training does; 0 if none are: a scalar."""
+        """The fixed number of levels of a held grid, a scalar; 0 if the grid is not held."""
         return as_tensor(self.quantizer.held_levels)
 
     def meets_target(self) -> bool:
-        """Whether codes of the target number all levels. Reads variables: not for inside a step."""
+        """Whether the target's bits are enough for all levels.
+
+        It reads variables: not for use in a step.
+        """
         return bool(self.quantizer.meets_target(*self._kernel()))
 
     def narrow(self, bits: float | None = None) -> bool:
-        """Widens the steps that have more levels than that many bits; by default the target's.
+        """Widens the steps of grids with too many levels for `bits`, by default the target.
 
         Returns: whether there were any.
         """
         return bool(self.quantizer.narrow(*self._kernel(), bits=bits))
 
     def hold(self, refit: bool = False) -> None:
-        """Keeps the levels of the target for good, and lets steps move as fast as weights.
+        """Holds the grid at its target, and lets steps move as fast as weights.
 
         Args:
-            refit: first set steps to those that suit all levels of the target best.
+            refit: first set the steps anew for all levels of the target.
         """
         self.quantizer.hold(*self._kernel(), refit=refit)
         self.quantizer.set_rate(1.0)
@@ -81,10 +84,11 @@ class LearnedWidth:
 
 
 def joint_widths(widths: Sequence[LearnedWidth]) -> tuple[list[LearnedWidth], list[int], Tensor]:
-    """All widths, those of one kind at once: the step that is traced has far fewer nodes so.
+    """All real-valued widths in one vector, as if no grid was held.
 
-    Returns: the widths ordered by kind; how many each has, one for each channel; and, in that
-    order, what `LearnedWidth.widths` says while nothing is held: a vector.
+    Widths of one kind are computed at once, which gives a traced step far fewer nodes.
+
+    Returns: the widths ordered by kind, the number of channels of each, and the vector.
     """
     ordered = sorted(widths, key=lambda width: width.kind)
     counts: list[int] = []
@@ -98,7 +102,7 @@ def joint_widths(widths: Sequence[LearnedWidth]) -> tuple[list[LearnedWidth], li
 
 
 def _in_one(tensors: Sequence[Tensor]) -> Tensor:
-    """Numbers and vectors in one vector."""
+    """Scalars and vectors, joined in one vector."""
     if all(len(tensor.shape) == 0 for tensor in tensors):
         return ops.stack(tensors)
     vectors = [ops.reshape(each, (1,)) if len(each.shape) == 0 else each for each in tensors]
@@ -106,7 +110,7 @@ def _in_one(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def learned_widths(model: keras.Model) -> list[LearnedWidth]:
-    """Every width that training moves, in the order of the graph; frozen ones are left out."""
+    """Every width that is trained, in the order of the graph, without frozen quantizers."""
     found: dict[int, LearnedWidth] = {}
     for node in nodes(model):
         layer = node.operation

@@ -1,6 +1,6 @@
-"""Objectives of quantization-aware training: of bit widths, against a teacher, of codes.
+"""Losses of quantization-aware training: on bit widths, against a teacher, on codes.
 
-Source: GDNSQ (arXiv 2508.14004), its published code, where nothing else is said.
+Source: GDNSQ (arXiv 2508.14004), its published code, unless a function names another.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from keras import ops
 Tensor = Any
 
 MARGIN = 1e-3
-"""Widths aim that many bits below their target; also keeps shares and weights above 0."""
+"""The bits below its target that a width aims at. It also keeps the shares above 0."""
 
 
 class RunningMean(NamedTuple):
-    """The sum of the task losses of all calls so far over `count`, one more than those calls.
+    """`value`, the sum of all task losses so far over `count`, which is 1 plus the number of calls.
 
-    The first call thus sees 0, and no penalty, as published. Kept as a mean, not as a sum: float32
-    would lose the losses of a long run in it.
+    The first call thus sees 0 and has no penalty, as published. The state is a mean, because a sum
+    in float32 would lose the losses of a long run.
     """
 
     value: Tensor
@@ -33,7 +33,7 @@ class RunningMean(NamedTuple):
         return cls(ops.zeros(()), ops.ones(()))
 
     def updated(self, loss: Tensor) -> RunningMean:
-        """`value + (loss - value) / (count + 1)`; no gradient flows."""
+        """The mean `value + (loss - value) / (count + 1)`, without gradient."""
         count = ops.cast(self.count, "float32") + 1.0
         return RunningMean(self.value + (ops.stop_gradient(loss) - self.value) / count, count)
 
@@ -61,13 +61,14 @@ def exterior_point_potential(
 ) -> Potential:
     """The task loss and a growing penalty on every bit width above its target.
 
-    Forward: `W = mean(max(0, weight_widths - (weight_bits - 1e-3)))`, `A` likewise; with `nw` and
-    `na` widths above target, `c = mean_loss.value`, `t = temperature` and the margin `m = 1e-3`:
+    Forward: `W = mean(max(0, weight_widths - (weight_bits - m)))`, with the margin `m = 1e-3`. `A`
+    is the same for activations. With `nw` weight widths and `na` activation widths above their
+    targets less `m`, `c = mean_loss.value` and `t = temperature`:
 
         penalty = c * ((nw + m) / (nw + na + m) * W + (na + m) / (nw + na + m) * A)
         loss = t * penalty + task_loss              (lossless: penalty + t * task_loss)
 
-    Backward: only the widths above target and the task loss get a gradient, for a weight width
+    Backward: only the task loss and the widths that are counted get a gradient; a weight width gets
     `t * c * share / weight_widths.size`. The counts, `c`, `t` and the targets get none.
 
     Args:
@@ -75,9 +76,9 @@ def exterior_point_potential(
         weight_widths: real-valued widths in bits, one per channel of all layers, `(channels,)`.
         activation_widths: one per activation quantizer, `(quantizers,)`. Either may be empty.
         weight_bits, activation_bits: the targets.
-        temperature: grows during training, see `TemperatureAnnealing`.
-        mean_loss: what the last call returned, `RunningMean.start()` at first.
-        lossless: put the task loss first: it is what `temperature` multiplies.
+        temperature: a factor that grows during training, see `TemperatureAnnealing`.
+        mean_loss: the state that the last call returned; `RunningMean.start()` for the first call.
+        lossless: whether `temperature` multiplies the task loss instead of the penalty.
 
     >>> state = RunningMean(value=2.0, count=1.0)
     >>> potential = exterior_point_potential(4.0, [3.0, 1.0], [1.5], 2, 2, 1.0, state)
@@ -104,7 +105,7 @@ def exterior_point_potential(
 
 
 def _excess(widths: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
-    """How many widths are above target, and by how much on average."""
+    """The number of widths above target, and the mean excess over all widths."""
     widths = ops.convert_to_tensor(widths)
     if 0 in widths.shape:
         return ops.zeros(()), ops.zeros(())
@@ -113,12 +114,12 @@ def _excess(widths: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sinusoidal_regularization(position: Tensor) -> Tensor:
-    """`mean sin(pi * v)**2` over positions `v` on a grid, in steps: 0 on codes, 1 half-way.
+    """`mean sin(pi * v)**2` over positions `v` on a grid, in steps: 0 on codes, 1 half way.
 
-    Backward: `dv = pi * sin(2 * pi * v) / elements`: descent moves a value to its nearest code.
+    Backward: `dv = pi * sin(2 * pi * v) / elements`. Descent moves a value to its nearest code.
 
-    Source: WaveQ (Elthakeb et al. 2020, arXiv 2003.00146), its term on weights. The paper divides
-    it by a power of two of a learned number of bits, and sums; the mean is our own.
+    Source: WaveQ (Elthakeb et al. 2020, arXiv 2003.00146), its term on weights. The paper takes the
+    sum, divided by a power of two of a learned number of bits. The mean is our own.
 
     >>> [round(float(sinusoidal_regularization([v])), 3) for v in (-1.0, 0.25, 0.5)]
     [0.0, 0.5, 1.0]
@@ -130,8 +131,8 @@ def sinusoidal_regularization(position: Tensor) -> Tensor:
 def jeffreys_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """`J = mean_b sum_c (y - p) * (log y - log p)`: both Kullback-Leibler divergences, not halved.
 
-    `p` and `y` are the softmax of student and teacher. Finite for all finite logits, as it is
-    formed from log-probabilities. Backward, with `d = log p - log y`:
+    `p` and `y` are the softmax of student and teacher. `J` is computed from log-probabilities, so
+    it is finite for all finite logits. Backward, with `d = log p - log y`:
     `dJ/dlogits = (p * (d - sum_c p * d) + p - y) / batch`.
 
     Args (of every loss here):
@@ -171,7 +172,7 @@ def symmetric_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> T
 def kullback_leibler_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """`KL(y||p) = mean_b sum_c y * (log y - log p)`. Backward: `(p - y) / batch`.
 
-    The published code also divides by the number of classes; this is the divergence itself.
+    The published code also divides by the number of classes. This is the divergence itself.
 
     >>> float(kullback_leibler_divergence([[1.0, 2.0]], [[1.0, 2.0]]))
     0.0
@@ -181,9 +182,9 @@ def kullback_leibler_divergence(student_logits: Tensor, teacher_logits: Tensor) 
 
 
 def hellinger_distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """`mean_b mean_c (sqrt(p) - sqrt(y))**2`: the squared distance, as published up to a factor.
+    """`mean_b mean_c (sqrt(p) - sqrt(y))**2`, as published up to a factor.
 
-    Twice the squared Hellinger distance, divided by the number of classes. Backward, with
+    This is twice the squared Hellinger distance, divided by the number of classes. Backward, with
     `u = (p - sqrt(p * y)) / classes`: `(u - p * sum_c u) / batch`.
 
     >>> round(float(hellinger_distance([[99.0, 0.0]], [[0.0, 99.0]])), 4)
@@ -196,8 +197,8 @@ def hellinger_distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
 def jensen_shannon_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """`mean_b (KL(p||m) + KL(y||m)) / 2` with `m = (p + y) / 2`; at most `log 2`.
 
-    The published loss of that name mixes log-probabilities, which makes it the Jeffreys
-    divergence over twice the number of classes; this is the divergence itself. Backward, with
+    The published loss of this name mixes log-probabilities, which makes it the Jeffreys
+    divergence over twice the number of classes. This is the divergence itself. Backward, with
     `u = log p - log m`: `p * (u - sum_c p * u) / (2 * batch)`.
 
     >>> round(float(jensen_shannon_divergence([[99.0, 0.0]], [[0.0, 99.0]])), 4)
@@ -217,13 +218,13 @@ DISTILLATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "hellinger": hellinger_distance,
     "jensen_shannon": jensen_shannon_divergence,
 }
-"""Every loss against a teacher by name; GDNSQ's own is "jeffreys"."""
+"""Every loss against a teacher by name; the loss of GDNSQ is "jeffreys"."""
 
 
 def get_distillation_loss(
     identifier: str | Callable[[Tensor, Tensor], Tensor],
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of that name; a function is returned as it is.
+    """The distillation loss of a name; a function is returned as it is.
 
     >>> get_distillation_loss("kl").__name__
     'kullback_leibler_divergence'

@@ -1,4 +1,4 @@
-"""How a GDNSQ run is laid out over the batches that `fit` will do, and how far it is."""
+"""The constants of a GDNSQ run, chosen from its number of batches, and its progress."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ PUBLISHED_ANNEAL = 0.9985
 PUBLISHED_GROWTH = 2.0
 
 SLACK = 1.4
-"""Batches until arrival over those of the straight way: up to 2.1 was seen at 1 bit."""
+"""The batches that a width takes to its target, over the batches of a straight way. At 1 bit, up to
+2.1 was seen."""
 
 FASTEST = 0.064
-"""Bits that a width may move in one batch: 16 entries of the table of steps."""
+"""The bits that a width may move in one batch: about 16 entries of the table of steps."""
 
 _WARMUP_SHARE = 0.02
 
@@ -28,15 +29,16 @@ class TrainingPlan(NamedTuple):
     """The constants of one run, all numbers, so that they fit in a variable.
 
     Attributes:
-        batches: that the run has.
-        learning_rate: the full one; its mean until arrival if the optimizer has its own schedule.
-        warmup: batches before the penalty starts.
-        recovery: batches over which the learning rate falls to 0 once all targets are met; 0 for
-            the published factor per batch.
-        temperature_growth: of the penalty's weight per batch.
-        log_step_multiplier: how much faster than other variables the learned logarithms move; a
-            power of two.
-        deadline: batches after which all widths are at their targets; 0 for never.
+        batches: the batches of the run.
+        learning_rate: the full learning rate. If the optimizer has a schedule, the mean until the
+            deadline (planned), or the largest (published).
+        warmup: the batches before the penalty starts.
+        recovery: the batches over which the learning rate falls to 0 once all targets are met; 0
+            for the published factor per batch.
+        temperature_growth: the growth of the temperature per batch.
+        log_step_multiplier: how many times faster than other variables the learned logarithms
+            move, a power of two.
+        deadline: the batches after which all widths are at their targets; 0 for no deadline.
     """
 
     batches: float
@@ -49,7 +51,7 @@ class TrainingPlan(NamedTuple):
 
     @classmethod
     def of(cls, variable: Any) -> TrainingPlan:
-        """The plan that a vector holds, field by field.
+        """The plan whose fields a vector holds.
 
         >>> TrainingPlan.of([900, 0.5, 50, 0, 1, 8, 400]).log_step_multiplier
         8.0
@@ -66,7 +68,7 @@ class TrainingPlan(NamedTuple):
         )
 
     def learning_rate_at(self, state: AnnealingState) -> float:
-        """The learning rate for the batch that follows.
+        """The learning rate for the next batch.
 
         >>> plan = planned_run(np.full(1000, 1e-3), distance=8.0, arrive_by=0.6)
         >>> [plan.learning_rate_at(AnnealingState(600 + c, c)) for c in (0, 200, 400)]
@@ -78,9 +80,10 @@ class TrainingPlan(NamedTuple):
         return rate * Cosine(1.0, 0.0, self.recovery)(state.converged_batches)
 
     def late(self, batches: int) -> float:
-        """How far from its start to its target a width may be after that many batches, 1 to 0.
+        """The share of its way, from start to target, that a width may still have before it.
 
-        It falls evenly from the end of the warm-up to the deadline; without a deadline it stays 1.
+        It falls evenly from 1 at the end of the warm-up to 0 at the deadline. Without a deadline it
+        stays 1.
 
         >>> plan = planned_run(np.full(1000, 1e-3), distance=8.0, arrive_by=0.6)
         >>> plan.late(0), plan.late(310), plan.late(600)
@@ -92,17 +95,17 @@ class TrainingPlan(NamedTuple):
         return min(max(1.0 - done, 0.0), 1.0)
 
     def recovering_for(self, batches: int) -> TrainingPlan:
-        """The same with another number of batches from arrival to the end."""
+        """A copy with another number of batches from arrival to the end."""
         return self._replace(recovery=float(max(batches, 1)))
 
 
 class Progress(NamedTuple):
-    """How far a run is, all numbers, so that they fit in a variable.
+    """The progress of a run, all numbers, so that they fit in a variable.
 
     Attributes:
-        batches: done so far.
-        converged_batches: those of them after warm-up that found all targets met.
-        converged: whether all targets were met at the last look.
+        batches: the batches done so far.
+        converged_batches: the batches after warm-up for which all targets were met.
+        converged: whether all targets were met at the last check.
         finished: whether the run has ended.
     """
 
@@ -113,7 +116,7 @@ class Progress(NamedTuple):
 
     @classmethod
     def of(cls, variable: Any) -> Progress:
-        """The progress that a vector holds, field by field.
+        """The progress whose fields a vector holds.
 
         >>> Progress.of([8, 2, 1, 0])
         Progress(batches=8, converged_batches=2, converged=True, finished=False)
@@ -123,19 +126,19 @@ class Progress(NamedTuple):
 
     @property
     def annealing(self) -> AnnealingState:
-        """The two counters, as the schedule takes them."""
+        """The two counters, for the schedule."""
         return AnnealingState(self.batches, self.converged_batches)
 
 
 def published_plan(learning_rates: npt.NDArray[np.floating], distance: float) -> TrainingPlan:
-    """The published constants, for a run of any length.
+    """The plan with the published constants, for a run of any length.
 
     Args:
-        learning_rates: of every batch.
-        distance: bits between the widest start and its target.
+        learning_rates: the learning rate of every batch.
+        distance: the bits between the widest start and its target.
 
     Raises:
-        ValueError: the run is too short to get there.
+        ValueError: the run is too short to reach the targets.
 
     >>> published_plan(np.full(9000, 1e-3), distance=8.0).temperature_growth
     0.002
@@ -160,22 +163,22 @@ def planned_run(
     arrive_by: float,
     adaptive: bool = True,
 ) -> TrainingPlan:
-    """A run that arrives in time: the published dynamics, compressed by a power of two.
+    """A plan that meets all targets in time: the published dynamics, faster by a power of two.
 
     With the batches `a = arrive_by * batches - warmup` and their mean learning rate `lr`:
     `log_step_multiplier = 2**ceil(log2(1.4 * distance / (lr * a)))`, at least 1, and
     `temperature_growth = 2 * log_step_multiplier * lr`.
-    From arrival to the end the learning rate falls to 0 along half a cosine.
+    From arrival to the end, the learning rate falls to 0 along half a cosine.
 
     Args:
-        learning_rates: of every batch.
-        distance: bits between the widest start and its target.
-        arrive_by: share of the run.
-        adaptive: whether the optimizer's steps are as long as its learning rate, whatever the
-            gradient, like Adam's; else the multiplier stays 1, and late widths are moved along.
+        learning_rates: the learning rate of every batch.
+        distance: the bits between the widest start and its target.
+        arrive_by: the share of the run after which all targets are met.
+        adaptive: whether the length of the optimizer's steps is its learning rate for any gradient,
+            as for Adam. If not, the multiplier stays 1, and late widths are narrowed by hand.
 
     Raises:
-        ValueError: the run is too short to get there at 0.064 bits per batch.
+        ValueError: the run is too short to reach the targets at 0.064 bits per batch.
 
     >>> planned_run(np.full(2800, 1e-3), distance=8.0, arrive_by=0.6).log_step_multiplier
     8.0
@@ -185,7 +188,7 @@ def planned_run(
     deadline = math.ceil(arrive_by * batches)
     way = SLACK * distance / FASTEST
     needed = (way + PUBLISHED_WARMUP) / arrive_by
-    if arrive_by > _WARMUP_SHARE:  # shorter runs warm up for a shorter time
+    if arrive_by > _WARMUP_SHARE:  # shorter runs have a shorter warm-up
         needed = min(needed, way / (arrive_by - _WARMUP_SHARE))
     _check_length(batches, math.ceil(needed), distance, "or start at fewer bits")
     learning_rate = float(np.mean(learning_rates[warmup:deadline]))

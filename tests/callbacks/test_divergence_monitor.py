@@ -59,7 +59,7 @@ CASES = {
         "ste",
         lambda qmodel: qmodel.get_layer("first").layer.kernel,
         np.nan,
-        "of layer 'first' not finite: kernel",
+        "of layer 'first' are not finite: kernel",
     ),
 }
 

@@ -118,5 +118,5 @@ def test_a_new_one_is_a_function_and_no_name_is_taken_twice():
     def other(upstream, noise, step):
         return upstream
 
-    with pytest.raises(ValueError, match=r"'tests_halved' already: .*halved"):
+    with pytest.raises(ValueError, match=r"'tests_halved' is taken by .*halved"):
         register_estimator("tests_halved")(other)

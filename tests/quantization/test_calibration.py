@@ -261,7 +261,7 @@ def test_the_batch_size_does_not_matter():
 def test_values_that_are_not_finite_inside_the_network_name_the_layer():
     model = one_input()
     model.get_layer("dense").set_weights([np.ones((4, 3)), np.array([0.0, np.inf, 0.0])])
-    with pytest.raises(ValueError, match="not finite behind layer 'dense'"):
+    with pytest.raises(ValueError, match="'dense' yields values that are not finite"):
         activation_histograms(model, model.outputs, CalibrationData(model, X))
 
 

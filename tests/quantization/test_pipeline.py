@@ -155,7 +155,7 @@ def test_weights_that_are_not_finite_name_their_layer(value):
 def test_values_that_are_not_finite_name_the_layer_behind_which_they_are():
     model = after_input(layers.Conv2D(2, 3), layers.BatchNormalization(name="bn"))
     model.get_layer("bn").moving_variance.assign([-1.0, 1.0])  # finite, with no root
-    with pytest.raises(ValueError, match="not finite behind layer 'bn'"):
+    with pytest.raises(ValueError, match="'bn' yields values that are not finite"):
         keras_qat.quantize(model, calibration_data=data(8)[0])
 
 

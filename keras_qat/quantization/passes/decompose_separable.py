@@ -19,9 +19,9 @@ _HALVES: dict[type, tuple[type, type]] = {
 def decompose_separable(
     model: keras.Model, stays_float: StaysFloat = nothing_stays_float
 ) -> keras.Model:
-    """The same function; the layer `"sep"` becomes `"sep_depthwise"` and `"sep"`.
+    """An equal model in which the layer `"sep"` becomes `"sep_depthwise"` and `"sep"`.
 
-    A model without separable convolutions, but for those that stay in float, is returned itself.
+    A model without separable convolutions, except ones that stay in float, is returned itself.
     """
     rewriting = Rewriting(model, [DECOMPOSE], stays_float)
     return rewriting.rebuilt() if rewriting.applies() else model

@@ -1,4 +1,4 @@
-"""Copies of layers: a transform changes copies, never the user's model."""
+"""Copies of layers. A pass changes copies, never the user's model."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from keras_qat.copying import copy_of
 from keras_qat.quantized_layers import QuantizeWrapper, WeightOnlyWrapper
 
 StaysFloat = Callable[[str], bool]
-"""Whether the layer of a name stays in float, and so as it is."""
+"""Tells for a layer name whether the layer stays in float, and so stays as it is."""
 
 
 def nothing_stays_float(name: str) -> bool:
-    """The answer for a model without layers in float."""
+    """The `StaysFloat` of a model without layers in float."""
     return False
 
 
 class LayerCopies:
-    """One copy of each layer, however often the layer is called.
+    """One copy of each layer, for any number of calls.
 
-    The copies get their weights in `copy_weights`, once a graph has built them.
+    The copies get their weights in `copy_weights`, after a graph has built them.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class LayerCopies:
     def of(self, layer: Any, make: Callable[[Any], Any] | None = None) -> Any:
         """The copy of a layer; `make(layer)` creates it the first time.
 
-        A raw operation holds nothing that could change, and is no copy.
+        A raw operation holds nothing that could change, and is returned itself.
         """
         if not isinstance(layer, keras.layers.Layer):
             return layer
@@ -42,16 +42,16 @@ class LayerCopies:
         return self._copies[id(layer)][1]
 
     def copy_weights(self) -> None:
-        """Gives every copy the weights of its layer, where both have the same ones."""
+        """Gives every copy the weights of its layer, if both have as many."""
         for layer, _, holder in self._copies.values():
             if len(layer.weights) == len(holder.weights):
                 holder.set_weights(layer.get_weights())
             if isinstance(holder, keras.layers.Normalization):
-                holder.finalize_state()  # it computes with a copy of its weights
+                holder.finalize_state()  # the layer computes with a copy of its weights
 
 
 def unused_name(name: str, taken: set[str]) -> str:
-    """The name, or `name_1`, `name_2`, ... where it is taken; taken itself from then on.
+    """The name, or `name_1`, `name_2`, ... if it is taken. The result is added to `taken`.
 
     >>> taken = {"conv_relu"}
     >>> unused_name("conv_relu", taken), unused_name("conv_relu", taken)

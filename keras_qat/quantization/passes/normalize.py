@@ -1,4 +1,4 @@
-"""Pass: all that `quantize` changes in a float model before it plans grids, in one rebuild."""
+"""Pass: all changes of a float model before its grids are planned, in one rebuild."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from keras_qat.quantization.passes.split_activations import SPLIT
 
 
 def normalize(model: keras.Model, stays_float: StaysFloat) -> tuple[keras.Model, dict[str, str]]:
-    """The same function, with linear weight layers and merges of two tensors.
+    """An equal model with linear weight layers and merges of two tensors.
 
-    `split_activations`, `decompose_separable` and `pair_merges` say what each change does. Layers
-    that stay in float stay as they are.
+    `split_activations`, `decompose_separable` and `pair_merges` describe the changes. Layers that
+    stay in float do not change.
 
     Args:
         model: a model of layers.
-        stays_float: whether the layer of a name is left in float.
+        stays_float: tells for a layer name whether the layer is left in float.
 
     Returns:
-        The model, and for each part of a layer that was taken apart the layer's name. A model
-        with nothing to change is returned itself.
+        The model, and for each part of a layer that was taken apart, the name of that layer. A
+        model with nothing to change is returned itself.
     """
     rewriting = Rewriting(model, [DECOMPOSE, SPLIT], stays_float)
     pairing = Pairing(rewriting.copies, rewriting.names)

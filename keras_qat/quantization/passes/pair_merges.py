@@ -1,4 +1,4 @@
-"""Pass: sums, products and averages of any tensors become layers of two tensors of one rank."""
+"""Pass: sums, products and averages of tensors become layers on two tensors of one rank."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ layers = keras.layers
 def pair_merges(
     model: keras.Model, stays_float: StaysFloat = nothing_stays_float
 ) -> tuple[keras.Model, dict[str, str]]:
-    """The same function, with two tensors of one rank in every merge; else the model itself.
+    """An equal model with two tensors of one rank in every merge.
 
     `Add(name="sum")([a, b, c, d])` becomes `"sum_partial"`, `"sum_partial_1"` and `"sum"`, the
     order in which Keras adds. `Average(name="mean")([a, b])` becomes the `Add` `"mean_partial"`
     and the `Rescaling` `"mean"` by 1/2. In front of `Multiply(name="gate")([image, features])` a
-    `Reshape` `"gate_reshape"` gives the features height and width 1. Layers that stay in float
-    merge what they do.
+    `Reshape` `"gate_reshape"` gives the features height and width 1. Layers that stay in float do
+    not change. A model with nothing to change is returned itself.
 
     Returns:
-        The model, and which layer of `model` each added layer comes from, by name.
+        The model, and for the name of each added layer, the name of its layer in `model`.
 
     Raises:
-        UnsupportedLayerError: an `Average` that is called with one and another count of tensors.
+        UnsupportedLayerError: the calls of an `Average` have different numbers of tensors.
     """
     if not has_merges_to_pair(model, stays_float):
         return model, {}
@@ -54,7 +54,7 @@ def pair_merges(
 
 
 def has_merges_to_pair(model: keras.Model, stays_float: StaysFloat) -> bool:
-    """Whether the model has a merge of more than two tensors, of several ranks, or an average."""
+    """Whether a merge is an average, or has several ranks or a number of tensors other than two."""
     return any(not (_is_paired(node) or stays_float(node.operation.name)) for node in nodes(model))
 
 
@@ -70,7 +70,7 @@ class Pairing:
 
     Args:
         copies: makes the layers of the new model.
-        names: gets the names of the layers that are added.
+        names: makes the names of the added layers.
     """
 
     def __init__(self, copies: LayerCopies, names: Names):
@@ -80,7 +80,7 @@ class Pairing:
         self._divisors: dict[str, int] = {}
 
     def call(self, layer: Any, tensors: list[Any]) -> Any:
-        """What takes the place of one call of a merge layer."""
+        """Replaces one call of a merge layer."""
         rank = max(len(tensor.shape) for tensor in tensors)
         total, *others = (self._of_rank(rank, tensor, layer) for tensor in tensors)
         average = type(layer) is layers.Average
@@ -92,7 +92,7 @@ class Pairing:
         return self._copies.of(layer)([total, others[-1]])
 
     def _of_rank(self, rank: int, tensor: Any, layer: Any) -> Any:
-        """The tensor with sizes of 1 behind the batch, as Keras expands it."""
+        """The tensor with axes of size 1 behind the batch, as Keras expands it."""
         missing = rank - len(tensor.shape)
         if not missing:
             return tensor
@@ -101,7 +101,7 @@ class Pairing:
         return reshape(tensor)
 
     def _part(self, layer: Any, suffix: str, key: Any, make: Callable[[str], Any]) -> Any:
-        """The added layer of that role, one for all calls of `layer`."""
+        """The added layer for a suffix and a key; all calls of `layer` share it."""
         if (layer.name, suffix, key) not in self._parts:
             name = self._names.new(f"{layer.name}_{suffix}", origin=layer.name)
             self._parts[layer.name, suffix, key] = make(name)
@@ -111,8 +111,8 @@ class Pairing:
         known = self._divisors.setdefault(layer.name, count)
         if known != count:
             raise UnsupportedLayerError(
-                f"{layer.name!r} (Average): it is called with several counts of tensors; use one "
-                f"layer for each. Received: {known} and {count}"
+                f"{layer.name!r} (Average): its calls have different numbers of tensors. "
+                f"Received: {known} and {count}. Use one layer for each number"
             )
         return self._copies.of(layer, lambda layer: _rescaling(layer, 1.0 / count))
 
@@ -120,7 +120,7 @@ class Pairing:
 def _pair_of(layer: Any, name: str) -> Any:
     if type(layer) is layers.Average:
         return layers.Add(name=name, dtype=layer.dtype_policy)
-    return copy_of(layer, name=name, activity_regularizer=None)  # of the whole sum alone
+    return copy_of(layer, name=name, activity_regularizer=None)  # only the whole sum has it
 
 
 def _reshape(layer: Any, shape: tuple[int, ...], name: str) -> Any:

@@ -1,4 +1,4 @@
-"""One rebuild of a model in which layers are replaced by chains of layers."""
+"""Rebuilds a model with layers replaced by chains of layers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from keras_qat.quantization.passes.layer_copies import LayerCopies, StaysFloat, 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-    """A new layer that takes the place of a user's layer, alone or in a chain.
+    """A new layer that replaces a user's layer, alone or in a chain.
+
+    It gets the weights `source.weights[first:behind]` once it is built.
 
     Attributes:
         layer: the new layer, not built yet.
-        source: the user's layer whose weights it gets once it is built; `None` for none.
-        first: of the weights that it gets, in the order of `source.weights`.
-        behind: the first one that it does not get; `None` for all.
+        source: the user's layer with its weights; `None` for no weights.
+        first: the index of the first weight.
+        behind: the index after the last weight; `None` for the end.
     """
 
     layer: Any
@@ -30,10 +32,10 @@ class Part:
 
 
 class Names:
-    """The names of a model's layers, and of those that are added to it.
+    """The names of a model's layers and of the layers that are added to it.
 
     Attributes:
-        origins: name of an added layer -> name under which the user knows it.
+        origins: name of an added layer -> name of the user's layer that it belongs to.
     """
 
     def __init__(self, model: keras.Model):
@@ -41,7 +43,7 @@ class Names:
         self.origins: dict[str, str] = {}
 
     def new(self, name: str, origin: str = "") -> str:
-        """A name that no layer has yet; an origin is recorded."""
+        """A name that no layer has yet. The origin is recorded, if there is one."""
         found = unused_name(name, self._taken)
         if origin:
             self.origins[found] = origin
@@ -50,11 +52,11 @@ class Names:
 
 @dataclasses.dataclass(frozen=True)
 class Rewrite:
-    """What replaces a layer by a chain of layers.
+    """A rule that replaces a layer by a chain of layers.
 
     Attributes:
-        applies: whether it replaces a layer.
-        parts: the chain that takes its place.
+        applies: tells whether the rule replaces a layer.
+        parts: makes the chain.
     """
 
     applies: Callable[[Any], bool]
@@ -62,12 +64,13 @@ class Rewrite:
 
 
 class Rewriting:
-    """Builds a model with every layer replaced, as often as a rewrite applies.
+    """Builds a model in which layers are replaced until no rewrite applies.
 
     Args:
         model: the model.
-        rewrites: the first one that applies replaces a layer; its parts are replaced in turn.
-        stays_float: whether the layer of a name is left in float, and so as it is.
+        rewrites: the rewrites. The first one that applies replaces a layer, and its parts are
+            replaced in turn.
+        stays_float: tells for a layer name whether the layer is left in float, and so as it is.
     """
 
     def __init__(self, model: keras.Model, rewrites: Sequence[Rewrite], stays_float: StaysFloat):
@@ -86,7 +89,7 @@ class Rewriting:
         """The new model, with the weights of the old one.
 
         Args:
-            call: as for `keras_graph.rebuild`; `Rewriting.call` by default.
+            call: see `keras_graph.rebuild`; `Rewriting.call` by default.
         """
         result = rebuild(self._model, self.call if call is None else call)
         self.copies.copy_weights()
@@ -98,7 +101,7 @@ class Rewriting:
         return result
 
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What takes the place of one call in the graph."""
+        """Replaces one call in the graph."""
         layer = node.operation
         if self._rewrite_of(layer) is None:
             return self.copies.of(layer)(*args, **kwargs)

@@ -15,7 +15,7 @@ _CROP_AND_POOL = {
     3: (layers.Cropping1D, layers.MaxPooling1D),
     4: (layers.Cropping2D, layers.MaxPooling2D),
 }
-"""By the rank of a tensor."""
+"""The rank of a tensor -> the layers that crop and thin it."""
 
 _CHANNELS_FIRST = {3: (2, 1), 4: (3, 1, 2)}
 _CHANNELS_LAST = {3: (2, 1), 4: (2, 3, 1)}
@@ -24,12 +24,13 @@ _CHANNELS_LAST = {3: (2, 1), 4: (2, 3, 1)}
 def slice_layers(shape: tuple[int | None, ...], key: Any, result: tuple[int, ...]) -> Chain | None:
     """The layers that compute `x[key]`; `None` if there are none.
 
-    Whole examples are taken, and slices run forward. Steps, height and width are cropped, and
-    thinned by pooling windows of one value; channels likewise, once they stand first.
+    All examples must be taken, and slices must run forward. Time steps, height and width are
+    cropped, and thinned by pooling windows of one value. Channels are permuted to the front first,
+    and then cut in the same way.
 
     Args:
-        shape: of `x`: features, sequences or images, examples first.
-        key: what stands in the brackets.
+        shape: the shape of `x`: features, sequences or images, examples first.
+        key: the expression in the brackets.
         result: the shape of `x[key]`.
 
     >>> [kind.__name__ for kind, _ in slice_layers((None, 8, 3), (slice(None), -1), (None, 3))]
@@ -63,9 +64,9 @@ def _known(shape: tuple[int | None, ...]) -> tuple[int, ...]:
 
 
 def _ranges(shape: tuple[int | None, ...], key: Any) -> list[range] | None:
-    """What is taken along every axis but that of the examples; `None` if it is nothing plain."""
+    """The indices along every axis except the examples; `None` for other than plain slices."""
     key = tuple(key) if isinstance(key, (tuple, list)) else (key,)
-    key = tuple(each for each in key if each is not None)  # a new axis, for the Reshape
+    key = tuple(each for each in key if each is not None)  # the Reshape adds new axes
     dots = [index for index, each in enumerate(key) if each is Ellipsis]
     if dots:
         whole = (slice(None),) * (len(shape) - len(key) + 1)
@@ -88,7 +89,7 @@ def _ranges(shape: tuple[int | None, ...], key: Any) -> list[range] | None:
 
 
 def _cut(taken: list[range], sizes: tuple[int, ...]) -> Chain:
-    """Cropping and thinning of the axes between examples and channels."""
+    """The layers that crop and thin the axes between examples and channels."""
     cropping, pooling = _CROP_AND_POOL[len(taken) + 2]
     crops = tuple(
         (each.start, size - 1 - each[-1]) for each, size in zip(taken, sizes, strict=True)

@@ -1,4 +1,4 @@
-"""Pass: a weight layer's `activation=` becomes a layer of its own."""
+"""Pass: the `activation=` of a weight layer becomes a separate layer."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ SPLIT_TYPES = (
 def split_activations(
     model: keras.Model, stays_float: StaysFloat = nothing_stays_float
 ) -> keras.Model:
-    """The same function, with every weight layer linear; the model itself where all are.
+    """An equal model in which every weight layer is linear.
 
     `Dense(10, activation="softmax", name="dense")` becomes `Dense(10, name="dense")` and
-    `Activation("softmax", name="dense_softmax")`; a layer as `activation` is copied. An
-    `activity_regularizer` moves behind the activation: it sees what it saw before.
-    Layers that stay in float keep theirs.
+    `Activation("softmax", name="dense_softmax")`. If the activation is a layer, it is copied. An
+    `activity_regularizer` moves behind the activation, so it sees the same values. Layers that stay
+    in float keep their activations. A model with nothing to change is returned itself.
     """
     rewriting = Rewriting(model, [SPLIT], stays_float)
     return rewriting.rebuilt() if rewriting.applies() else model
@@ -63,7 +63,7 @@ def _parts(part: Part, names: Names) -> Iterator[Part]:
 
 
 def _regularizing(layer: Any, name: str) -> Any:
-    """An identity with the layer's regularizer: a layer as activation may have one of its own."""
+    """An identity with the layer's regularizer, as the activation layer may have another one."""
     return keras.layers.Activation(
         "linear", name=name, activity_regularizer=layer.activity_regularizer
     )

@@ -1,4 +1,4 @@
-"""Pass: raw operations, such as `x + y`, become layers, and models inside a model their layers."""
+"""Pass: raw operations such as `x + y` become layers, and inner models are taken apart."""
 
 from __future__ import annotations
 
@@ -39,16 +39,21 @@ _OF_TWO = (layers.Add, layers.Maximum, layers.Minimum, layers.Multiply, layers.S
 def to_layers(
     model: keras.Model, stays_whole: Callable[[str], bool] = lambda name: False
 ) -> keras.Model:
-    """The same function in layers, as far as raw operations have one; else the model itself.
+    """An equal model of layers; raw operations without a matching layer stay.
 
-    `x + y`, `x - y`, `x * y`, maxima and minima of two tensors become `Add`, `Subtract`,
-    `Multiply`, `Maximum` and `Minimum`, a slice with steps over height and width `Cropping2D` and a
-    `MaxPooling2D` of one pixel, zeros around channels a `ZeroPadding2D` between two `Permute`, a
-    slice of channels likewise. The last layer takes the name of the operation. In the place of a
-    model stand its layers, under their own names where these are free; likewise in the place of a
-    layer of the user's own that is made of layers, unless `stays_whole(name)`. As in Keras,
-    `training=False` given to a model while a graph is built does not outlast `fit`;
-    `trainable=False` does.
+    Some examples:
+
+    * `x + y`, `x - y`, `x * y`, maxima and minima of two tensors become `Add`, `Subtract`,
+      `Multiply`, `Maximum` and `Minimum`.
+    * A slice with steps over height and width becomes a `Cropping2D` and a `MaxPooling2D` of one
+      pixel. A slice of channels becomes the same layers between two `Permute`.
+    * Zeros around channels become a `ZeroPadding2D` between two `Permute`.
+
+    The last layer takes the name of the operation. A model inside the model is replaced by its
+    layers, under their names if these are free. So is a custom layer made of layers, unless
+    `stays_whole(name)`. As in Keras, `training=False` given to an inner model while a graph is
+    built does not outlast `fit`, and `trainable=False` does. A model with nothing to change is
+    returned itself.
     """
     if all(_is_plain_layer(node.operation) for node in nodes(model)):
         return model
@@ -66,7 +71,7 @@ class _Builder:
         self._taken = {layer.name for layer in model.layers}
 
     def call(self, node: GraphNode, args: Arguments, kwargs: Options) -> Any:
-        """What takes the place of one call in the graph."""
+        """Replaces one call in the graph."""
         operation = node.operation
         if is_graph(operation):
             outputs = replay(operation, flat_inputs(operation, args[0]), self.call)
@@ -112,7 +117,7 @@ def layers_of(node: GraphNode) -> Chain | None:
 
 
 def _of_two(node: GraphNode, args: Arguments = (), kwargs: Options | None = None) -> Chain | None:
-    """A merge of two tensors of one rank."""
+    """The merge layer of two tensors of one rank."""
     shapes = [tensor.shape for tensor in node.inputs]
     if len({len(shape) for shape in shapes}) > 1 or not joinable(shapes):
         return None
@@ -124,7 +129,7 @@ def _is_constant(value: Any) -> bool:
 
 
 def _rescaling(node: GraphNode, scale: Any = 1.0, offset: Any = 0.0) -> Chain | None:
-    """`scale * x + offset` with a number, or with one for each channel."""
+    """`scale * x + offset`, with one number or with one number for each channel."""
     channels = node.outputs[0].shape[-1]
     arrays = [ops.convert_to_numpy(each).astype(np.float32) for each in (scale, offset)]
     known = node.inputs[0].shape == node.outputs[0].shape
@@ -176,7 +181,7 @@ def _maximum(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
 
 
 def _clip(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """From 0 on it is a ReLU with an upper limit."""
+    """A clip from 0 on is a ReLU with an upper limit."""
     low, high = node.operation.x_min, node.operation.x_max
     plain = all(isinstance(each, int | float) for each in (low, high))
     return [(layers.ReLU, {"max_value": high})] if plain and low == 0 < high else None
@@ -197,7 +202,7 @@ def _relu6(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
 
 
 def _activation(name: str, **defaults: Any) -> Callable[..., Chain | None]:
-    """`Activation(name)`, for an operation whose options have the values of that function."""
+    """`Activation(name)`, for an operation whose options have the given values."""
 
     def find(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
         options = {option: getattr(node.operation, option) for option in defaults}
@@ -207,7 +212,7 @@ def _activation(name: str, **defaults: Any) -> Callable[..., Chain | None]:
 
 
 def _function(function: Callable[[Any], Any]) -> Callable[..., Chain]:
-    """`Activation` of a function of ours."""
+    """`Activation` of a function of `keras_qat`."""
     return lambda node, args, kwargs: [(layers.Activation, {"activation": function})]
 
 
@@ -290,7 +295,7 @@ def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
 
 
 def _conversion(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """To the dtype that the tensor has."""
+    """Nothing, for a conversion to the same dtype."""
     return _NOTHING if node.inputs[0].dtype == node.outputs[0].dtype else None
 
 
@@ -341,4 +346,4 @@ _LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
     "Transpose": _transpose,
     "TrueDivide": _divide,
 }
-"""By the name of the operation's class in Keras."""
+"""The class name of an operation in Keras -> the function that finds its layers."""

@@ -1,4 +1,7 @@
-"""Layer graphs of subclassed models, and of layers that are made of other layers."""
+"""Layer graphs of subclassed models and of custom layers made of other layers.
+
+A custom layer is one that a user wrote, without a rule.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,15 @@ from keras_qat.layer_rules.table import RULES
 
 
 def as_graph(model: keras.Model, data: Any) -> keras.Model:
-    """The model itself if a layer graph says all of it, else one of the same layers and function.
+    """The model itself if its layer graph is complete, otherwise an equal model of the same layers.
 
-    A model with a `call` of its own is called once on symbolic inputs, in inference mode: on those
-    of its graph, if it was built as a Functional or a Sequential model, else on inputs like those
-    of `data`.
+    A model with its own `call` is called once on symbolic inputs, in inference mode. A model that
+    was built as a Functional or a Sequential model has these inputs in its graph. For other models,
+    they get the shapes of `data`.
 
     Raises:
-        ValueError: a model that is not built, whose `call` does not run on symbolic tensors, or
-            does what layers and raw operations do not keep.
+        ValueError: the model is not built, its `call` does not run on symbolic tensors, or `call`
+            does something that layers and raw operations do not keep.
     """
     if is_graph(model) or (isinstance(model, keras.Sequential) and not has_own_call(model)):
         functional(model)
@@ -69,25 +72,25 @@ def as_graph(model: keras.Model, data: Any) -> keras.Model:
 
 
 def expanded(node: GraphNode) -> keras.Model | None:
-    """The layers that a layer of the user's own calls; `None` if it is none or hides them.
+    """The graph inside a custom layer; `None` for other layers, or if it cannot be taken apart.
 
-    The inputs of the graph are the different inputs of the node, in their order.
+    The inputs of the graph are the distinct inputs of the node, in their order.
     """
     trace = _traced(node)
     return None if trace is None or trace.loses else trace.graph
 
 
 def lost_by_expanding(node: GraphNode) -> str:
-    """What the layers inside a layer of the user's own would not keep; empty if nothing."""
+    """What a custom layer would lose if it was taken apart; empty if nothing."""
     try:
         trace = _traced(node, quiet=False)
-    except Exception as error:  # whatever a foreign call() raises
+    except Exception as error:  # a custom call() may raise anything
         return _ADDS_LOSSES if "add_loss" in str(error) else ""
     return "" if trace is None else trace.loses
 
 
 def warn_of_training(node: GraphNode, stays_whole: Callable[[str], bool]) -> None:
-    """Warns of layers that are taken apart and do something else in training, inner ones too."""
+    """Warns if a layer that is taken apart, or one inside it, does something else in training."""
     name = node.operation.name
     trace = None if stays_whole(name) else _traced(node)
     if trace is None or trace.loses:
@@ -104,7 +107,7 @@ _ADDS_LOSSES = "it calls add_loss, which would be lost"
 
 
 def _traced(node: GraphNode, quiet: bool = True) -> _Trace | None:
-    """A layer of the user's own on symbolic tensors; `None` if it is none or hides its layers."""
+    """The trace of a custom layer; `None` for other layers, or if it does not run symbolically."""
     layer = node.operation
     if not may_expand(layer):
         return None
@@ -116,18 +119,18 @@ def _traced(node: GraphNode, quiet: bool = True) -> _Trace | None:
     args, kwargs = node.fill_in(fresh)
     try:
         return _Trace(layer, args, kwargs, list(fresh.values()))
-    except Exception:  # whatever a foreign call() raises: it does not run on symbolic tensors
+    except Exception:  # a custom call() that does not run on symbolic tensors may raise anything
         if quiet:
             return None
         raise
 
 
 class _Trace:
-    """A call of a layer, or a model, on symbolic tensors.
+    """A call of a layer, or of a model, on symbolic tensors.
 
     Attributes:
-        graph: of the layers and raw operations that it calls in inference.
-        loses: what these do not keep, in words; empty if nothing.
+        graph: the graph of the layers and raw operations that it calls in inference.
+        loses: what this graph does not keep, in words; empty if nothing.
     """
 
     def __init__(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Any):
@@ -145,13 +148,13 @@ class _Trace:
         self.loses = _lost(layer, adds_losses, self.graph)
 
     def _compare_training(self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Any) -> bool:
-        """Notes what a call in training does else; returns whether it adds losses."""
+        """Compares a call in training with inference; returns whether it adds losses."""
         try:
-            # What the call assigns in a scope of its own is dropped.
+            # The scope drops the values that the call assigns to variables.
             with keras.StatelessScope(collect_losses=True) as scope:
                 outputs, _ = call_and_losses(self._layer, args, {**kwargs, "training": True})
                 graph = graph_between(inputs, outputs)
-        except Exception:  # whatever a foreign call() raises: in inference it did not
+        except Exception:  # a custom call() may raise anything; in inference it did not
             self._differs = True
             return False
         self._differs = _outline(graph) != _outline(self.graph)
@@ -159,7 +162,7 @@ class _Trace:
         return bool(scope.losses)
 
     def warn_of_training(self, way_out: str) -> None:
-        """Warns if the call does something else in training, or fixes what layers in it do."""
+        """Warns if the call does something else in training, or fixes `training` for layers."""
         what = f"{self._layer.name!r} ({type(self._layer).__name__}) is taken apart into the layers"
         if self._differs:
             warnings.warn(
@@ -170,15 +173,15 @@ class _Trace:
         if self._fixed:
             names = ", ".join(map(repr, self._fixed))
             warnings.warn(
-                f"{what} that it calls. It calls {names} with training=False whatever it is told, "
-                "which does not last: the quantized model trains them as it trains the others. "
-                "Freeze them with trainable = False.",
+                f"{what} that it calls. It calls {names} with training=False in every mode, which "
+                "does not last: the quantized model trains them like other layers. Freeze them "
+                "with trainable = False.",
                 stacklevel=2,
             )
 
 
 def _kept_in_inference(graph: keras.Model) -> list[str]:
-    """The names of layers that are called with `training=False`, though training was asked for."""
+    """The names of layers called with `training=False` that act otherwise in training."""
     return [
         node.operation.name
         for node in nodes(graph)
@@ -214,7 +217,7 @@ def _lost(layer: Any, adds_losses: bool, graph: keras.Model) -> str:
 
 
 def _outline(graph: keras.Model) -> list[tuple[Any, ...]]:
-    """What a graph computes: every operation, its options, and which tensors it reads."""
+    """A comparable form of a graph: every operation, its options, and the tensors that it reads."""
     numbers = {id(tensor): index for index, tensor in enumerate(graph.inputs)}
     found: list[tuple[Any, ...]] = []
     for node in nodes(graph):
@@ -236,7 +239,7 @@ def _public(options: dict[str, Any]) -> str:
 
 
 def may_expand(operation: Any) -> bool:
-    """Whether this is a layer of the user's own, without a rule."""
+    """Whether this is a custom layer: one that a user wrote, without a rule."""
     return (
         isinstance(operation, keras.layers.Layer)
         and type(operation) not in RULES
@@ -260,7 +263,7 @@ def _symbolic_inputs(model: keras.Model, data: Any) -> Any:
 
 
 def _sample(model: keras.Model, data: Any) -> Any:
-    """The first of the calibration data, in the structure that the model takes."""
+    """The calibration data or its first batch, in the structure of the model's inputs."""
     if hasattr(data, "shape"):
         return data
     if isinstance(data, Mapping):

@@ -1,4 +1,4 @@
-"""GDNSQ: quantizers whose steps, and with them the numbers of levels, are learned."""
+"""GDNSQ: quantizers that learn their steps, and with them their numbers of levels."""
 
 from keras_qat.quantizers.gdnsq.activations import GDNSQActivationQuantizer
 from keras_qat.quantizers.gdnsq.weights import GDNSQWeightQuantizer

@@ -1,4 +1,4 @@
-"""`GDNSQActivationQuantizer`: step, range and offset of a tensor are learned."""
+"""`GDNSQActivationQuantizer`: the step, the range and the offset of a tensor are learned."""
 
 from __future__ import annotations
 
@@ -41,15 +41,17 @@ _INT8_LEVELS = 256
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
-    """Activations on a grid with a trained step, a trained range and, if signed, a trained end.
+    """Activations on a grid with a trained step, a trained range and, if signed, a trained offset.
 
-    Forward, with the step `s`, `Q = 2**log_range` and whole numbers `lowest`, `steps` next to
-    `offset / s` and `Q / s - 1`: `code = round(clip(x / s, lowest, lowest + steps))`,
-    `x_hat = s * code` (`keras_qat.quantizers.gdnsq.integer_grids`). Backward, with the position `v`
-    from the lowest code, `e` the noise, `phi`, `rho` of the estimator, and `above`, `inside` the
-    elements beyond and within the grid: `dx = g * phi * inside`, `doffset = sum(g - dx)` (0 if
-    not signed), `dlog_range = ln(2) * Q * sum g * phi * above`,
-    `dlog_scale = ln(2) * s * sum g * (e + s * rho + (1 - phi) * v - phi * above)`.
+    Forward: `code = round(clip(x / s, lowest, lowest + steps))` and `x_hat = s * code`. Here `s` is
+    the step and `Q = 2**log_range`; `lowest` and `steps` are `offset / s` and `Q / s - 1`, rounded
+    (`keras_qat.quantizers.gdnsq.integer_grids`).
+
+    Backward: `dx = g * phi * inside`, `doffset = sum(g - dx)` (0 if not signed),
+    `dlog_range = ln(2) * Q * sum g * phi * above`,
+    `dlog_scale = ln(2) * s * sum g * (e + s * rho + (1 - phi) * v - phi * above)`. Here `v` is the
+    position from the lowest code, `e` the noise, `inside` and `above` mark elements within and
+    above the grid. The estimator passes `g * phi`, and the noise gradient gives `rho`.
 
     With `offset="free"` the grid starts at the offset, as published
     (`keras_qat.quantizers.gdnsq.published_grids`), and cannot be deployed.
@@ -57,12 +59,12 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
     Source: GDNSQ (arXiv 2508.14004). The snapped offset and the table of steps are our own.
 
     Args:
-        target_bits: the bits aimed at, 1 to 8.
-        signed: whether values may be negative; else the offset stays at 0.
+        target_bits: the target width, 1 to 8.
+        signed: whether values may be negative; if not, the offset stays at 0.
         estimator, noise_gradient, offset, start_bits, replacement, seed: see `GDNSQQuantizer`.
 
     Raises:
-        ValueError: an option that has no such value.
+        ValueError: an option has a value that is not allowed.
 
     >>> quantizer = GDNSQActivationQuantizer(target_bits=2, signed=False)
     >>> quantizer.build((None, 4))
@@ -88,7 +90,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         )
 
     def _add_logarithms(self, input_shape: tuple[int | None, ...]) -> keras.Variable:
-        """`[log_scale, log_range]`: one variable takes an optimizer fewer operations than two."""
+        """`[log_scale, log_range]` in one variable, which costs an optimizer less than two."""
         return self.add_weight(
             name="log_scale_and_range",
             shape=(2,),
@@ -112,7 +114,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
 
     @property
     def grid(self) -> Grid:
-        """The codes learned so far; before the layer is built, and if free, the target's."""
+        """The codes learned so far. The target's codes before the layer is built, and if free."""
         if not self.built or not self.deployable:
             return self._grid
         ends = self.forward_grid()
@@ -123,13 +125,13 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         return snapped_activation_grid(offset, *self._scale_and_range(), held_levels).grid
 
     def set_scale(self, scale: Any) -> None:
-        """Starts over from the grid of the target with that step."""
+        """Sets the grid of the target width with this step."""
         log_scale = table_log(scale)
         self._set_logarithms(ops.stack([log_scale, log_scale + self.target_bits]))
         self.offset.assign(2.0**log_scale * self._lowest_of(self.target_bits))
 
     def calibrate(self, histogram: Histogram, keep_range: bool = False) -> None:
-        """Starts over with `start_bits` over the whole range; a constant tensor is frozen."""
+        """Sets a grid of `start_bits` over the whole range; a constant tensor is frozen."""
         low, high = np.float32(histogram.low), np.float32(histogram.high)
         if self.deployable:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
@@ -146,7 +148,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         return log_range, log_scale
 
     def width_of(self, extent: Tensor, log_scale: Tensor) -> Tensor:
-        """`extent - log_scale`, of logarithms in the table.
+        """`extent - log_scale`, both rounded to logarithms in the table of steps.
 
         Backward: 1 for `extent`, -1 for `log_scale`.
         """
@@ -160,17 +162,17 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         return grid.qmax - grid.qmin + 1.0
 
     def meets_target(self) -> Tensor:
-        """Whether codes of `target_bits` number all levels."""
+        """Whether `target_bits` are enough for all levels."""
         return self.levels() <= 2.0**self.target_bits
 
     def narrow(self, bits: float | None = None) -> bool:
-        """Widens the step, if there are too many levels, until they take that many bits.
+        """Widens the step until `bits` are enough for all levels.
 
         Args:
-            bits: `target_bits` by default, and never below.
+            bits: the bits to keep, `target_bits` by default. Fewer bits count as `target_bits`.
 
         Returns:
-            Whether there were too many.
+            Whether there were too many levels.
         """
         bits = self._at_least_target(bits)
         wide = float(self.levels()) > most_levels(bits)
@@ -179,22 +181,22 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         return wide
 
     def hold(self, refit: bool = False) -> None:
-        """Keeps the levels of `target_bits` from now on; only the step and the offset still move.
+        """Fixes `2**target_bits` levels; only the step and the offset stay trained.
 
-        For a model that meets its target: its file stays legal. A free grid cannot be held.
+        A model that meets its target thus stays deployable. A free grid cannot be held.
 
         Args:
-            refit: divide the learned range into all levels of `target_bits` first.
+            refit: first divide the learned range into all levels of `target_bits`.
         """
         if refit:
             self._divide_into(self.target_bits)
         self._hold_levels()
 
     def _divide_into(self, bits: float) -> None:
-        """Divides the range into levels of that many bits.
+        """Divides the range into `2**bits` levels.
 
-        The upper end falls to `Q - s`, by half the range at 1 bit. That is wanted: with few levels
-        a grid up to the largest value would round nearly all others to zero.
+        The upper end falls to `Q - s`, which at 1 bit is half the range. That is wanted: with few
+        levels, a grid up to the largest value would round nearly all other values to zero.
         """
         log_range = self.log_range
         self._set_logarithms(ops.stack([self._log(log_range) - bits, log_range]))
@@ -203,7 +205,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         """The grid learned so far.
 
         Raises:
-            LoweringError: it has more than 256 levels, or the offset is free.
+            LoweringError: the grid has more than 256 levels, or the offset is free.
         """
         self._check_snapped()
         found = self.grid.qmax - self.grid.qmin + 1
@@ -224,13 +226,13 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         selection: Selection | None = None,
         noise_sign: RankOneSigns | None = None,
     ) -> Tensor:
-        """As of every quantizer; a free grid always rounds to the nearest.
+        """See `Quantizer.fake_quantize`. A free grid ignores `rounding` and rounds to the nearest.
 
         Args:
             x: the tensor.
             rounding: `(x / scale, grid) -> codes`.
             selection: `noise in steps -> which elements are quantized`; `None` for all.
-            noise_sign: for the elements of `x`; `None` leaves the random term out.
+            noise_sign: the signs for the elements of `x`; `None` leaves the random term out.
         """
         parameters = (self.offset, *self._scale_and_range(), self.signed)
         noise = self._noise_now(noise_sign)

@@ -1,7 +1,7 @@
-"""Bit widths: real numbers to train by, whole level counts to judge by.
+"""Bit widths: real numbers for training, whole numbers of levels for targets.
 
-A range `R` in steps of `s` holds `round(R / s) + 1` levels. The real-valued width
-`log2(R / s + 1)` can be pushed by a gradient; the true width is `log2(levels)`.
+A range `R` with the step `s` holds `round(R / s) + 1` levels. A gradient can move the real-valued
+width `log2(R / s + 1)`. The true width is `log2(levels)`.
 Source: GDNSQ (arXiv 2508.14004), its published code.
 """
 
@@ -47,7 +47,7 @@ def activation_bit_width(log_scale: Tensor, log_range: Tensor) -> Tensor:
 
 
 def levels(range_over_scale: Tensor) -> Tensor:
-    """The number of codes that a range of `R / s` steps holds: `round(R / s) + 1`, as floats.
+    """The number of levels in a range of `R / s` steps: `round(R / s) + 1`, as floats.
 
     >>> [float(v) for v in levels([0.4, 1.6])]
     [1.0, 3.0]

@@ -18,7 +18,7 @@ SMALLEST_LOG_SCALE = -12.0
 
 
 class ActivationParameters(NamedTuple):
-    """Where an activation grid starts; `varies` is False where there is nothing to train."""
+    """The start of an activation grid; `varies` is False if there is nothing to train."""
 
     offset: Tensor
     log_scale: Tensor
@@ -31,8 +31,8 @@ def calibrated_weight_log_scale(weights: Tensor, bits: int, shape: tuple[int, ..
 
     Args:
         weights: float tensor.
-        bits: the width to start at; a range above the floor gets exactly that one.
-        shape: `(channels,)` for a step per channel of the last axis, `()` for one in all.
+        bits: the width at the start, exact for steps above the floor of `2**-12`.
+        shape: `(channels,)` for a step per channel of the last axis, `()` for one step.
 
     >>> float(calibrated_weight_log_scale([-1.0, 2.0], bits=2, shape=()))
     0.0
@@ -47,14 +47,14 @@ def calibrated_weight_log_scale(weights: Tensor, bits: int, shape: tuple[int, ..
 def calibrated_activation_parameters(
     minimum: Tensor, maximum: Tensor, bits: int
 ) -> ActivationParameters:
-    """`b = minimum`, `log_scale = log2((maximum - minimum) / (2**bits - 1))`.
+    """`offset = minimum`, `log_scale = log2((maximum - minimum) / (2**bits - 1))`.
 
     `log_range = log_scale + bits`, so that the grid ends at the maximum. A constant tensor,
-    `maximum == minimum`, gets 0 for both and `varies = False`.
+    `maximum == minimum`, gets 0 for both logarithms and `varies = False`.
 
     Args:
-        minimum, maximum: of all activations seen.
-        bits: the width to start at.
+        minimum, maximum: the range of all activations seen.
+        bits: the width at the start.
 
     >>> start = calibrated_activation_parameters(-1.0, 6.0, bits=3)
     >>> float(start.offset), float(start.log_scale), float(start.log_range)

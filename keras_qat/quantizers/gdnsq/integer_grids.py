@@ -1,35 +1,35 @@
 """GDNSQ's fake-quantize functions on grids that integers state exactly.
 
-They are the functions of `published_grids` but for two things. The step `s` is an entry of a table
-(`step_table`), and the grid's offset is a whole number of units, so that every value is
-`code * unit` for an integer code. Gradients pass straight through both roundings: they are those
-of the published grids, with the noise `e = (x_hat - x) / s` of these.
+They differ from the functions of `published_grids` in two points. The step `s` is an entry of a
+table (`step_table`). The grid's offset is a whole number of units, so that every value is
+`code * unit` for an integer code. Gradients pass straight through both roundings: they have the
+formulas of the published grids, with the noise `e = (x_hat - x) / s` of these grids.
 
 **Weights, half steps** (targets up to 6 bits). The unit is `s / 2` and the codes of a channel are
-`lowest + {0, 2, 4, ...}`: their parity is free, so that one bit can be {-1, +1} as well as {0, 2}.
-With `low = min(w, 0)` and `high = max(w, 0)` over the weights that share a step:
+`lowest + {0, 2, 4, ...}`. They may be even or odd, so that one bit can be {-1, +1} as well as
+{0, 2}. With `low = min(w, 0)` and `high = max(w, 0)` over the weights that share a step:
 
     steps = round((high - low) / s)        lowest = round((low + high) / s) - steps
     code = lowest + 2 * round((w / unit - lowest) / 2)
 
-The grid is centred on the range. It has exactly the levels that the bit width counts, no weight is
-farther than `s / 2` from its code, a symmetric channel gets symmetric codes, and as zero is in the
-range `abs(code) <= 2 * steps`: at 6 bits 126, which int8 holds.
+The grid is centred on the range, and has exactly the levels that the bit width counts. No weight is
+farther than `s / 2` from its level, and a symmetric channel gets symmetric codes. The range holds
+zero, so `abs(code) <= 2 * steps`: at 6 bits at most 126, which int8 holds.
 
 **Weights, whole steps** (7 and 8 bits, where half steps do not fit in int8). The unit is `s`, the
 range is `-max|w|` to `max|w|`, and `code = round(w / s)`.
 
-**Activations.** The unit is `s`; the range holds zero, which thus is a code: zero padding is exact.
+**Activations.** The unit is `s`. The range holds zero, so 0 is a code, and zero padding is exact.
 
     steps = round(2**(log_range - log_scale) - 1)      lowest = clip(round(offset / s), -steps, 0)
     code = round(clip(x / s, lowest, lowest + steps))
 
-**Held grids** have `held_levels` levels, whatever the range is; what lies beyond is cut off. In
-half steps, weights then keep the codes about `held_middle`. So a grid that arrived at its target
-only scales with its step: one that went on following its weights would move by half a step now and
-then, and with it all codes of a channel.
+**Held grids** have `held_levels` levels for any range, and cut off the values beyond. In half
+steps, the codes of weights then stay centred on `held_middle`. So a grid that met its target only
+scales with its step. A grid that followed its weights would sometimes move by half a step, and all
+codes of the channel with it.
 
-Source of the method: GDNSQ (arXiv 2508.14004); these grids are our own.
+Source of the method: GDNSQ (arXiv 2508.14004). These grids are our own.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from keras_qat.quantizers.replacement import Selection
 Tensor = Any
 
 NOT_HELD = 0.0
-"""As the number of held levels: the grid follows its parameters."""
+"""The number of held levels of a grid that follows its parameters."""
 
 
 class WeightGrid(NamedTuple):
@@ -67,19 +67,19 @@ class WeightGrid(NamedTuple):
     stride: int
 
     def position(self, weights: Tensor) -> Tensor:
-        """Where weights are on their grid, in steps from its lowest code."""
+        """The positions of weights on their grid, in steps from its lowest code."""
         return (weights / self.unit - self.lowest) / self.stride
 
     def codes(self, weights: Tensor) -> Tensor:
-        """The nearest codes, as floats: ties to an even number of steps."""
+        """The nearest codes, as floats; ties go to an even number of steps."""
         return self.mixed_codes(weights, round_to_codes, None)[0]
 
     def mixed_codes(
         self, weights: Tensor, rounding: Rounding, selection: Selection | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Codes of the selected weights, positions of the others; and which are selected.
+        """Codes of the selected weights, positions of the others, and which are selected.
 
-        Rounding is of positions: to the codes `0, 1, ..., steps` of steps from the lowest.
+        `rounding` gets positions, and rounds them to `0, 1, ..., steps`.
         """
         steps = Grid(0, self.steps)
         position, selected = mixed_codes(self.position(weights), steps, rounding, selection)
@@ -87,9 +87,9 @@ class WeightGrid(NamedTuple):
 
 
 def weight_range(weights: Tensor, log_scale: Tensor, half_steps: bool) -> tuple[Tensor, Tensor]:
-    """`(low, high)` of the grid of weights, zero included; differentiable.
+    """The range `(low, high)` of weights, zero included; differentiable.
 
-    Returns: two tensors of the rank of `weights`, with size 1 along the axes that share a step.
+    Returns: two tensors with the rank of `weights` and size 1 along the axes that share a step.
 
     >>> low, high = weight_range([0.5, 2.0], 0.0, half_steps=True)
     >>> float(low[0]), float(high[0])
@@ -111,7 +111,7 @@ def snapped_weight_grid(
     held_levels: Tensor = NOT_HELD,
     held_middle: Tensor = 0.0,
 ) -> WeightGrid:
-    """The grid of weights; in half steps, one that is not all zeros has two levels or more.
+    """The grid of weights. In half steps, it has at least two levels unless all weights are zero.
 
     >>> grid = snapped_weight_grid([-0.5, 0.4, 0.5], 0.0, half_steps=True)
     >>> [float(v) for v in grid.codes([-0.5, 0.4, 0.5])], float(grid.unit)
@@ -142,21 +142,21 @@ def fake_quantize_snapped_weights(
 ) -> Tensor:
     """Fake-quantize weights on their snapped grid.
 
-    Forward: `w_hat = unit * code`, see the module. Backward, with `v = (w / unit - lowest) /
-    stride`, its code and `passed`, `lost`, `slope` of `noise_model`:
-    `dlog_scale = ln(2) * s * sum slope`, `dw = passed + [w == low] / ties * sum lost`; with whole
-    steps, and where the grid is held, `v = w / s`, and nothing goes to an end of the range. A
-    weight that a held grid cuts off is a constant of its code: `dw = 0`, `g * code / stride` is its
-    part of the slope, and to the estimator it is a weight without noise and without gradient.
+    Forward: `w_hat = unit * code`, as the module states. Backward:
+    `dlog_scale = ln(2) * s * sum slope`, `dw = passed + [w == low] / ties * sum lost`, with
+    `v = (w / unit - lowest) / stride` and `passed`, `lost`, `slope` of `noise_model`. With whole
+    steps, and on a held grid, `v = w / s`, and `dw = passed`. A weight that a held grid cuts off
+    depends only on its code: `dw = 0`, and its part of the slope is `g * code / stride`. The
+    estimator sees it without noise and without gradient.
 
     Args:
         weights: float tensor.
         log_scale: base-2 logarithm of the step, of shape `()` or `(channels,)`.
-        half_steps: codes in half steps, else whole steps on a symmetric range.
-        held_levels: how many levels each channel has; 0 while they follow the weights.
+        half_steps: whether codes are in half steps; if not, in whole steps on a symmetric range.
+        held_levels: the number of levels of each channel; 0 while they follow the weights.
         held_middle: the middle code of a held grid, `()` or `(channels,)`.
-        noise: what the gradients make of the noise.
-        rounding: of positions, in steps from the lowest code, to whole ones.
+        noise: the `NoiseModel` of the backward pass.
+        rounding: rounds positions, in steps from the lowest code, to whole numbers.
         selection: `noise -> which weights are quantized`; `None` for all.
 
     >>> [float(v) for v in fake_quantize_snapped_weights([-0.5, -0.1, 0.6], 0.0)]
@@ -193,9 +193,9 @@ def fake_quantize_snapped_weights(
 
 
 class ActivationGrid(NamedTuple):
-    """The grid of a tensor: codes of `grid`, whose ends are float scalars, in units of `step`.
+    """The grid of a tensor: the codes of `grid`, with float scalars as ends, times `step`.
 
-    `width` is `Q = 2**log_range`, the range that is learned.
+    `width` is the learned range `Q = 2**log_range`.
     """
 
     step: Tensor
@@ -206,7 +206,7 @@ class ActivationGrid(NamedTuple):
 def snapped_activation_grid(
     offset: Tensor, log_scale: Tensor, log_range: Tensor, held_levels: Tensor = NOT_HELD
 ) -> ActivationGrid:
-    """The grid of activations; it has two levels or more.
+    """The grid of activations, with at least two levels.
 
     >>> step, width, grid = snapped_activation_grid(-0.7, -1.0, 1.0)
     >>> float(step), float(width), float(grid.qmin), float(grid.qmax)
@@ -214,7 +214,7 @@ def snapped_activation_grid(
     """
     scale_index, range_index = ops.unstack(table_index(ops.stack([log_scale, log_range])))
     indices = ops.stack([scale_index, range_index, range_index - scale_index])
-    step, width, ratio = ops.unstack(table_value(indices))  # one look-up: fewer nodes
+    step, width, ratio = ops.unstack(table_value(indices))  # one look-up takes fewer nodes
     steps = ops.maximum(ops.round(ratio - 1.0), 1.0)
     steps = ops.where(held_levels > 0.0, held_levels - 1.0, steps)
     lowest = ops.clip(ops.round(offset / step), -steps, 0.0)
@@ -234,21 +234,22 @@ def fake_quantize_snapped_activations(
 ) -> Tensor:
     """Fake-quantize activations on their snapped grid.
 
-    Forward: `x_hat = s * code`, see the module. Backward, with the ends `b = s * lowest` and
-    `t = s * (lowest + steps)` of the grid, `above = [x > t]` and `inside = [b <= x <= t]`:
-    `dx = passed * inside`, `doffset = sum(g - dx)`, `dlog_range = ln(2) * Q * sum passed * above`
-    with `Q = 2**log_range`, `dlog_scale = ln(2) * s * (sum slope - sum passed * above)`. The upper
-    end of a held grid is a number of steps: `dlog_range = 0` and
+    Forward: `x_hat = s * code`, as the module states. Backward, with the ends `b = s * lowest` and
+    `t = s * (lowest + steps)` of the grid, `above = [x > t]`, `inside = [b <= x <= t]`,
+    `Q = 2**log_range` and `passed`, `slope` of `noise_model`: `dx = passed * inside`,
+    `doffset = sum(g - dx)`, `dlog_range = ln(2) * Q * sum passed * above`,
+    `dlog_scale = ln(2) * s * (sum slope - sum passed * above)`. The upper end of a held grid is a
+    fixed number of steps: `dlog_range = 0` and
     `dlog_scale = ln(2) * s * (sum slope + steps * sum passed * above)`.
 
     Args:
         x: float tensor of any shape.
         offset: the smallest value, in the units of `x`; scalar, 0 or below.
         log_scale, log_range: base-2 logarithms, scalars.
-        signed: False keeps the offset where it is: it gets no gradient.
-        held_levels: how many levels the grid has; 0 while they follow the range.
-        noise: what the gradients make of the noise.
-        rounding: of `x / s` to codes of a grid.
+        signed: whether the offset gets a gradient.
+        held_levels: the number of levels; 0 while they follow the range.
+        noise: the `NoiseModel` of the backward pass.
+        rounding: rounds `x / s` to codes of a grid.
         selection: `noise -> which elements are quantized`; `None` for all.
 
     >>> [float(v) for v in fake_quantize_snapped_activations([-9.0, 0.6, 9.0], -0.9, 0.0, 2.0)]
@@ -262,19 +263,19 @@ def fake_quantize_snapped_activations(
         x_hat = code * scale
 
         def gradient(upstream: Tensor) -> tuple[Tensor, ...]:
-            # Masks as factors: a choice by where() takes three times as long.
+            # The masks are factors, because where() takes three times as long.
             below_top = ops.cast(x <= grid.qmax * scale, x.dtype)
 
             def split(values: Tensor) -> tuple[Tensor, Tensor]:
-                """What is inside the grid, and the sum above it."""
+                """The values inside the grid, with zeros elsewhere, and the sum above it."""
                 kept = values * below_top
                 above = ops.sum(values) - ops.sum(kept)
                 if rounding is not round_nonnegative_to_codes:
                     kept = kept * ops.cast(x >= grid.qmin * scale, x.dtype)
                 return kept, above
 
-            # From `x` and `x_hat`, which the layers around keep anyway. Straight through, the
-            # gradient is known before the noise, and masks it: nothing is clipped once more.
+            # This uses only `x` and `x_hat`, which the neighbouring layers keep anyway. Straight
+            # through, `dx` is known before the noise and masks it, so `x` is not clipped again.
             straight = noise.estimator.passes_through
             nearest = x if straight else clipped_to_grid(x, grid, scale, rounding)
             dx, cut = split(upstream) if straight else (None, None)

@@ -1,15 +1,15 @@
-"""`NoiseModel`: what the gradients of GDNSQ's grids make of the noise of rounding.
+"""`NoiseModel`: the gradients of GDNSQ's grids as functions of the rounding noise.
 
-With the upstream gradient `g`, the position `v` on the grid in steps and the noise `e = q - v`, an
-estimator (`keras_qat.estimators`) states what passes through rounding; all grids share
+With the upstream gradient `g`, the position `v` on the grid in steps, the noise `e = q - v` and an
+estimator (`keras_qat.estimators`), all grids share
 
     passed = estimator(g, e)        lost = g - passed        slope = g * (e + s * rho) + lost * v
 
 `slope` is `d loss / d s` at a fixed range. `rho` is random: `r / sqrt(3)` for signs `r` of +-1/2,
-the variance of the noise without its value; with the mode "none", or without signs, it is its mean,
-0. The estimator "lsq" is straight through with `rho = e`. The term of `rho` has an `s` too much, as
-published. With a selection (`keras_qat.quantizers.replacement`), what it leaves out is not rounded:
-`e = rho = 0` and `passed = g`.
+which has the variance of the noise but not its value. With the mode "none", or without signs, `rho`
+is its mean, 0. The estimator "lsq" is straight through with `rho = e`. The factor `s` of `rho` is
+as published, although one factor `s` too many. Elements that a selection
+(`keras_qat.quantizers.replacement`) leaves out are not rounded: `e = rho = 0` and `passed = g`.
 
 Source: GDNSQ (arXiv 2508.14004), its published code.
 """
@@ -35,13 +35,13 @@ NOISE_GRADIENTS = ("head", "none")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Residual:
-    """What rounding left behind.
+    """The rounding noise of a tensor, and where it arose.
 
     Attributes:
-        noise: from the position to the code; `noise / unit` is in steps, and 0 where nothing was
-            rounded.
-        position: on the grid, in steps counted from anywhere.
-        unit: of the noise, in which a step is 1.
+        noise: the difference from the position to the code. `noise / unit` is in steps, and 0
+            for elements that were not rounded.
+        position: the positions on the grid, in steps from any origin.
+        unit: the size of a step in the units of `noise`.
         origin: the position from which `slope` counts.
         selected: which elements were rounded; `None` for all.
     """
@@ -58,11 +58,11 @@ class NoiseModel:
     """The backward pass that all grids share.
 
     Attributes:
-        estimator: what passes through rounding.
-        mode: what stands for `rho`: "head" for random signs, "lsq" for the noise itself, or "none".
-        sign: +-1/2 for each element of `x`, or `RankOneSigns` if the step is a scalar; `None`
+        estimator: the rule for the gradient through rounding.
+        mode: the source of `rho`: "head" for random signs, "lsq" for the noise itself, or "none".
+        sign: +-1/2 for each element of `x`, or `RankOneSigns` if the step is a scalar. `None`
             leaves the random term out.
-        mean_axes: where "aewgs" averages; by default the axes along which a step is shared.
+        mean_axes: the axes over which "aewgs" averages; by default the axes that share a step.
 
     >>> NoiseModel.of("lsq").mode, NoiseModel.of("ewgs", "none").mode
     ('lsq', 'none')
@@ -81,7 +81,7 @@ class NoiseModel:
         sign: Tensor | RankOneSigns | None = None,
         mean_axes: tuple[int, ...] | None = None,
     ) -> NoiseModel:
-        """The model by the options that users name.
+        """The model from the options of a quantizer.
 
         Args:
             estimator: an `Estimator` or its name, or "lsq".
@@ -102,11 +102,11 @@ class NoiseModel:
 
     @property
     def draws(self) -> bool:
-        """Whether it needs signs."""
+        """Whether the model needs random signs."""
         return self.mode == "head"
 
     def step_of(self, size: Tensor, count: Tensor, x: Tensor, log_scale: Tensor) -> GridStep:
-        """The grid as estimators see it: steps of that size, that many of them."""
+        """The `GridStep` for the estimator: `count` steps of the given `size`."""
         axes = sharing_axes(x, log_scale) if self.mean_axes is None else self.mean_axes
         return GridStep(size, count, axes)
 
@@ -118,15 +118,15 @@ class NoiseModel:
         step: GridStep,
         noisy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """`(passed, lost, sum slope)`, see the module; `lost` is `None` where it is 0.
+        """`(passed, lost, sum slope)`, as the module states; `lost` is `None` if it is 0.
 
         Args:
-            upstream: gradient of the output.
-            residual: what rounding left.
-            log_scale: the sum is one for each number of it.
+            upstream: the gradient of the output.
+            residual: the rounding noise.
+            log_scale: the parameter whose shape the sum has.
             step: the grid (`step_of`).
-            noisy: `upstream` with zeros where there is no noise: then the noise may be anything
-                there.
+            noisy: `upstream` with zeros for elements that count as free of noise; their `noise`
+                may have any value.
         """
         noise, unit = residual.noise, residual.unit
         noisy = upstream if noisy is None else noisy
@@ -148,4 +148,4 @@ class NoiseModel:
 
 
 STRAIGHT_THROUGH = NoiseModel()
-"""No estimator but "ste", and no signs."""
+"""The model with the estimator "ste" and without signs."""

@@ -1,4 +1,4 @@
-"""The random signs in GDNSQ's gradient of a step."""
+"""Random signs for GDNSQ's gradient of a step."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def random_noise_sign(shape: tuple[Any, ...], seed: Any) -> Tensor:
     """Independent fair draws from {-1/2, +1/2}, float32: `r` in the gradient of a step.
 
     Args:
-        shape: of the tensor that is quantized.
-        seed: an integer, or a `keras.random.SeedGenerator` for fresh draws at every call.
+        shape: the shape of the quantized tensor.
+        seed: an integer, or a `keras.random.SeedGenerator` for fresh draws in every call.
 
     >>> sorted({float(v) for v in random_noise_sign((64,), seed=0)})
     [-0.5, 0.5]
@@ -27,11 +27,11 @@ def random_noise_sign(shape: tuple[Any, ...], seed: Any) -> Tensor:
 
 
 class RankOneSigns(NamedTuple):
-    """A sign for every element of a batch: that of its example times that of its feature.
+    """A sign for every element of a batch: the sign of its example times the sign of its feature.
 
-    Any two of these signs are independent, so a sum of elements with these signs has the mean and
-    the variance that independent draws give it. It takes one product with a matrix, and no tensor
-    of signs is drawn, or kept until the backward pass.
+    Any two signs are independent, so a sum of elements with these signs has the mean and the
+    variance of a sum with independent signs. The sum is one matrix product. No tensor of signs is
+    drawn or kept until the backward pass.
 
     Attributes:
         examples: +-1/2, of shape `(batch, 1)`.
@@ -42,13 +42,13 @@ class RankOneSigns(NamedTuple):
     features: Tensor
 
     def signed_sum(self, values: Tensor) -> Tensor:
-        """`sum r * values` over a batch: a scalar."""
+        """`sum r * values` over a batch, a scalar."""
         rows = ops.reshape(values, (-1, ops.shape(self.features)[0]))
         return ops.sum(ops.matmul(rows, self.features) * self.examples)
 
 
 def random_rank_one_signs(shape: tuple[Any, ...], seed: Any) -> RankOneSigns:
-    """Fair draws for a batch of that shape.
+    """Fair draws for a batch of the given shape.
 
     >>> signs = random_rank_one_signs((4, 3, 3, 8), seed=0)
     >>> tuple(signs.examples.shape), tuple(signs.features.shape)
@@ -61,7 +61,7 @@ def random_rank_one_signs(shape: tuple[Any, ...], seed: Any) -> RankOneSigns:
 
 
 def signed_sum(values: Tensor, noise_sign: Tensor | RankOneSigns, parameter: Tensor) -> Tensor:
-    """The sums of `r * values` over the elements that share a number, in the parameter's shape.
+    """`sum r * values` over the elements that share a number, in the parameter's shape.
 
     >>> float(signed_sum(ops.array([1.0, 3.0]), ops.array([0.5, -0.5]), ops.zeros(())))
     -1.0

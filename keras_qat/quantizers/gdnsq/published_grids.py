@@ -1,15 +1,16 @@
-"""GDNSQ's published grids: their step, their range and their offset have gradients.
+"""GDNSQ's published grids, with gradients for their step, their range and their offset.
 
-The grid has the step `s = 2**log_scale` and starts at the zero point `z`, a real number:
+The grid has the step `s = 2**log_scale` and starts at the offset `z`, a real number:
 `v = (clip(x, lower, upper) - z) / s`, `q = round(v)` (ties to even), `x_hat = s * q + z`.
 Each function states its whole gradient in closed form, from `passed`, `lost` and `slope` of
 `keras_qat.quantizers.gdnsq.noise_model`.
 
 Parameters broadcast against `x` from the last axis on: a shape `()` or `(1,)` is one number for
-the tensor, `(channels,)` one per channel of the last axis. Sums run over what shares one.
+the tensor, `(channels,)` one per channel of the last axis. Sums run over the elements that share a
+number.
 
-These grids are to train and compare with. Their zero point is no whole number of steps, and
-compilers may fuse `s * q + z`, which moves the last bit: nothing here is exact in integers.
+These grids are for training and comparison only. Their offset is not a whole number of steps, and
+compilers may fuse `s * q + z`, which changes the last bit. So nothing here is exact in integers.
 
 Source: GDNSQ (arXiv 2508.14004), its published code.
 """
@@ -45,13 +46,13 @@ def fake_quantize_weights(
 
     Forward: `z = min(w)` over the weights that share a step, `w_hat = s * round((w - z) / s) + z`.
     Backward: `dlog_scale = ln(2) * s * sum slope` and
-    `dw = passed + [w == z] / ties * sum lost`; the `ties` weights at the minimum share equally.
+    `dw = passed + [w == z] / ties * sum lost`. The `ties` weights at the minimum share equally.
 
     Args:
         weights: float tensor.
-        log_scale: of shape `(channels,)`, per output channel of a Keras kernel, or `()`.
-        noise: what the gradients make of the noise.
-        rounding: of positions, in steps from the smallest weight, to whole ones.
+        log_scale: base-2 logarithm of the step, of shape `(channels,)` (output channels) or `()`.
+        noise: the `NoiseModel` of the backward pass.
+        rounding: rounds positions, in steps from the smallest weight, to whole numbers.
         selection: `noise -> which weights are quantized`; `None` for all.
 
     >>> [float(v) for v in fake_quantize_weights([-0.5, -0.1, 0.6], 0.0)]
@@ -69,7 +70,7 @@ def fake_quantize_weights(
             return ops.maximum(ops.max(ops.round(position), axis=sharing, keepdims=True), 1.0)
 
         if rounding is round_to_codes:
-            code = ops.round(position)  # none is beyond the grid
+            code = ops.round(position)  # no position is beyond the grid
         else:
             code = rounding(position, Grid(0, count()))
         code, selected = select(selection, position, code)
@@ -101,8 +102,8 @@ def fake_quantize_activations(
     """Fake-quantize on a grid from `offset` to `offset + range - s`, with both ends learned.
 
     Forward: `b = offset`, `Q = 2**log_range`, `upper = b + Q - s`,
-    `x_hat = s * round((clip(x, b, upper) - b) / s) + b`: always to the nearest, as there is no
-    kernel of a runtime that computes on such a grid, and might round otherwise.
+    `x_hat = s * round((clip(x, b, upper) - b) / s) + b`. There is no `rounding` argument, because
+    no kernel of a runtime computes on such a grid.
     Backward, with `above = [x > upper]` and `inside = [b <= x <= upper]`:
     `dx = passed * inside`, `doffset = sum(g - dx)`, `dlog_range = ln(2) * Q * sum passed * above`,
     `dlog_scale = ln(2) * s * (sum slope - sum passed * above)`.
@@ -111,8 +112,8 @@ def fake_quantize_activations(
         x: float tensor of any shape.
         offset: the smallest value of the grid, in the units of `x`.
         log_scale, log_range: base-2 logarithms; their difference is the bit width.
-        signed: False keeps the offset where it is: it gets no gradient.
-        noise: what the gradients make of the noise.
+        signed: whether the offset gets a gradient.
+        noise: the `NoiseModel` of the backward pass.
         selection: `noise -> which elements are quantized`; `None` for all.
 
     >>> [float(v) for v in fake_quantize_activations([-9.0, 0.6, 9.0], 0.0, 0.0, 2.0)]
@@ -130,7 +131,7 @@ def fake_quantize_activations(
             step = noise.step_of(scale, width / scale - 1.0, x, log_scale)
             residual = Residual(code - position, position, selected=selected)
             passed, _, slope = noise.backward(upstream, residual, log_scale, step)
-            # Masks as factors: a choice by where() takes three times as long.
+            # The masks are factors, because where() takes three times as long.
             dx = passed * ops.cast(x <= upper, x.dtype)
             above = passed - dx
             dx = dx * ops.cast(x >= offset, x.dtype)

@@ -1,4 +1,4 @@
-"""What the two quantizers of GDNSQ share."""
+"""`GDNSQQuantizer`: the part that GDNSQ's two quantizers share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HOW_TO_MEET = "train on with keras_qat.callbacks.GDNSQSchedule until it is met."
 
 
 def check_gdnsq_options(estimator: Any, noise_gradient: str, offset: str, start_bits: int) -> None:
-    """Raises a `ValueError` that names the option that has no such value.
+    """Raises a `ValueError` that names the first option with a value that is not allowed.
 
     >>> check_gdnsq_options("ste", "head", "snapped", 10)
     """
@@ -48,21 +48,21 @@ def check_gdnsq_options(estimator: Any, noise_gradient: str, offset: str, start_
 
 
 class GDNSQQuantizer(Quantizer):
-    """Mixed into GDNSQ's quantizers: the step is trained, and with it the number of levels.
+    """Mixin for GDNSQ's quantizers: the step is trained, and with it the number of levels.
 
-    A penalty on `bit_width` (`keras_qat.training.losses`) moves the steps until `target_bits` are
-    met.
+    A penalty on `bit_width` (`keras_qat.training.losses`) widens the steps until the bit width
+    meets `target_bits`.
 
     Args:
-        target_bits: the bits aimed at, 1 to 8.
-        estimator: of the gradient through rounding, an `Estimator` or its name; or "lsq": straight
-            through, and the noise itself in place of random signs.
+        target_bits: the target width, 1 to 8.
+        estimator: the rule for the gradient through rounding, an `Estimator` or its name. "lsq" is
+            straight through, with the noise itself instead of random signs.
         noise_gradient: "head" adds the published random term to the gradient of the step, with
-            signs drawn in every call of training; "none" leaves it out and draws nothing.
-        offset: "snapped" for a grid that integers state exactly, "free" for the published one,
-            which has no integers and is not deployable.
-        start_bits: the bits that calibration starts at, 8 to 16.
-        replacement, seed: see `Quantizer`; the seed is that of the signs too.
+            signs drawn in every training call. "none" leaves it out and draws nothing.
+        offset: "snapped" for a grid that integers state exactly, "free" for the published grid,
+            which integers cannot state and which is not deployable.
+        start_bits: the width at the start of training, 8 to 16.
+        replacement, seed: see `Quantizer`. The seed is also the seed of the signs.
     """
 
     def __init__(
@@ -112,24 +112,24 @@ class GDNSQQuantizer(Quantizer):
 
     @property
     def log_scale(self) -> Tensor:
-        """Base-2 logarithm of the step, `rate` times its variable; `()` or `(channels,)`."""
+        """Base-2 logarithm of the step: `rate` times its variable; `()` or `(channels,)`."""
         raise NotImplementedError
 
     @property
     def step(self) -> Tensor:
-        """The learned step `s`, shape `()` or `(channels,)`; no gradient if it is snapped."""
+        """The learned step `s`, of shape `()` or `(channels,)`; without gradient if snapped."""
         return (learned_step if self.deployable else power_of_two)(self.log_scale)
 
     def set_rate(self, rate: float) -> None:
         """Makes the logarithms move `rate` times as far for the same update of an optimizer.
 
-        Their variable holds them over `rate`. The grid stays as it is, to the last bit.
+        The variable then holds the logarithms divided by `rate`. The grid does not change.
 
         Args:
-            rate: a power of two, which divides without rounding.
+            rate: a power of two, so that the division is exact.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the rate is not a positive power of two.
         """
         if math.frexp(rate)[0] != 0.5:
             raise ValueError(f"The rate must be a positive power of two. Received: {rate!r}")
@@ -139,7 +139,7 @@ class GDNSQQuantizer(Quantizer):
 
     @property
     def holds(self) -> bool:
-        """Whether `hold` was called. Reads a variable: not for inside a step."""
+        """Whether `hold` was called. It reads a variable: not for use in a training step."""
         return bool(as_tensor(self.held_levels) > NOT_HELD)
 
     def _hold_levels(self) -> None:
@@ -147,16 +147,16 @@ class GDNSQQuantizer(Quantizer):
             self.held_levels.assign(2.0**self.target_bits)
 
     def bit_width(self, *kernel: Tensor) -> Tensor:
-        """The real-valued widths in bits; the target if held."""
+        """The real-valued widths in bits; the target width if the grid is held."""
         width = self.width_of(*self.width_terms(*kernel))
         return ops.where(as_tensor(self.held_levels) > NOT_HELD, float(self.target_bits), width)
 
     def width_terms(self, *kernel: Tensor) -> tuple[Tensor, Tensor]:
-        """What `width_of` computes the widths from, one number for each of them."""
+        """The arguments of `width_of`: two tensors with one number for each width."""
         raise NotImplementedError
 
     def width_of(self, extent: Tensor, log_scale: Tensor) -> Tensor:
-        """The real-valued width of each pair of terms, of this quantizer or of any like it."""
+        """The real-valued width of each pair of terms, from any quantizers of this kind."""
         raise NotImplementedError
 
     def _at_least_target(self, bits: float | None) -> float:
@@ -180,11 +180,11 @@ class GDNSQQuantizer(Quantizer):
         return super().qparams()
 
     def _noise_now(self, sign: Tensor | RankOneSigns | None) -> NoiseModel:
-        """What gradients make of the noise, with the estimator's options as they are now."""
+        """The noise model with the current options of the estimator."""
         return dataclasses.replace(self._noise, estimator=self.estimator_now(), sign=sign)
 
     def _add_logarithms(self, input_shape: tuple[int | None, ...]) -> keras.Variable:
-        """The variable of all base-2 logarithms that are trained, over `rate`."""
+        """Adds the variable of all trained base-2 logarithms, divided by `rate`."""
         raise NotImplementedError
 
     def _trained_logarithms(self) -> Tensor:
@@ -194,14 +194,14 @@ class GDNSQQuantizer(Quantizer):
         self._logarithms.assign(values / as_tensor(self.rate))
 
     def _log(self, logarithm: Tensor) -> Tensor:
-        """The trained logarithm as bit widths count it: that of the step in the table."""
+        """The trained logarithm for bit widths: of the step in the table, unless free."""
         return snapped_log(logarithm) if self.deployable else logarithm
 
     def _check_snapped(self, name: str | None = None) -> None:
         if not self.deployable:
             raise LoweringError(
                 f"The grid of {name or self.name!r} has a free offset, which is no whole number of "
-                'steps: it has no integers. Train with offset="snapped", the default.'
+                'steps: integers cannot state it. Train with offset="snapped", the default.'
             )
 
     def get_config(self) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class GDNSQQuantizer(Quantizer):
 
 
 def checked_bits(bits: Any, what: str) -> int:
-    """The bits as a plain integer; a `ValueError` unless they are a whole number from 1 to 8."""
+    """The bits as a plain integer; raises a `ValueError` unless they are from 1 to 8."""
     check_bits(bits, what)
     return int(bits)
 
@@ -233,7 +233,7 @@ def table_log(scale: Any) -> Any:
 
 
 def most_levels(bits: float) -> float:
-    """The levels that count as that many bits: up to half a level more than `2**bits`.
+    """The largest number of levels that counts as `bits`: `2**bits`, and half a level more.
 
     >>> most_levels(2.0)
     4.5
@@ -242,7 +242,7 @@ def most_levels(bits: float) -> float:
 
 
 def described_levels(levels: float) -> str:
-    """A number of levels, and the bits it takes, for people.
+    """A number of levels and its bit width, as text for messages.
 
     >>> described_levels(300.0)
     '300 levels (8.2 bits)'

@@ -1,11 +1,11 @@
 """Learned steps that are the same number everywhere: eager, compiled, on every backend.
 
-A power of two of a float exponent differs in its last bit from backend to backend, and with it
-the code of a value at a tie. So the exponent moves in 1/256: `2**(n / 256)` is an entry of a table
-of 256 float32 constants, its exponent field raised by the octave. Neighbouring steps are 0.27 %
-apart.
+`2**exponent` of a float exponent differs in its last bit between backends, which can change the
+code of a value at a tie. So exponents are multiples of 1/256: `2**(n / 256)` is an entry of a table
+of 256 float32 constants, whose exponent field is raised by the octave. Neighbouring entries are
+0.27 % apart.
 
-The table is our own; GDNSQ (arXiv 2508.14004) computes the power.
+The table is our own. GDNSQ (arXiv 2508.14004) computes the power.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FRACTION_BITS = _FRACTIONS.view(np.int32)
 
 
 def table_index(log_value: Tensor) -> Tensor:
-    """`n = round(256 * log_value)`, int32, within `+-60 * 256`.
+    """`n = round(256 * log_value)`, int32, clamped to `+-60 * 256`.
 
     >>> int(table_index(-1.5))
     -384
@@ -40,9 +40,9 @@ def table_index(log_value: Tensor) -> Tensor:
 
 
 def table_value(index: Tensor) -> Tensor:
-    """`2**(index / 256)` as the table has it: float32, exact for whole exponents; no gradient.
+    """`2**(index / 256)` from the table: float32, exact for whole exponents, without gradient.
 
-    The difference of two indices of `table_index` is an index too, for the ratio of their values.
+    The difference of two indices of `table_index` is the index of the ratio of their values.
 
     >>> [float(v) for v in table_value([-256, 0, 384])]
     [0.5, 1.0, 2.8284270763397217]
@@ -58,11 +58,11 @@ def _fraction_bits(entry: Tensor) -> Tensor:
         return ops.take(_FRACTION_BITS, entry)
     import tensorflow as tf
 
-    return tf.gather(_FRACTION_BITS, entry)  # ops.take looks for negative entries: 16 more nodes
+    return tf.gather(_FRACTION_BITS, entry)  # ops.take checks for negative entries: 16 more nodes
 
 
 def learned_step(log_scale: Tensor) -> Tensor:
-    """The step of a trained logarithm: `table_value(table_index(log_scale))`; no gradient.
+    """The step of a trained logarithm: `table_value(table_index(log_scale))`, without gradient.
 
     >>> float(learned_step(-0.999))
     0.5
@@ -72,7 +72,7 @@ def learned_step(log_scale: Tensor) -> Tensor:
 
 @custom_gradient
 def snapped_log(log_value: Tensor) -> Any:
-    """`round(256 * log_value) / 256`: the logarithm whose power of two is in the table.
+    """`round(256 * log_value) / 256`: the logarithm of an entry of the table.
 
     Backward: `dlog_value = g`, straight through.
 

@@ -43,19 +43,21 @@ Tensor = Any
 
 _WIDEST_IN_HALF_STEPS = 6
 _FINER_STEPS = np.arange(0.0, 4.0, 0.125)
-"""Octaves below the step that covers the whole range: where `hold` looks."""
+"""The steps that `hold` tries, in octaves below the step that covers the whole range."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
-    """Weights on a grid whose step is trained as a base-2 logarithm; its levels follow.
+    """Weights on a grid whose step is trained as a base-2 logarithm; the number of levels follows.
 
-    Forward, with `s` the step and `unit = s / 2` (`s` for targets of 7 and 8 bits):
-    `w_hat = unit * code`, the codes of a channel being `lowest + {0, 2, 4, ...}` about the middle
-    of its range (`keras_qat.quantizers.gdnsq.integer_grids`). Backward, with `v` the position on
-    the grid in steps, `q` its code, `e = q - v`, and `phi`, `rho` of the estimator:
-    `dw = g * phi + [w == low] / ties * sum g * (1 - phi)` and
-    `dlog_scale = ln(2) * s * sum g * (e + s * rho + (1 - phi) * v)`.
+    Forward: `w_hat = unit * code`, with the step `s` and `unit = s / 2` (`s` for targets of 7 and 8
+    bits). The codes of a channel are `lowest + {0, 2, 4, ...}`, centred on its range
+    (`keras_qat.quantizers.gdnsq.integer_grids`).
+
+    Backward: `dw = g * phi + [w == low] / ties * sum g * (1 - phi)` and
+    `dlog_scale = ln(2) * s * sum g * (e + s * rho + (1 - phi) * v)`. Here `v` is the position on
+    the grid in steps, `q` its code and `e = q - v`. The estimator passes `g * phi`, and the noise
+    gradient gives `rho`.
 
     With `offset="free"` the grid starts at the smallest weight, as published
     (`keras_qat.quantizers.gdnsq.published_grids`), and cannot be deployed.
@@ -64,13 +66,13 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
     own.
 
     Args:
-        target_bits: the bits aimed at, 1 to 8.
+        target_bits: the target width, 1 to 8.
         per_channel: a step for each channel of the last axis, instead of one for the kernel.
         code_regularization: see `WeightQuantizer`.
         estimator, noise_gradient, offset, start_bits, replacement, seed: see `GDNSQQuantizer`.
 
     Raises:
-        ValueError: an option that has no such value.
+        ValueError: an option has a value that is not allowed.
 
     >>> quantizer = GDNSQWeightQuantizer(target_bits=1)
     >>> [float(w) for w in quantizer(keras.ops.array([-0.6, -0.1, 0.5]))]
@@ -108,14 +110,14 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
 
     @property
     def scale(self) -> Tensor:
-        """The real value of code 1: half a step, or a whole one; `()` or `(channels,)`."""
+        """The real value of code 1: half a step or a whole step; `()` or `(channels,)`."""
         return self.step * 0.5 if self.half_steps else self.step
 
     def set_scale(self, scale: Any) -> None:
         self._set_logarithms(table_log(scale) + (1.0 if self.half_steps else 0.0))
 
     def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
-        """Starts over with `start_bits`: that many levels from the lowest to the highest weight."""
+        """Sets the steps for `start_bits` from the lowest to the highest weight."""
         kernel = ops.convert_to_tensor(kernel, "float32")
         if self.deployable:
             kernel = ops.concatenate([*self._range(kernel)], axis=0)
@@ -127,7 +129,8 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
     def width_terms(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
         """`(R, log_scale)`, in the shape of the step.
 
-        `R = max(w, 0) - min(w, 0)`; `2 * max|w|` with whole steps, `max(w) - min(w)` if free.
+        `R` is `max(w, 0) - min(w, 0)` in half steps, `2 * max|w|` in whole steps, and
+        `max(w) - min(w)` if free.
         """
         log_scale = self.log_scale
         if not self.deployable:
@@ -143,25 +146,25 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return extent_bit_width(extent, self._log(log_scale))
 
     def levels(self, kernel: Tensor) -> Tensor:
-        """How many levels the codes of a kernel may take, in the shape of the step."""
+        """The number of levels of a kernel's grid, in the shape of the step."""
         if not self.deployable:
             return levels(2.0 ** self.bit_width(kernel) - 1.0)
         steps = self.weight_grid(kernel).steps
         return ops.reshape(steps, self.log_scale.shape) + 1.0
 
     def meets_target(self, kernel: Tensor) -> Tensor:
-        """Whether codes of `target_bits` number the levels of every channel."""
+        """Whether `target_bits` are enough for the levels of every channel."""
         return ops.all(self.levels(kernel) <= 2.0**self.target_bits)
 
     def narrow(self, kernel: Tensor, bits: float | None = None) -> bool:
-        """Widens the step of every channel with too many levels until they take that many bits.
+        """Widens the steps until `bits` are enough for the levels of every channel.
 
         Args:
             kernel: the weights.
-            bits: `target_bits` by default, and never below.
+            bits: the bits to keep, `target_bits` by default. Fewer bits count as `target_bits`.
 
         Returns:
-            Whether any channel had too many.
+            Whether any channel had too many levels.
         """
         bits = self._at_least_target(bits)
         wide = ops.convert_to_numpy(self.levels(kernel)) > most_levels(bits)
@@ -172,9 +175,9 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return bool(np.any(wide))
 
     def _fit_target(self, kernel: Tensor) -> None:
-        """Sets every step to that of the least squared error on all levels of `target_bits`.
+        """Sets every step by the least squared error on all levels of `target_bits`.
 
-        With it the levels cover the whole range of the weights, or cut the outermost weights off.
+        The levels then cover the whole range of the weights, or cut off the outermost weights.
         """
         coarsest = self._log_scale_of(kernel, self.target_bits)
         if not (self.deployable and self.half_steps):
@@ -188,7 +191,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         self._set_logarithms(best)
 
     def _held_error(self, kernel: Tensor, log_scale: Any) -> npt.NDArray[Any]:
-        """Squared error of every channel on the grid that `hold` would keep with these steps."""
+        """The squared error of every channel on the grid that `hold` keeps with these steps."""
         kernel = ops.convert_to_tensor(kernel, "float32")
         log_scale = ops.convert_to_tensor(log_scale, "float32")
         levels = 2.0**self.target_bits
@@ -198,19 +201,19 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return np.asarray(ops.convert_to_numpy(sum_to_shape(error, log_scale)))
 
     def _middle(self, grid: WeightGrid) -> Tensor:
-        """The middle code of all levels of `target_bits` that keep the codes of a grid."""
+        """The middle code of a grid with all levels of `target_bits` that keeps these codes."""
         steps = 2.0**self.target_bits - 1.0
         added = ops.maximum(steps - grid.steps, 0.0)
         return ops.clip(grid.lowest + grid.steps + added % 2.0, -steps, steps)
 
     def hold(self, kernel: Tensor, refit: bool = False) -> None:
-        """Keeps the levels of `target_bits` and their codes from now on; only steps still move.
+        """Fixes the levels for `target_bits` and their codes; only the steps stay trained.
 
-        For a model that meets its target: its file stays legal. A free grid cannot be held.
+        A model that meets its target thus stays deployable. A free grid cannot be held.
 
         Args:
             kernel: the weights.
-            refit: set steps to those of the least squared error first.
+            refit: first set the steps with the least squared error.
         """
         if refit:
             self._fit_target(kernel)
@@ -220,7 +223,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         self._hold_levels()
 
     def _log_scale_of(self, kernel: Tensor, bits: float) -> Any:
-        """The finest steps in the table that make a kernel's widths at most that many bits."""
+        """The finest steps in the table with which the widths of a kernel are at most `bits`."""
         kernel = ops.convert_to_tensor(kernel, "float32")
         low, high = self._range(kernel) if self.deployable else _extremes(kernel, self.log_scale)
         extent = ops.convert_to_numpy(ops.reshape(high - low, self.log_scale.shape))
@@ -228,7 +231,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return np.float32(np.ceil(256.0 * np.log2(step)) / 256.0)
 
     def _steps(self, bits: float) -> float:
-        """Steps that fit in that many bits: one less in whole steps, as many up as down."""
+        """The number of steps in a grid of `bits`; whole steps lose one to be symmetric."""
         return float(2.0**bits - (2.0 if self.deployable and not self.half_steps else 1.0))
 
     def weight_grid(self, kernel: Tensor) -> WeightGrid:
@@ -251,7 +254,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return ops.cast(self.weight_grid(kernel).codes(kernel), "int32")
 
     def largest_code(self, kernel: Tensor) -> Tensor:
-        """As in `WeightQuantizer`; more in a channel that has more levels than the target's."""
+        """See `WeightQuantizer`; larger in a channel with more levels than the target."""
         grid = self.weight_grid(kernel)
         highest = grid.lowest + grid.stride * grid.steps
         learned = ops.reshape(ops.maximum(-grid.lowest, highest), self.log_scale.shape)
@@ -280,11 +283,11 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         selection: Selection | None = None,
         noise_sign: Tensor | None = None,
     ) -> Tensor:
-        """As of every quantizer; `rounding` is of positions, in steps from the lowest code.
+        """See `Quantizer.fake_quantize`; here `rounding` gets positions instead of `x / scale`.
 
         Args:
             x: the kernel.
-            rounding: `(position, grid) -> whole positions`, on a grid from 0.
+            rounding: `(position, grid) -> whole positions`, in steps from the lowest code.
             selection: `noise in steps -> which weights are quantized`; `None` for all.
             noise_sign: +-1/2 for each weight; `None` leaves the random term out.
         """
@@ -304,7 +307,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return (kernel - ops.stop_gradient(low)) / ops.stop_gradient(self.step)
 
     def discretization_error(self, x: Tensor) -> Tensor:
-        """`mean((w - w_hat)**2)` in ranges, over the weights that the grid does not cut off."""
+        """`mean((w - w_hat)**2)` in ranges; weights that the grid cuts off count as 0."""
         kernel = ops.convert_to_tensor(x, "float32")
         if self.deployable:
             grid = self.weight_grid(kernel)
@@ -319,10 +322,10 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return as_tensor(self.held_levels), as_tensor(self.held_middle)
 
     def _range(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        return weight_range(kernel, self._logarithms, self.half_steps)  # of the step's shape alone
+        return weight_range(kernel, self._logarithms, self.half_steps)  # only their shape matters
 
 
 def _extremes(kernel: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest weight of every channel that has a step of its own."""
+    """The smallest and the largest of the weights that share a step."""
     axes = sharing_axes(kernel, log_scale)
     return ops.min(kernel, axis=axes), ops.max(kernel, axis=axes)
