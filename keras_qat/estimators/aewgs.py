@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
 
 from keras_qat.estimators.estimator import GridStep, register_estimator
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 _SMALLEST_VARIANCE = 1e-3
 _LARGEST_REDUCTION = 0.99

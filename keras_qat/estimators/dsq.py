@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from keras import ops
 
 from keras_qat.estimators.estimator import GridStep, register_estimator
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 @register_estimator("dsq", elementwise=True)

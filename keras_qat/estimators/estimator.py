@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-Tensor = Any
+from keras_qat.tensors import Tensor
+
 Axes = tuple[int, ...]
 
 

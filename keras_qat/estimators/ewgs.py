@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
 
 from keras_qat.estimators.estimator import GridStep, register_estimator
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 @register_estimator("ewgs", variables=("delta",), keeps_noiseless=True, elementwise=True)

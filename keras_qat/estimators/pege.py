@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_qat.estimators.estimator import GridStep, register_estimator
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 WEIGHTINGS = ("rms", "raw", "ewgs")
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras_qat.estimators.estimator import GridStep, register_estimator
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 @register_estimator("ste", keeps_noiseless=True, elementwise=True)

@@ -13,8 +13,8 @@ from keras_qat.lowering.affine import inference_affine
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, WeightQuantizer
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import Grid, round_to_codes
+from keras_qat.tensors import Tensor
 
-Tensor = Any
 _SMALLEST = 1e-30
 
 

@@ -10,8 +10,8 @@ from keras import ops
 
 from keras_qat.quantized_layers.floor_log2 import floor_log2
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
+from keras_qat.tensors import Tensor
 
-Tensor = Any
 _MULTIPLIER_BITS = 20
 _LARGEST_CODE = 255.0
 

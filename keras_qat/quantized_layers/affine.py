@@ -13,8 +13,7 @@ from keras_qat.quantized_layers.accumulators import accumulator_rounding
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 _IMAGE_RANK = 4
 

@@ -8,8 +8,7 @@ import keras
 from keras import ops
 
 from keras_qat.quantizers.custom_gradient import as_tensor
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 layers = keras.layers
 

@@ -15,8 +15,7 @@ from keras_qat.quantized_layers.floor_log2 import floor_log2
 from keras_qat.quantized_layers.quantize_wrapper import QuantizeWrapper
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SlopeQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,7 @@ from keras_qat.lowering.pending import Pending
 from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import deserialize_weight_quantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 class QuantizeWrapper(keras.layers.Wrapper):

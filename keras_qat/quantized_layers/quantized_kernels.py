@@ -8,8 +8,7 @@ from typing import Any, Protocol
 from keras_qat.quantized_layers.quantize_wrapper import QuantizeWrapper
 from keras_qat.quantized_layers.weight_only import WeightOnlyWrapper
 from keras_qat.quantizers import WeightQuantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 class QuantizedKernel(Protocol):

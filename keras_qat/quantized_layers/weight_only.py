@@ -17,8 +17,7 @@ from keras_qat.kernel_places import KernelPlace, kernel_places, kernels_replaced
 from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import deserialize_weight_quantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,8 +21,7 @@ from keras_qat.quantizers.replacement import (
     random_selection,
     random_selection_in_batch,
 )
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 NO_SOURCE = -1
 """`source` of a call behind a layer that moves or clamps values that are on the grid already."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-Tensor = Any
+from keras_qat.tensors import Tensor
+
 GradientFunction = Callable[[Tensor], tuple[Tensor, ...]]
 
 

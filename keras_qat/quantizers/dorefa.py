@@ -13,8 +13,7 @@ from keras_qat.quantizers.fake_quantize import Rounding, fixed_step_size
 from keras_qat.quantizers.grid import Grid, check_bits
 from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.weight_quantizer import WeightQuantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 _WIDEST_IN_HALF_STEPS = 7
 _SMALLEST = 1e-12

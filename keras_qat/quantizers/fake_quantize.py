@@ -32,8 +32,8 @@ from keras_qat.quantizers.grid import (
 )
 from keras_qat.quantizers.reductions import sharing_axes, sum_of_products
 from keras_qat.quantizers.replacement import Selection, passed_gradient, select
+from keras_qat.tensors import Tensor
 
-Tensor = Any
 Rounding = Callable[[Tensor, Grid], Tensor]
 Total = Callable[[Tensor, Tensor], Tensor]
 ScaleGradient = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Total], Tensor]

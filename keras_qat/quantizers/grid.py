@@ -9,8 +9,7 @@ from typing import Any
 from keras import ops
 
 from keras_qat.integer.qparams import INT8_MAX, QuantParams
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 MAX_BITS = 8
 _POOLED_TIE_MARGIN = 1e-3

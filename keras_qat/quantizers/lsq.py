@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 
@@ -12,8 +11,7 @@ from keras_qat.quantizers.fake_quantize import Rounding, learned_step_size
 from keras_qat.quantizers.learned_scale import LearnedScale
 from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.weight_quantizer import WeightQuantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 class _LSQQuantizer(LearnedScale):

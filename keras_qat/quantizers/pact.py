@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_qat.quantizers.activation_quantizer import ActivationQuantizer
 from keras_qat.quantizers.fake_quantize import Rounding, learned_clipping
 from keras_qat.quantizers.learned_scale import LearnedScale
 from keras_qat.quantizers.replacement import Selection
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")

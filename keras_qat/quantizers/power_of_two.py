@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
 
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 def power_of_two(exponent: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ from keras_qat.quantizers.replacement import (
     random_selection,
     selection_by_error,
 )
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 _SEED_STATE = "seed_state"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 _PHILOX = 1
 

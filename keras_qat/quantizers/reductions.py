@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
 
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 def sharing_axes(x: Tensor, parameter: Tensor) -> tuple[int, ...]:

@@ -19,8 +19,8 @@ from keras import ops
 
 from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.random_integers import draw_integers
+from keras_qat.tensors import Tensor
 
-Tensor = Any
 Selection = Callable[[Tensor], Tensor]
 
 SELECTIONS = ("random", "persistent", "error_first")

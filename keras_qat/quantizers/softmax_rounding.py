@@ -12,8 +12,7 @@ from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.quantizer import Quantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")

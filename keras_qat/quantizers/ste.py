@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from keras_qat.quantizers.activation_quantizer import ActivationQuantizer
@@ -11,8 +9,7 @@ from keras_qat.quantizers.fake_quantize import Rounding, fixed_step_size
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.weight_quantizer import WeightQuantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 class _STEQuantizer(Quantizer):

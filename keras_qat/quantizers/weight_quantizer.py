@@ -11,8 +11,7 @@ from keras import ops
 from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.initial_scale import least_error_weight_scale
 from keras_qat.quantizers.quantizer import Quantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 class WeightQuantizer(Quantizer):

@@ -10,12 +10,11 @@ import numpy as np
 from keras import ops
 
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.tensors import Tensor
 from keras_qat.training.distribution import replica_share, whole_loss
 from keras_qat.training.learned_bit_widths import LearnedWidth, joint_widths
 from keras_qat.training.losses import RunningMean, exterior_point_potential
 from keras_qat.training.training_plan import Progress, TrainingPlan
-
-Tensor = Any
 
 _LAST_VALUES = (
     "weight_violation",

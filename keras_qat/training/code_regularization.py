@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras_qat.quantized_layers import QuantizedKernel
+from keras_qat.tensors import Tensor
 from keras_qat.training.losses import sinusoidal_regularization
-
-Tensor = Any
 
 
 def code_regularization(kernel: QuantizedKernel) -> Tensor:

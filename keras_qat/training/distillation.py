@@ -10,9 +10,8 @@ from keras import ops
 
 from keras_qat.keras_graph import nodes
 from keras_qat.quantizers import SoftmaxRounding
+from keras_qat.tensors import Tensor
 from keras_qat.training.losses import get_distillation_loss
-
-Tensor = Any
 
 _SMALLEST_PROBABILITY = 1e-30
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 def replica_count() -> int:

@@ -15,8 +15,7 @@ from keras import ops
 
 from keras_qat.keras_graph import consumers, flat_inputs, input_keys, nodes, with_mask_of
 from keras_qat.quantizers import Quantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 class NanKeeper:

@@ -15,8 +15,7 @@ from keras_qat.keras_graph import nodes
 from keras_qat.quantized_layers import QuantizedKernel, quantized_kernels
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 MARGIN = 1e-3
 """The bits below its target that a width aims at. It also keeps the shares above 0."""

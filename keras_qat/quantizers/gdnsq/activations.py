@@ -33,8 +33,7 @@ from keras_qat.quantizers.gdnsq.quantizer import (
 from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.quantizers.replacement import Selection
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 _INT8_LEVELS = 256
 

@@ -7,14 +7,11 @@ Source: GDNSQ (arXiv 2508.14004), its published code.
 
 from __future__ import annotations
 
-from typing import Any
-
 from keras import ops
 
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.reductions import sharing_axes
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 def weight_extent(weights: Tensor, log_scale: Tensor) -> Tensor:

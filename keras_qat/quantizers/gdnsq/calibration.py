@@ -5,13 +5,12 @@ Source: GDNSQ (arXiv 2508.14004), its published code, which starts at 10 bits.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
 from keras_qat.quantizers.reductions import sharing_axes
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 SMALLEST_LOG_SCALE = -12.0
 """Steps of weights start at `2**-12` or more, also where a channel is constant."""

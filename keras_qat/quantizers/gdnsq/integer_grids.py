@@ -51,8 +51,7 @@ from keras_qat.quantizers.grid import (
 )
 from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
 from keras_qat.quantizers.replacement import Selection
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 NOT_HELD = 0.0
 """The number of held levels of a grid that follows its parameters."""

@@ -27,8 +27,7 @@ from keras_qat.estimators import Estimator, GridStep
 from keras_qat.quantizers.gdnsq.noise_signs import RankOneSigns, signed_sum
 from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
 from keras_qat.quantizers.replacement import passed_gradient
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 NOISE_GRADIENTS = ("head", "none")
 

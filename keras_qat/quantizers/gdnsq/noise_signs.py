@@ -9,8 +9,7 @@ from keras import ops
 
 from keras_qat.quantizers.random_integers import draw_integers
 from keras_qat.quantizers.reductions import sum_to_shape
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 
 def random_noise_sign(shape: tuple[Any, ...], seed: Any) -> Tensor:

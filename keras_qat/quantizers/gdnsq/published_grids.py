@@ -29,8 +29,7 @@ from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
 from keras_qat.quantizers.replacement import Selection, select
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 LN2 = math.log(2.0)
 

@@ -21,8 +21,7 @@ from keras_qat.quantizers.gdnsq.step_table import learned_step, snapped_log
 from keras_qat.quantizers.grid import Grid, check_bits
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.quantizer import Quantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 OFFSETS = ("snapped", "free")
 _START_BITS = range(8, 17)

@@ -17,8 +17,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat.quantizers.custom_gradient import custom_gradient
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 STEPS_PER_OCTAVE = 256
 _INDEX_BITS = 8

@@ -38,8 +38,7 @@ from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.reductions import sharing_axes, sum_to_shape
 from keras_qat.quantizers.replacement import Selection
 from keras_qat.quantizers.weight_quantizer import WeightQuantizer
-
-Tensor = Any
+from keras_qat.tensors import Tensor
 
 _WIDEST_IN_HALF_STEPS = 6
 _FINER_STEPS = np.arange(0.0, 4.0, 0.125)
