@@ -126,10 +126,6 @@ def non_finite_values(layer: keras.layers.Layer) -> Iterator[tuple[str, int, int
                 yield variable.name, count, values.size
 
 
-def _is_on_a_grid(readers: Sequence[Any]) -> bool:
-    return any(node is not None and isinstance(node.operation, Quantizer) for node in readers)
-
-
 def _is_float(tensor: Tensor) -> bool:
     return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)))
 

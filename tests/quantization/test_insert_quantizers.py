@@ -10,8 +10,6 @@ import keras_qat
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import input_name
 from keras_qat.quantization.insert_quantizers import insert_quantizers
-from keras_qat.quantization.passes.decompose_separable import decompose_separable
-from keras_qat.quantization.passes.split_activations import split_activations
 from keras_qat.quantization.plan import PlannedGrid
 from keras_qat.quantization.planning import prepare
 from keras_qat.quantizers import (
@@ -22,6 +20,7 @@ from keras_qat.quantizers import (
     WeightQuantizer,
 )
 from tests.models import images, randomize, residual_network
+from tests.quantization.passes.alone import decompose_separable, split_activations
 from tests.untouched import untouched
 
 layers = keras.layers

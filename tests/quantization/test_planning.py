@@ -10,7 +10,7 @@ import pytest
 import keras_qat
 from keras_qat import keras_graph
 from keras_qat.quantization import insert_quantizers, layer_checks
-from keras_qat.quantization.passes import pair_merges, rewriting, to_layers
+from keras_qat.quantization.passes import rewriting, to_layers
 from keras_qat.quantized_layers import QuantizeWrapper
 from tests.models import images, residual_network
 from tests.untouched import untouched
@@ -243,7 +243,7 @@ def test_a_model_is_rebuilt_at_most_three_times(monkeypatch):
         built.append(args)
         return original(*args, **kwargs)
 
-    for module in (to_layers, rewriting, insert_quantizers, pair_merges):
+    for module in (to_layers, rewriting, insert_quantizers):
         monkeypatch.setattr(module, "rebuild", counted)
     model = _gated()
     doubled = keras.Model(model.inputs, model.outputs[0] * 2.0)

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated
 
 from keras_qat.integer import run
 from tests.tflite_export.graphs import random_codes, small_network
 from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
 from tflite_export.file.runtimes import run_litert
-from tflite_export.file.writer import SIGNATURE, buffer_offsets, read_model, write_model
+from tflite_export.file.writer import SIGNATURE, read_model, write_model
 from tflite_export.legal.legalize import legalize
 from tflite_export.ops.emit_model import DESCRIPTION, emit_model
 from tflite_export.targets import get_target
@@ -16,6 +17,13 @@ from tflite_export.targets import get_target
 @pytest.fixture(scope="module")
 def data() -> bytes:
     return write_model(emit_model(legalize(small_network(), get_target("litert"))))
+
+
+def buffer_offsets(data):
+    """Where the data of each non-empty buffer starts, in bytes from the start of the file."""
+    file = schema_py_generated.Model.GetRootAs(data)
+    buffers = (file.Buffers(i) for i in range(file.BuffersLength()))
+    return [each._tab.Vector(each._tab.Offset(4)) for each in buffers if each.DataLength()]
 
 
 def test_every_buffer_starts_at_a_multiple_of_16(data):

@@ -92,13 +92,6 @@ def read_model(data: bytes) -> FileModel:
     )
 
 
-def buffer_offsets(data: bytes) -> list[int]:
-    """Where the data of each non-empty buffer starts, in bytes from the file's start."""
-    file = _schema().Model.GetRootAs(data)
-    buffers = (file.Buffers(i) for i in range(file.BuffersLength()))
-    return [b._tab.Vector(b._tab.Offset(4)) for b in buffers if b.DataLength()]
-
-
 def _schema() -> Any:
     try:
         from ai_edge_litert import schema_py_generated

@@ -7,24 +7,12 @@ from typing import Any
 
 import keras
 
-from keras_qat.quantization.passes.layer_copies import StaysFloat, nothing_stays_float
-from keras_qat.quantization.passes.rewriting import Names, Part, Rewrite, Rewriting
+from keras_qat.quantization.passes.rewriting import Names, Part, Rewrite
 
 _HALVES: dict[type, tuple[type, type]] = {
     keras.layers.SeparableConv1D: (keras.layers.DepthwiseConv1D, keras.layers.Conv1D),
     keras.layers.SeparableConv2D: (keras.layers.DepthwiseConv2D, keras.layers.Conv2D),
 }
-
-
-def decompose_separable(
-    model: keras.Model, stays_float: StaysFloat = nothing_stays_float
-) -> keras.Model:
-    """An equal model in which the layer `"sep"` becomes `"sep_depthwise"` and `"sep"`.
-
-    A model without separable convolutions, except ones that stay in float, is returned itself.
-    """
-    rewriting = Rewriting(model, [DECOMPOSE], stays_float)
-    return rewriting.rebuilt() if rewriting.applies() else model
 
 
 def _applies(layer: Any) -> bool:
@@ -79,3 +67,4 @@ def _pointwise(layer: Any) -> keras.layers.Layer:
 
 
 DECOMPOSE = Rewrite(_applies, _parts)
+"""The layer `"sep"` becomes `"sep_depthwise"` and `"sep"`."""

@@ -9,48 +9,15 @@ import keras
 
 from keras_qat.copying import copy_of
 from keras_qat.errors import UnsupportedLayerError
-from keras_qat.keras_graph import GraphNode, nodes, rebuild
+from keras_qat.keras_graph import GraphNode, nodes
 from keras_qat.layer_rules.restrictions import MERGES
 from keras_qat.quantization.passes.layer_copies import (
     LayerCopies,
     StaysFloat,
-    nothing_stays_float,
 )
 from keras_qat.quantization.passes.rewriting import Names
 
 layers = keras.layers
-
-
-def pair_merges(
-    model: keras.Model, stays_float: StaysFloat = nothing_stays_float
-) -> tuple[keras.Model, dict[str, str]]:
-    """An equal model with two tensors of one rank in every merge.
-
-    `Add(name="sum")([a, b, c, d])` becomes `"sum_partial"`, `"sum_partial_1"` and `"sum"`, the
-    order in which Keras adds. `Average(name="mean")([a, b])` becomes the `Add` `"mean_partial"`
-    and the `Rescaling` `"mean"` by 1/2. In front of `Multiply(name="gate")([image, features])` a
-    `Reshape` `"gate_reshape"` gives the features height and width 1. Layers that stay in float do
-    not change. A model with nothing to change is returned itself.
-
-    Returns:
-        The model, and for the name of each added layer, the name of its layer in `model`.
-
-    Raises:
-        UnsupportedLayerError: the calls of an `Average` have different numbers of tensors.
-    """
-    if not has_merges_to_pair(model, stays_float):
-        return model, {}
-    copies, names = LayerCopies(), Names(model)
-    pairing = Pairing(copies, names)
-
-    def call(node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if type(node.operation) in MERGES and not stays_float(node.operation.name):
-            return pairing.call(node.operation, args[0])
-        return copies.of(node.operation)(*args, **kwargs)
-
-    result = rebuild(model, call)
-    copies.copy_weights()
-    return result, names.origins
 
 
 def has_merges_to_pair(model: keras.Model, stays_float: StaysFloat) -> bool:
@@ -66,7 +33,12 @@ def _is_paired(node: GraphNode) -> bool:
 
 
 class Pairing:
-    """Calls merge layers on two tensors at a time.
+    """Calls merge layers on two tensors of one rank at a time.
+
+    `Add(name="sum")([a, b, c, d])` becomes `"sum_partial"`, `"sum_partial_1"` and `"sum"`, the
+    order in which Keras adds. `Average(name="mean")([a, b])` becomes the `Add` `"mean_partial"`
+    and the `Rescaling` `"mean"` by 1/2. In front of `Multiply(name="gate")([image, features])` a
+    `Reshape` `"gate_reshape"` gives the features height and width 1.
 
     Args:
         copies: makes the layers of the new model.

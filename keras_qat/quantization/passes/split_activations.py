@@ -9,8 +9,7 @@ from typing import Any
 import keras
 
 from keras_qat.copying import copy_of
-from keras_qat.quantization.passes.layer_copies import StaysFloat, nothing_stays_float
-from keras_qat.quantization.passes.rewriting import Names, Part, Rewrite, Rewriting
+from keras_qat.quantization.passes.rewriting import Names, Part, Rewrite
 
 SPLIT_TYPES = (
     keras.layers.Conv1D,
@@ -23,20 +22,6 @@ SPLIT_TYPES = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
-
-
-def split_activations(
-    model: keras.Model, stays_float: StaysFloat = nothing_stays_float
-) -> keras.Model:
-    """An equal model in which every weight layer is linear.
-
-    `Dense(10, activation="softmax", name="dense")` becomes `Dense(10, name="dense")` and
-    `Activation("softmax", name="dense_softmax")`. If the activation is a layer, it is copied. An
-    `activity_regularizer` moves behind the activation, so it sees the same values. Layers that stay
-    in float keep their activations. A model with nothing to change is returned itself.
-    """
-    rewriting = Rewriting(model, [SPLIT], stays_float)
-    return rewriting.rebuilt() if rewriting.applies() else model
 
 
 def _applies(layer: Any) -> bool:
@@ -70,3 +55,7 @@ def _regularizing(layer: Any, name: str) -> Any:
 
 
 SPLIT = Rewrite(_applies, _parts)
+"""`Dense(10, activation="softmax", name="dense")` becomes `Dense(10, name="dense")` and
+`Activation("softmax", name="dense_softmax")`. If the activation is a layer, it is copied. An
+`activity_regularizer` moves behind the activation, so it sees the same values.
+"""

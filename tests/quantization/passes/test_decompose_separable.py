@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_qat.quantization.passes.decompose_separable import decompose_separable
 from keras_qat.quantization.passes.layer_copies import nothing_stays_float
 from keras_qat.quantization.passes.normalize import normalize
 from tests.models import images, randomize
+from tests.quantization.passes.alone import decompose_separable
 from tests.untouched import untouched
 
 layers = keras.layers

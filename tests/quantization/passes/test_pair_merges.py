@@ -8,8 +8,8 @@ import keras_qat
 import tflite_export
 from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import nodes
-from keras_qat.quantization.passes.pair_merges import pair_merges
 from tests.models import images, randomize
+from tests.quantization.passes.alone import pair_merges
 from tests.seams import op_differences
 from tests.untouched import untouched
 

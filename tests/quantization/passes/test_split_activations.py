@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_qat
-from keras_qat.quantization.passes.split_activations import split_activations
 from tests.models import images, randomize
+from tests.quantization.passes.alone import split_activations
 from tests.untouched import untouched
 
 pytestmark = pytest.mark.slow_beyond(1)
