@@ -139,8 +139,8 @@ def damaged(kind: str, source, float_model, tmp_path):
     [
         ("foreign.npz", "not a readable integer graph"),
         ("truncated.npz", "not a readable integer graph"),
-        ("foreign.keras", "no Keras model, or a damaged one"),
-        ("truncated.keras", "no Keras model, or a damaged one"),
+        ("foreign.keras", "is not a Keras model, or is damaged"),
+        ("truncated.keras", "is not a Keras model, or is damaged"),
         ("corrupt.keras", "not a readable Keras model"),
         ("not_quantized.keras", "holds a Sequential without quantizers"),
         ("model.tflite", "is a .keras or an .npz file"),
