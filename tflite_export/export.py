@@ -38,8 +38,8 @@ from tflite_export.report import Report
 from tflite_export.targets import get_target
 
 _FLOAT_INPUT_LIMIT = (
-    "Verified on float32 inputs that lie on the input grid. The runtime's QUANTIZE may round inputs "
-    "between two levels differently."
+    "Verified on float32 inputs that lie on the input grid. The runtime's QUANTIZE rounds inputs "
+    "between two levels in its own way."
 )
 _WIDE_SOFTMAX_LIMIT = (
     "LiteRT's reference kernels abort on a softmax over this many classes, so they were not run. "

@@ -165,11 +165,11 @@ def test_a_name_that_c_plus_plus_does_not_take_is_refused(graph, tmp_path, name)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"examples": 0}, "examples is a whole number"),
-        ({"examples": 1.5}, "examples is a whole number"),
+        ({"examples": 0}, "examples must be a whole number"),
+        ({"examples": 1.5}, "examples must be a whole number"),
         ({"arena_margin": -0.1}, "arena_margin is a share"),
         ({"arena_margin": float("nan")}, "arena_margin is a share"),
-        ({"weight_storage": "int2"}, "weight_storage is one of"),
+        ({"weight_storage": "int2"}, "weight_storage must be one of"),
     ],
 )
 def test_bad_arguments_are_refused(graph, tmp_path, options, message):
