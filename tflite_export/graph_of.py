@@ -1,4 +1,4 @@
-"""The integer graph of what a caller passes: a graph, or a model that states one."""
+"""The integer graph that a caller passes, or that the caller's model states."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ class NativeFunction:
 _PROBABILITIES = QuantParams(np.array(1 / 256, np.float32), zero_point=INT8_MIN)
 _SIGNED_UNIT = QuantParams(np.array(1 / 128, np.float32))
 
-# Left out: LEAKY_RELU and HARD_SWISH, which round on the way, so most of their tables differ from
-# the table of the function. HARD_SWISH in LiteRT is also slower than a GATHER. ELU in LiteRT, as the
-# reference kernels have none. GELU in TensorFlow Lite Micro, which has none.
+# LEAKY_RELU and HARD_SWISH are left out: they round on the way, so most of their tables differ from
+# the table of the function. HARD_SWISH in LiteRT is also slower than a GATHER. LiteRT's reference
+# kernels have no ELU, and TensorFlow Lite Micro has no GELU.
 NATIVE_FUNCTIONS = (
     NativeFunction("GELU", 2, ("litert",), "GeluOptions", {"approximate": False}),
     NativeFunction("GELU", 2, ("litert",), "GeluOptions", {"approximate": True}),

@@ -167,8 +167,8 @@ def write_micro(
 def _check_arguments(folder: pathlib.Path, name: str, examples: int, arena_margin: float) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN_WORDS.split():
         raise ValueError(
-            "name must be a C++ namespace of small letters, digits and underscores, and not a "
-            f"keyword of C++. Received: {name!r}"
+            "name must be a C++ namespace of small letters, digits and underscores, but no keyword "
+            f"of C++ and not 'tflite'. Received: {name!r}"
         )
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The folder is a file. Received: {str(folder)!r}")

@@ -1,4 +1,4 @@
-"""The examples that a file is proven on: those that a caller gives, or random ones."""
+"""The examples that a file is proven on: the caller's, or random ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def real_samples(
         if array.shape[1:] != expected or array.size == 0 or len(counts) != 1:
             raise ValueError(
                 f"Samples of {name!r} need the shape (samples, {', '.join(map(str, expected))}), "
-                f"as many for every input and at least one. Received: shape {array.shape}"
+                "with the same number of samples for every input, at least one. "
+                f"Received: shape {array.shape}"
             )
         if not np.all(np.isfinite(array)):
             raise ValueError(f"Samples of {name!r} must be finite. Received: {_span(array)}")
@@ -69,7 +70,7 @@ def _random_codes(graph: IntegerGraph) -> Samples:
         low, high = tensor.qparams.qmin, tensor.qparams.qmax
         codes[name] = generator.integers(low, high, shape, dtype=np.int8, endpoint=True)
         if not tensor.on_grid:
-            codes[name] = np.zeros(shape, tensor.dtype)  # valid as an index, whatever it indexes
+            codes[name] = np.zeros(shape, tensor.dtype)  # 0 is a valid index
     return codes
 
 
