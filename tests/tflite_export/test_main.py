@@ -99,7 +99,7 @@ def test_help_teaches():
     [
         (["missing.npz", "net.tflite"], "missing.npz"),
         (["missing.keras", "net.tflite"], "no such file"),
-        (["model.h5", "net.tflite"], "is a .keras or an .npz file"),
+        (["model.h5", "net.tflite"], "must be a .keras or an .npz file"),
         (["{source}", "net.bin"], "must end in '.tflite'"),
         (["{source}", "no/such/folder/net.tflite"], "folder does not exist"),
         (["{source}"], "usage: python -m tflite_export"),
@@ -143,7 +143,7 @@ def damaged(kind: str, source, float_model, tmp_path):
         ("truncated.keras", "is not a Keras model, or is damaged"),
         ("corrupt.keras", "not a readable Keras model"),
         ("not_quantized.keras", "holds a Sequential without quantizers"),
-        ("model.tflite", "is a .keras or an .npz file"),
+        ("model.tflite", "must be a .keras or an .npz file"),
     ],
 )
 def test_a_damaged_source_is_one_line_and_the_old_file_stays(
