@@ -169,7 +169,7 @@ def _report_weight(
 def _predicted_flip_rate(
     op: ops.LinearOp, learned: IntegerGraph, shifts: npt.NDArray[np.int64]
 ) -> float:
-    """A second rounding by `r` bits flips `2**-(r + 1)` of a channel. The mean over channels."""
+    """The mean over channels of `2**-(r + 1)`, which a second rounding by `r` bits flips."""
     _, exponent = np.frexp(np.ldexp(real_multiplier(op, learned), -shifts))
     rates = np.where(exponent < 0, np.ldexp(1.0, exponent - 1), 0.0)
     used = np.any(op.weight.values != 0, axis=_other_axes(op))

@@ -52,7 +52,7 @@ def predict(
             file or hold NaN.
     """
     if runtime not in _RUNTIMES:
-        raise ValueError(f"The runtime is one of {list(_RUNTIMES)}. Received: {runtime!r}")
+        raise ValueError(f"runtime must be one of {list(_RUNTIMES)}. Received: {runtime!r}")
     outputs = _RUNTIMES[runtime](path, inputs, batch_size, threads)
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 

@@ -15,7 +15,7 @@ from tflite_export.text_table import text_table
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `export` did.
+    """The content of the file, the proofs, and the differences from the model.
 
     Attributes:
         path: the file.

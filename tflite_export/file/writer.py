@@ -119,7 +119,7 @@ class _Buffers:
         self.items: list[Any] = [schema.BufferT()]
 
     def index(self, data: npt.NDArray[Any] | None) -> int:
-        """The buffer that holds the data. Equal data has one buffer."""
+        """The index of the buffer with the data. Equal data shares one buffer."""
         if data is None:
             return 0
         content = data.astype(data.dtype.newbyteorder("<")).tobytes()

@@ -17,7 +17,7 @@ from keras_qat.integer.qparams import INT8_MIN, IntArray
 from tflite_export.targets import Target
 
 _MOST_SUMS = 1024
-"""With this many sums or more, each is a small share of the elements, so the MEAN stays."""
+"""With more sums than this, each is a small share of the elements, so the MEAN stays."""
 
 
 def with_exact_means(graph: IntegerGraph, target: Target) -> IntegerGraph:

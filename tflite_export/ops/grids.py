@@ -35,7 +35,7 @@ def require_activation(op: ops.LinearOp | ops.ArithmeticOp, graph: IntegerGraph)
 def require_same_scale(
     op: ops.IntegerOp, graph: IntegerGraph, name: str | None = None
 ) -> QuantParams:
-    """Returns the grid of an input, by default the first. Requires the output's scale for it."""
+    """Returns the grid of an input, by default the first. It must have the output's scale."""
     x, y = graph.tensors[name or op.inputs[0]].qparams, graph.tensors[op.output].qparams
     if x.zero_point != y.zero_point or not np.array_equal(x.scale, y.scale):
         raise ExportError(

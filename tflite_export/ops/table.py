@@ -1,4 +1,4 @@
-"""THE table: integer op type -> how it is exported. All knowledge about an op is looked up here."""
+"""The table from integer op types to their exports. All knowledge of an op is looked up here."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _SEED = 0
 def code_samples(
     graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
 ) -> Samples:
-    """int8 samples on the grids of the inputs."""
+    """int8 samples on the grids of the inputs; int32 for inputs that are indices."""
     if samples is None:
         return _random_codes(graph)
     codes = check_inputs(graph, samples)
@@ -38,7 +38,7 @@ def code_samples(
 def real_samples(
     graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
 ) -> Samples:
-    """float32 samples for a trained model."""
+    """float32 samples for a trained model; int32 for inputs that are indices."""
     if samples is None:
         codes = _random_codes(graph)
         return {name: graph.tensors[name].dequantize(q) for name, q in codes.items()}
