@@ -57,7 +57,7 @@ _WEIGHT_STORAGE = flags.DEFINE_enum(
     "weight_storage",
     "auto",
     list(WEIGHT_STORAGES),
-    "How weights are stored in a file for tflm; auto is the smallest storage that is exact.",
+    "Storage of weights in a file for tflm; auto is the smallest that rounds as well as int8.",
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Refuse a storage that rounds worse than int8.")
 _SAMPLES = flags.DEFINE_string(
