@@ -1,19 +1,18 @@
-"""Networks of `keras.applications`: what quantizes, trains, exports and is proven, and how long.
+"""Quantizes, trains, exports and proves networks of `keras.applications`, and times each step.
 
     python benchmarks/applications.py --output_dir=benchmarks/results/applications
 
-Every network starts from random weights on random images, so accuracies mean nothing here: what
-counts are layers that have a rule, mismatches, seconds and memory. A network nobody has trained
-has BatchNormalization statistics that have nothing to do with its signals, which then vanish or
-explode; `settle` gives it those of its own signals first, as every trained network has.
+Every network starts from random weights on random images, so accuracies mean nothing here. The
+benchmark shows layers without a rule, mismatches, seconds and memory. The BatchNormalization
+statistics of an untrained network do not fit its signals, which then vanish or explode. `settle`
+gives the network the statistics of its own signals first, as every trained network has them.
 
-Seconds are those of processors, all threads together, which a busy machine does not change; the
-JSON has the elapsed ones, too. "export" is the integer graph and its file, "proof" an export with
-everything it compares: the Keras model, LiteRT's reference kernels and XNNPACK.
+Seconds are CPU time over all threads, which a busy machine does not change. The JSON has the
+elapsed time, too. "export" is the integer graph and its file. "proof" is an export with all its
+comparisons: the Keras model, LiteRT's reference kernels and XNNPACK.
 
-Every network runs in a process of its own, so that its peak memory is its own. A finished network
-is a JSON file in --output_dir and is not run again; `--report_only` writes the table from what is
-there.
+Every network runs in its own process, so that its peak memory is its own. A finished network is a
+JSON file in --output_dir and is not run again. `--report_only` writes the table from these files.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ SAMPLES = flags.DEFINE_integer("samples", 2, "Images that the proofs run.", 1)
 ONLY = flags.DEFINE_multi_string("network", None, "Which networks; all by default.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "applications_output", "Where results go.")
 REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Run nothing: write the table.")
-HERE = flags.DEFINE_string("here", None, "Run this one network in this very process.")
+HERE = flags.DEFINE_string("here", None, "Run this one network in this process.")
 
 CLASSES = 1000
 SETTLING_PASSES = 10
@@ -71,7 +70,7 @@ UNITS = {"seconds": " s", "megabytes": " MB"}
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """One network, the side of its square images, and the values that these take."""
+    """One network, the side of its square images, and the range of their values."""
 
     name: str
     size: int
@@ -82,7 +81,7 @@ class Network:
         return getattr(keras.applications, self.name)(weights=None, input_shape=shape)
 
 
-PIXELS = (0.0, 255.0)  # of networks that bring their preprocessing
+PIXELS = (0.0, 255.0)  # for networks that preprocess images themselves
 NETWORKS = (
     Network("MobileNet", 64),
     Network("MobileNetV2", 64),
@@ -109,7 +108,7 @@ def settle(model: keras.Model, images: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def timed(row: dict[str, Any], step: str) -> Iterator[None]:
-    """Notes the seconds of a step, or else the step that failed."""
+    """Writes the seconds of a step to `row`, or the name of the step if it fails."""
     row["failed_in"] = step
     elapsed, processor = time.perf_counter(), time.process_time()
     yield
@@ -119,7 +118,7 @@ def timed(row: dict[str, Any], step: str) -> Iterator[None]:
 
 
 def measure(network: Network, row: dict[str, Any], path: pathlib.Path) -> None:
-    """Takes one network all the way, and notes in `row` what it finds."""
+    """Quantizes, trains, exports and proves one network, and writes the results to `row`."""
     keras.utils.set_random_seed(0)
     model = network.build()
     generator = np.random.default_rng(0)
@@ -171,18 +170,18 @@ def run_here(network: Network, folder: pathlib.Path) -> None:
 
 
 def result(network: Network, folder: pathlib.Path) -> pathlib.Path:
-    """Where the numbers of a network lie."""
+    """The file with the results of a network."""
     return folder / f"{network.name}_w{WEIGHT_BITS.value}a{ACTIVATION_BITS.value}.json"
 
 
 def start(network: Network) -> None:
-    """Runs one network in a process of its own."""
+    """Runs one network in its own process."""
     code = subprocess.run([sys.executable, *sys.argv, f"--here={network.name}"]).returncode
     print(f"{network.name}: " + ("done" if code == 0 else f"failed with exit code {code}"))
 
 
 def cell(column: str, value: Any) -> str:
-    """One number in words."""
+    """One number as text, with its unit."""
     if isinstance(value, float) and column.endswith("seconds"):
         return f"{value:.1f} s"
     if isinstance(value, float):
@@ -192,7 +191,7 @@ def cell(column: str, value: Any) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown, and below them every error."""
+    """The rows as a Markdown table, and below it every error."""
     lines = [list(COLUMNS.values()), ["---"] + ["---:"] * (len(COLUMNS) - 1)]
     lines += [[cell(column, row.get(column, "")) for column in COLUMNS] for row in rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)

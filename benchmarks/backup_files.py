@@ -1,4 +1,4 @@
-"""The files of backups: which generation is whole, and writing that is never half done."""
+"""Files of backups: finds the newest whole generation, and replaces files in one piece."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def newest(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _state_of(generation: pathlib.Path) -> dict[str, Any] | None:
-    """What a generation says, if it is whole."""
+    """The state of a generation; `None` if it is not whole."""
     weights = generation / WEIGHTS
     try:
         state: dict[str, Any] = json.loads((generation / STATE).read_text(encoding="utf-8"))
@@ -31,19 +31,19 @@ def _state_of(generation: pathlib.Path) -> dict[str, Any] | None:
 
 
 def generations(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All of a folder, the newest first; whole or not."""
+    """All generations in a folder, whole or not, the newest first."""
     found = [path for path in folder.glob("epoch_*") if path.suffix != PARTIAL]
     return sorted(found, reverse=True)
 
 
 def sha256(path: pathlib.Path) -> str:
-    """Of a file, in hex."""
+    """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole: before, what was there stays."""
+    """Replaces a file in one piece. Until then the old file stays."""
     partial = path.with_name(path.name + PARTIAL)
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

@@ -1,4 +1,4 @@
-"""CIFAR-10 for studies: images, and training batches that follow from a seed and an epoch alone."""
+"""CIFAR-10 for studies: images, and training batches that depend on seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from absl import flags
 SHARED_DIR = flags.DEFINE_string(
     "shared_dir",
     str(pathlib.Path(__file__).resolve().parents[2] / "shared"),
-    "Folder with data/tfds (CIFAR-10 as tensorflow-datasets has it) and models.",
+    "Folder with data/tfds (CIFAR-10 of tensorflow-datasets) and models.",
 )
-DATA_DIR = flags.DEFINE_string("data_dir", None, "tensorflow-datasets folder; in --shared_dir.")
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "tensorflow-datasets folder; by default the one in --shared_dir."
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Batch size.", 1)
 
 VALIDATION_IMAGES = 5000
@@ -50,8 +52,8 @@ def pixels(split: str) -> Images:
     """uint8 images (N, 32, 32, 3), and labels.
 
     Args:
-        split: "test", "all" of the 50,000 training images, or these in two: "train", and
-            "validation", the last 5,000.
+        split: "test"; "all" for the 50,000 training images; "validation" for the last 5,000 of
+            them, and "train" for the others.
     """
     if split == "test":
         return _pixels("test")
@@ -62,7 +64,7 @@ def pixels(split: str) -> Images:
 
 
 def batches_per_epoch(split: str) -> int:
-    """Full batches."""
+    """The number of full batches in an epoch."""
     return len(pixels(split)[0]) // BATCH_SIZE.value
 
 
@@ -71,15 +73,15 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Endless batches of float32 images from 0 to 255 and labels, from an epoch on.
 
-    The order of the images, their shifts and their flips are a function of the seed and the epoch:
-    a run that resumes sees what it would have seen.
+    The order of the images, their shifts and their flips depend on the seed and the epoch alone.
+    So a run that resumes sees the same batches as an uninterrupted run.
 
     Args:
-        split: of the training images, as for `pixels`.
-        seed: of the run.
+        split: a split of the training images, see `pixels`.
+        seed: seed of the run.
         first_epoch: the epoch of the first batch.
-        reach: images are shifted by up to so many pixels along each axis.
-        border: what comes in at the border: pixels of the edge repeated, or reflected there.
+        reach: largest shift along each axis, in pixels.
+        border: how pixels beyond the border are filled: from the edge, or by reflection.
     """
     images, labels = (tf.constant(each) for each in pixels(split))
     count, steps, size = len(images), batches_per_epoch(split), BATCH_SIZE.value

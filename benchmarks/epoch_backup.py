@@ -1,4 +1,4 @@
-"""`EpochBackup`: a training that can be killed at any moment goes on at the end of an epoch."""
+"""`EpochBackup`: lets a training that was killed go on from its last finished epoch."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _KEPT = 2
 
 
 class EpochBackup(keras.callbacks.Callback):
-    """Writes the whole state of a training behind every epoch, and puts it back.
+    """Saves the whole state of a training after every epoch, and restores it.
 
-    A generation is a folder: the weights with the optimizer's variables, and a JSON file with the
-    epochs done, their logs, and the SHA-256 of the weights. It is written under another name,
-    flushed to the disk, and renamed. Two generations are kept. The newest whole one wins, so that
-    neither a kill in the middle of a backup nor a damaged file costs more than an epoch.
+    A generation is a folder with the weights, the optimizer's variables, and a JSON file: the
+    epochs done, their logs, and the SHA-256 of the weights. A generation is written under another
+    name, flushed to the disk, and renamed. Two generations are kept, and `restore` takes the newest
+    whole one. So neither a kill during a backup nor a damaged file costs more than an epoch.
 
-    The last epoch is written when training ends, behind what other callbacks do then. Put this
-    callback behind those that change logs or the model.
+    The last epoch is saved when training ends, after the other callbacks. Put this callback after
+    callbacks that change logs or the model.
 
     Args:
-        folder: of the generations; for one training alone.
-        about: what must be the same for a training to go on, such as commit and recipe: JSON.
-        history: a CSV file that is written anew with each epoch; `None` for none.
-        stop_at: `time.time()` behind which no epoch begins that would probably end later.
+        folder: folder of the generations, for one training alone.
+        about: JSON data that must be equal for a training to go on, such as commit and recipe.
+        history: a CSV file that is rewritten after each epoch; `None` for none.
+        stop_at: no epoch begins that would probably end after this `time.time()`.
 
     Raises:
         ValueError: from `restore`, if the training began with another `about`.
@@ -67,21 +67,21 @@ class EpochBackup(keras.callbacks.Callback):
 
     @property
     def seconds(self) -> float:
-        """Of training so far, lost epochs left out."""
+        """Seconds of training so far, without lost epochs."""
         return self._seconds
 
     @property
     def starts(self) -> int:
-        """How often the training was begun or taken up."""
+        """How often the training was begun or resumed."""
         return self._starts
 
     @property
     def last_logs(self) -> dict[str, float]:
-        """Of the last epoch."""
+        """The logs of the last epoch."""
         return {name: float(value) for name, value in self._rows[-1].items() if name != "epoch"}
 
     def restore(self, model: keras.Model) -> int:
-        """Puts the newest whole generation back; returns the number of epochs done."""
+        """Restores the newest whole generation, and returns the number of epochs done."""
         model.optimizer.build(model.trainable_variables)
         for partial in self._folder.glob(f"*{PARTIAL}"):
             shutil.rmtree(partial)
@@ -91,8 +91,8 @@ class EpochBackup(keras.callbacks.Callback):
             return 0
         if state["about"] != self._about:
             raise ValueError(
-                f"The training in {self._folder} began with {state['about']}, and goes on with the "
-                f"same alone. Received: {self._about}"
+                f"The training in {self._folder} began with {state['about']}, and goes on only "
+                f"with the same. Received: {self._about}"
             )
         model.load_weights(state["weights"])
         self._rows, self._seconds = state["rows"], state["seconds"]
@@ -136,7 +136,7 @@ class EpochBackup(keras.callbacks.Callback):
         for path in (partial / WEIGHTS, partial / STATE, partial):
             flush(path)
         complete = self._folder / name
-        shutil.rmtree(complete, ignore_errors=True)  # of an earlier try, not whole
+        shutil.rmtree(complete, ignore_errors=True)  # from an earlier try; not whole
         partial.rename(complete)
         flush(self._folder)
         for old in generations(self._folder)[_KEPT:]:
@@ -155,4 +155,4 @@ class EpochBackup(keras.callbacks.Callback):
 
 
 class OutOfTimeError(Exception):
-    """The time is up; the training goes on from its last epoch another time."""
+    """The time is up. The training can go on from its last epoch later."""

@@ -1,13 +1,13 @@
-"""Gradient estimators on ResNet-8 and CIFAR-10: one grid, one budget, from one float model.
+"""Compares gradient estimators on ResNet-8 and CIFAR-10: one grid, one budget, one float model.
 
     python benchmarks/estimators.py --bits=4 --bits=2 --bits=1 --reestimate --jobs=2
 
-Variants have LSQ's learned scales and differ in what passes through rounding; "ste" and
-"pege_fixed" keep the calibrated scales. PEGE does not pull tensors of one bit by default, but in
-"pege_pull_at_one_bit" and in the variants that take it apart: its replacement alone, its pull
-alone, the pull on weights or activations alone; in "rising" and "fading" the pull of weights grows
-or ends in the second half. WaveQ's regularizer acts beside the straight-through estimator.
-`benchmarks/study.py` says how a study runs and where its results go.
+Variants have LSQ's learned scales and differ in the gradient through rounding. "ste" and
+"pege_fixed" keep the calibrated scales. By default PEGE does not pull tensors of one bit.
+"pege_pull_at_one_bit" pulls them. So do the variants that use a part of PEGE: its replacement
+alone, its pull alone, and the pull on weights or activations alone. In "rising" and "fading" the
+pull of weights grows or ends in the second half. WaveQ adds its regularizer to the straight-through
+estimator. `benchmarks/study.py` says how a study runs and where its results go.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _pege(**options: Any) -> Callable[[int], keras_qat.QuantizationConfig]:
 
 VARIANTS = {
     "pege": Variant(_pege()),
-    "pege_pull_at_one_bit": Variant(_pege(pull_at_one_bit=True)),  # elsewhere it is "pege"
+    "pege_pull_at_one_bit": Variant(_pege(pull_at_one_bit=True)),  # same as "pege" at more bits
     "pege_rising": Variant(
         _lsq(estimator="pege", replacement="random"),
         curriculum={"final_strength": 1.0},

@@ -1,4 +1,4 @@
-"""GDNSQ on ResNet-8 and CIFAR-10: grids, distillation and widths, beside LSQ and STE.
+"""Compares GDNSQ with LSQ and STE on ResNet-8 and CIFAR-10: grids, distillation and bit widths.
 
     python benchmarks/gdnsq.py --jobs=2
 

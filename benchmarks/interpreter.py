@@ -1,10 +1,10 @@
-"""How fast the NumPy interpreter of integer graphs is, beside the runtimes that it stands for.
+"""Times the NumPy interpreter of integer graphs and the runtimes whose rounding it computes.
 
     python benchmarks/interpreter.py
 
-One thread each; processor seconds are medians over turns in which all take part. The interpreter
-computes what each runtime does (`profile`), so a proof costs about what the table says for its
-examples. The times of LiteRT and TFLM include loading the file.
+Each engine has one thread. In every turn all engines run once, and the table has the median CPU
+time. A proof of n examples takes about n times the table's time for an image. The times of LiteRT
+and TFLM include loading the file.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tflite_export.file.runtimes import run_litert, run_tflm
 from tflite_export.file.writer import read_model
 
 IMAGES = flags.DEFINE_integer("images", 16, "Images in a batch.", 1)
-TURNS = flags.DEFINE_integer("turns", 5, "Turns of each; the median counts.", 1)
+TURNS = flags.DEFINE_integer("turns", 5, "Turns of each engine; the median counts.", 1)
 
 
 def engines(graph: integer.IntegerGraph, codes: np.ndarray) -> dict[str, Callable[[], object]]:
-    """Everything that runs the graph on these integers, by name."""
+    """Functions that run the graph on these integers, by the name of the engine."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "net.tflite")
         tflite_export.export(graph, path, verify=False, verbose=False)

@@ -1,11 +1,11 @@
-"""Flash, RAM and exactness in TensorFlow Lite Micro, for every way to store weights.
+"""Measures flash, RAM and exactness in TensorFlow Lite Micro, for every storage of weights.
 
     python benchmarks/microcontrollers.py --output_dir=benchmarks/results/microcontrollers
 
-Trains ResNet-8 (from its float model) and a depthwise-separable net (float first) for a short while
-with LSQ on CIFAR-10, and writes each as int8, int4 and lookup tables. Every file is proven: each
-tensor of TensorFlow Lite Micro is compared with the integer reference. The accuracies are those of
-a short training; what counts here are bytes and mismatches.
+It trains ResNet-8 (from its float model) and a depthwise-separable net (float first) briefly with
+LSQ on CIFAR-10, and writes each as int8, int4 and lookup tables. Every file is proven: each tensor
+of TensorFlow Lite Micro is compared with the integer reference. The benchmark shows bytes and
+mismatches. The accuracies come from a short training.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def separable_model() -> keras.Model:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """One network and its bits."""
+    """One network and its bit widths."""
 
     name: str
     float_model: Callable[[], keras.Model]
@@ -148,7 +148,7 @@ def measure(network: Network, folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
+    """The rows as a Markdown table."""
 
     def cell(value: Any) -> str:
         if isinstance(value, float):

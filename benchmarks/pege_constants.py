@@ -1,9 +1,10 @@
-"""PEGE's constants on ResNet-8 and CIFAR-10, by the validation split alone.
+"""Seeks PEGE's constants on ResNet-8 and CIFAR-10, by the validation split alone.
 
     python benchmarks/pege_constants.py --bits=2 --seed=0 --notest --reestimate --jobs=2
 
-The strength of the pull, the share of the run over which elements are replaced, and the shape of
-that curriculum, one changed at a time. What is chosen goes into `estimators.py`, which tests once.
+The constants are the strength of the pull, the share of the run over which elements are replaced,
+and the shape of that curriculum. One is changed at a time. `estimators.py` uses the chosen ones,
+and reads the test set once.
 """
 
 from __future__ import annotations

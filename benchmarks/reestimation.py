@@ -1,10 +1,10 @@
-"""What statistics set anew bring to the trained models of a study, on the test set.
+"""Measures what re-estimation brings to the trained models of a study, on the test set.
 
     python benchmarks/reestimation.py --folder=benchmarks/results/gdnsq --variant=ste
 
 Every .keras file of the study is evaluated as training left it, and again with the statistics of
 BatchNormalization re-estimated on 40 batches of augmented training images. Both accuracies of a
-model go into --output, one JSON file, as soon as they are known; what is there is not done again.
+model are written at once to --output, a JSON file. Models that are in it are not evaluated again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from absl import app, flags
 
 import keras_qat
 
-FOLDER = flags.DEFINE_string("folder", None, "Of a study, with its .keras files.", required=True)
-VARIANTS = flags.DEFINE_multi_string("variant", None, "Of the study; all by default.")
-OUTPUT = flags.DEFINE_string("output", "benchmarks/results/reestimation.json", "The accuracies.")
+FOLDER = flags.DEFINE_string("folder", None, "A study's folder with .keras files.", required=True)
+VARIANTS = flags.DEFINE_multi_string("variant", None, "Variants of the study; all by default.")
+OUTPUT = flags.DEFINE_string(
+    "output", "benchmarks/results/reestimation.json", "JSON file to write."
+)
 BATCHES = flags.DEFINE_integer("batches", 40, "Batches of training images.", 1)
 
 
 def accuracies(path: pathlib.Path, seed: int) -> dict[str, float]:
-    """Of one model, in % of the test images."""
+    """Both accuracies of one model, in % of the test images."""
     model = keras_qat.load_model(path, compile=False)
     images, labels = resnet8.images("test")
 
@@ -43,7 +45,7 @@ def accuracies(path: pathlib.Path, seed: int) -> dict[str, float]:
 
 
 def report(found: dict[str, dict]) -> str:
-    """One row for each width and variant."""
+    """A Markdown table with one row for each bit width and variant."""
     cells = defaultdict(list)
     for run in found.values():
         cells[-run["bits"], run["variant"]].append(run)

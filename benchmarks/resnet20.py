@@ -1,20 +1,21 @@
-"""The papers' setting: ResNet-20 on CIFAR-10, from the float model of GDNSQ's authors.
+"""The setting of the papers: ResNet-20 on CIFAR-10, from the float model of GDNSQ's authors.
 
     python benchmarks/run_queue.py --minutes=60
 
-does the runs of `benchmarks/queue.txt`, of which most are of this study;
-`python benchmarks/resnet20.py --only=gdnsq,4,0` does one here. `benchmarks/study.py` says how a
-study runs, `benchmarks/resnet20_page.py` writes its page.
+does the runs of `benchmarks/queue.txt`. Most of them belong to this study.
+`python benchmarks/resnet20.py --only=gdnsq,4,0` does one run here. `benchmarks/study.py` says how a
+study runs. `benchmarks/resnet20_page.py` writes its page.
 
-The float model has seen all 50,000 training images: a validation split of them reads 97 % where the
-test set reads 92.81. So nothing is chosen by images. Every run trains on all 50,000, its last epoch
-counts, its statistics of BatchNormalization are set anew from augmented training batches, and the
-test set is read once.
+The float model has seen all 50,000 training images: its accuracy on a validation split of them is
+97 %, and 92.81 % on the test set. So nothing is chosen by images. Every run trains on all 50,000
+images, and its last epoch counts. Its statistics of BatchNormalization are re-estimated from
+augmented training batches, and the test set is read once.
 
-The recipes were written down before the first run. Published (GDNSQ, its code): RAdam at 0.002 with
-batches of 1,000, up to 1,000 epochs, the best epoch on the test set. Here: RAdam, batches of 128,
-so 0.002 * sqrt(128 / 1000) = 0.0007, and as many epochs as a core trains in hours to a day. GDNSQ's
-schedule is the planned one, other methods fall along half a cosine.
+The recipes were written down before the first run. GDNSQ's published code has RAdam at 0.002 with
+batches of 1,000, for up to 1,000 epochs, and takes the best epoch on the test set. Here RAdam has
+batches of 128, so its rate is 0.002 * sqrt(128 / 1000) = 0.0007. A run has as many epochs as a core
+trains in hours to a day. GDNSQ has its planned schedule. The rate of other methods falls along half
+a cosine.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ _EPOCHS = {4: 20, 3: 30, 2: 100, 1: 240}
 
 
 def float_model() -> keras.Model:
-    """92.81 % of the test set; ends in logits."""
+    """The authors' model: 92.81 % on the test set. It ends in logits."""
     path = cifar10.shared("models", "resnet20_cifar10_layers.keras")
     return keras.models.load_model(path, compile=False)
 
 
 def normalized(pixels):
-    """`(x / 255 - mean) / standard deviation`, as the float model takes its inputs."""
+    """`(x / 255 - mean) / standard deviation`, the inputs that the float model takes."""
     return (pixels / np.float32(255.0) - MEAN) / STANDARD_DEVIATION
 
 
@@ -60,7 +61,7 @@ def images(split: str) -> Images:
 
 
 def training_batches(seed: int, first_epoch: int = 0) -> tf.data.Dataset:
-    """Endless batches of all 50,000 images: reflected borders of 4, crops of 32x32, flips."""
+    """Endless batches of all 50,000 images: reflected borders of 4, crops of 32x32 and flips."""
     batches = cifar10.training_batches("all", seed, first_epoch, REACH, "reflect")
     return batches.map(lambda pixels, labels: (normalized(pixels), labels))
 

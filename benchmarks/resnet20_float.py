@@ -1,14 +1,14 @@
-"""A float ResNet-20 of our own, which has not seen the validation images.
+"""Trains a float ResNet-20 that has not seen the validation images.
 
     python benchmarks/resnet20_float.py --only=float,32,0
 
-The float model of GDNSQ's authors has seen all 50,000 training images, so that nothing can be
-chosen from it by validation. This one has the same layers, new weights, and trains on 45,000: from
-it recipes can be sought on the other 5,000. The trained model is kept next to its result.
+The float model of GDNSQ's authors has seen all 50,000 training images, so nothing can be chosen
+from it by validation. This model has the same layers and new weights, and trains on 45,000 images.
+The other 5,000 can choose recipes. The trained model is kept next to its result.
 
-Recipe, written down before the run: SGD with Nesterov momentum 0.9, from 0.1 along half a cosine
-over 200 epochs, batches of 128, and decoupled weight decay of 1e-3 (with this momentum that is the
-usual L2 of 1e-4). The last epoch counts.
+The recipe was written down before the run: SGD with Nesterov momentum 0.9, and a rate that falls
+from 0.1 along half a cosine over 200 epochs. Batches have 128 images. Decoupled weight decay is
+1e-3, which with this momentum is the usual L2 of 1e-4. The last epoch counts.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def batches(seed: int, first_epoch: int) -> tf.data.Dataset:
 
 
 def execute(run: study.Run) -> None:
-    """Trains, or goes on, and writes model and result."""
+    """Starts or resumes the training, and writes the model and the result."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     run.folder.mkdir(parents=True, exist_ok=True)

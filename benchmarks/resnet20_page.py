@@ -15,7 +15,7 @@ from absl import app, flags
 
 _HERE = pathlib.Path(__file__).resolve().parent
 
-FOLDER = flags.DEFINE_string("folder", str(_HERE / "results" / "resnet20"), "Of the results.")
+FOLDER = flags.DEFINE_string("folder", str(_HERE / "results" / "resnet20"), "The results.")
 LIST = flags.DEFINE_string("list", str(_HERE / "queue.txt"), "The runs, in their order.")
 
 FLOAT_ACCURACY = 92.81
@@ -31,31 +31,32 @@ _HEAD = """# The papers' table: ResNet-20 on CIFAR-10
 
 Accuracy in % of the 10,000 test images. Start: the float model of GDNSQ's authors, 92.81 %.
 
-"Published" is what GDNSQ's code states for GDNSQ at these bits. It is the best epoch of up to
-1,000, chosen on the test set, distilled from the float model, with the first convolution, the
-last layer and the additions in float. "Ours" is the last epoch, with nothing chosen: the whole
-network is one integer file, and inputs, outputs, additions, the first and the last weights have
-8 bits. Labels alone teach, unless the method says otherwise. A row has one seed.
+"Published" is the accuracy that GDNSQ's code states for GDNSQ at these bits. It is the best epoch
+of up to 1,000, chosen on the test set. The model is distilled from the float model, and its first
+convolution, its last layer and its additions are in float. "Ours" is the last epoch, with nothing
+chosen. The whole network is one integer file, and inputs, outputs, additions, the first and the
+last weights have 8 bits. It trains on labels alone, unless the method says otherwise. A row has
+one seed.
 
 """
 
 _TAIL = """
 ![Training accuracy by epoch](resnet20.png)
 
-Training accuracy by epoch, of augmented images; a dot is a finished run's accuracy on the test
-set, at its last epoch. The dashed line is the float model on the test set.
+The curves show the training accuracy on augmented images. A dot is the accuracy of a finished
+run on the test set, at its last epoch. The dashed line is the float model on the test set.
 
-How they are trained (written down before the first run, `benchmarks/resnet20.py`): RAdam at
-0.0007 with batches of 128, all 50,000 training images with reflected borders of 4, crops of
-32x32 and flips; GDNSQ by its planned schedule, other methods with a rate that falls along half
-a cosine. The float model has seen all training images, so that no part of them can choose
-anything. At the end the statistics of BatchNormalization are set anew from 40 augmented
-batches, and the test set is read once.
+The recipe was written down before the first run (`benchmarks/resnet20.py`). Every run uses RAdam
+at 0.0007 with batches of 128, and all 50,000 training images with reflected borders of 4, crops
+of 32x32 and flips. GDNSQ has its planned schedule. The rate of other methods falls along half a
+cosine. The float model has seen all training images, so no part of them can choose anything. At
+the end the statistics of BatchNormalization are re-estimated from 40 augmented batches, and the
+test set is read once.
 
-Every finished row is a JSON file in [resnet20](resnet20): recipe, commit, versions, accuracies,
-the SHA-256 of the file; and a CSV file of its epochs. Backups are kept outside of the
-repository. A run whose backups are lost begins again; `starts` in its JSON says how often a run
-was taken up.
+Every finished row has a JSON file in [resnet20](resnet20), with recipe, commit, versions,
+accuracies and the SHA-256 of the file, and a CSV file of its epochs. Backups are kept outside of
+the repository. A run whose backups are lost begins again. `starts` in its JSON says how often a
+run was begun or resumed.
 
 ```sh
 python benchmarks/run_queue.py --minutes=90  # goes on where it was
@@ -66,7 +67,7 @@ python benchmarks/resnet20_page.py
 
 
 def listed(path: pathlib.Path) -> list[tuple[str, int, int]]:
-    """Variant, bits and seed of the list's runs of this study."""
+    """Variant, bits and seed of this study's runs in the list."""
     lines = (line.partition("#")[0].split() for line in path.read_text().splitlines())
     return [(line[1], int(line[2]), int(line[3])) for line in lines if line[:1] == ["resnet20"]]
 

@@ -1,16 +1,16 @@
-"""The queue of long trainings: runs of any study, in the order of a list, beside other work.
+"""Does long trainings one after the other, beside other work: runs of any study, from a list.
 
     python benchmarks/run_queue.py --minutes=90
     python benchmarks/run_queue.py --status
 
-A line of the list is a study, a variant, bits and a seed (`benchmarks/queue.txt`). Each run has one
-thread at the lowest priority, and runs from a frozen copy of the committed code: a clone with an
-environment of its own, in --queue_dir. So the tree may change meanwhile. A run that was
-killed, or whose time was up, goes on at its last epoch, with the commit it began with. A finished
-run is a JSON file in the study's folder of --results_dir, next to a CSV file of its epochs: commit
-these. Backups and trained models stay in --queue_dir; if that is lost, a run begins again.
+A line of the list has a study, a variant, bits and a seed (`benchmarks/queue.txt`). Each run has
+one thread at the lowest priority. It uses a frozen copy of the committed code, a clone with its own
+environment in --queue_dir, so the tree may change meanwhile. A run that was killed or ran out of
+time goes on from its last epoch, with the commit it began with. A finished run is a JSON file in
+the study's folder of --results_dir, next to a CSV file of its epochs. Commit both. Backups and
+trained models stay in --queue_dir. If that folder is lost, the runs begin again.
 
-Not named queue.py: Python's own `queue` would not be found behind it.
+This file is not named queue.py, because it would hide Python's own `queue`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rich.table import Table
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _ROOT = _HERE.parent
-_OUT_OF_TIME = 75  # as of study.py, which loads TensorFlow
+_OUT_OF_TIME = 75  # the value in study.py, which loads TensorFlow
 _ONE_THREAD = {
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
@@ -48,15 +48,15 @@ RESULTS_DIR = flags.DEFINE_string("results_dir", str(_HERE / "results"), "Where 
 QUEUE_DIR = flags.DEFINE_string(
     "queue_dir",
     str(pathlib.Path.home() / ".cache" / "keras_qat" / "queue"),
-    "Where frozen code, backups and trained models are.",
+    "Folder of frozen code, backups and trained models.",
 )
 SHARED = flags.DEFINE_string("shared", str(_ROOT.parent / "shared"), "Data and float models.")
-MINUTES = flags.DEFINE_float("minutes", None, "Ends between two epochs before so many are over.")
+MINUTES = flags.DEFINE_float("minutes", None, "Stop between two epochs, before this time is over.")
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time.", 1)
-STATUS = flags.DEFINE_bool("status", False, "Prints how far every run is, and does nothing.")
+STATUS = flags.DEFINE_bool("status", False, "Print how far every run is, and do nothing.")
 NICE = flags.DEFINE_integer("nice", 19, "Added to the niceness of runs.", 0, 19)
 FROZEN = flags.DEFINE_bool(
-    "frozen", True, "Run a frozen copy of the last commit, else the files as they are."
+    "frozen", True, "Run a frozen copy of the last commit, not the files as they are."
 )
 
 
@@ -95,15 +95,15 @@ class Entry:
         return (self.results / f"{self.name}.json").exists()
 
     def state(self) -> dict | None:
-        """Of its newest whole backup."""
+        """The state in the newest whole backup; `None` if there is none."""
         return backup_files.newest(self.states / f"{self.name}.backup")
 
 
 def entries(path: pathlib.Path) -> list[Entry]:
-    """The lines of a list; `#` begins a comment.
+    """The runs in the lines of a list. `#` begins a comment.
 
     Raises:
-        ValueError: a line that states no run; the message has its number.
+        ValueError: a line states no run; the message has its number.
     """
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -122,14 +122,14 @@ def entries(path: pathlib.Path) -> list[Entry]:
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """Where the code of a run is, and the Python that runs it."""
+    """The folder with the code of a run, and the Python that runs it."""
 
     root: pathlib.Path
     python: str
 
 
 def code_for(entry: Entry) -> Code:
-    """The code that a run began with; a new run takes the last commit."""
+    """The code that a run began with. A new run takes the last commit."""
     if not FROZEN.value:
         return Code(_ROOT, sys.executable)
     state = entry.state()
@@ -137,9 +137,9 @@ def code_for(entry: Entry) -> Code:
 
 
 def frozen(commit: str) -> Code:
-    """A clone at a commit, with an environment of its own; made the first time.
+    """A clone at a commit, with its own environment. It is made at the first call.
 
-    No worktree: it would be lost with the repository that it belongs to.
+    It is not a worktree, which would be lost with its repository.
     """
     root = pathlib.Path(QUEUE_DIR.value, "code", commit)
     python = root / ".venv" / "bin" / "python"
@@ -162,7 +162,7 @@ def _git(*words: str) -> str:
 
 
 def do(entry: Entry, code: Code, stop_at: float | None) -> int:
-    """One run, until it is finished or its time is up; its exit code."""
+    """Does one run until it is finished or its time is up, and returns its exit code."""
     for folder in (entry.results, entry.states):
         folder.mkdir(parents=True, exist_ok=True)
     script = pathlib.Path(entry.study)
@@ -198,14 +198,14 @@ _RUNNING: list[subprocess.Popen] = []
 
 
 def _end(signal_number: int, frame: object) -> None:
-    """A run may be ended at any moment: it goes on at its last epoch."""
+    """Ends all runs. They can go on from their last epochs."""
     for process in list(_RUNNING):
         process.terminate()
     sys.exit(128 + signal_number)
 
 
 def work(todo: list[Entry], stop_at: float | None) -> int:
-    """Does the runs in their order, as many at a time as --jobs; the exit code of the queue."""
+    """Does the runs in order, --jobs at a time, and returns the exit code of the queue."""
     waiting, failed = iter(todo), 0
     running: dict[Future[int], Entry] = {}
     with ThreadPoolExecutor(JOBS.value) as pool:
@@ -226,11 +226,11 @@ def work(todo: list[Entry], stop_at: float | None) -> int:
                 print(f"{entry.title}: {ends.get(result, f'failed ({result}), see {log}')}")
                 failed += result not in ends
                 if result == _OUT_OF_TIME:
-                    waiting = iter(())  # nor is there time for an epoch of another run
+                    waiting = iter(())  # no time for another run's epoch, either
 
 
 def rows(listed: list[Entry]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Run, epoch, training loss, training accuracy and hours left, of every run."""
+    """Name, epoch, training loss, training accuracy and hours left of every run."""
     for entry in listed:
         history = entry.results / f"{entry.name}.csv"
         last = {}
@@ -250,7 +250,7 @@ def rows(listed: list[Entry]) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def status(listed: list[Entry]) -> None:
-    """Prints a table."""
+    """Prints a table of all runs."""
     table = Table("run", "epoch", "training loss", "accuracy", "hours left")
     for row in rows(listed):
         table.add_row(*row)

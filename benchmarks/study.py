@@ -1,10 +1,10 @@
 """Studies: many trainings of one task, all from one float model.
 
-A study is a task and a dict of variants. Every run trains in a process of its own, with one thread,
-and goes on at its last epoch if it was killed; what is finished is not done again. A finished run
-is a JSON file in --output_dir, next to a CSV file of its epochs. Its backups, its trained .keras
-and its .tflite are in --state_dir. `--report_only` writes the table and the picture from what is
-there. `benchmarks/run_queue.py` does runs of any study in the order of a list.
+A study is a task and a dict of variants. Every run trains in its own process, with one thread. If
+it was killed, it goes on from its last epoch. A finished run is a JSON file in --output_dir, next
+to a CSV file of its epochs, and is not done again. Its backups, its trained .keras and its .tflite
+are in --state_dir. `--report_only` writes the table and the picture from the finished runs.
+`benchmarks/run_queue.py` does runs of any study in the order of a list.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from keras_qat.callbacks import BatchNormReestimation, GDNSQSchedule, PEGESchedu
 
 REESTIMATION_BATCHES = 40
 OUT_OF_TIME = 75
-"""Exit code of a run that stopped between two epochs, as its time was up."""
+"""Exit code of a run that stopped between two epochs because its time was up."""
 _PACKAGES = ("keras", "tensorflow", "numpy", "ai-edge-litert")
 
 BITS = flags.DEFINE_multi_integer("bits", [2, 1, 3, 4], "Bits of weights and activations.")
 VARIANTS_FLAG = flags.DEFINE_multi_string("variant", None, "Which variants; all by default.")
 SEEDS = flags.DEFINE_multi_integer("seed", [0, 1, 2], "Random seeds; one run for each.")
 EPOCHS = flags.DEFINE_integer("epochs", None, "Epochs of each run; the recipe's by default.", 1)
-LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Full rate; the recipe's by default.")
+LEARNING_RATE = flags.DEFINE_float("learning_rate", None, "Highest rate; the recipe's by default.")
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", pathlib.Path(sys.argv[0]).stem + "_output", "Where results go."
 )
@@ -57,12 +57,12 @@ STATE_DIR = flags.DEFINE_string(
 )
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, each with one thread.", 1)
 REESTIMATE = flags.DEFINE_bool(
-    "reestimate", False, "Set BatchNormalization's statistics anew before every validation."
+    "reestimate", False, "Re-estimate BatchNormalization's statistics before every validation."
 )
-TEST = flags.DEFINE_bool("test", True, "Evaluate on the test set; off while constants are sought.")
+TEST = flags.DEFINE_bool("test", True, "Use the test set. Turn this off while seeking constants.")
 REPORT_ONLY = flags.DEFINE_bool("report_only", False, "Train nothing: table and picture.")
-ONLY = flags.DEFINE_string("only", None, "Do this one run, here; what --jobs starts.")
-STOP_AT = flags.DEFINE_float("stop_at", None, "Begin no epoch that ends behind this time.time().")
+ONLY = flags.DEFINE_string("only", None, "Do this one run in this process (internal).")
+STOP_AT = flags.DEFINE_float("stop_at", None, "Begin no epoch that ends after this time.time().")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Variant:
     """One way to train.
 
     Attributes:
-        config: bits -> what `quantize` is given.
-        distills: from the float model, by the Jeffreys divergence; else labels only.
-        curriculum: options of `PEGESchedule`, where elements are replaced progressively.
+        config: bits -> the config for `quantize`.
+        distills: whether to learn from the float model by the Jeffreys divergence, not from labels.
+        curriculum: options of `PEGESchedule`, if elements are replaced progressively.
     """
 
     config: Callable[[int], keras_qat.QuantizationConfig]
@@ -109,14 +109,14 @@ class Run:
 
 
 def all_runs(variants: Variants) -> list[Run]:
-    """Those of the flags: every variant and width for one seed, then the next seed."""
+    """The runs that the flags select: every variant and width for one seed, then the next seed."""
     names = VARIANTS_FLAG.value or list(variants)
     combinations = itertools.product(SEEDS.value, BITS.value, names)
     return [Run(name, bits, seed) for seed, bits, name in combinations]
 
 
 def recipe_of(task: Task, run: Run) -> Recipe:
-    """The task's, with what flags change."""
+    """The task's recipe, with the changes that flags make."""
     changes = {"epochs": EPOCHS.value, "learning_rate": LEARNING_RATE.value}
     given = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(task.recipes[run.bits], **given)
@@ -125,7 +125,7 @@ def recipe_of(task: Task, run: Run) -> Recipe:
 def train(
     run: Run, variant: Variant, task: Task, recipe: Recipe
 ) -> tuple[keras_qat.QuantizedModel, dict[str, Any]]:
-    """Trains one model, or goes on with it; returns it and what is to be said of its training."""
+    """Starts or resumes one training. Returns the model and a record of its training."""
     keras.utils.set_random_seed(run.seed)
     qmodel = keras_qat.quantize(
         task.float_model(),
@@ -182,7 +182,7 @@ def train(
 
 
 def _arrival(qmodel: keras_qat.QuantizedModel) -> dict[str, float]:
-    """The batch behind which all widths had met their targets, which the model itself keeps."""
+    """The batch after which all bit widths had met their targets. The model itself records it."""
     if qmodel.bit_width_penalty is None:
         return {}
     batches, converged_batches, converged, _ = np.asarray(qmodel.bit_width_penalty.progress)
@@ -190,7 +190,7 @@ def _arrival(qmodel: keras_qat.QuantizedModel) -> dict[str, float]:
 
 
 def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str, Any]:
-    """Accuracy on the test set, of the model and of its file if it deploys."""
+    """Accuracies on the test set: the model's, and its file's if the model deploys."""
     test_images, labels = task.images("test")
     outputs = qmodel.predict(test_images, batch_size=500, verbose=0)
     found = {"qat_accuracy": accuracy(outputs, labels)}
@@ -198,7 +198,7 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str
         return found
     path = run.state_folder / f"{run.name}.tflite"
     samples = task.images("validation" if task.validates else "train")[0][:256]
-    # A file below export's own limit is a result too: the table says how many answers it keeps.
+    # A file that misses export's default limit is a result too. The table has its agreement.
     report = tflite_export.export(qmodel, path, samples=samples, min_argmax_agreement=0.9)
     report.save_json(path.with_suffix(".report.json"))
     file_outputs = tflite_export.predict(path, test_images)
@@ -215,7 +215,7 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str
 
 
 def commit() -> str:
-    """The commit of this code, marked if files differ from it; empty outside of git."""
+    """The commit of this code, marked if files differ from it. It is empty outside of git."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(pathlib.Path(__file__).parent), *words]
@@ -249,7 +249,7 @@ def execute(run: Run, variant: Variant, task: Task) -> None:
 
 
 def start(run: Run) -> str:
-    """Does one run in its own process; returns a line on how it ended."""
+    """Does one run in its own process, and returns a line that says how it ended."""
     run.state_folder.mkdir(parents=True, exist_ok=True)
     log = run.state_folder / f"{run.name}.log"
     command = [sys.executable, *sys.argv, f"--only={run.variant},{run.bits},{run.seed}"]
@@ -260,7 +260,7 @@ def start(run: Run) -> str:
 
 
 def report(folder: pathlib.Path, variants: Variants, task: Task) -> None:
-    """Prints the table of what is finished; of tests, also draws it next to the folder."""
+    """Prints the table of finished runs. If they were tested, also draws it next to the folder."""
     cells = study_report.load_runs(folder, TEST.value)
     if not cells:
         print(f"No finished runs in {folder} yet.")

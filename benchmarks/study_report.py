@@ -1,4 +1,4 @@
-"""A study's finished runs as one Markdown table and one picture."""
+"""Writes a study's finished runs as one Markdown table and one picture."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ COLUMNS = (
 
 
 def load_runs(folder: pathlib.Path, tested: bool = True) -> dict[Cell, list[dict]]:
-    """The finished runs of a folder by bits and variant: those with a test accuracy, or all."""
+    """The finished runs of a folder by bits and variant: all, or only runs with a test accuracy."""
     cells = defaultdict(list)
     for path in sorted(folder.glob("w*_seed*.json")):
         run = json.loads(path.read_text())
-        is_run = "bits" in run  # and no report of an export
+        is_run = "bits" in run  # an export's report has none
         if is_run and ("qat_accuracy" in run or not tested):
             cells[run["bits"], run["variant"]].append(run)
     return dict(cells)
 
 
 def mean_and_spread(values: list[float]) -> tuple[float, float]:
-    """Mean and standard deviation over seeds; the latter is 0 of a single one."""
+    """Mean and standard deviation over seeds. The deviation of a single value is 0."""
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def table(cells: dict[Cell, list[dict]], variants: list[str], float_accuracy: float) -> str:
-    """One row for each width and variant, in the order given, without columns that stay empty."""
+    """A row for each bit width and variant, in the given order, without empty columns."""
     rows = [
         _row(bits, variant, cells[bits, variant], float_accuracy)
         for bits in sorted({bits for bits, _ in cells}, reverse=True)
@@ -57,7 +57,7 @@ def table(cells: dict[Cell, list[dict]], variants: list[str], float_accuracy: fl
 
 
 def validation_table(cells: dict[Cell, list[dict]]) -> str:
-    """One row for each width and variant, the best first: accuracy on the validation split."""
+    """Validation accuracies: one row for each bit width and variant, the best first."""
     rows = []
     for (bits, variant), runs in cells.items():
         found = [100.0 * run["logs"]["val_accuracy"] for run in runs]
@@ -68,7 +68,7 @@ def validation_table(cells: dict[Cell, list[dict]]) -> str:
 
 
 def _described(values: list[float]) -> str:
-    """Mean and spread; one value has no spread."""
+    """Mean and spread as text. One value has no spread."""
     mean, spread = mean_and_spread(values)
     return f"{mean:.2f} ± {spread:.2f}" if len(values) > 1 else f"{mean:.2f}"
 
@@ -96,7 +96,7 @@ def plot(
     float_accuracy: float,
     path: pathlib.Path,
 ) -> None:
-    """A panel for each width, with a scale of its own: a dot for each seed, a bar at the mean."""
+    """Draws a panel with its own axis for each bit width: a dot per seed, a bar at the mean."""
     widths = sorted({bits for bits, _ in cells}, reverse=True)
     known = [variant for variant in variants if any((bits, variant) in cells for bits in widths)]
     figure = matplotlib.figure.Figure(

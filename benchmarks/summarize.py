@@ -38,7 +38,7 @@ def summary_row(runs: list[dict]) -> str:
 
 
 def table(folder: pathlib.Path) -> str:
-    """All runs of a folder, the widest bits first, each width followed by its mean."""
+    """All runs of a folder, the most bits first. The mean follows the runs of each bit width."""
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("w*_seed*.json"))]
     text = HEADER
     for bits in sorted({run["bits"] for run in runs}, reverse=True):

@@ -1,4 +1,4 @@
-"""What a study trains: a float model, its data, and how long and how fast."""
+"""What a study trains: a float model, its data, and recipes for epochs and learning rate."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Recipe:
     """How a model is trained.
 
     Attributes:
-        epochs: of the run; its last one counts.
-        learning_rate: the full one. GDNSQ's schedule lets it fall once its targets are met, other
-            methods along half a cosine over the whole run.
-        optimizer: its class.
+        epochs: epochs of the run. The last one counts.
+        learning_rate: the highest rate. With GDNSQ's schedule it falls once the targets are met,
+            with other methods along half a cosine over the whole run.
+        optimizer: class of the optimizer.
     """
 
     epochs: int
@@ -30,7 +30,7 @@ class Recipe:
     optimizer: Callable[[Any], keras.optimizers.Optimizer] = keras.optimizers.Adam
 
     def stated(self) -> dict[str, Any]:
-        """For the record of a run."""
+        """The recipe as data, for the record of a run."""
         stated = dataclasses.asdict(self)
         return {**stated, "optimizer": getattr(self.optimizer, "__name__", "")}
 
@@ -40,17 +40,17 @@ class Task:
     """A network and its data.
 
     Attributes:
-        name: of the network and the data.
+        name: names of the network and the data.
         float_model: loads the trained float model.
-        images: `images(split)` -> inputs as the model takes them, and labels; "train", "test" and,
+        images: `images(split)` -> the model's inputs, and labels. Splits are "train", "test" and,
             if the task validates, "validation".
-        batches: `batches(seed, first_epoch)` -> endless training batches, which follow from the
-            seed and the epoch.
-        steps: batches in an epoch.
-        recipes: bits -> how to train.
+        batches: `batches(seed, first_epoch)` -> endless training batches, which depend on the seed
+            and the epoch alone.
+        steps: returns the number of batches in an epoch.
+        recipes: bits -> recipe.
         from_logits: whether the model ends in logits.
-        validates: whether images are held back to choose by.
-        reestimates: whether every run ends with statistics of BatchNormalization set anew.
+        validates: whether images are held back for validation.
+        reestimates: whether every run ends with a re-estimation of BatchNormalization's statistics.
     """
 
     name: str
@@ -64,5 +64,5 @@ class Task:
     reestimates: bool = False
 
     def loss(self) -> keras.losses.Loss:
-        """Of the labels."""
+        """The loss for integer labels."""
         return keras.losses.SparseCategoricalCrossentropy(from_logits=self.from_logits)

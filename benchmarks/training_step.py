@@ -1,20 +1,20 @@
-"""What a training step costs under quantization: time and memory, with float training as the unit.
+"""Measures what a training step costs under quantization: time and memory, relative to float.
 
     python benchmarks/training_step.py --output_dir=benchmarks/results/training_step \\
         --peer=keras2=A --peer=tfmot=A --peer=hgq2=B --peer=qkeras=C
 
-All variants of one setting (network, batch size, jit) are alive at once, each in a process of its
-own, and take turns: a few steps each, many times round. A step's cost is the median over its turns;
-what else a busy machine does then hits all of them alike. CPU time counts all threads. "memory" is
-the peak in training over what the process held with its float model built, before calibration.
-"first steps" is the time of the first turn, tracing and compiling included.
+All variants of one setting (network, batch size, jit) are alive at once, each in its own process.
+They take turns of a few steps, so that other work on the machine hits all of them alike. A step's
+cost is the median over its turns. CPU time counts all threads. "memory" is the peak in training
+minus the memory that the process held with its float model built, before calibration. "first
+steps" is the time of the first turn, tracing and compiling included.
 
 A, B and C are virtual environments with the peers (A: `tensorflow-model-optimization tf_keras`,
-B: `HGQ2`, C: `qkeras`); they do not agree on one Keras. TFMOT and QKeras train in Keras 2, whose
-own float step is the one to compare them with.
+B: `HGQ2`, C: `qkeras`), because the peers need different versions of Keras. TFMOT and QKeras train
+in Keras 2. Compare them with Keras 2's own float step.
 
-A finished setting is a JSON file in --output_dir and is not measured again; `--report_only` writes
-the table and the picture from what is there.
+A finished setting is a JSON file in --output_dir and is not measured again. `--report_only` writes
+the table and the picture from these files.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ JIT = flags.DEFINE_multi_enum("jit", ["off", "on"], ["off", "on"], "With and wit
 VARIANTS = flags.DEFINE_multi_string(
     "variant", ["ste", "lsq", "pege", "gdnsq", "gdnsq_distilled"], "Ways to train, beside float."
 )
-PEERS = flags.DEFINE_multi_string("peer", [], "NAME=ENVIRONMENT: a peer and where it lives.")
+PEERS = flags.DEFINE_multi_string("peer", [], "NAME=ENVIRONMENT: a peer and its environment.")
 STEPS = flags.DEFINE_integer("steps", 8, "Steps in a turn.", 1)
 TURNS = flags.DEFINE_integer("turns", 9, "Turns of every variant, the first one left out.", 3)
 BITS = flags.DEFINE_integer("bits", 4, "Bits of weights and activations.", 1, 8)
@@ -61,7 +61,7 @@ TITLES = {
 
 
 class Worker:
-    """One variant, training in a process of its own."""
+    """One variant, training in its own process."""
 
     def __init__(self, variant: str, python: str, arguments: list[str]):
         self.variant = variant
@@ -77,7 +77,7 @@ class Worker:
         self.alive = self._read() is not None
 
     def turn(self) -> None:
-        """A few steps; afterwards `turns` has one entry more, or the worker is dead."""
+        """Trains a few steps. Then `turns` has one entry more, or the worker is dead."""
         print("run", file=self._process.stdin, flush=True)
         answer = self._read()
         if answer is None:
@@ -86,7 +86,7 @@ class Worker:
             self.turns.append(answer)
 
     def stop(self) -> str:
-        """Ends the process; what it said last if it died by itself."""
+        """Ends the process. Returns its last words if it died by itself."""
         self._process.communicate("stop\n" if self.alive else "")
         return "" if self.alive else self._last_words or "it ended without a word"
 
@@ -99,7 +99,7 @@ class Worker:
 
 
 def measure(network: str, batch_size: int, jit: str) -> dict[str, Any]:
-    """All variants of one setting, in turns."""
+    """Measures all variants of one setting, in turns."""
     arguments = [
         f"--network={network}",
         f"--batch_size={batch_size}",
@@ -175,7 +175,7 @@ def overview(settings: list[dict[str, Any]], field: str) -> str:
 
 
 def draw(settings: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """CPU time over float at the first batch size: columns are networks, rows jit."""
+    """Draws CPU time over float at the first batch size: columns are networks, rows jit."""
     batch_size = BATCH_SIZES.value[0]
     known = {
         (setting["jit"], setting["network"]): setting["variants"]

@@ -1,8 +1,8 @@
-"""One network under one library, trained a few steps whenever the driver says so.
+"""Trains one network with one library, a few steps whenever the driver says so.
 
-Started by `training_step.py`, with the Python of an environment that has the library. Every line
-`run` on standard input makes `fit` go on by --steps batches, every line on standard output is a
-JSON object. All libraries train in one call of `fit`, so that schedules run as they do for a user.
+`training_step.py` starts it, with the Python of an environment that has the library. Every line
+`run` on standard input makes `fit` go on by --steps batches. Every line of results on standard
+output is a JSON object. All libraries train in one call of `fit`, so that schedules run as usual.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from absl import app, flags
 VARIANT = flags.DEFINE_string("variant", "float", "How to train.")
 NETWORK = flags.DEFINE_string("network", "resnet8", "Which network.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images in a batch.", 1)
-BITS = flags.DEFINE_integer("bits", 4, "Bits, for libraries that can.", 1, 8)
+BITS = flags.DEFINE_integer("bits", 4, "Bits, for libraries with a choice.", 1, 8)
 STEPS = flags.DEFINE_integer("steps", 10, "Steps at a time.", 1)
 JIT = flags.DEFINE_bool("jit", False, "Whether XLA compiles the step.")
 
 LEGACY = ("keras2", "tfmot", "qkeras")
 """Variants that need Keras 2."""
 PLANNED_STEPS = 20_000
-"""Steps that schedules plan with: more than are ever run."""
+"""Steps that schedules plan with. It is more than any run takes."""
 RESNET_BLOCKS = {"resnet8": 1, "resnet20": 3}
 RESNET_FILTERS = (16, 32, 64)
 MOBILENET_FILTERS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
@@ -50,7 +50,7 @@ class Plain:
         return self.keras.Input((size, size, 3))
 
     def quantized(self, x: Any) -> Any:
-        """The input, put on a grid by libraries whose layers do not do it."""
+        """Quantizes the input, for libraries whose layers do not do it."""
         return x
 
     def conv(self, x: Any, filters: int, size: int, stride: int) -> Any:
@@ -75,7 +75,7 @@ class Plain:
 
 
 class HGQ(Plain):
-    """The layers of HGQ2, with the grids that it starts from."""
+    """The layers of HGQ2, with its default grids."""
 
     def __init__(self, keras: Any):
         super().__init__(keras)
@@ -143,7 +143,7 @@ def resnet(api: Plain, blocks: int) -> Any:
 
 
 def mobilenet(api: Plain) -> Any:
-    """MobileNetV1 of a quarter of the width, for 96x96 images."""
+    """MobileNetV1 at a quarter of its width, for 96x96 images."""
     inputs = api.input(96)
     x = api.relu(api.conv(api.quantized(inputs), int(32 * MOBILENET_WIDTH), 3, 2))
     for filters, stride in zip(MOBILENET_FILTERS, MOBILENET_STRIDES, strict=True):
@@ -159,7 +159,7 @@ def build(api: Plain) -> Any:
 
 
 def ours(model: Any, images: Any) -> tuple[Any, list[Any]]:
-    """The model as keras_qat trains it, and the callbacks that belong to it."""
+    """The model as keras_qat trains it, and its callbacks."""
     import keras_qat
     from keras_qat import callbacks
 
@@ -180,10 +180,10 @@ def ours(model: Any, images: Any) -> tuple[Any, list[Any]]:
 
 
 def settled_kilobytes() -> int:
-    """Gives back what was freed, forgets the peak so far, and says what is left (Linux alone).
+    """Returns freed memory to the system, resets the peak, and returns the memory in use.
 
-    TensorFlow keeps what its tensors once took. So the memory of training counts from before
-    calibration, whose share training takes over.
+    It works on Linux alone. TensorFlow keeps memory that its tensors once took, and training takes
+    over what calibration left. So the memory of training is counted from before calibration.
     """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)

@@ -1,16 +1,19 @@
-"""From motion sensors to a microcontroller: a 3-bit network as C++, proven in TFLM.
+"""From motion sensors to a microcontroller: a 3-bit network as C++ sources, proven in TFLM.
 
     pip install -e ".[export,tflm,examples]"
     python examples/activity_on_mcu.py --data_dir="UCI HAR Dataset"
 
-It plans flash and RAM, trains a small convolutional network to tell six human activities from 2.56
-seconds of an accelerometer and a gyroscope (UCI HAR: unpack it from
-https://archive.ics.uci.edu/dataset/240), quantizes weights to 3 bits and activations to 8, trains
-on, and writes the sources that a project with TensorFlow Lite Micro compiles.
+The network tells six human activities from 2.56 seconds of an accelerometer and a gyroscope. Its
+data is UCI HAR: unpack it from https://archive.ics.uci.edu/dataset/240.
 
-Test people are others than those of training; of these, the last five validate.
+The example plans flash and RAM, and trains a small convolutional network. Then it quantizes weights
+to 3 bits and activations to 8 bits, and trains on. At the end it writes the sources that a project
+with TensorFlow Lite Micro compiles.
 
-Left in --output_dir: the folder firmware/, and memory.png.
+The test set has other people than the training set. The last five people of the training set
+validate.
+
+The results in --output_dir are the folder firmware/, and memory.png.
 """
 
 import os
@@ -34,7 +37,7 @@ DATA_DIR = flags.DEFINE_string("data_dir", "UCI HAR Dataset", "The unpacked data
 FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 15, "Epochs of float training.", 1)
 QAT_EPOCHS = flags.DEFINE_integer("qat_epochs", 10, "Epochs of quantization-aware training.", 1)
 SEED = flags.DEFINE_integer("seed", 0, "Random seed.")
-OUTPUT_DIR = flags.DEFINE_string("output_dir", "activity_output", "Where files are left.")
+OUTPUT_DIR = flags.DEFINE_string("output_dir", "activity_output", "Folder for the results.")
 
 ACTIVITIES = ("walking", "upstairs", "downstairs", "sitting", "standing", "lying")
 SIGNALS = [f"{kind}_{axis}" for kind in ("total_acc", "body_gyro") for axis in "xyz"]
@@ -44,7 +47,7 @@ Split = tuple[np.ndarray, np.ndarray]
 
 
 def load_windows(folder: pathlib.Path, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Windows (N, 128, 1, 6) in g and rad/s, activities from 0 to 5, and who moved."""
+    """Windows (N, 128, 1, 6) in g and rad/s, activities from 0 to 5, and numbers of the people."""
     try:
         signals = [
             np.loadtxt(folder / part / "Inertial Signals" / f"{name}_{part}.txt", dtype=np.float32)
@@ -61,7 +64,7 @@ def load_windows(folder: pathlib.Path, part: str) -> tuple[np.ndarray, np.ndarra
 
 
 def load_splits() -> dict[str, Split]:
-    """Training, validation and test windows, of different people each."""
+    """Windows for training, validation and test. No two splits share a person."""
     folder = pathlib.Path(DATA_DIR.value)
     windows, labels, people = load_windows(folder, "train")
     validates = np.isin(people, np.unique(people)[-VALIDATION_PEOPLE:])
@@ -87,7 +90,7 @@ def build_model() -> keras.Model:
 
 
 def train(model: keras.Model, splits: dict[str, Split], epochs: int, learning_rate: float) -> None:
-    """Adam with cosine decay; a line of progress per epoch."""
+    """Trains with Adam and cosine decay, and prints a line per epoch."""
     windows, labels = splits["train"]
     steps = epochs * -(-len(windows) // 64)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)

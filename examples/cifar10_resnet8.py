@@ -3,8 +3,8 @@
     python examples/cifar10_resnet8.py --model=resnet8_cifar10.keras --data_dir=tensorflow_datasets
 
 For each bit width it quantizes weights and activations with LSQ, trains a few epochs, exports, and
-evaluates the file on the whole test set, once. Each run leaves its trained .keras, its .tflite and
-a JSON file in --output_dir; what is there already is not done again, so an interrupted series goes
+evaluates the file once on the whole test set. Each run writes its trained .keras, its .tflite and a
+JSON file to --output_dir. Runs that have their JSON file are skipped, so an interrupted series goes
 on where it stopped.
 """
 
@@ -38,7 +38,7 @@ BITS = flags.DEFINE_multi_integer("bits", [8, 4], "Bits of weights and activatio
 SEEDS = flags.DEFINE_multi_integer("seed", [0], "Random seeds; one run for each.")
 EPOCHS = flags.DEFINE_integer("epochs", 5, "Epochs of quantization-aware training.", 1)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Batch size.", 1)
-LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "First rate of Adam's cosine decay.")
+LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Initial rate of Adam's cosine decay.")
 VALIDATION = flags.DEFINE_integer("validation", 5000, "Training images kept for validation.", 1)
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "cifar10_resnet8_output", "Where results go.")
 VERBOSE = flags.DEFINE_integer("verbose", 1, "Keras' progress: 1 a bar, 2 a line per epoch.")
@@ -59,7 +59,7 @@ def load(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def augmented(images: np.ndarray, labels: np.ndarray, seed: int) -> tf.data.Dataset:
-    """Shuffled batches, randomly flipped, and cropped out of 4 pixels of zero padding."""
+    """Shuffled batches, randomly flipped, and randomly cropped after 4 pixels of zero padding."""
 
     def augment(image, label):
         image = tf.pad(image, [[4, 4], [4, 4], [0, 0]])
@@ -104,7 +104,7 @@ def train(bits: int, seed: int, data: dict) -> keras_qat.QuantizedModel:
 
 
 def run(bits: int, seed: int, data: dict, folder: pathlib.Path) -> dict:
-    """One run: quantize, train, export, evaluate on the test set."""
+    """Does one run: quantizes, trains, exports, and evaluates on the test set."""
     path = folder / f"resnet8_w{bits}a{bits}_seed{seed}.tflite"
     trained = path.with_suffix(".keras")
     if trained.exists():

@@ -2,11 +2,11 @@
 
     python examples/quickstart.py
 
-It trains a small convolutional network on real images (scikit-learn's handwritten digits, which
-ship inside that package, or any image set of tensorflow-datasets), quantizes weights and
+It trains a small convolutional network on real images: scikit-learn's handwritten digits, which
+ship inside that package, or any image set of tensorflow-datasets. Then it quantizes weights and
 activations to 4 bits, trains on, exports, and runs the file in the LiteRT interpreter.
 
-Left in --output_dir: model.tflite, report.json, grids.png.
+The results in --output_dir are model.tflite, report.json and grids.png.
 """
 
 import os
@@ -35,7 +35,7 @@ BITS = flags.DEFINE_integer("bits", 4, "Bits of weights and activations.", 1, 8)
 FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 40, "Epochs of float training.", 1)
 QAT_EPOCHS = flags.DEFINE_integer("qat_epochs", 20, "Epochs of quantization-aware training.", 1)
 SEED = flags.DEFINE_integer("seed", 0, "Random seed.")
-OUTPUT_DIR = flags.DEFINE_string("output_dir", "quickstart_output", "Where files are left.")
+OUTPUT_DIR = flags.DEFINE_string("output_dir", "quickstart_output", "Folder for the results.")
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -61,7 +61,7 @@ def load_digits() -> dict[str, Split]:
 
 
 def load_tfds(name: str) -> dict[str, Split]:
-    """An image set of tensorflow-datasets; the last tenth of its training split validates."""
+    """An image set of tensorflow-datasets. The last tenth of its training split validates."""
     import tensorflow_datasets as tfds
 
     parts = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
@@ -76,7 +76,7 @@ def load_tfds(name: str) -> dict[str, Split]:
 
 
 def build_model(splits: dict[str, Split]) -> keras.Model:
-    """A residual Add, a depthwise-separable block, global pooling, a softmax head."""
+    """A network with a residual Add, a depthwise-separable block and a softmax head."""
     images, labels = splits["train"]
     inputs = keras.Input(images.shape[1:], name="image")
     x = layers.Conv2D(16, 3, padding="same", use_bias=False, name="stem")(inputs)
@@ -95,7 +95,7 @@ def build_model(splits: dict[str, Split]) -> keras.Model:
 
 
 def train(model: keras.Model, splits: dict[str, Split], epochs: int, learning_rate: float) -> None:
-    """Adam with cosine decay; a line of progress per epoch."""
+    """Trains with Adam and cosine decay, and prints a line per epoch."""
     images, labels = splits["train"]
     batch_size = 32 if len(images) < 10_000 else 128
     steps = epochs * -(-len(images) // batch_size)

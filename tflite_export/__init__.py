@@ -1,7 +1,7 @@
 """Writes an integer graph as a `.tflite` file and proves the file against the runtimes.
 
-Importing this package needs NumPy only; writing needs `keras_qat[export]`, proving a file for
-microcontrollers `keras_qat[tflm]`.
+Importing this package needs NumPy alone. Writing a file needs `keras_qat[export]`. Proving a file
+for microcontrollers needs `keras_qat[tflm]`.
 """
 
 from __future__ import annotations

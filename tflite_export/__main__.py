@@ -2,23 +2,29 @@
 
     python -m tflite_export MODEL OUT.tflite [options]
 
-MODEL is a .keras file of a model that keras_qat.quantize returned and that was trained, or an .npz
-file that keras_qat.integer.save_graph wrote (this one needs neither Keras nor TensorFlow).
+MODEL is a .keras file or an .npz file. The .keras file holds a trained model that came from
+keras_qat.quantize. The .npz file comes from keras_qat.integer.save_graph, and needs neither Keras
+nor TensorFlow.
 
-For phones, with real examples to prove the file on (an .npy array of model inputs):
+For phones, with real examples for the proof (an .npy array of model inputs):
 
     python -m tflite_export model.keras model.tflite --samples=x_test.npy
 
-For microcontrollers, with weights of 1 to 7 bits stored as such, and C++ sources beside the file:
+For microcontrollers, with packed weights of 1 to 7 bits, and with C++ sources in a folder:
 
     python -m tflite_export model.keras model.tflite --target=tflm --micro_dir=firmware
 
-What it would take there, before any training:
+To see the flash and RAM of a microcontroller before any training:
 
     python -m tflite_export model.keras --plan
 
-Exit status: 0, the file is written and proven; 1, the model cannot be exported so, or a runtime
-disagreed; 2, an argument or a file given is not right. Where it is not 0, OUT.tflite is as before.
+Exit status:
+
+    0  The file is written and proven.
+    1  The model cannot be exported with these options, or a runtime disagreed.
+    2  An argument or a given file is wrong.
+
+If the export fails, OUT.tflite stays as it was.
 """
 
 from __future__ import annotations
@@ -51,7 +57,7 @@ _WEIGHT_STORAGE = flags.DEFINE_enum(
     "weight_storage",
     "auto",
     list(WEIGHT_STORAGES),
-    "How weights lie in a file for tflm; auto is the smallest that changes nothing.",
+    "Storage of weights in a file for tflm; auto is the smallest that rounds as well as int8.",
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Refuse a storage that rounds worse than int8.")
 _SAMPLES = flags.DEFINE_string(
@@ -67,12 +73,12 @@ _MIN_ARGMAX_AGREEMENT = flags.DEFINE_float(
     "min_argmax_agreement", None, "Smallest share of samples with the same largest channel."
 )
 _MAX_OUTPUT_ERROR = flags.DEFINE_float(
-    "max_output_error", None, "Largest mean error of an output of one channel, over its range."
+    "max_output_error", None, "Largest mean error of a one-channel output, as a share of its range."
 )
 _VERIFY = flags.DEFINE_bool("verify", True, "Run the runtimes and require equality.")
 _REPORT = flags.DEFINE_string("report", None, "Where to write the report as JSON.")
 _MICRO_DIR = flags.DEFINE_string("micro_dir", None, "Folder for C++ sources; target tflm only.")
-_MICRO_NAME = flags.DEFINE_string("micro_name", "model", "Their file names and C++ namespace.")
+_MICRO_NAME = flags.DEFINE_string("micro_name", "model", "Name of the C++ files and namespace.")
 _PLAN = flags.DEFINE_bool("plan", False, "Print flash and RAM in TFLM, and write nothing.")
 
 _FAILED, _BAD_USAGE = 1, 2
@@ -80,7 +86,7 @@ _USAGE = "usage: python -m tflite_export MODEL OUT.tflite [options]; --help expl
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line; problems end in one line on stderr."""
+    """Runs the command line. A problem is one line on stderr."""
     if len(arguments) != (2 if _PLAN.value else 3):
         return _fail(_USAGE, _BAD_USAGE)
     if _MICRO_DIR.value and _TARGET.value != "tflm":
@@ -132,18 +138,18 @@ def _export(model: Any, path: str, samples: Any) -> None:
 
 
 def _load_model(path: str) -> Any:
-    """The model or graph of a file."""
+    """The model or the graph that a file holds."""
     kind = pathlib.Path(path).suffix
     if kind == ".npz":
         return load_graph(path)
     if kind != ".keras":
-        raise ValueError(f"MODEL is a .keras or an .npz file. Received: {path!r}")
+        raise ValueError(f"MODEL must be a .keras or an .npz file. Received: {path!r}")
     _check_archive(path)
     loaders: list[Callable[..., Any]] = []
-    standard_error(lambda: loaders.append(keras_qat.load_model))  # TensorFlow greets at length
+    standard_error(lambda: loaders.append(keras_qat.load_model))  # no start-up messages
     try:
         model = loaders[0](path, compile=False)
-    except Exception as error:  # Keras, json and h5py each have their own
+    except Exception as error:  # Keras, json and h5py raise different types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a readable Keras model: {reason}") from error
     if not hasattr(model, "to_integer"):
@@ -157,14 +163,14 @@ def _load_model(path: str) -> Any:
 def _check_archive(path: str) -> None:
     """Raises a `ValueError` unless the file is a whole Keras archive."""
     if not pathlib.Path(path).is_file():
-        raise ValueError(f"There is no such file. Received: {path!r}")
+        raise ValueError(f"MODEL: there is no such file. Received: {path!r}")
     try:
         with zipfile.ZipFile(path) as archive:
             whole = archive.testzip() is None and "config.json" in archive.namelist()
     except (zipfile.BadZipFile, EOFError, zlib.error):
         whole = False
     if not whole:
-        raise ValueError(f"{path} is no Keras model, or a damaged one.")
+        raise ValueError(f"{path} is not a Keras model, or is damaged. Save the model again.")
 
 
 def _load_samples(path: str | None) -> Any:
@@ -176,7 +182,7 @@ def _load_samples(path: str | None) -> Any:
         return loaded if isinstance(loaded, np.ndarray) else dict(loaded.items())
     except FileNotFoundError:
         raise
-    except Exception as error:  # zipfile and NumPy each have their own
+    except Exception as error:  # zipfile and NumPy raise different types
         raise ValueError(f"{path} holds no arrays of numbers: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""What is in a file: its operators, the weights of every layer, and the layers in float."""
+"""Reports the content of a file: its operators, every layer's weights, and its float parts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class WeightReport:
         name: the layer's output tensor.
         shape: shape of the weights in the file.
         bits: bits of the learned grid.
-        storage: how they lie in the file: `"int8"`, `"int4"` or `"lut"`.
-        stored_bytes: what their data takes there, lookup tables included.
+        storage: how the file stores them: `"int8"`, `"int4"` or `"lut"`.
+        stored_bytes: bytes of their data in the file, lookup tables included.
         headroom: smallest and largest shift `k` over the channels.
         predicted_flip_rate: share of elements that the second rounding of a fixed-point kernel
-            moves by one step, on top of what the layer's inputs bring; 0 where nothing is
+            moves by one step. Flips in the layer's inputs come on top. It is 0 if nothing is
             rounded twice.
-        predicted_in_int8: the same if the weights were stored as int8; less where the storage has
-            no room for roundings.
+        predicted_in_int8: the same share for weights stored as int8. It is smaller if the storage
+            has less room for headroom.
     """
 
     name: str
@@ -65,10 +65,10 @@ class FloatWeightReport:
     """A quantized kernel of a layer that the file computes in float32: int8, then DEQUANTIZE.
 
     Attributes:
-        name: of the layer, and of the kernel inside it where it has several.
-        shape: of the kernel in the file.
+        name: name of the layer, with the name of the kernel if the layer has several.
+        shape: shape of the kernel in the file.
         bits: bits of the learned grid.
-        stored_bytes: what its integers take.
+        stored_bytes: bytes of its integers.
     """
 
     name: str
@@ -82,10 +82,10 @@ class FloatPartReport:
     """Layers that the file computes in float32, between a DEQUANTIZE and a QUANTIZE.
 
     Attributes:
-        name: the tensor that they yield.
-        layers: their names.
-        operators: how many operators they are, without those two.
-        stored_bytes: what their constants take, quantized kernels included.
+        name: the output tensor.
+        layers: names of the layers.
+        operators: number of operators, without QUANTIZE and DEQUANTIZE.
+        stored_bytes: bytes of the constants, quantized kernels included.
         weights: the quantized kernels.
     """
 
@@ -106,7 +106,7 @@ def report_operators(file: FileModel) -> tuple[OpReport, ...]:
 
 
 def report_float_parts(stored: StoredGraph, file: FileModel) -> tuple[FloatPartReport, ...]:
-    """Every part in float."""
+    """Every float part."""
     return tuple(
         _report_float_part(op, file) for op in stored.graph.ops if isinstance(op, ops.FloatPart)
     )
@@ -169,7 +169,7 @@ def _report_weight(
 def _predicted_flip_rate(
     op: ops.LinearOp, learned: IntegerGraph, shifts: npt.NDArray[np.int64]
 ) -> float:
-    """A second rounding by `r` bits flips `2**-(r + 1)` of the elements; mean over channels."""
+    """The mean over channels of `2**-(r + 1)`, which a second rounding by `r` bits flips."""
     _, exponent = np.frexp(np.ldexp(real_multiplier(op, learned), -shifts))
     rates = np.where(exponent < 0, np.ldexp(1.0, exponent - 1), 0.0)
     used = np.any(op.weight.values != 0, axis=_other_axes(op))

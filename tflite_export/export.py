@@ -38,12 +38,12 @@ from tflite_export.report import Report
 from tflite_export.targets import get_target
 
 _FLOAT_INPUT_LIMIT = (
-    "Verified on float32 inputs that lie on the input grid; between two steps of the grid, the "
-    "runtime's QUANTIZE rounds in its own way."
+    "Verified on float32 inputs that lie on the input grid. The runtime's QUANTIZE rounds inputs "
+    "between two levels in its own way."
 )
 _WIDE_SOFTMAX_LIMIT = (
-    "LiteRT's reference kernels abort on a softmax over so many classes and were not run; LiteRT "
-    "as it comes runs it."
+    "LiteRT's reference kernels abort on a softmax over this many classes, so they were not run. "
+    "LiteRT with its default kernels runs it."
 )
 
 
@@ -70,34 +70,36 @@ def export(
         target: `"litert"` or `"tflm"`.
         io_dtype: `"int8"`, or `"float32"` to put a QUANTIZE behind every input and a DEQUANTIZE
             before every output.
-        weight_storage: how weights lie in a file for `"tflm"`. `"int4"` (weights of up to 4 bits,
-            two to a byte) and `"lut"` (up to 7 bits, packed indices into a table for each channel)
-            are used where the weights fit in them, `"int8"` elsewhere; `"auto"` takes for each
-            layer the smallest that holds the very integers of `"int8"`.
-        strict: refuse a storage that rounds worse than int8: INT4 leaves no room for the headroom
-            that makes the second rounding of TensorFlow Lite Micro harmless.
-        samples: examples for the proofs: real numbers, shape (samples, ...), for a trained
-            model; int8 integers for a graph; where there are several inputs, a list in their
-            order or a dict by name. By default 32 random examples on the input grid, which say
-            little about a trained model's accuracy: pass real data.
+        weight_storage: how a file for `"tflm"` stores weights. `"int4"` holds weights of up to
+            4 bits, two to a byte. `"lut"` holds weights of up to 7 bits, as packed indices into a
+            table for each channel. Where the weights do not fit, both fall back to `"int8"`.
+            `"auto"` takes, for each layer, the smallest storage that holds the same integers as
+            `"int8"`.
+        strict: refuse a storage that rounds worse than int8. INT4 has no room for headroom, which
+            makes the second rounding of TensorFlow Lite Micro harmless.
+        samples: examples for the proofs, shape (samples, ...). A trained model takes real numbers,
+            a graph takes int8 codes. For several inputs, pass a list in their order or a dict by
+            name. The default is 32 random examples on the input grid. They say little about a
+            trained model's accuracy, so pass real data.
         verify: run the target's runtimes and require equality with the graph in every element.
-        max_flip_rate: largest share of layer elements that may differ from the trained model; by
-            default the target's own (0.01 for `"litert"`, 0.25 for `"tflm"`, which rounds twice).
-        min_argmax_agreement: smallest share of given samples whose largest channel is the same; by
-            default the target's own (0.99 and 0.9). Random samples have no clear winner and are
-            not held to it.
-        max_output_error: largest mean error of an output of one channel, as a share of its range;
-            by default the target's own (1/128 and 1/16). For given samples, likewise.
+        max_flip_rate: largest share of layer elements that may differ from the trained model. The
+            default is 0.01 for `"litert"`, and 0.25 for `"tflm"`, which rounds twice.
+        min_argmax_agreement: smallest share of samples whose largest channel is the same. The
+            default is 0.99 for `"litert"` and 0.9 for `"tflm"`. Random samples are not held to
+            it, because they have no clear winner.
+        max_output_error: largest mean error of an output of one channel, as a share of its range.
+            The default is 1/128 for `"litert"` and 1/16 for `"tflm"`. Random samples are not held
+            to it.
         verbose: print the report.
 
     Returns:
         The report.
 
     Raises:
-        ExportError: a graph that the target cannot hold, a limit that is exceeded, or a storage
-            that `strict` refuses.
-        VerificationError: file or runtime differ from the graph.
-        ValueError: a bad argument; the message says which.
+        ExportError: the target cannot hold the graph, a limit is exceeded, or `strict` refuses a
+            storage.
+        VerificationError: the file or a runtime differs from the graph.
+        ValueError: an argument is wrong; the message names it.
         ImportError: a package that writing or verifying needs is not installed.
 
     Example:
@@ -139,11 +141,11 @@ class Exported:
     """A proven file that is not written yet.
 
     Attributes:
-        data: its bytes.
-        file: what they say.
-        graph: the integers that it computes with.
-        codes: the samples of the proofs, int8 by input name.
-        report: of the export.
+        data: the bytes of the file.
+        file: the content of these bytes, by name.
+        graph: the legalized graph, as the file states it.
+        codes: the samples of the proofs as integers, by input name.
+        report: the report of the export.
     """
 
     data: bytes
@@ -167,7 +169,7 @@ def prepare(
     min_argmax_agreement: float | None,
     max_output_error: float | None,
 ) -> Exported:
-    """All of `export` but writing; `path` is for the report alone."""
+    """Does all of `export` except writing. Only the report uses `path`."""
     dtype = _check_io_dtype(io_dtype)
     chosen = get_target(target)
     storage = check_weight_storage(weight_storage, chosen)
@@ -223,22 +225,22 @@ def prepare(
 
 
 def _describe_loss(lossy: Sequence[WeightReport], comparison: ModelComparison | None) -> str:
-    """What INT4 costs, for people."""
+    """What INT4 costs, as a line of the report."""
     worst = max(lossy, key=lambda weight: weight.predicted_flip_rate)
     measured = ""
     if comparison is not None:
         (rate,) = (tensor.rate for tensor in comparison.tensors if tensor.name == worst.name)
-        measured = f" ({rate:.2%} measured, with what the layers before it flip)"
+        measured = f" ({rate:.2%} measured, including flips of the layers before it)"
     return (
-        f"INT4 leaves {len(lossy)} layers less room for roundings than int8: worst is "
-        f"{worst.name!r}, where {worst.predicted_flip_rate:.2%} of the elements are predicted to "
-        f"flip{measured}, not {worst.predicted_in_int8:.2%}. weight_storage='auto' or 'lut' has no "
-        "such cost."
+        f"INT4 leaves {len(lossy)} layers less room for headroom than int8. The worst is "
+        f"{worst.name!r}: {worst.predicted_flip_rate:.2%} of the elements are predicted to "
+        f"flip{measured}, against {worst.predicted_in_int8:.2%} in int8. weight_storage='auto' or "
+        "'lut' has no such cost."
     )
 
 
 def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The path itself; a `ValueError` unless a `.tflite` file can be written there."""
+    """Returns the path. Raises a `ValueError` unless a `.tflite` file can be written there."""
     destination = pathlib.Path(path)
     if destination.suffix != ".tflite":
         raise ValueError(f"The path must end in '.tflite'. Received: {str(path)!r}")
@@ -253,4 +255,4 @@ def _check_io_dtype(io_dtype: str) -> IoDtype:
     for known in IO_DTYPES:
         if io_dtype == known:
             return known
-    raise ValueError(f"io_dtype is 'int8' or 'float32'. Received: {io_dtype!r}")
+    raise ValueError(f"io_dtype must be 'int8' or 'float32'. Received: {io_dtype!r}")

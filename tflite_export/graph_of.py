@@ -1,4 +1,4 @@
-"""The integer graph of whatever a caller passes: a graph, or a model that states one."""
+"""The integer graph that a caller passes, or that the caller's model states."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from keras_qat.integer import IntegerGraph
 
 
 def graph_of(model: Any, planned: bool = False) -> IntegerGraph:
-    """The graph itself, or what the model's `to_integer()` returns.
+    """The graph itself, or the graph that the model's `to_integer()` returns.
 
     Args:
         model: a graph or a model.
-        planned: of a model that has `planned_integer()`, the graph that training aims at.
+        planned: use the model's `planned_integer()` if it has one: the graph that training aims at.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: `model` is neither, or its method returns something else.
     """
     if isinstance(model, IntegerGraph):
         return model
     if not (hasattr(model, "to_integer") and hasattr(model, "layer_codes")):
         raise ValueError(
-            "Pass an IntegerGraph, or a trained model with to_integer() and layer_codes(x), such "
-            f"as keras_qat.quantize returns. Received: {type(model).__name__}"
+            "model must be an IntegerGraph, or a trained model with to_integer() and "
+            "layer_codes(x), such as keras_qat.quantize returns. "
+            f"Received: {type(model).__name__}"
         )
     aims = planned and hasattr(model, "planned_integer")
     graph = model.planned_integer() if aims else model.to_integer()
     if not isinstance(graph, IntegerGraph):
-        raise ValueError(f"to_integer() must return an IntegerGraph. Received: {type(graph)}")
+        raise ValueError(
+            "The model's to_integer() and planned_integer() must return an IntegerGraph. "
+            f"Received: {type(graph)}"
+        )
     return graph

@@ -31,28 +31,28 @@ def predict(
 ) -> Array | Arrays:
     """Runs a file and returns real numbers.
 
-    Inputs of an int8 file are put on its input grid (nearest integer, ties to even), its outputs
-    come back as the real numbers they stand for.
+    The inputs of an int8 file are rounded to its input grid (ties to even). Its outputs are
+    returned as the real numbers that the codes stand for.
 
     Args:
         path: the `.tflite` file.
-        inputs: real numbers, shape (examples, ...); where there are several, a list in the order of
-            the model's inputs, or a dict by their names.
-        runtime: `"litert"` for the LiteRT interpreter as it comes (XNNPACK), `"tflm"` for
-            TensorFlow Lite Micro, which reads lookup tables, too.
+        inputs: real numbers, shape (examples, ...). For several inputs, a list in the order of the
+            model's inputs, or a dict by name.
+        runtime: `"litert"` for the LiteRT interpreter with its default kernels (XNNPACK), `"tflm"`
+            for TensorFlow Lite Micro, which also reads lookup tables.
         batch_size: examples that LiteRT runs at once.
         threads: threads of LiteRT.
 
     Returns:
-        float32, shape (examples, ...); a dict by output name where there are several.
+        float32, shape (examples, ...). For several outputs, a dict by name.
 
     Raises:
         ImportError: the runtime is not installed.
-        ValueError: an unknown runtime, inputs that are not those of the file or hold NaN, or a
-            file that the runtime cannot read.
+        ValueError: the runtime is unknown or cannot read the file, or the inputs do not fit the
+            file or hold NaN.
     """
     if runtime not in _RUNTIMES:
-        raise ValueError(f"The runtime is one of {list(_RUNTIMES)}. Received: {runtime!r}")
+        raise ValueError(f"runtime must be one of {list(_RUNTIMES)}. Received: {runtime!r}")
     outputs = _RUNTIMES[runtime](path, inputs, batch_size, threads)
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
@@ -75,7 +75,7 @@ def _predict_tflm(
 
 
 def _detail(tensor: FileTensor) -> dict[str, Any]:
-    """A tensor as LiteRT describes it."""
+    """The description that LiteRT gives of a tensor."""
     scale = float(tensor.scale[0]) if tensor.scale.size else 0.0
     return {
         "shape": tensor.shape,
@@ -112,7 +112,7 @@ _RUNTIMES = {"litert": _predict_litert, "tflm": _predict_tflm}
 
 
 def _ends(interpreter: Any) -> tuple[Details, Details]:
-    """Inputs and outputs by the names of the file's signature, or of its tensors without one."""
+    """Inputs and outputs, named by the file's signature, or by its tensors if it has none."""
     for signature in interpreter.get_signature_list():
         runner = interpreter.get_signature_runner(signature)
         places = [detail["index"] for detail in interpreter.get_input_details()]
@@ -141,7 +141,7 @@ def _by_name(takes: Details, inputs: Inputs) -> Arrays:
             )
     if len({len(array) for array in arrays.values()}) > 1:
         counts = {name: len(array) for name, array in arrays.items()}
-        raise ValueError(f"All inputs need as many examples. Received: {counts}")
+        raise ValueError(f"All inputs need the same number of examples. Received: {counts}")
     return arrays
 
 

@@ -15,19 +15,19 @@ from tflite_export.text_table import text_table
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `export` did.
+    """The content of the file, the proofs, and the differences from the model.
 
     Attributes:
         path: the file.
-        target: the target it was written for.
+        target: the target that the file was written for.
         io_dtype: dtype of the model's inputs and outputs.
-        file_bytes: its size.
+        file_bytes: size of the file.
         operators: every operator of the file.
         weights: every layer with weights.
-        verifications: one entry per runtime, empty when verification was turned off.
-        comparison: against the trained model, `None` for a bare graph.
+        verifications: one entry per runtime; empty if `verify` was `False`.
+        comparison: the comparison with the trained model; `None` if a graph was exported.
         limits: what the numbers do not cover.
-        float_parts: what is not integer; empty for most models.
+        float_parts: the layers that the file computes in float32; empty for most models.
     """
 
     path: str
@@ -68,7 +68,7 @@ class Report:
         pathlib.Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
     def render(self) -> str:
-        """The report as a plain-text table for people."""
+        """The report as plain text with tables."""
         lines = [
             f"{self.path}: {self.file_bytes:,} bytes, target {self.target}, {self.io_dtype} I/O",
             "",

@@ -1,6 +1,6 @@
 """What each target accepts, and which rounding profiles prove a file for it.
 
-Which integer ops a target runs is said by the ops (`OpExport.targets`).
+`OpExport.targets` says which targets run an integer op.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ class Target:
     """A family of runtimes that loads the same file.
 
     Attributes:
-        name: what callers pass.
-        default_profile: rounding profile of the runtime that people run by default.
+        name: the name that callers pass.
+        default_profile: rounding profile of the default runtime.
         profiles: every profile that `verify` proves.
-        weight_storages: how weights may lie in a file.
-        compact: whether a file may leave out what `FileModel` says.
+        weight_storages: the storages of weights that the runtimes load.
+        compact: whether its files are compact, see `FileModel`.
         smallest_multiplier: lower end (inclusive) of `s_x * s_w / s_y`.
-        multiplier_limit: upper end (exclusive) of `s_x * s_w / s_y`, and of a Mul's.
+        multiplier_limit: upper end (exclusive) of `s_x * s_w / s_y`, and of `s_a * s_b / s_y` of a
+            Mul.
         smallest_add_ratio: lower end (inclusive) of `s_x / s_y` of an Add or a Sub.
         add_ratio_limit: upper end (exclusive) of `s_x / s_y` of an Add or a Sub.
         smallest_mul_multiplier: lower end (inclusive) of `s_a * s_b / s_y` of a Mul.
         max_flip_rate: default largest share of layer elements that may differ from the trained
             model.
         min_argmax_agreement: default smallest share of examples with the same largest channel.
-        max_output_error: default largest mean error of an output of one channel, over its range.
-        limits: what a reader of the report has to know.
+        max_output_error: default largest mean error of an output of one channel, as a share of its
+            range.
+        limits: limits of the proof, for the report.
     """
 
     name: str
@@ -56,8 +58,8 @@ TARGETS: dict[str, Target] = {
             weight_storages=("int8",),
             compact=False,
             smallest_multiplier=2.0**-31,
-            # XNNPACK refuses larger multipliers of a linear op, and leaves an ADD outside its
-            # range to another kernel, which rounds in another way.
+            # XNNPACK refuses larger multipliers of a linear op. It leaves an ADD outside its
+            # range to another kernel, which rounds differently.
             multiplier_limit=2.0**8,
             smallest_add_ratio=2.0**-10,
             add_ratio_limit=2.0**8,
@@ -81,11 +83,12 @@ TARGETS: dict[str, Target] = {
             smallest_add_ratio=2.0**-30,
             add_ratio_limit=2.0**20,
             smallest_mul_multiplier=2.0**-31,
-            # Two roundings in a row: a trained ResNet-8 at 4 bits has 0.12 and 0.97.
+            # TFLM rounds twice. A trained ResNet-8 at 4 bits has a flip rate of 0.12 and an argmax
+            # agreement of 0.97.
             max_flip_rate=0.25,
             min_argmax_agreement=0.9,
-            # Binary classifiers of the digits, 2 to 8 bits: up to 14 of 256 steps on average, 3 %
-            # of the answers were others, from 17 steps on 10 % and more.
+            # Measured on binary classifiers of the digits with 2 to 8 bits. A mean error of up to
+            # 14 of 256 steps changed 3 % of the answers; from 17 steps on it changed 10 % or more.
             max_output_error=1 / 16,
             limits=(
                 "Verified with the reference kernels of TensorFlow Lite Micro; optimized kernels "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def text_table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[str]:
-    """Left-aligned text columns as wide as their widest cell.
+    """Lines of a table with left-aligned columns, each as wide as its widest cell.
 
     >>> print("\\n".join(text_table(("bits", "layer"), [(2, "conv"), (8, "dense")])))
     bits  layer

@@ -284,7 +284,7 @@ def test_a_loop_in_float_is_an_error_that_names_the_layer(tmp_path):
     x = layers.LSTM(4, name="lstm")(layers.Dense(4, name="dense")(inputs))
     model = keras.Model(inputs, layers.Dense(2, name="head")(x))
     qmodel, _ = quantized(lambda: model, "lstm")
-    with pytest.raises(tflite_export.ExportError, match=r"'lstm'.*make it with unroll=True"):
+    with pytest.raises(tflite_export.ExportError, match=r"'lstm'.*set unroll=True"):
         tflite_export.export(qmodel, tmp_path / "net.tflite", verbose=False)
 
 

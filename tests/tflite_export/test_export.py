@@ -225,7 +225,7 @@ def test_flips_are_predicted_for_double_rounding(tmp_path):
         ({"path": "net.bin"}, "must end in '.tflite'. Received: 'net.bin'"),
         ({"path": "nowhere/net.tflite"}, "folder does not exist"),
         ({"target": "onnx"}, "Unknown target"),
-        ({"io_dtype": "uint8"}, "io_dtype is 'int8' or 'float32'. Received: 'uint8'"),
+        ({"io_dtype": "uint8"}, "io_dtype must be 'int8' or 'float32'. Received: 'uint8'"),
         ({"samples": np.zeros((2, 9, 8, 3))}, "must be int8"),
         ({"samples": np.zeros((0, 9, 8, 3), np.int8)}, "at least one example"),
         ({"samples": {"picture": 0}}, r"Received: \['picture'\]"),

@@ -158,18 +158,18 @@ def test_nothing_is_written_when_the_export_fails(graph, tmp_path):
 
 @pytest.mark.parametrize("name", ["Model", "2d", "a-b", "", "class", "tflite", "a b", None])
 def test_a_name_that_c_plus_plus_does_not_take_is_refused(graph, tmp_path, name):
-    with pytest.raises(ValueError, match="name is that of a C"):
+    with pytest.raises(ValueError, match=r"name must be a C\+\+ namespace"):
         write_micro(graph, tmp_path, name=name)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"examples": 0}, "examples is a whole number"),
-        ({"examples": 1.5}, "examples is a whole number"),
-        ({"arena_margin": -0.1}, "arena_margin is a share"),
-        ({"arena_margin": float("nan")}, "arena_margin is a share"),
-        ({"weight_storage": "int2"}, "weight_storage is one of"),
+        ({"examples": 0}, "examples must be a whole number"),
+        ({"examples": 1.5}, "examples must be a whole number"),
+        ({"arena_margin": -0.1}, "arena_margin must be a share"),
+        ({"arena_margin": float("nan")}, "arena_margin must be a share"),
+        ({"weight_storage": "int2"}, "weight_storage must be one of"),
     ],
 )
 def test_bad_arguments_are_refused(graph, tmp_path, options, message):

@@ -45,7 +45,7 @@ def test_a_changed_constant_inside_is_found(file):
     (name,) = (n for n, t in file.tensors.items() if t.data is not None)
     changed = dataclasses.replace(file.tensors[name], data=np.float32([0.8]))
     data = write_model(dataclasses.replace(file, tensors={**file.tensors, name: changed}))
-    with pytest.raises(VerificationError, match="is not that of the float part 'part'"):
+    with pytest.raises(VerificationError, match="differs from the float part 'part'"):
         verify(GRAPH, data, "litert", random_codes(GRAPH))
 
 
@@ -175,7 +175,7 @@ def test_a_changed_weight_is_found(weighted_file, name, change):
     changed = dataclasses.replace(tensor, **other)
     tensors = {**weighted_file.tensors, name: changed}
     data = write_model(dataclasses.replace(weighted_file, tensors=tensors))
-    with pytest.raises(VerificationError, match="is not that of the float part 'part'"):
+    with pytest.raises(VerificationError, match="differs from the float part 'part'"):
         verify(weighted_graph(), data, "litert", words())
 
 

@@ -169,7 +169,7 @@ def test_two_tensors_are_compared_on_one_grid(kind, right, y_grid, message):
 def test_padding_with_zeros_that_the_grid_lacks():
     grid = QuantParams(np.float32(0.1), 0, 5, 127)
     graph = one_op_graph(lambda _, x: ops.Pad((x,), "y", ((1, 1), (0, 0))), SHAPE, grid)
-    refuse(graph, r"leaves integers 0\.\.127")
+    refuse(graph, r"yields integers 0\.\.127")
 
 
 def test_the_mean_of_a_tensor_without_negative_values():

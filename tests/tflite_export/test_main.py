@@ -99,7 +99,7 @@ def test_help_teaches():
     [
         (["missing.npz", "net.tflite"], "missing.npz"),
         (["missing.keras", "net.tflite"], "no such file"),
-        (["model.h5", "net.tflite"], "is a .keras or an .npz file"),
+        (["model.h5", "net.tflite"], "must be a .keras or an .npz file"),
         (["{source}", "net.bin"], "must end in '.tflite'"),
         (["{source}", "no/such/folder/net.tflite"], "folder does not exist"),
         (["{source}"], "usage: python -m tflite_export"),
@@ -139,11 +139,11 @@ def damaged(kind: str, source, float_model, tmp_path):
     [
         ("foreign.npz", "not a readable integer graph"),
         ("truncated.npz", "not a readable integer graph"),
-        ("foreign.keras", "no Keras model, or a damaged one"),
-        ("truncated.keras", "no Keras model, or a damaged one"),
+        ("foreign.keras", "is not a Keras model, or is damaged"),
+        ("truncated.keras", "is not a Keras model, or is damaged"),
         ("corrupt.keras", "not a readable Keras model"),
         ("not_quantized.keras", "holds a Sequential without quantizers"),
-        ("model.tflite", "is a .keras or an .npz file"),
+        ("model.tflite", "must be a .keras or an .npz file"),
     ],
 )
 def test_a_damaged_source_is_one_line_and_the_old_file_stays(

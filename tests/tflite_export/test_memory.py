@@ -225,5 +225,5 @@ def test_the_plan_is_drawn(tmp_path):
 
 
 def test_what_is_no_network_is_refused():
-    with pytest.raises(ValueError, match="Pass an IntegerGraph"):
+    with pytest.raises(ValueError, match="model must be an IntegerGraph"):
         plan_memory("model.keras")

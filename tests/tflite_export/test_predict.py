@@ -86,5 +86,5 @@ def test_one_output_comes_bare_and_two_inputs_need_names(tmp_path):
         assert found.tolist() == [[3.0, 3.0]] * 3
     with pytest.raises(ValueError, match="several inputs"):
         predict(tmp_path / "sum.tflite", ones)
-    with pytest.raises(ValueError, match="as many examples"):
+    with pytest.raises(ValueError, match="the same number of examples"):
         predict(tmp_path / "sum.tflite", {"left": ones, "right": ones[:1]})

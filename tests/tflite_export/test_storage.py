@@ -271,7 +271,7 @@ def test_strict_refuses_what_int4_costs(tmp_path):
 @pytest.mark.parametrize(
     ("target", "storage", "message"),
     [
-        ("tflm", "int2", "weight_storage is one of"),
+        ("tflm", "int2", "weight_storage must be one of"),
         ("litert", "lut", "Target 'litert' loads weights as int8"),
         ("litert", "int4", "Target 'litert' loads weights as int8"),
     ],

@@ -1,1 +1,1 @@
-"""A `.tflite` file: what it says by name, its bytes, and the runtimes that run it."""
+"""A `.tflite` file: its content by name, its bytes, and the runtimes that run it."""

@@ -1,6 +1,6 @@
-"""What a `.tflite` file says, by name: the frozen statement between emitters, writer and reader.
+"""The content of a `.tflite` file by name, as emitters, writer and reader exchange it.
 
-Nothing here knows of indices, buffers or the schema; `writer.py` alone does.
+Only `writer.py` knows of indices, buffers and the schema.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class FileTensor:
     """One tensor of the file.
 
     Attributes:
-        name: unique in the file.
-        shape: batch 1 first for activations.
+        name: unique name in the file.
+        shape: shape of the tensor. Activations have a batch of 1 first.
         dtype: `"int4"`, or the name of a dtype of NumPy.
-        scale: float32 scales, empty without quantization, one number or one per channel.
+        scale: float32, one scale or one per channel; empty without quantization.
         zero_point: the integer that stands for 0.0.
-        axis: the channel axis of a vector of scales.
-        data: the constant's values (INT4 in an int8 array), `None` for an activation.
-        resizable: the first axis is a batch that a caller may resize.
+        axis: the channel axis, if there are several scales.
+        data: the values of a constant (INT4 in an int8 array); `None` for an activation.
+        resizable: whether the first axis is a batch that a caller may resize.
     """
 
     name: str
@@ -48,7 +48,7 @@ class FileTensor:
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return math.prod(self.shape)
 
 
@@ -57,13 +57,13 @@ class FileOperator:
     """One operator of the file.
 
     Attributes:
-        code: name of the operator, as `"CONV_2D"`; custom where it is no builtin one.
+        code: name of the operator, such as `"CONV_2D"`. A name that is not builtin is custom.
         version: lowest version of the operator that has these dtypes.
-        inputs: tensor names, activations and constants, in the operator's order; empty for one
-            that it does without.
+        inputs: names of activations and constants, in the operator's order. An empty name stands
+            for an optional input that is left out.
         outputs: tensor names.
-        options: name of the operator's option table, as `"Conv2DOptions"`; empty without.
-        fields: values of the option table; enumerations by the name of the value.
+        options: name of the option table, such as `"Conv2DOptions"`; empty if there is none.
+        fields: values of the option table. An enumeration is given by the name of its value.
     """
 
     code: str
@@ -79,14 +79,15 @@ class FileModel:
     """One whole file.
 
     Attributes:
-        description: free text for people who open the file.
+        description: free text about the file.
         tensors: every tensor by name, in the order of the file.
         operators: the operators in the order they run.
         inputs: tensor name of each model input, by the name callers use.
         outputs: tensor name of each model output, by the name callers use.
-        compact: for TensorFlow Lite Micro alone. What it does without is left out: batches of
-            other sizes, the scales of several biases, and all zero points of a vector of scales but
-            one. Of operators that do the same, it has those that take less memory.
+        compact: whether the file is for TensorFlow Lite Micro alone. A compact file leaves out
+            what this runtime does not read: batches of other sizes, the scales of several biases,
+            and all zero points of a vector of scales except one. Of two operators that do the
+            same, it has the one that takes less memory.
     """
 
     description: str
@@ -98,7 +99,7 @@ class FileModel:
 
 
 def stored_bytes(file: FileModel, name: str) -> int:
-    """The bytes that the data of a constant takes; of a decoded one, that of its parts."""
+    """The bytes of a constant's data. For decoded weights, the bytes of their parts."""
     tensor = file.tensors[name]
     if tensor.data is None:
         (decode,) = (op for op in file.operators if name in op.outputs)

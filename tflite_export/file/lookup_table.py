@@ -2,14 +2,20 @@
 
 The operator `TFLM_DECODE` reads two uint8 tensors and writes the int8 weights to the arena:
 
-* the indices, `bits` bits each, in the order of the weights, the first in the highest bits of the
-  first byte; the last byte is filled with zeros;
-* the tables: a header of 16 bytes, then for each channel the int8 values that an index stands for,
-  every table as long as the longest.
+* Indices of `bits` bits each, in the order of the weights. The first index is in the highest bits
+  of the first byte. The last byte is filled with zeros.
+* Tables: a header of 16 bytes, then for each channel the int8 values that an index stands for.
+  Every table is as long as the longest.
 
-Header, by byte: 0 the kind (0: lookup table); 1 the version of the header (1); 4 the version of the
-table (1); 5 the channel axis in the high and `bits` in the low four bits; 6 the length of a table;
-all others 0. A channel axis is the first or the last one.
+These bytes of the header are set, and all others are 0:
+
+* 0: the kind (0 is a lookup table).
+* 1: the version of the header (1).
+* 4: the version of the table (1).
+* 5: the channel axis in the high four bits, and `bits` in the low four.
+* 6: the length of a table.
+
+The channel axis is the first or the last one.
 
 Source: the design of TensorFlow Lite Micro's DECODE operator (2025), as its Python package of
 November 2026 writes it.
@@ -38,7 +44,7 @@ _HEADER_VERSION = _TABLE_VERSION = 1
 
 
 def index_bits(values: npt.NDArray[Any], axis: int) -> int:
-    """The bits that number the different values of any channel, at least 1.
+    """The bits of an index into the different values of any channel, at least 1.
 
     >>> index_bits(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)
     2
@@ -47,7 +53,7 @@ def index_bits(values: npt.NDArray[Any], axis: int) -> int:
 
 
 def encoded_bytes(values: npt.NDArray[Any], axis: int) -> int:
-    """The bytes of indices and tables together.
+    """The bytes of the indices and the tables together.
 
     >>> encoded_bytes(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)  # 2 + 16 + 2 * 3
     24
@@ -56,10 +62,11 @@ def encoded_bytes(values: npt.NDArray[Any], axis: int) -> int:
 
 
 def encode(values: Int8Array, axis: int) -> tuple[Bytes, Bytes]:
-    """`(indices, tables)` of weights, with one table for each channel of `axis`.
+    """Encodes weights as `(indices, tables)`, with one table for each channel of `axis`.
 
     Raises:
-        ValueError: a channel has more than 128 different values, or is none of the outer axes.
+        ValueError: a channel has more than 128 different values, or `axis` is neither the first
+            nor the last.
 
     >>> indices, tables = encode(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)
     >>> indices.tolist(), tables[16:].tolist()
@@ -70,7 +77,7 @@ def encode(values: Int8Array, axis: int) -> tuple[Bytes, Bytes]:
     bits = index_bits(values, axis)
     if bits > MAX_INDEX_BITS:
         raise ValueError(
-            f"A channel may have {1 << MAX_INDEX_BITS} different values. Received: more"
+            f"A channel may have at most {1 << MAX_INDEX_BITS} different values. Received: more"
         )
     channels = np.moveaxis(values, axis, 0)
     found = [np.unique(channel, return_inverse=True) for channel in channels]
@@ -84,10 +91,10 @@ def encode(values: Int8Array, axis: int) -> tuple[Bytes, Bytes]:
 
 
 def decode(indices: Bytes, tables: Bytes, shape: tuple[int, ...]) -> Int8Array:
-    """The weights of that shape.
+    """Decodes weights of `shape`.
 
     Raises:
-        ValueError: another kind or version of table, or too few bytes.
+        ValueError: the table has another kind or version, or its bytes do not fit the shape.
 
     >>> decode(*encode(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0), (2, 3)).tolist()
     [[-64, 64, 64], [1, 2, 3]]
@@ -99,7 +106,7 @@ def decode(indices: Bytes, tables: Bytes, shape: tuple[int, ...]) -> Int8Array:
     channels, count = shape[axis] if axis < len(shape) else 0, int(np.prod(shape))
     if content.size != channels * length or indices.size * 8 < count * bits:
         raise ValueError(
-            f"The lookup table has too few bytes for weights of shape {shape}. "
+            f"The lookup table's bytes do not fit weights of shape {shape}. "
             f"Received: {indices.size} bytes of indices, {content.size} of tables"
         )
     flags = np.unpackbits(indices)[: count * bits].reshape(count, bits)

@@ -1,4 +1,4 @@
-"""Runs `.tflite` bytes in the real runtimes; imported packages stay inside the functions."""
+"""Runs `.tflite` bytes in the real runtimes, which are imported inside the functions."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _ARENA_BASE = 1 << 20
 def run_litert(
     data: bytes, model: FileModel, inputs: Mapping[str, npt.NDArray[Any]], reference: bool
 ) -> Arrays:
-    """LiteRT: its reference kernels (every tensor) or XNNPACK, its default (the outputs).
+    """Runs LiteRT with its reference kernels, or with XNNPACK, its default.
 
     Args:
         data: the file.
-        model: what the file says.
-        inputs: arrays of one batch size, by the name callers use; a file whose batch is fixed
-            runs them one by one.
-        reference: reference kernels instead of the default interpreter.
+        model: the content of the file.
+        inputs: arrays of one batch size, by the names that callers use. A file whose batch is
+            fixed runs the examples one by one.
+        reference: use the reference kernels instead of XNNPACK.
 
     Returns:
-        Arrays by tensor name.
+        Arrays by tensor name: every activation with reference kernels, the outputs with XNNPACK.
 
     Raises:
         ImportError: ai-edge-litert is not installed.
@@ -75,12 +75,12 @@ def run_tflm(
     inputs: Mapping[str, npt.NDArray[Any]],
     every_tensor: bool = True,
 ) -> Arrays:
-    """TensorFlow Lite Micro, example by example.
+    """Runs TensorFlow Lite Micro, example by example.
 
     Args:
         data: the file.
-        model: what the file says.
-        inputs: arrays of one batch size, by the name callers use.
+        model: the content of the file.
+        inputs: arrays of one batch size, by the names that callers use.
         every_tensor: return every activation, not the outputs alone.
 
     Returns:
@@ -111,11 +111,11 @@ def run_tflm(
 def measure_arena(data: bytes, model: FileModel) -> int:
     """The bytes of the arena that TensorFlow Lite Micro takes on this machine.
 
-    It says so on the standard error of the process, which is caught meanwhile.
+    The runtime prints this number to the standard error of the process, which is captured.
 
     Raises:
         ImportError: tflite_micro is not installed.
-        RuntimeError: the runtime refuses the file, or says nothing of its arena.
+        RuntimeError: the runtime refuses the file, or does not state its arena.
     """
     runtime = _tflm()
     interpreter = runtime.Interpreter.from_bytes(data, arena_size=_arena_size(data, model))
@@ -137,7 +137,7 @@ def _tflm() -> Any:
 
 
 def standard_error(call: Callable[[], None]) -> str:
-    """What a call writes to the standard error of the process, from Python or not."""
+    """Runs a call and returns what it writes to the standard error, native code included."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as caught:

@@ -1,4 +1,4 @@
-"""`StoredGraph`: a legalized graph, and how its weights and tables lie in a file."""
+"""`StoredGraph`: a legalized graph, and how a file stores its weights and tables."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class StoredGraph:
     """A graph as a file states it.
 
     Attributes:
-        graph: its weights are the integers that kernels multiply with.
-        storage: of the weights of linear ops, by their outputs; int8 for one that is not there.
-        native: operators that compute a table on their own, by their outputs.
+        graph: the graph, whose weights are the integers that kernels multiply with.
+        storage: storage of a linear op's weights, by the op's output; int8 if it is not listed.
+        native: operators that compute a lookup without its table, by the lookup's output.
     """
 
     graph: IntegerGraph
@@ -27,7 +27,7 @@ class StoredGraph:
     native: Mapping[str, FileOperator] = dataclasses.field(default_factory=dict)
 
     def linear_op(self, output: str) -> ops.LinearOp:
-        """The op with weights that a learned op of that output became."""
+        """The linear op that replaces the learned op of that output."""
         names = (output, convolution_of(output))
         linear = (op for op in self.graph.ops if isinstance(op, ops.LinearOp))
         (found,) = (op for op in linear if op.output in names)
@@ -35,5 +35,5 @@ class StoredGraph:
 
 
 def convolution_of(output: str) -> str:
-    """The tensor that a Dense layer's convolution writes, before it gets the layer's shape."""
+    """The tensor that a Dense layer's convolution writes, before it is reshaped."""
     return f"{output}/convolution"

@@ -1,4 +1,4 @@
-"""Writes and reads the flatbuffer: the only file that knows schema, buffers and indices."""
+"""Writes and reads the flatbuffer. Only this module knows schema, buffers and indices."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _ENUMERATIONS = {
 
 
 def write_model(model: FileModel) -> bytes:
-    """The file's bytes: identical constants share a buffer, buffers start at multiples of 16.
+    """The file's bytes. Equal constants share a buffer, and data starts at multiples of 16.
 
     Raises:
-        ImportError: the export extra is not installed.
+        ImportError: `keras_qat[export]` is not installed.
     """
     schema = _schema()
     import flatbuffers
@@ -66,15 +66,15 @@ def read_model(data: bytes) -> FileModel:
     """The file's content by name, straight from the schema.
 
     Raises:
-        ValueError: not a TFLite flatbuffer, or one with several subgraphs.
-        ImportError: the export extra is not installed.
+        ValueError: the bytes are not a TFLite flatbuffer, or it has several subgraphs.
+        ImportError: `keras_qat[export]` is not installed.
     """
     schema = _schema()
     if data[4:8] != _IDENTIFIER:
         raise ValueError(f"Not a TFLite file. Received: bytes 4 to 8 are {data[4:8]!r}")
     file = schema.ModelT.InitFromPackedBuf(data)
     if len(file.subgraphs) != 1:
-        raise ValueError(f"Expected one subgraph. Received: {len(file.subgraphs)}")
+        raise ValueError(f"The file must have one subgraph. Received: {len(file.subgraphs)}")
     (graph,) = file.subgraphs
     tensors = [_read_tensor(schema, tensor, file.buffers) for tensor in graph.tensors]
     names = [tensor.name for tensor in tensors]
@@ -112,7 +112,7 @@ class _Buffers:
         self.items: list[Any] = [schema.BufferT()]
 
     def index(self, data: npt.NDArray[Any] | None) -> int:
-        """The buffer that holds the data, a new one unless an equal one exists."""
+        """The index of the buffer with the data. Equal data shares one buffer."""
         if data is None:
             return 0
         content = data.astype(data.dtype.newbyteorder("<")).tobytes()
@@ -123,7 +123,7 @@ class _Buffers:
 
 
 def _aligned_buffer(schema: Any, content: bytes) -> Any:
-    """A buffer that aligns its data, which the generated Python packer forgets to do."""
+    """A buffer that aligns its data. The generated Python packer does not."""
 
     class AlignedBuffer(schema.BufferT):
         def Pack(self, builder: Any) -> Any:  # noqa: N802 (the schema's name)
@@ -158,7 +158,7 @@ def _tensor(schema: Any, tensor: FileTensor, buffers: _Buffers, compact: bool) -
 
 
 def _stored_data(tensor: FileTensor) -> npt.NDArray[Any] | None:
-    """The constant as the file holds it: of two INT4, the first is in the low bits of a byte."""
+    """The constant as the file holds it. The first of two INT4 is in the low bits of a byte."""
     if tensor.data is None or tensor.dtype != "int4":
         return tensor.data
     nibbles = np.append(tensor.data.ravel(), np.zeros(tensor.data.size % 2, np.int8))
@@ -167,7 +167,7 @@ def _stored_data(tensor: FileTensor) -> npt.NDArray[Any] | None:
 
 
 def _values(stored: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """The constant that `_stored_data` stored."""
+    """Restores the constant from `_stored_data`."""
     content = np.asarray(stored)
     if dtype != "int4":
         return content.view(dtype).reshape(shape)

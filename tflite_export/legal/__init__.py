@@ -1,1 +1,1 @@
-"""From a learned graph to one that a target computes exactly, and that a file can hold."""
+"""Turns a learned graph into one that a target computes exactly and that a file can hold."""

@@ -1,10 +1,10 @@
-"""Means of few codes, written as depthwise convolutions where MEAN would round some of them wrong.
+"""Writes a mean of few codes as a depthwise convolution if MEAN would round some sums wrong.
 
 XNNPACK computes a MEAN in float32 from the stored integers, zero point included. Codes of one bit
-are stored as 126 and 127: the sum of 8x8 of them, in steps of an 8-bit output, is about 24,000,
-where float32 numbers lie 1/512 apart. A mean nearer than that to a tie goes the wrong way. Of one
-bit there are 65 sums, and one of them was 8.5 % of all elements in a trained network. A convolution
-takes the zero point away in integers.
+are stored as 126 and 127. The sum of 8x8 of them, in steps of an 8-bit output, is about 24,000,
+where float32 numbers lie 1/512 apart. A mean nearer than that to a tie is rounded wrong. Only 65
+sums are possible, and one of them was 8.5 % of all elements in a trained network. A convolution
+subtracts the zero point in integers.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from keras_qat.integer.qparams import INT8_MIN, IntArray
 from tflite_export.targets import Target
 
 _MOST_SUMS = 1024
-"""Of more sums than these each holds a small share of the elements: a MEAN stays what it is."""
+"""With more sums than this, each is a small share of the elements, so the MEAN stays."""
 
 
 def with_exact_means(graph: IntegerGraph, target: Target) -> IntegerGraph:
-    """The same network, with a DEPTHWISE_CONV_2D of ones in place of each MEAN that would err."""
+    """The same network, with a DEPTHWISE_CONV_2D of ones instead of each MEAN that would err."""
     profile = get_profile(target.default_profile)
     if not profile.float_mean:
         return graph
@@ -32,7 +32,7 @@ def with_exact_means(graph: IntegerGraph, target: Target) -> IntegerGraph:
 
 
 def _errs(op: ops.Mean, graph: IntegerGraph, profile: RoundingProfile) -> bool:
-    """Whether the mean of any codes is not the nearest step of the output."""
+    """Whether the mean of some codes is not rounded to the nearest level of the output."""
     x, y = graph.tensors[op.inputs[0]], graph.tensors[op.output].qparams
     count, reach = x.shape[1] * x.shape[2], x.qparams.qmax - x.qparams.qmin
     if count * reach >= _MOST_SUMS:
@@ -56,7 +56,7 @@ def _codes_of_every_sum(count: int, reach: int) -> IntArray:
 
 
 def _as_convolution(op: ops.Mean, graph: IntegerGraph) -> IntegerGraph:
-    """Sums of ones times codes, rescaled by one over their number."""
+    """A convolution that sums codes times 1 and rescales by one over their number."""
     x, y = graph.tensors[op.inputs[0]], graph.tensors[op.output]
     _, height, width, channels = x.shape
     ones = ops.QuantizedArray(

@@ -1,4 +1,4 @@
-"""What a graph has to respect so that the file computes exactly what the graph states."""
+"""The conditions under which a file computes exactly what its graph states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from tflite_export.targets import Target
 
 
 def check_legal(graph: IntegerGraph, target: Target) -> None:
-    """Raises ExportError for the first thing that the target cannot hold or would compute else."""
+    """Raises an `ExportError` if the target cannot hold the graph, or would compute it differently.
+
+    It names the first such tensor or op.
+    """
     if not graph.ops:
         raise ExportError("The graph has no ops: there is nothing to export.")
     for tensor in graph.tensors.values():
@@ -52,14 +55,14 @@ def _check_float_parts(graph: IntegerGraph, target: Target) -> None:
 
 
 def runnable_profiles(graph: IntegerGraph, target: Target) -> tuple[str, ...]:
-    """The profiles of the target whose runtime runs the graph on this machine at all."""
+    """The profiles of the target whose runtimes can run the graph."""
     classes = [graph.tensors[op.output].shape[-1] for op in graph.ops if type(op) is ops.Softmax]
     most = max(classes, default=0)
     return tuple(profile for profile in target.profiles if runs_softmax(profile, most))
 
 
 def check_float_inputs(graph: IntegerGraph, io_dtype: IoDtype) -> None:
-    """A QUANTIZE saturates at int8's ends only: a narrower input grid needs int8 inputs."""
+    """Requires int8 inputs for grids narrower than int8: QUANTIZE saturates at int8's ends only."""
     for name in graph.inputs:
         grid = graph.tensors[name].qparams
         if io_dtype == "float32" and (grid.qmin, grid.qmax) != (INT8_MIN, INT8_MAX):

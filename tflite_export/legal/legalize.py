@@ -1,4 +1,4 @@
-"""Passes from a learned graph to one that a target can hold: the real network stays the same."""
+"""Passes from a learned graph to one that a target can hold. The real numbers stay the same."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tflite_export.targets import Target
 
 
 def legalize(graph: IntegerGraph, target: Target, weight_storage: str = "auto") -> StoredGraph:
-    """The graph as the file will state it: scale vectors, headroom, storage, operators; checked.
+    """The checked graph as the file will state it: scale vectors, headroom, storage, operators.
 
     Args:
         graph: the learned graph.
-        target: what it is for.
+        target: the target of the file.
         weight_storage: see `tflite_export.export`.
 
     Raises:
-        ExportError: something the target cannot hold; the message names the tensor.
+        ExportError: the target cannot hold the graph; the message names the tensor.
     """
     vectorized = with_channel_scales(with_exact_means(graph, target))
     check_legal(vectorized, target)
@@ -45,7 +45,7 @@ def legalize(graph: IntegerGraph, target: Target, weight_storage: str = "auto") 
 
 
 def with_channel_scales(graph: IntegerGraph) -> IntegerGraph:
-    """Weights on a per-tensor grid get a vector of equal scales: kernels differ on a scalar."""
+    """Gives per-tensor weights a vector of equal scales, because kernels differ on a scalar."""
     return map_linear_ops(graph, _with_channel_scales)
 
 
@@ -59,7 +59,10 @@ def _with_channel_scales(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
 
 
 def _dense_as_convolution(graph: IntegerGraph, op: ops.FullyConnected) -> IntegerGraph:
-    """A 1x1 convolution on an image of one row, which TFLM runs with INT4 weights per channel."""
+    """Turns a Dense layer into a 1x1 convolution, which TFLM runs with per-channel INT4 weights.
+
+    The image has one row.
+    """
     (source,), (units, features) = op.inputs, op.weight.values.shape
     image, convolved = f"{op.output}/image", convolution_of(op.output)
     places = graph.tensors[op.output].shape[1:-1]

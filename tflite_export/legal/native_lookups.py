@@ -1,8 +1,7 @@
-"""Operators that compute a table on their own, where a target's runtimes agree on every entry.
+"""Operators that compute a lookup without its table, if the runtimes agree on every entry.
 
-They are faster than a GATHER and need no wide tensor. Which tables they compute is found by running
-them: their arithmetic is floating-point functions of the C library in one place and fixed-point
-numbers in another.
+They are faster than a GATHER and need no wide tensor. They are run to find out which tables they
+compute, because some use floating-point functions of the C library and others fixed point.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ class NativeFunction:
     """An operator that computes one function.
 
     Attributes:
-        code, version, options, fields: as in `FileOperator`.
-        targets: where it is worth its place.
+        code, version, options, fields: see `FileOperator`.
+        targets: names of the targets where it is used.
         output: the one output grid that it accepts; `None` for any.
     """
 
@@ -41,7 +40,7 @@ class NativeFunction:
     output: QuantParams | None = None
 
     def reading(self, source: str, output: str) -> FileOperator:
-        """The operator between two tensors."""
+        """The operator that computes `output` from `source`."""
         return FileOperator(
             self.code, self.version, (source,), (output,), self.options, self.fields
         )
@@ -50,9 +49,9 @@ class NativeFunction:
 _PROBABILITIES = QuantParams(np.array(1 / 256, np.float32), zero_point=INT8_MIN)
 _SIGNED_UNIT = QuantParams(np.array(1 / 128, np.float32))
 
-# Not here: LEAKY_RELU and HARD_SWISH round on the way, so most of their tables differ from that of
-# the function, and in LiteRT HARD_SWISH is slower than a GATHER. Neither ELU in LiteRT, whose
-# reference kernels have none, nor GELU in TensorFlow Lite Micro, which has none.
+# LEAKY_RELU and HARD_SWISH are left out: they round on the way, so most of their tables differ from
+# the table of the function. HARD_SWISH in LiteRT is also slower than a GATHER. LiteRT's reference
+# kernels have no ELU, and TensorFlow Lite Micro has no GELU.
 NATIVE_FUNCTIONS = (
     NativeFunction("GELU", 2, ("litert",), "GeluOptions", {"approximate": False}),
     NativeFunction("GELU", 2, ("litert",), "GeluOptions", {"approximate": True}),
@@ -63,9 +62,9 @@ NATIVE_FUNCTIONS = (
 
 
 def native_operators(graph: IntegerGraph, target: Target) -> dict[str, FileOperator]:
-    """For every table that an operator of the target computes: that operator, by its output.
+    """The operators of the target that compute a lookup of the graph, by the lookup's output.
 
-    Without the target's runtime there are none.
+    There are none if a runtime of the target is not installed.
     """
     found = {}
     for op in graph.ops:
@@ -98,7 +97,7 @@ def _native_function(
 def _table(
     function: NativeFunction, x: QuantParams, y: QuantParams, profile: str
 ) -> npt.NDArray[np.int8] | None:
-    """What the operator makes of every code in one runtime; `None` without the runtime."""
+    """The operator's output for every code in one runtime; `None` if it is not installed."""
     codes = np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int8).reshape(1, -1)
     tensors = {
         name: FileTensor(name, codes.shape, "int8", grid.scale.reshape(1), grid.zero_point)

@@ -1,4 +1,4 @@
-"""How the weights of a layer lie in a file: int8, two INT4 to a byte, or a lookup table."""
+"""How a file stores the weights of a layer: int8, two INT4 to a byte, or a lookup table."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _DENSE_IN_INT4 = 600
 
 
 def check_weight_storage(weight_storage: str, target: Target) -> str:
-    """The storage itself.
+    """Returns the storage.
 
     Raises:
-        ValueError: an unknown one, or one that the target does not load.
+        ValueError: the storage is unknown, or the target does not load it.
     """
     if weight_storage not in WEIGHT_STORAGES:
         raise ValueError(
-            f"weight_storage is one of {WEIGHT_STORAGES}. Received: {weight_storage!r}"
+            f"weight_storage must be one of {WEIGHT_STORAGES}. Received: {weight_storage!r}"
         )
     if weight_storage not in ("auto", *target.weight_storages):
         raise ValueError(
@@ -50,9 +50,9 @@ def store(
 ) -> tuple[ops.LinearOp, WeightStorage]:
     """The op with the integers that its storage holds, and that storage.
 
-    A storage that is asked for is used wherever the weights fit in it, `"int8"` elsewhere.
-    `"auto"` takes the smallest that holds the very integers of `"int8"`, headroom included, so
-    that it changes nothing but the size.
+    A given storage is used where the weights fit in it, and `"int8"` elsewhere. `"auto"` takes the
+    smallest storage that holds the same integers as `"int8"`, headroom included. It changes the
+    size alone.
     """
     full = with_headroom(op, graph)
     if weight_storage == "auto":
@@ -67,7 +67,7 @@ def store(
 
 
 def file_bytes(op: ops.LinearOp, storage: WeightStorage) -> int:
-    """What the weights of an op add to a file, about: data, and what describes them."""
+    """About how many bytes an op's weights add to a file, with the data that describes them."""
     size = op.weight.values.size
     if storage == "int4":
         return int4_bytes(size) + (_DENSE_IN_INT4 if isinstance(op, ops.FullyConnected) else 0)
@@ -77,17 +77,17 @@ def file_bytes(op: ops.LinearOp, storage: WeightStorage) -> int:
 
 
 def require_faithful(lossy: Sequence[str]) -> None:
-    """Raises an `ExportError` if the storage of any layer leaves less room than int8 does."""
+    """Raises an `ExportError` if the storage of any layer rounds worse than int8."""
     if lossy:
         raise ExportError(
-            "strict=True refuses INT4 weights that leave no room for roundings, in "
-            f"{', '.join(map(repr, lossy))}: a kernel that rounds twice would move more elements "
-            "than it does with int8. Use weight_storage='auto' or 'lut'. No file was written."
+            "strict=True refuses INT4 weights without room for headroom, in "
+            f"{', '.join(map(repr, lossy))}: a kernel that rounds twice would flip more elements "
+            "than with int8. Use weight_storage='auto' or 'lut'. No file was written."
         )
 
 
 def _fitting(op: ops.LinearOp) -> list[WeightStorage]:
-    """The storages of this kind of op that hold the op's integers as they are."""
+    """The storages that this type of op may have and that hold its integers as they are."""
     index_bits = lookup_table.index_bits(op.weight.values, op.channel_axis)
     fits: dict[WeightStorage, bool] = {
         "int8": True,

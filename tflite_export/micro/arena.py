@@ -1,16 +1,16 @@
-"""The arena of TensorFlow Lite Micro, computed as it lays the arena out itself.
+"""Computes the arena of TensorFlow Lite Micro, as the runtime lays it out.
 
-It has two parts:
+The arena has two parts:
 
-* buffers, planned once: every activation from the operator that writes it to the last one that
-  reads it, and what an operator needs while it runs. INT4 weights are unpacked into such a buffer,
-  those of a lookup table decoded into one. The largest buffers are placed first, each at the lowest
-  offset where it meets no other that lives at the same time.
-* structures of the interpreter: for every tensor, operator and output channel.
+* Buffers, planned once. An activation is in use from the operator that writes it to the last one
+  that reads it. Scratch is in use while its operator runs. INT4 weights are unpacked into a buffer,
+  and weights of a lookup table are decoded into one. The largest buffers are placed first, each at
+  the lowest offset where it overlaps no other buffer that is in use at the same time.
+* Structures of the interpreter: for every tensor, operator and output channel.
 
-What an operator takes beyond that is stated by its `MicroKernel`. The sizes of the structures were
-read off TensorFlow Lite Micro (November 2026) on a 64-bit machine; with the pointers of 32 bits of
-a microcontroller they are smaller.
+`MicroKernel` states what an operator takes beyond that. The sizes of the structures were read off
+TensorFlow Lite Micro (November 2026) on a 64-bit machine. They are smaller on a microcontroller,
+whose pointers have 32 bits.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from tflite_export.ops.table import micro_kernel
 _ALIGNMENT = 16
 _TENSOR = 24
 _OPERATOR = 88
-"""64, and 24 for its allocations."""
+"""64 bytes, and 24 for the operator's allocations."""
 _INPUT_OR_OUTPUT = 96
 _INTERPRETER = 506
 _BYTES = {"int8": 1, "uint8": 1, "int32": 4, "float32": 4}
 
 
 def buffers_of(file: FileModel) -> list[Buffer]:
-    """What the arena has to hold, and when; all at offset 0.
+    """The buffers that the arena has to hold and their times, all at offset 0.
 
     Raises:
-        ExportError: an operator whose scratch is not known.
+        ExportError: the scratch of an operator is not known.
     """
     first = dict.fromkeys(file.inputs.values(), 0)
     last = dict.fromkeys(file.outputs.values(), len(file.operators) - 1)
@@ -63,7 +63,7 @@ def buffers_of(file: FileModel) -> list[Buffer]:
 
 
 def place(buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
-    """Gives every buffer its offset, the largest first, in the order of time.
+    """Places the buffers, the largest first, and returns them in the order of time.
 
     >>> a, b, c = Buffer("a", 32, 0, 1), Buffer("b", 16, 1, 2), Buffer("c", 32, 2, 3)
     >>> [(buffer.name, buffer.offset) for buffer in place([a, b, c])]
@@ -80,10 +80,10 @@ def place(buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
 
 
 def structure_bytes(file: FileModel) -> int:
-    """What the interpreter keeps for tensors, operators and channels.
+    """The bytes that the interpreter keeps for tensors, operators and channels.
 
     Raises:
-        ExportError: an operator of which that is not known.
+        ExportError: the structures of an operator are not known.
     """
     total = _INTERPRETER + _TENSOR * len(file.tensors)
     total += _INPUT_OR_OUTPUT * (len(file.inputs) + len(file.outputs))

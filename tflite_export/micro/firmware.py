@@ -1,4 +1,4 @@
-"""`write_micro`: a network as C++ that a project with TensorFlow Lite Micro compiles as it is."""
+"""`write_micro`: a network as C++ sources for a project with TensorFlow Lite Micro."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Firmware:
     """What `write_micro` wrote.
 
     Attributes:
-        files: paths of everything written.
-        arena_bytes: the arena that the code reserves.
-        measured_arena_bytes: what TensorFlow Lite Micro took on this machine.
+        files: paths of all files.
+        arena_bytes: bytes of the arena that the code reserves.
+        measured_arena_bytes: bytes of the arena that TensorFlow Lite Micro took on this machine.
         examples: how many examples the self-test runs.
-        report: of the export.
+        report: the report of the export.
     """
 
     files: tuple[str, ...]
@@ -84,26 +84,26 @@ def write_micro(
 
     * `_model.h`, `_model.cc`: the flatbuffer, and the bytes of the tensor arena;
     * `_ops.h`: a resolver with the operators that the network uses;
-    * `_self_test.h`, `_self_test.cc`: examples with the integers that the network must answer, and
-      a function that counts those that differ on the device;
+    * `_self_test.h`, `_self_test.cc`: examples with the integers that the network must output, and
+      a function that counts the integers that differ on the device;
     * `_main.cc`: a short program that runs the self-test;
     * `.tflite`, `_report.json`: the file itself and the report of its export.
 
     Args:
         model: see `tflite_export.export`.
-        folder: where to write; made if it does not exist. Files of these names are replaced, others
-            stay.
-        name: of the files and of the C++ namespace: small letters, digits and underscores.
+        folder: where to write; created if it does not exist. Files of these names are replaced,
+            and other files stay.
+        name: name of the files and of the C++ namespace: small letters, digits and underscores.
         weight_storage, strict, samples, max_flip_rate, min_argmax_agreement, max_output_error: see
             `tflite_export.export`.
-        examples: how many of the samples the self-test holds; they take flash.
-        arena_margin: what the arena has over what was measured here, as a share of it.
+        examples: how many of the samples the self-test holds. They take flash.
+        arena_margin: share of the measured arena that is added to it.
         verbose: print the report.
 
     Raises:
         ExportError: see `tflite_export.export`.
-        VerificationError: TensorFlow Lite Micro differs from the graph.
-        ValueError: a bad argument; the message says which.
+        VerificationError: the file or TensorFlow Lite Micro differs from the graph.
+        ValueError: an argument is wrong; the message names it.
         ImportError: a package that writing or verifying needs is not installed.
 
     >>> import tempfile
@@ -167,21 +167,25 @@ def write_micro(
 def _check_arguments(folder: pathlib.Path, name: str, examples: int, arena_margin: float) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN_WORDS.split():
         raise ValueError(
-            "The name is that of a C++ namespace: small letters, digits and underscores, and no "
-            f"word of the language. Received: {name!r}"
+            "name must be a C++ namespace of small letters, digits and underscores, but no keyword "
+            f"of C++ and not 'tflite'. Received: {name!r}"
         )
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The folder is a file. Received: {str(folder)!r}")
     if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
-        raise ValueError(f"examples is a whole number from 1. Received: {examples!r}")
+        raise ValueError(f"examples must be a whole number from 1. Received: {examples!r}")
     if not 0.0 <= arena_margin <= 10.0:
         raise ValueError(
-            f"arena_margin is a share of the arena, 0.1 for 10 %. Received: {arena_margin!r}"
+            "arena_margin must be a share of the arena from 0 to 10, such as 0.1 for 10 %. "
+            f"Received: {arena_margin!r}"
         )
 
 
 def _arena_with_margin(measured: int, margin: float) -> int:
-    """A multiple of 16, at least one more than what was measured: arenas may start anywhere."""
+    """The arena with its margin, a multiple of 16.
+
+    The margin is 16 bytes or more, because an arena may start at any address.
+    """
     wanted = int(np.ceil(measured * (1.0 + margin)))
     wanted = max(wanted, measured + _ARENA_ALIGNMENT)
     return -(-wanted // _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT

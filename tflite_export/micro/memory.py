@@ -1,6 +1,6 @@
-"""`plan_memory`: what a network needs of a microcontroller's flash and RAM.
+"""`plan_memory`: the flash and RAM that a network needs on a microcontroller.
 
-Flash holds the file, RAM the arena of TensorFlow Lite Micro (`arena.py`).
+Flash holds the file. RAM holds the arena of TensorFlow Lite Micro (`arena.py`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from tflite_export.targets import get_target
 def plan_memory(model: Any, weight_storage: str = "auto") -> MemoryPlan:
     """Flash and RAM of a network in TensorFlow Lite Micro, trained or not.
 
-    Of a model whose bit widths are still to be learned, it is the plan of the target widths.
+    A model that still learns its bit widths is planned with its target widths.
 
     Args:
         model: an `IntegerGraph`, or a model with `to_integer()`, such as `keras_qat.quantize`
             returns.
-        weight_storage: as in `tflite_export.export`.
+        weight_storage: see `tflite_export.export`.
 
     Raises:
-        ExportError: a graph that TensorFlow Lite Micro cannot hold.
-        ValueError: a bad argument; the message says which.
+        ExportError: TensorFlow Lite Micro cannot hold the graph.
+        ValueError: an argument is wrong; the message names it.
         ImportError: ai-edge-litert is not installed.
 
     >>> import numpy as np

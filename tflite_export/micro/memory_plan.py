@@ -1,4 +1,4 @@
-"""`MemoryPlan`: the flash and the RAM that a network needs, for people and for programs."""
+"""`MemoryPlan`: the flash and the RAM that a network needs, as data, text and JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["activation", "decoded weights", "scratch"]
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-    """A part of the arena that lives from one operator to another, both included."""
+    """A part of the arena that is in use from one operator to another, both included."""
 
     name: str
     size: int
@@ -25,7 +25,7 @@ class Buffer:
     offset: int = 0
 
     def meets(self, other: Buffer) -> bool:
-        """Whether both live at the same time."""
+        """Whether both are in use at the same time."""
         return self.first <= other.last and other.first <= self.last
 
 
@@ -36,11 +36,11 @@ class WeightMemory:
     Attributes:
         name: the layer's output tensor.
         bits: bits of the learned grid.
-        elements: how many weights there are.
-        storage: how they lie in the file: `"int8"`, `"int4"` or `"lut"`.
-        weight_bytes: weights, or the indices of a lookup table.
-        table_bytes: the lookup table.
-        bias_bytes: the bias.
+        elements: number of weights.
+        storage: how the file stores the weights: `"int8"`, `"int4"` or `"lut"`.
+        weight_bytes: bytes of the weights, or of the indices into a lookup table.
+        table_bytes: bytes of the lookup table.
+        bias_bytes: bytes of the bias.
     """
 
     name: str
@@ -54,15 +54,16 @@ class WeightMemory:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """What a network needs.
+    """The flash and the RAM that a network needs.
 
     Attributes:
-        weights: flash by layer.
+        weights: flash of each layer with weights.
         flash_bytes: size of the file.
-        buffers: activations and what operators need, where the arena has them.
-        structure_bytes: what the interpreter keeps for itself.
-        operators: what runs, in order; the times of buffers count them.
-        measured_arena_bytes: what TensorFlow Lite Micro took here; `None` if it is not installed.
+        buffers: activations, decoded weights and scratch, at their places in the arena.
+        structure_bytes: bytes of the interpreter's own structures.
+        operators: the operators in order. The times of buffers are indices into them.
+        measured_arena_bytes: bytes of the arena that TensorFlow Lite Micro took on this machine;
+            `None` if it is not installed.
     """
 
     weights: tuple[WeightMemory, ...]
@@ -80,22 +81,22 @@ class MemoryPlan:
 
     @property
     def floor_bytes(self) -> int:
-        """`sum(weights * bits) / 8`: what no storage of whole codes goes below."""
+        """`sum(weights * bits) / 8`: the least that a storage of whole codes can take."""
         return -(-sum(weight.elements * weight.bits for weight in self.weights) // 8)
 
     @property
     def buffer_bytes(self) -> int:
-        """The part of the arena for buffers."""
+        """Bytes of the arena that buffers take."""
         return max((buffer.offset + buffer.size for buffer in self.buffers), default=0)
 
     @property
     def arena_bytes(self) -> int:
-        """The whole arena, estimated."""
+        """Estimated bytes of the whole arena."""
         return self.buffer_bytes + self.structure_bytes
 
     @property
     def peak(self) -> int:
-        """The operator during which most bytes are alive."""
+        """Index of the operator during which most bytes are in use."""
         times = range(len(self.operators))
         return max(times, key=lambda time: sum(buffer.size for buffer in self.alive(time)))
 
@@ -115,7 +116,7 @@ class MemoryPlan:
         pathlib.Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
     def render(self) -> str:
-        """The plan as plain text for people."""
+        """The plan as plain text with tables."""
         head = ("weights of", "bits", "weights", "storage", "bytes", "table", "bias")
         rows = [
             (w.name, w.bits, w.elements, w.storage, w.weight_bytes, w.table_bytes, w.bias_bytes)

@@ -1,4 +1,4 @@
-"""`plot_memory`: one picture of a memory plan, the arena over time and the flash by layer."""
+"""`plot_memory`: a picture of a memory plan, with the arena over time and the flash by layer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _COLORS: dict[Kind, str] = {
 }
 _FLASH_COLORS = {"weights": "#54a24b", "lookup tables": "#b79a20", "biases": "#72b7b2"}
 _LETTER = 0.015
-"""Width of a letter as a share of the arena: a buffer gets a label that fits."""
+"""Width of a letter as a share of the arena. A label that does not fit its buffer is left out."""
 
 
 def plot_memory(plan: MemoryPlan, path: str | os.PathLike[str]) -> None:
-    """Draws where buffers lie in the arena while operators run, and what layers take of flash.
+    """Draws the buffers of the arena while operators run, and the flash of each layer.
 
     Args:
-        plan: from `plan_memory`.
-        path: of the picture; the ending chooses the format.
+        plan: the plan that `plan_memory` returned.
+        path: path of the picture. Its ending chooses the format.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -42,7 +42,7 @@ def plot_memory(plan: MemoryPlan, path: str | os.PathLike[str]) -> None:
 
 
 def _draw_arena(axes: Any, plan: MemoryPlan) -> None:
-    """Time runs down, as operators are read; bytes run to the right."""
+    """Draws time downwards, in the order of the operators, and bytes to the right."""
     for buffer in plan.buffers:
         time, length = buffer.first - 0.45, buffer.last - buffer.first + 0.9
         color = _COLORS[buffer.kind]

@@ -1,5 +1,5 @@
-"""How every integer op is exported: one file for each op, or for a few that are alike.
+"""How every integer op is exported: one module for each op, or for a few similar ops.
 
-The files have the names of those in `keras_qat.integer.ops`, which state the same ops and run them.
-`table.OP_EXPORTS` lists them all.
+The modules are named like the modules in `keras_qat.integer.ops`, which state the same ops and run
+them. `table.OP_EXPORTS` lists all ops.
 """

@@ -21,7 +21,7 @@ def _emit_sub(op: ops.Sub, graph: IntegerGraph) -> Emission:
 
 
 def _emit_mul(op: ops.Mul, graph: IntegerGraph) -> Emission:
-    """Version 3 says that the product is rescaled by 1 or more."""
+    """Emits version 3 if the product is rescaled by 1 or more."""
     x, w, y = (graph.tensors[name].qparams.scale for name in (*op.inputs, op.output))
     return _emit("MUL", 3 if x * w / y >= 1 else 2, "MulOptions", op, graph)
 

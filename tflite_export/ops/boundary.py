@@ -1,4 +1,4 @@
-"""QUANTIZE and DEQUANTIZE: the operators between int8 and other numbers."""
+"""QUANTIZE and DEQUANTIZE: the operators between int8 and other dtypes."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ DECODE = OperatorType(
     DECODE_OPERATOR,
     MicroKernel(
         resolver="AddDecode",
-        structure_bytes=56,  # 80, but none of the 24 bytes of allocations that others have
+        structure_bytes=56,  # 80 minus the 24 bytes of allocations, which it does not have
         channel_bytes=0,
         scratch=no_scratch,
     ),

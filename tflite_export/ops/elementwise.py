@@ -1,4 +1,4 @@
-"""MAXIMUM and MINIMUM: against a constant, or of two tensors."""
+"""MAXIMUM and MINIMUM: of a tensor and a constant, or of two tensors."""
 
 from __future__ import annotations
 

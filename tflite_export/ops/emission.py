@@ -1,4 +1,4 @@
-"""`Emission`, the statement between the emitter of an op and the file, and what it is made of."""
+"""`Emission`: the tensors and operators that one op adds to a file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class Emission:
     """What one op adds to the file: its constants and its operator.
 
     Attributes:
-        constants: tensors of this op alone, also those between its operators; weights come first.
-        operator: the operator itself.
+        constants: tensors that belong to this op, weights first. Tensors between its operators are
+            among them.
+        operator: the operator that writes the op's output.
         before: operators that run just before it.
     """
 

@@ -1,4 +1,4 @@
-"""`emit_model`: from a graph to the statement of a whole file, op by op."""
+"""`emit_model`: states a whole file from a graph, op by op."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat.
 
 
 def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = False) -> FileModel:
-    """The whole file for a graph; int8 tensors keep the graph's names.
+    """The whole file for a graph. Its int8 tensors keep the graph's names.
 
     Args:
         stored: a legalized graph.
@@ -79,7 +79,7 @@ def _with_storage(emission: Emission, storage: WeightStorage) -> Emission:
         narrow = dataclasses.replace(weight, dtype="int4")
         return dataclasses.replace(emission, constants=(narrow, *others))
     if storage == "lut" and weight.data is not None:
-        # The decoder takes a single scale for one along the first axis.
+        # The decoder reads a single scale as a scale along the first axis.
         axis = weight.axis if weight.scale.size > 1 else 0
         parts = lookup_table.encode(weight.data, axis)
         names = (f"{weight.name}/indices", f"{weight.name}/tables")
@@ -94,9 +94,9 @@ def _with_storage(emission: Emission, storage: WeightStorage) -> Emission:
 
 
 def _without_bias_scale(constants: Iterable[FileTensor]) -> list[FileTensor]:
-    """Kernels take an int32 bias as it is; nothing reads its scales where there are several.
+    """Removes the scales of an int32 bias that has several, because no kernel reads them.
 
-    FULLY_CONNECTED with a single output compares the one scale with that of its accumulator.
+    A single scale stays: FULLY_CONNECTED with one output compares it with its accumulator's scale.
     """
     no_scale = np.zeros(0, np.float32)
     return [
@@ -113,7 +113,7 @@ def _by_unique_name(tensors: list[FileTensor]) -> Mapping[str, FileTensor]:
         names = [tensor.name for tensor in tensors]
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ExportError(
-            f"Two tensors of the file would share a name; rename the layer. Received: {twice}"
+            f"Tensors of the file would share a name. Rename the layer. Received: {twice}"
         )
     return named
 

@@ -1,4 +1,4 @@
-"""FLOAT_PART: the operators of a file of its own, between DEQUANTIZE and QUANTIZE."""
+"""FLOAT_PART: the operators of the part's own file, between DEQUANTIZE and QUANTIZE."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from tflite_export.targets import Target
 
 
 def network_of(op: ops.FloatPart) -> FileModel:
-    """What the file of a float part says.
+    """The content of a float part's own file.
 
     Raises:
-        ExportError: a file with control flow, or none at all.
+        ExportError: the file has control flow, or is not a TFLite file.
     """
     try:
         return read_model(op.file.tobytes())
     except ValueError as error:
         raise ExportError(
-            f"The layers in float {', '.join(map(repr, op.layers))} cannot be written into the "
-            "file: their operators are more than one list. A recurrent layer is a loop; make it "
-            f"with unroll=True, replace it, or split the model there. {error}"
+            f"The float layers {', '.join(map(repr, op.layers))} cannot be written into the file: "
+            "they have more than one list of operators. A recurrent layer is a loop: set "
+            f"unroll=True, replace it, or split the model there. {error}"
         ) from error
 
 
 def emit_float_part(op: ops.FloatPart, graph: IntegerGraph) -> Emission:
     """A DEQUANTIZE for each input on a grid, the part's own operators, and a QUANTIZE.
 
-    A quantized kernel is an int8 constant behind a DEQUANTIZE. Of a table that is looked up, rows
-    are taken as int8 and become floats then: the table is never in memory as float32.
+    A quantized kernel is an int8 constant that a DEQUANTIZE reads. From a table, a GATHER takes
+    int8 rows before the DEQUANTIZE, so that the whole table is never in memory as float32.
     """
     part = network_of(op)
     names = {name: f"{inside(op)}{index}" for index, name in enumerate(part.tensors)}
-    names[""] = ""  # of an input that an operator does without
+    names[""] = ""  # an optional input that an operator leaves out
     places = list(part.inputs.values())
     entries = dict(zip(places, op.inputs, strict=False))
     raw = {entry: x for entry, x in entries.items() if not graph.tensors[x].on_grid}
@@ -79,12 +79,12 @@ def emit_float_part(op: ops.FloatPart, graph: IntegerGraph) -> Emission:
 
 
 def inside(op: ops.FloatPart) -> str:
-    """What the name of every tensor inside the part starts with."""
+    """The prefix of the names of all tensors inside the part."""
     return f"{op.output}/float/"
 
 
 def weight_tensor(op: ops.FloatPart, weight: ops.FloatWeight) -> str:
-    """Name of the constant that holds the codes of a kernel."""
+    """The name of the constant that holds the codes of a kernel."""
     return f"{inside(op)}weights/{weight.name}"
 
 
@@ -101,7 +101,7 @@ def _with_codes(
     tensors: Sequence[FileTensor],
     operators: Sequence[FileOperator],
 ) -> tuple[list[FileTensor], list[FileOperator]]:
-    """The part with its float32 input `entry` computed from codes, where anything reads it."""
+    """The part with its float32 input `entry` computed from codes, if any operator reads it."""
     readers = [each for each in operators if entry in each.inputs]
     others = [tensor for tensor in tensors if tensor.name != entry]
     if not readers:
@@ -124,7 +124,7 @@ def _with_codes(
 
 
 def _takes_rows(operator: FileOperator, table: str, codes: FileTensor) -> bool:
-    """Whether this looks up rows of the table, so that columns keep their scales."""
+    """Whether the operator looks up whole rows of the table, so that columns keep their scales."""
     whole = not operator.fields.get("axis") and not operator.fields.get("batchDims")
     looks_up = operator.code == "GATHER" and operator.inputs[0] == table
     of_columns = 0 < codes.axis == len(codes.shape) - 1
@@ -138,18 +138,18 @@ def _rows(codes: FileTensor, name: str, shape: tuple[int, ...]) -> FileTensor:
 
 
 def _dequantize(codes: FileTensor, output: str) -> FileOperator:
-    """Scales of channels need version 5 of the operator."""
+    """A DEQUANTIZE. Per-channel scales need its version 5."""
     return file_operator("DEQUANTIZE", 5 if codes.scale.size > 1 else 2, (codes.name,), output)
 
 
 def _check(op: ops.FloatPart, graph: IntegerGraph, target: Target) -> None:
-    """A QUANTIZE saturates at int8's ends."""
+    """Requires an output grid of all of int8, because a QUANTIZE saturates at int8's ends."""
     network_of(op)
     require_range(op, graph, (INT8_MIN, INT8_MAX))
 
 
 def _check_constants(op: ops.FloatPart, legal: ops.FloatPart, reading: FileReading) -> None:
-    """Constants and operators are those of the part's own file."""
+    """Checks that the file has the constants and operators of the part's own file."""
     stated = emit_float_part(op, reading.graph)
     for tensor in stated.constants:
         stored = reading.tensor(tensor.name)
@@ -158,7 +158,7 @@ def _check_constants(op: ops.FloatPart, legal: ops.FloatPart, reading: FileReadi
         same = same and (stored.zero_point, stored.axis) == (tensor.zero_point, tensor.axis)
         if not same or not _same_data(stored.data, tensor.data):
             raise VerificationError(
-                f"The file's tensor {tensor.name!r} is not that of the float part {op.output!r}."
+                f"The file's tensor {tensor.name!r} differs from the float part {op.output!r}."
             )
     operators = [(each.code, each.inputs, each.outputs) for each in reading.file.operators]
     for each in (*stated.before, stated.operator):
@@ -178,7 +178,7 @@ FLOAT_PART = OpExport(
     emit=emit_float_part,
     check=_check,
     check_constants=_check_constants,
-    operators=(DEQUANTIZE_OPERATOR, QUANTIZE_OPERATOR),  # and any of the part's own file
+    operators=(DEQUANTIZE_OPERATOR, QUANTIZE_OPERATOR),  # and those in the part's own file
     targets=frozenset({"litert"}),
     weight_storages=NO_WEIGHTS,
     moves_codes=False,

@@ -1,4 +1,4 @@
-"""What all ops with integer weights share: their constants, their legality, their read-back."""
+"""What all ops with integer weights share: constants, legality check and read-back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tflite_export.targets import Target
 
 EVERY_STORAGE: tuple[WeightStorage, ...] = ("int8", "int4", "lut")
 CHANNEL_BYTES = 8
-"""What a kernel of TensorFlow Lite Micro keeps of a channel: a multiplier and a shift."""
+"""Bytes that a kernel of TensorFlow Lite Micro keeps per channel: a multiplier and a shift."""
 
 
 def emit_linear(
@@ -35,7 +35,7 @@ def emit_linear(
     op: ops.LinearOp,
     graph: IntegerGraph,
 ) -> Emission:
-    """Weights with one scale per channel, and the int32 bias born on the final scales."""
+    """Emits weights with one scale per channel, and the int32 bias on the final scales."""
     input_scale = graph.tensors[op.inputs[0]].qparams.scale
     weight = FileTensor(
         name=f"{op.output}/weight",
@@ -59,13 +59,13 @@ def emit_linear(
 
 
 def unpacked_int4(operator: FileOperator, file: FileModel) -> Sequence[int]:
-    """The scratch of a kernel that unpacks INT4 weights to int8 before it runs."""
+    """The scratch of a kernel that unpacks INT4 weights to int8 before it runs, in bytes."""
     weight = file.tensors[operator.inputs[1]]
     return (weight.elements,) if weight.dtype == "int4" else ()
 
 
 def check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
-    """Weights within +-127, multipliers and accumulators within what kernels compute."""
+    """Requires weights within +-127, and multipliers and accumulators that kernels compute."""
     weight = op.weight
     if weight.qparams.zero_point != 0 or weight.qparams.axis != op.channel_axis:
         raise ExportError(
@@ -75,7 +75,7 @@ def check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
         )
     if weight.values.min(initial=0) < -INT8_MAX or weight.values.max(initial=0) > INT8_MAX:
         raise ExportError(
-            f"The weights of {op.output!r} must lie within +-127; use a narrow range. Received: "
+            f"The weights of {op.output!r} must lie within +-127. Use a narrow range. Received: "
             f"{weight.values.min()}..{weight.values.max()}"
         )
     multiplier = real_multiplier(op, graph)
@@ -95,14 +95,15 @@ def check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
         raise ExportError(
             f"Channel {channel} of {op.output!r} has an accumulator of up to {largest[channel]:,}, "
             f"which its multiplier of {multiplier[channel]:.3g} takes out of int32: kernels would "
-            "wrap, and answer with the other sign. The range of its output is small beside what "
-            "its weights can yield. Calibrate, or train on, data that has larger values there."
+            "wrap, and yield the opposite sign. The range of the output is small against the "
+            "values that its weights can yield. Calibrate or train with data that has larger "
+            "values there."
         )
     require_activation(op, graph)
 
 
 def check_weights_and_bias(op: ops.LinearOp, legal: ops.LinearOp, reading: FileReading) -> None:
-    """The file holds the learned integers, over powers of two, and the bias of its graph."""
+    """Checks that the file holds the learned integers times powers of 2, and the graph's bias."""
     _, weight, *_, bias = reading.writer(legal.output).inputs
     _check_weights(op, _weights(reading, weight))
     scale = reading.graph.tensors[legal.inputs[0]].qparams.scale
@@ -110,7 +111,7 @@ def check_weights_and_bias(op: ops.LinearOp, legal: ops.LinearOp, reading: FileR
 
 
 def _weights(reading: FileReading, name: str) -> FileTensor:
-    """The weights as a kernel reads them; those of a lookup table are decoded here."""
+    """The weights as a kernel reads them, decoded if the file has them in a lookup table."""
     stored, decode = reading.tensor(name), reading.find_writer(name)
     if decode is None or decode.code != lookup_table.DECODE_OPERATOR:
         return stored
@@ -124,7 +125,10 @@ def _weights(reading: FileReading, name: str) -> FileTensor:
 
 
 def _check_weights(op: ops.LinearOp, stored: FileTensor) -> None:
-    """Weights over `2**k` are the learned integers, and scales times `2**k` the learned scales."""
+    """Checks that weights over `2**k` are the learned integers.
+
+    The scales times `2**k` must be the learned scales.
+    """
     learned = op.weight
     channels = learned.values.shape[op.channel_axis]
     learned_scale = np.broadcast_to(learned.qparams.scale, channels).astype(np.float64)
@@ -151,4 +155,4 @@ def _check_bias(op: ops.LinearOp, stored: FileTensor, input_scale: npt.NDArray[n
         and (not stored.scale.size or np.array_equal(stored.scale, op.bias_scale(input_scale)))
     )
     if not same:
-        raise VerificationError(f"The file's bias of {op.output!r} is not that of the graph.")
+        raise VerificationError(f"The file's bias of {op.output!r} differs from the graph's.")

@@ -1,7 +1,7 @@
-"""LOOKUP, a table of 256 values: indices from 0 to 255, and a GATHER of the table.
+"""LOOKUP, a table of 256 values: codes become indices from 0 to 255, and a GATHER reads the table.
 
-Kernels read no table that a file brings for int8 codes directly, and GATHER refuses negative
-indices, so the codes become int32 numbers from 0 first.
+No kernel reads a file's table by int8 codes, and GATHER refuses negative indices. So the codes
+become int32 indices first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tflite_export.targets import Target
 
 
 def _emit(op: ops.Lookup, graph: IntegerGraph) -> Emission:
-    """CAST to int32, ADD 128, GATHER: every runtime has them."""
+    """Emits CAST to int32, ADD 128 and GATHER, which every runtime has."""
     (source,) = op.inputs
     shape = graph.tensors[op.output].shape
     wide = FileTensor(f"{op.output}/wide", shape, "int32", resizable=True)
@@ -40,7 +40,7 @@ def _emit(op: ops.Lookup, graph: IntegerGraph) -> Emission:
 
 
 def _emit_compact(op: ops.Lookup, graph: IntegerGraph) -> Emission:
-    """QUANTIZE to int32 with a zero point that is 128 higher, GATHER: one wide tensor, not two."""
+    """Emits QUANTIZE to int32, with a zero point 128 higher, and GATHER: one wide tensor less."""
     (source,) = op.inputs
     tensor = graph.tensors[source]
     indices = FileTensor(
@@ -73,7 +73,7 @@ def _gather(op: ops.Lookup, table: FileTensor, indices: FileTensor) -> FileOpera
 
 
 def _check(op: ops.Lookup, graph: IntegerGraph, target: Target) -> None:
-    """Any table between any grids; the graph holds that entries are on the output's."""
+    """Any table between any grids is legal. The graph checks that entries are on the output's."""
 
 
 def _check_table(op: ops.Lookup, legal: ops.Lookup, reading: FileReading) -> None:
@@ -81,7 +81,7 @@ def _check_table(op: ops.Lookup, legal: ops.Lookup, reading: FileReading) -> Non
         return  # its operator has no table, and was run on every code
     stored = reading.tensor(reading.writer(op.output).inputs[0])
     if stored.data is None or not np.array_equal(stored.data, op.table):
-        raise VerificationError(f"The file's table of {op.output!r} is not that of the graph.")
+        raise VerificationError(f"The file's table of {op.output!r} differs from the graph's.")
 
 
 GATHER_OPERATOR = OperatorType(

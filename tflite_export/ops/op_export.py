@@ -1,4 +1,4 @@
-"""`OpExport`: everything that this package knows of one integer op."""
+"""`OpExport`: everything that this package knows about one integer op."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ NO_WEIGHTS: tuple[WeightStorage, ...] = ()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpExport:
-    """How one integer op gets into a file, and what is known of it there.
+    """How one integer op is written, checked and read back, and what it costs.
 
-    A field without a default has to be stated for every op, also where it says "none": a missing
-    cost would count as 0 bytes, and a missing check would let anything pass.
+    Every op states each field without a default, even if it says "none". A missing cost would count
+    as 0 bytes, and a missing check would let anything pass.
 
     Attributes:
-        emit: `(op, graph) -> Emission`, its constants and operators.
-        check: `(op, graph, target)`; raises an `ExportError` for what the target cannot hold or
-            would compute in another way.
+        emit: `(op, graph) -> Emission`, the op's constants and operators.
+        check: `(op, graph, target)`; raises an `ExportError` if the target cannot hold the op or
+            would compute it differently.
         check_constants: `(learned op, op in the file's graph, reading)`; raises a
-            `VerificationError` if learned numbers are not in a file that was read back.
-        operators: every operator that `emit` or `emit_compact` may write, with its arena.
+            `VerificationError` if a file that was read back lacks the learned numbers.
+        operators: every operator that `emit` or `emit_compact` may write.
         targets: names of the targets that run the op.
-        weight_storages: how its weights may lie in a file; `NO_WEIGHTS` for an op without.
+        weight_storages: the storages that its weights may have; `NO_WEIGHTS` without weights.
         moves_codes: whether its output holds codes of its inputs, so that nothing is rounded.
-        emit_compact: what TensorFlow Lite Micro runs in less memory, and LiteRT does not.
+        emit_compact: like `emit`, with operators that take less memory in TensorFlow Lite Micro and
+            that LiteRT does not run.
         any_batch: whether one call may run several examples.
-        column_axis: the axis of its weights that runs over the last axis of its input, for warnings
-            of columns that share a grid; `None` if they say nothing of it.
+        column_axis: the axis of its weights that runs over the last axis of its input, used to warn
+            of columns that share a grid; `None` if there is no such axis.
     """
 
     emit: Emitter

@@ -1,4 +1,4 @@
-"""`OperatorType`: an operator of a file, and what it takes of a microcontroller."""
+"""`OperatorType`: an operator of a file, and what it needs on a microcontroller."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class MicroKernel:
 
     Attributes:
         resolver: the method of the C++ resolver that adds the operator.
-        structure_bytes: what the kernel keeps in the arena for every such operator. What all
-            operators take is not counted here.
-        channel_bytes: what it keeps for every scale of the weights, its second input.
+        structure_bytes: bytes that the kernel keeps in the arena for every such operator, beyond
+            the bytes that all operators take.
+        channel_bytes: bytes that it keeps for every scale of the weights, its second input.
         scratch: sizes of the buffers that it needs only while it runs.
     """
 

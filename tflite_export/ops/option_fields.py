@@ -1,4 +1,4 @@
-"""Fields of option tables that several operators have."""
+"""Option fields that several operators share."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def window_fields(op: Windowed) -> dict[str, Any]:
 
 
 def dilation_fields(op: ops.Conv2D | ops.DepthwiseConv2D) -> dict[str, Any]:
-    """The distance of the taps of a window."""
+    """Distances between the taps of a window."""
     height, width = op.dilation
     return {"dilationHFactor": height, "dilationWFactor": width}
 
 
 def fused_activation(op: ops.LinearOp | ops.ArithmeticOp, graph: IntegerGraph) -> dict[str, Any]:
-    """The clamp; a RELU6 far above the end of int8 is a RELU: runtimes refuse 6 beyond int32."""
+    """The clamp. A RELU6 far above int8 becomes a RELU, because runtimes refuse 6 beyond int32."""
     scale = float(graph.tensors[op.output].qparams.scale)
     beyond = op.activation == "relu6" and scale * _LARGEST_SIX < 6.0
     return {"fusedActivationFunction": _FUSED["relu" if beyond else op.activation]}

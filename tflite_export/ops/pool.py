@@ -49,15 +49,15 @@ def _emit_mean(op: ops.Mean, graph: IntegerGraph) -> Emission:
 
 
 def _check_mean(op: ops.Mean, graph: IntegerGraph, target: Target) -> None:
-    """A mean has no fused clamp; that of a tensor without negative values has none either."""
+    """Requires the range of a mean without a clamp: from 0.0 up if no input is negative."""
     x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
     count = math.prod(graph.tensors[op.inputs[0]].shape[1:3])
     ratio = float(x.scale) / float(y.scale)
-    spare = count.bit_length() - 1  # bits by which the kernel shifts less, as it divides
+    spare = count.bit_length() - 1  # the kernel divides, and shifts less by these bits
     if leaves_int32(np.int64(count * (INT8_MAX - INT8_MIN)), ratio, spare):
         raise ExportError(
-            f"Mean {op.output!r} of {count} values is rescaled by {ratio:.3g}, which takes their "
-            "sum out of int32: kernels would wrap. Give the output a scale nearer to the input's."
+            f"Mean {op.output!r} of {count} values is rescaled by {ratio:.3g}, which takes the sum "
+            "out of int32: kernels would wrap. Give the output a scale nearer to the input's."
         )
     if x.qmin >= x.zero_point and y.qmin == y.zero_point:
         require_range(op, graph, (y.zero_point, INT8_MAX))
@@ -66,7 +66,7 @@ def _check_mean(op: ops.Mean, graph: IntegerGraph, target: Target) -> None:
 
 
 def _sums(operator: FileOperator, file: FileModel) -> Sequence[int]:
-    """Two short lists of axes, and the sum of every channel in 32 bits."""
+    """Bytes of two short lists of axes, and of a 32-bit sum for every channel."""
     return 16, 16, 4 * file.tensors[operator.outputs[0]].elements
 
 

@@ -1,4 +1,4 @@
-"""`FileReading`: a file that was read back, as the checks of learned constants see it."""
+"""`FileReading`: a file that was read back, for the checks of learned constants."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FileReading:
-    """A file beside the graph that it has to state.
+    """A file that was read back, and the graph that it has to state.
 
     Attributes:
-        file: what was read.
+        file: the content that was read.
         graph: the legalized graph.
-        native: operators that compute a table on their own, by their outputs.
+        native: operators that compute a lookup without its table, by the lookup's output.
     """
 
     file: FileModel

@@ -11,7 +11,7 @@ from tflite_export.ops.operator_type import MicroKernel, OperatorType, no_scratc
 from tflite_export.targets import Target
 
 _LARGEST_FACTOR = 64
-"""Of an interpolation: fixed-point weights have 10 bits; a factor takes one more than its own."""
+"""Largest factor of an interpolation. Weights have 10 bits; a factor of `2**n` needs `n + 1`."""
 
 
 def _emit_repeat_pixels(op: ops.RepeatPixels, graph: IntegerGraph) -> Emission:
@@ -40,7 +40,7 @@ def _check_interpolate(op: ops.InterpolatePixels, graph: IntegerGraph, target: T
     if any(factor.bit_count() != 1 or factor > _LARGEST_FACTOR for factor in op.factors):
         raise ExportError(
             f"InterpolatePixels {op.output!r} needs factors of 1, 2, 4 up to {_LARGEST_FACTOR}: "
-            f"the fixed-point weights of others are not exact. Received: {op.factors}"
+            f"the fixed-point weights of other factors are not exact. Received: {op.factors}"
         )
     check_same_grid(op, graph, target)
 

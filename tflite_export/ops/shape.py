@@ -1,4 +1,4 @@
-"""RESHAPE, PAD, STRIDED_SLICE and TRANSPOSE: what moves integers and changes none."""
+"""RESHAPE, PAD, STRIDED_SLICE and TRANSPOSE: operators that move codes and change none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _emit_pad(op: ops.Pad, graph: IntegerGraph) -> Emission:
 
 
 def _emit_crop(op: ops.Crop, graph: IntegerGraph) -> Emission:
-    """The batch and the channels are taken whole, whatever they are."""
+    """Crops rows and columns. The masks take the batch and the channels whole."""
     _, rows, columns, _ = graph.tensors[op.output].shape
     (top, _), (left, _) = op.crops
     name, everything = op.output, 0b1001
@@ -40,7 +40,7 @@ def _emit_transpose(op: ops.Transpose, graph: IntegerGraph) -> Emission:
 
 
 def _emit_reshape(op: ops.Reshape, graph: IntegerGraph) -> Emission:
-    """The batch is left open (-1), so that a caller may resize it."""
+    """Leaves the batch open (-1), so that a caller may resize it."""
     target = (-1, *op.target_shape)
     shape = int32_constant(f"{op.output}/shape", target)
     fields = {"newShape": list(target)}

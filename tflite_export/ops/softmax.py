@@ -13,7 +13,7 @@ from tflite_export.targets import Target
 
 
 def runs_softmax(profile: str, classes: int) -> bool:
-    """Whether that runtime survives a softmax over so many classes."""
+    """Whether the runtime of a profile survives a softmax over this number of classes."""
     return get_profile(profile).float_softmax or classes <= MAX_SOFTMAX_CLASSES
 
 
@@ -31,7 +31,7 @@ def _check(op: ops.Softmax, graph: IntegerGraph, target: Target) -> None:
         )
     if not any(runs_softmax(profile, y.shape[-1]) for profile in target.profiles):
         raise ExportError(
-            f"Softmax {op.output!r} has {y.shape[-1]} classes; the fixed-point kernel aborts the "
+            f"Softmax {op.output!r} has {y.shape[-1]} classes. The fixed-point kernel aborts the "
             f"process above {MAX_SOFTMAX_CLASSES}. Export the logits instead."
         )
     scale = float(graph.tensors[op.inputs[0]].qparams.scale)

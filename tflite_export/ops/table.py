@@ -1,4 +1,4 @@
-"""THE table: integer op type -> how it is exported. Whatever needs to know an op asks here."""
+"""The table from integer op types to their exports. All knowledge of an op is looked up here."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ OP_EXPORTS: dict[type[ops.IntegerOp], OpExport] = {
 }
 
 WITHOUT_AN_OP = (DECODE, QUANTIZE_OPERATOR, DEQUANTIZE_OPERATOR)
-"""Operators around ops: those of lookup tables, and of float32 inputs and outputs."""
+"""Operators around ops: they decode lookup tables, and convert float32 inputs and outputs."""
 
 
 def export_of(op: ops.IntegerOp) -> OpExport:
     """The entry of an op, by its exact type.
 
     Raises:
-        ExportError: there is none.
+        ExportError: the table has no entry for the type.
     """
     if type(op) not in OP_EXPORTS:
         known = ", ".join(sorted(kind.__name__ for kind in OP_EXPORTS))
@@ -75,12 +75,12 @@ def export_of(op: ops.IntegerOp) -> OpExport:
 
 
 def runs_on(kind: type[ops.IntegerOp], target: str) -> bool:
-    """Whether a target runs ops of that exact type; no target runs an unknown one."""
+    """Whether a target runs ops of that exact type. No target runs an unknown type."""
     return kind in OP_EXPORTS and target in OP_EXPORTS[kind].targets
 
 
 def operator_types() -> Iterator[OperatorType]:
-    """Every operator that a file may have outside of the layers in float."""
+    """Every operator that a file may have outside of float parts."""
     yield from WITHOUT_AN_OP
     for export in OP_EXPORTS.values():
         yield from export.operators
@@ -90,7 +90,7 @@ def micro_kernel(code: str) -> MicroKernel:
     """What TensorFlow Lite Micro needs for an operator.
 
     Raises:
-        ExportError: an operator of which this is not known; it is never counted as 0 bytes.
+        ExportError: the needs of the operator are not known. They never count as 0 bytes.
     """
     for kind in operator_types():
         if kind.code == code and kind.micro is not None:

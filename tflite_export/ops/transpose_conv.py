@@ -23,7 +23,7 @@ from tflite_export.targets import Target
 
 
 def _emit(op: ops.TransposeConv2D, graph: IntegerGraph) -> Emission:
-    """The output's shape comes first, as a constant: the batch is 1 for good."""
+    """The first operand is the output's shape. It is a constant, so the batch stays 1."""
     size = int32_constant(f"{op.output}/size", graph.tensors[op.output].shape)
     fields = {**window_fields(op), **fused_activation(op, graph)}
     linear = emit_linear("TRANSPOSE_CONV", 4, "TransposeConvOptions", fields, op, graph)
@@ -33,7 +33,7 @@ def _emit(op: ops.TransposeConv2D, graph: IntegerGraph) -> Emission:
 
 
 def _check(op: ops.TransposeConv2D, graph: IntegerGraph, target: Target) -> None:
-    """XNNPACK leaves the rest to another kernel, which rounds in another way."""
+    """Refuses small windows: XNNPACK leaves them to another kernel, which rounds differently."""
     window = op.window
     if op.padding == "same" and any(map(operator.lt, window.size, window.strides)):
         raise ExportError(
@@ -44,7 +44,7 @@ def _check(op: ops.TransposeConv2D, graph: IntegerGraph, target: Target) -> None
 
 
 def _sums(operator: FileOperator, file: FileModel) -> Sequence[int]:
-    """Every element of the output is summed up in 32 bits."""
+    """Bytes of a 32-bit sum for every element of the output."""
     return (4 * file.tensors[operator.outputs[0]].elements,)
 
 

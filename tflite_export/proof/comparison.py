@@ -1,4 +1,4 @@
-"""Counts differing integers, tensor by tensor; and compares a graph with its Keras model."""
+"""Counts the integers that differ in each tensor, and compares a graph with its trained model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Samples = Mapping[str, npt.NDArray[Any]]
 
 
 class LearnedModel(Protocol):
-    """A trained model that states its integers; Keras is one implementation, never imported."""
+    """A trained model that states its integers. It may be a Keras model; Keras is not imported."""
 
     def to_integer(self) -> IntegerGraph:
         """The learned network."""
@@ -55,15 +55,15 @@ class TensorDifference:
 
 @dataclasses.dataclass(frozen=True)
 class OutputError:
-    """How far an output of one channel is from that of the trained model.
+    """How far an output of one channel is from the trained model's output.
 
-    Such an output has no largest channel to compare: it is a number, or its sign is the answer.
+    Such an output has no largest channel to compare. It is a number, or its sign is the answer.
 
     Attributes:
         name: the output.
-        mean_steps: mean absolute difference, in steps of its grid.
+        mean_steps: mean absolute difference, in steps of the output's grid.
         max_steps: largest absolute difference, in steps.
-        levels: how many values its grid has.
+        levels: number of levels of the grid.
     """
 
     name: str
@@ -73,7 +73,7 @@ class OutputError:
 
     @property
     def share_of_range(self) -> float:
-        """The mean difference over all levels of the grid."""
+        """The mean difference over the number of levels."""
         return self.mean_steps / self.levels
 
 
@@ -84,9 +84,9 @@ class ModelComparison:
     Attributes:
         profile: rounding profile of the exported network.
         samples: how many examples were compared.
-        tensors: layer by layer, in the order of the graph.
-        argmax_agreement: share of examples whose largest channel is the same; of several outputs,
-            the lowest share; `None` if all outputs have one channel.
+        tensors: the difference of every layer, in the order of the graph.
+        argmax_agreement: share of examples whose largest channel is the same. With several outputs
+            it is the lowest share. `None` if all outputs have one channel.
         output_errors: the error of every output of one channel.
     """
 
@@ -111,16 +111,16 @@ class ModelComparison:
 def compare_with_model(
     graph: IntegerGraph, model: LearnedModel, samples: Samples, profile: str
 ) -> ModelComparison:
-    """Runs both on the same examples and counts where the integers differ.
+    """Runs both on the same examples and counts the integers that differ.
 
     Args:
         graph: the legalized graph.
         model: the trained model.
         samples: real inputs by name, shape (samples, ...).
-        profile: rounding of the runtime that the graph stands for.
+        profile: rounding profile with which the graph runs.
 
     Raises:
-        ValueError: the model's `layer_codes` misses an input or an output of the graph.
+        ValueError: the model's `layer_codes` lacks an input or an output of the graph.
     """
     count = next(iter(samples.values())).shape[0]
     single = [name for name in graph.outputs if graph.tensors[name].shape[-1] == 1]
@@ -151,9 +151,9 @@ def _output_error(found: TensorDifference, graph: IntegerGraph) -> OutputError:
 def _with_moved_integers(
     graph: IntegerGraph, stated: Mapping[str, npt.NDArray[np.int8]]
 ) -> dict[str, npt.NDArray[Any]]:
-    """The model's integers, and those that ops which round nothing make of them.
+    """The model's integers, and the integers that ops without rounding compute from them.
 
-    The input of a RESHAPE holds what its output does: other ops may read it, too.
+    The input of a RESHAPE holds the codes of its output, and other ops may read it too.
     """
     codes = {name: _as_in_graph(graph, name, np.asarray(each)) for name, each in stated.items()}
     for op in reversed(graph.ops):
@@ -175,7 +175,7 @@ def _with_moved_integers(
 
 
 def _as_in_graph(graph: IntegerGraph, name: str, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """In the shape of the graph, where a sequence of the model is an image of one row."""
+    """The codes in the graph's shape. A sequence of the model is an image of one row there."""
     if name not in graph.tensors:
         return codes
     shape = graph.tensors[name].shape[1:]
@@ -186,7 +186,7 @@ def _as_in_graph(graph: IntegerGraph, name: str, codes: npt.NDArray[Any]) -> npt
 def tensor_difference(
     name: str, actual: npt.NDArray[Any], expected: npt.NDArray[Any]
 ) -> TensorDifference:
-    """Counts differing elements; another shape or dtype counts as all of them."""
+    """Counts differing elements. If shape or dtype differ, all elements do."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return TensorDifference(name, expected.size, expected.size, math.inf, math.inf)
     difference = np.abs(actual.astype(np.float64) - expected)

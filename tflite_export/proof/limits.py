@@ -11,12 +11,12 @@ from tflite_export.targets import Target
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What `check_limits` holds a comparison to.
+    """The limits that `check_limits` applies.
 
     Attributes:
         max_flip_rate: largest share of layer elements that may differ.
         min_argmax_agreement: smallest share of examples whose largest channel is the same.
-        max_output_error: largest mean error of an output of one channel, over its range.
+        max_output_error: largest mean error of an output of one channel, as a share of its range.
     """
 
     max_flip_rate: float
@@ -25,20 +25,20 @@ class Limits:
 
     @classmethod
     def of(cls, target: Target, **given: float | None) -> Limits:
-        """Those that are given, by name, and the target's own for the others."""
+        """The given limits, and the target's default for every limit that is `None`."""
         names = [field.name for field in dataclasses.fields(cls)]
         own = {name: getattr(target, name) for name in names}
         return cls(**own | {name: value for name, value in given.items() if value is not None})
 
 
 def check_limits(comparison: ModelComparison, limits: Limits, answers: bool) -> None:
-    """Raises ExportError for the first limit that is exceeded.
+    """Raises an `ExportError` for the first limit that is exceeded.
 
     Args:
-        comparison: of the exported network with the trained model.
-        limits: what it is held to.
-        answers: whether the examples are real, so that outputs are answers. Random ones have no
-            clear winner.
+        comparison: the comparison of the exported network with the trained model.
+        limits: the limits.
+        answers: whether the examples are real, so that outputs are answers. Random examples have no
+            clear winner, so their outputs are not checked.
     """
     worst = max(comparison.tensors, key=lambda tensor: tensor.rate, default=None)
     where = f"; worst is {worst.name!r} with {worst.rate:.2%}" if worst else ""
@@ -66,7 +66,7 @@ def _check_output(error: OutputError, limit: float, rounding: str) -> None:
     if error.share_of_range > limit:
         raise ExportError(
             f"max_output_error={limit:.3g} is exceeded: the output {error.name!r} has one channel, "
-            "so it is judged by its steps, and differs from the trained model by "
+            "so its error is measured in steps. It differs from the trained model by "
             f"{error.mean_steps:.1f} of its {error.levels} steps on average (at most "
             f"{error.max_steps:g}) under the rounding of {rounding}. No file was written. Use more "
             "bits there, or pass a larger max_output_error if the task's accuracy on the integer "

@@ -41,7 +41,7 @@ def check_file(learned: IntegerGraph, stored_graph: StoredGraph, file: FileModel
 
 
 def _check_float_tensors(legal: IntegerGraph, file: FileModel) -> None:
-    """Only inputs, outputs and what is inside of layers in float may be float32."""
+    """Requires that only inputs, outputs and tensors inside of float parts are float32."""
     known = {*file.inputs.values(), *file.outputs.values()}
     for op in legal.ops:
         if isinstance(op, ops.FloatPart):

@@ -1,4 +1,4 @@
-"""The examples that a file is proven on: those that a caller gives, or random ones."""
+"""The examples that a file is proven on: the caller's, or random ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SEED = 0
 def code_samples(
     graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
 ) -> Samples:
-    """int8 samples on the grids of the inputs."""
+    """int8 samples on the grids of the inputs; int32 for inputs that are indices."""
     if samples is None:
         return _random_codes(graph)
     codes = check_inputs(graph, samples)
@@ -38,7 +38,7 @@ def code_samples(
 def real_samples(
     graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
 ) -> Samples:
-    """float32 samples for a trained model."""
+    """float32 samples for a trained model; int32 for inputs that are indices."""
     if samples is None:
         codes = _random_codes(graph)
         return {name: graph.tensors[name].dequantize(q) for name, q in codes.items()}
@@ -53,7 +53,8 @@ def real_samples(
         if array.shape[1:] != expected or array.size == 0 or len(counts) != 1:
             raise ValueError(
                 f"Samples of {name!r} need the shape (samples, {', '.join(map(str, expected))}), "
-                f"as many for every input and at least one. Received: shape {array.shape}"
+                "with the same number of samples for every input, at least one. "
+                f"Received: shape {array.shape}"
             )
         if not np.all(np.isfinite(array)):
             raise ValueError(f"Samples of {name!r} must be finite. Received: {_span(array)}")
@@ -69,7 +70,7 @@ def _random_codes(graph: IntegerGraph) -> Samples:
         low, high = tensor.qparams.qmin, tensor.qparams.qmax
         codes[name] = generator.integers(low, high, shape, dtype=np.int8, endpoint=True)
         if not tensor.on_grid:
-            codes[name] = np.zeros(shape, tensor.dtype)  # valid as an index, whatever it indexes
+            codes[name] = np.zeros(shape, tensor.dtype)  # 0 is a valid index
     return codes
 
 

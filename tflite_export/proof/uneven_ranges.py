@@ -1,4 +1,4 @@
-"""Finds values of unlike range that share a grid of an exported network, for the report."""
+"""Finds values of unlike ranges that share a grid of an exported network, for the report."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tflite_export.ops.table import export_of
 Array = npt.NDArray[Any]
 
 _MOST_RUN = 32
-"""Samples that run through the network once more, to see the ranges of its outputs."""
+"""Largest number of samples that are run once more to see the ranges of outputs."""
 
 
 def range_warnings(
     graph: IntegerGraph, samples: Mapping[str, Array], known: Sequence[str] = ()
 ) -> list[str]:
-    """What inputs, outputs and joined tensors lose on their grids, in words.
+    """Warnings about inputs, outputs and joined tensors that lose levels on a shared grid.
 
     Args:
         graph: the learned graph.
         samples: real inputs by name, shape (samples, ...).
-        known: what was found as the model was quantized.
+        known: warnings from the time when the model was quantized. They come first.
     """
     codes = {name: graph.tensors[name].quantize(each[:_MOST_RUN]) for name, each in samples.items()}
     values = run(graph, codes, "xnnpack", keep_all=True)
@@ -77,7 +77,7 @@ def _joined(graph: IntegerGraph, values: Mapping[str, Array]) -> Iterator[Shared
 
 
 def _largest_gains(gains: Array, columns: list[int]) -> Array | None:
-    """Of each joined tensor; `None` if they are not joined along the columns."""
+    """The largest gain of each joined tensor; `None` if they are not joined along the columns."""
     if sum(columns) != gains.size:
         return None
     ends = np.cumsum([0, *columns])
@@ -85,7 +85,7 @@ def _largest_gains(gains: Array, columns: list[int]) -> Array | None:
 
 
 def _before_rounding(tensor: IntegerTensor, codes: Array) -> tuple[Array, Array]:
-    """What real values were at least and at most, half a step around their codes."""
+    """The lowest and highest real values that the codes may stand for, half a step around them."""
     values, half = tensor.dequantize(codes), 0.5 * float(tensor.qparams.scale)
     return values - half, values + half
 
@@ -107,7 +107,7 @@ def _bits(tensor: IntegerTensor) -> int:
 
 
 def _gains(graph: IntegerGraph, name: str) -> Array | None:
-    """The norm of the weights that every column of a tensor meets; `None` where none is known."""
+    """The norm of the weights that multiply each column of a tensor; `None` if it is not known."""
     found = [_gains_in(op, graph) for op in graph.ops if name in op.inputs]
     known = [each for each in found if each is not None]
     return np.max(known, axis=0) if known and len({each.size for each in known}) == 1 else None
@@ -123,4 +123,4 @@ def _gains_in(op: ops.IntegerOp, graph: IntegerGraph) -> Array | None:
     weights = op.weight.qparams.dequantize(op.weight.values).astype(np.float64)
     taps = tuple(each for each in range(weights.ndim) if each != axis)
     gains: Array = np.sqrt(np.sum(np.square(weights), axis=taps))
-    return gains if gains.size == columns else None  # of groups, several columns have one
+    return gains if gains.size == columns else None  # in groups, columns share a gain

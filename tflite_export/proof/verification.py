@@ -22,12 +22,12 @@ from tflite_export.targets import Target, get_target
 
 _CHUNK = 64
 FLOAT_PART_FLIPS = 1e-3
-"""Share of what a float part yields that may be one step off.
+"""Share of a float part's output elements that may be one step off.
 
-The interpreter runs its op in the same runtime, with the same kernels, but alone. Inside a larger
-file other kernels may be chosen, which sum in another order. A sum that differs by 2**-20 of the
-grid's range rounds to another code where it is as near to one of the 256 ties in that range: one
-element in two thousand, by one step. None was seen on x86-64.
+The interpreter runs the part in the same runtime, with the same kernels, but alone. Inside a larger
+file the runtime may choose other kernels, which sum in another order. A sum that differs by 2**-20
+of the grid's range rounds to another code if it is as near to one of the 256 ties in that range.
+That is one element in two thousand, by one step. None was seen on x86-64.
 """
 _RUNTIMES = {
     "litert_ref": "LiteRT reference kernels",
@@ -42,7 +42,7 @@ class RuntimeVerification:
 
     Attributes:
         profile: the rounding profile.
-        runtime: what ran, for people.
+        runtime: name of the runtime, for the report.
         samples: how many examples ran.
         tensors: the differences, tensor by tensor, in the order of the graph.
     """
@@ -72,24 +72,26 @@ def verify(
 ) -> tuple[RuntimeVerification, ...]:
     """Proves that the file holds the learned graph and that the target's runtimes compute it.
 
-    The file is read back through the raw schema: its weights over `2**k` are the learned
-    integers, its scales, zero points and biases those of the graph. Then every runtime of the
-    target runs the samples, and every tensor is compared with the interpreter, without tolerance.
-    What layers in float yield may be one step off in `FLOAT_PART_FLIPS` of its elements; what comes
-    behind is compared with what the graph makes of the runtime's own integers there.
+    The file is read back through the raw schema. Its weights over `2**k` must be the learned
+    integers, and its scales, zero points and biases must equal the graph's. Then every runtime of
+    the target runs the samples, and every tensor is compared with the interpreter, without
+    tolerance. There is one exception: the output of a float part may be one step off in
+    `FLOAT_PART_FLIPS` of its elements. Behind it, the interpreter continues from the runtime's own
+    integers.
 
     Args:
         graph: the learned graph, before any pass.
         model_bytes: the file.
         target: `"litert"` or `"tflm"`.
         samples: int8 inputs by name, shape (samples, ...).
-        weight_storage: that the file was written with.
+        weight_storage: the storage that the file was written with.
 
     Returns:
-        One entry per runtime that runs such a graph, all of them without a difference.
+        One entry per runtime that runs the graph, without differences beyond that exception.
 
     Raises:
-        VerificationError: a difference; the message names the first tensor and counts elements.
+        VerificationError: the file or a runtime differs. For a runtime, the message names the first
+            tensor and counts elements.
         ImportError: a runtime is not installed.
     """
     target = get_target(target)
@@ -124,13 +126,13 @@ def verify_runtime(
     profile: str,
     samples: Mapping[str, npt.NDArray[np.int8]],
 ) -> RuntimeVerification:
-    """Runs the samples in one runtime and counts what differs from the interpreter.
+    """Runs the samples in one runtime and counts elements that differ from the interpreter.
 
     Args:
         graph: the graph exactly as the file states it.
         data: the file.
-        file: what the file says.
-        profile: names both the runtime and the rounding that stands for it.
+        file: the content of the file.
+        profile: the rounding profile, which also names the runtime.
         samples: int8 inputs by name, shape (samples, ...).
     """
     count = next(iter(samples.values())).shape[0]
@@ -162,7 +164,7 @@ def _run(profile: str, data: bytes, file: FileModel, inputs: Arrays) -> Arrays:
 
 
 def open_every_tensor(file: FileModel) -> FileModel:
-    """The same network with every int8 tensor as an output: XNNPACK keeps no others."""
+    """The same network with every int8 tensor as an output, because XNNPACK keeps only outputs."""
     names = [name for op in file.operators for name in op.outputs]
     written = {name: name for name in names if file.tensors[name].dtype == "int8"}
     return dataclasses.replace(file, outputs=written)
@@ -171,7 +173,7 @@ def open_every_tensor(file: FileModel) -> FileModel:
 def _runtime_inputs(
     graph: IntegerGraph, file: FileModel, samples: Mapping[str, npt.NDArray[np.int8]]
 ) -> Arrays:
-    """What the file's inputs take: the integers, or the real numbers they stand for."""
+    """The arrays for the file's inputs: the integers, or the real numbers they stand for."""
     return {
         name: graph.tensors[name].dequantize(samples[name])
         if file.tensors[tensor].dtype == "float32"
@@ -181,7 +183,7 @@ def _runtime_inputs(
 
 
 def _float_outputs(graph: IntegerGraph) -> set[str]:
-    """What layers in float yield."""
+    """The names of the outputs of float parts."""
     return {op.output for op in graph.ops if isinstance(op, ops.FloatPart)}
 
 
@@ -191,7 +193,7 @@ def _expected(
     codes: Mapping[str, npt.NDArray[Any]],
     given: Mapping[str, npt.NDArray[Any]],
 ) -> Arrays:
-    """Every int8 tensor, and the float32 outputs where the file has them."""
+    """The expected values of every int8 tensor, and of the file's float32 outputs."""
     floats = {
         tensor: graph.tensors[name].qparams.dequantize(given.get(name, codes[name]))
         for name, tensor in file.outputs.items()

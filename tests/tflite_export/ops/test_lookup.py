@@ -86,7 +86,7 @@ def test_another_table_in_the_file_is_noticed(target):
     )
     tuned = get_target(target)
     data = write_model(emit_model(legalize(other, tuned), compact=tuned.compact))
-    with pytest.raises(VerificationError, match="table of 'y' is not that of the graph"):
+    with pytest.raises(VerificationError, match="table of 'y' differs from the graph's"):
         verify(graph, data, target, {"x": np.zeros((1, 4), np.int8)})
 
 
