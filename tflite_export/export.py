@@ -231,8 +231,9 @@ def _describe_loss(lossy: Sequence[WeightReport], comparison: ModelComparison | 
     if comparison is not None:
         (rate,) = (tensor.rate for tensor in comparison.tensors if tensor.name == worst.name)
         measured = f" ({rate:.2%} measured, including flips of the layers before it)"
+    layers = "1 layer" if len(lossy) == 1 else f"{len(lossy)} layers"
     return (
-        f"INT4 leaves {len(lossy)} layers less room for headroom than int8. The worst is "
+        f"INT4 leaves {layers} less room for headroom than int8. The worst is "
         f"{worst.name!r}: {worst.predicted_flip_rate:.2%} of the elements are predicted to "
         f"flip{measured}, against {worst.predicted_in_int8:.2%} in int8. weight_storage='auto' or "
         "'lut' has no such cost."

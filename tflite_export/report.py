@@ -127,7 +127,8 @@ class Report:
             f"{argmax} ({comparison.samples} samples, rounding of {comparison.profile}).",
             *(
                 f"Output {error.name!r} has one channel, judged by its steps: mean error "
-                f"{error.mean_steps:.2f} of {error.levels} steps, at most {error.max_steps:g}."
+                f"{error.mean_steps:.2f} steps, at most {error.max_steps:g}, on a grid of "
+                f"{error.levels} levels."
                 for error in comparison.output_errors
             ),
         ]

@@ -143,6 +143,8 @@ def plan(
 
     Raises:
         ValueError: see `quantize`.
+        UnsupportedLayerError: tensors cannot share a grid, or the calls of an `Average` have
+            different numbers of tensors.
 
     >>> import keras, keras_qat
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])

@@ -249,7 +249,7 @@ def test_the_report_says_what_int4_costs(tmp_path):
     assert (weight.storage, weight.stored_bytes) == ("int4", 16 * 9 * 16 // 2)
     assert not weight.faithful
     assert weight.predicted_flip_rate > weight.predicted_in_int8
-    assert any("INT4 leaves 1 layers less room" in limit for limit in report.limits)
+    assert any("INT4 leaves 1 layer less room" in limit for limit in report.limits)
     exact = export(graph, tmp_path / "n.tflite", target="tflm", verbose=False)
     assert exact.weights[0].faithful
     assert exact.weights[0].predicted_flip_rate == weight.predicted_in_int8
