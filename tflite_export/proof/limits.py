@@ -69,6 +69,6 @@ def _check_output(error: OutputError, limit: float, rounding: str) -> None:
             "so its error is measured in steps. It differs from the trained model by "
             f"{error.mean_steps:.1f} steps on average (at most {error.max_steps:g}), on a grid of "
             f"{error.levels} levels, under the rounding of {rounding}. No file was written. Use "
-            "more bits there, or pass a larger max_output_error if the task's accuracy on the integer "
-            "graph is good enough."
+            "more bits there, or pass a larger max_output_error if the task's accuracy on the "
+            "integer graph is good enough."
         )
