@@ -31,25 +31,27 @@ def predict(
 ) -> Array | Arrays:
     """Runs a file and returns real numbers.
 
-    Inputs of an int8 file are put on its input grid (nearest integer, ties to even), its outputs
-    come back as the real numbers they stand for.
+    Inputs of an int8 file are put on its input grid (nearest integer, ties to even, saturated). Its
+    outputs come back as the real numbers that their codes stand for.
 
     Args:
         path: the `.tflite` file.
-        inputs: real numbers, shape (examples, ...); where there are several, a list in the order of
-            the model's inputs, or a dict by their names.
+        inputs: real numbers, shape (examples, ...). For several inputs, a list in the order of the
+            model's inputs, or a dict by their names.
         runtime: `"litert"` for the LiteRT interpreter as it comes (XNNPACK), `"tflm"` for
-            TensorFlow Lite Micro, which reads lookup tables, too.
-        batch_size: examples that LiteRT runs at once.
+            TensorFlow Lite Micro. Only `"tflm"` runs files whose weights lie in lookup tables.
+        batch_size: examples that LiteRT runs at once. It is 1 if the file has a fixed batch.
         threads: threads of LiteRT.
 
     Returns:
-        float32, shape (examples, ...); a dict by output name where there are several.
+        float32, shape (examples, ...). For several outputs, a dict by their names.
 
     Raises:
         ImportError: the runtime is not installed.
-        ValueError: an unknown runtime, inputs that are not those of the file or hold NaN, or a
-            file that the runtime cannot read.
+        ValueError: an unknown runtime, inputs that do not fit the file or hold NaN, or a file
+            that is no TFLite file or that LiteRT cannot load.
+        FileNotFoundError: there is no such file. LiteRT raises a `ValueError` for it.
+        RuntimeError: TensorFlow Lite Micro refuses the file.
     """
     if runtime not in _RUNTIMES:
         raise ValueError(f"The runtime is one of {list(_RUNTIMES)}. Received: {runtime!r}")
