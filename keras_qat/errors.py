@@ -1,4 +1,4 @@
-"""The errors of this package with types of their own."""
+"""The exceptions for a model that cannot be quantized or lowered."""
 
 
 class LoweringError(ValueError):

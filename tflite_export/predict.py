@@ -31,25 +31,27 @@ def predict(
 ) -> Array | Arrays:
     """Runs a file and returns real numbers.
 
-    The inputs of an int8 file are rounded to its input grid (ties to even). Its outputs are
-    returned as the real numbers that the codes stand for.
+    Inputs of an int8 file are put on its input grid (nearest integer, ties to even, saturated). Its
+    outputs come back as the real numbers that their codes stand for.
 
     Args:
         path: the `.tflite` file.
         inputs: real numbers, shape (examples, ...). For several inputs, a list in the order of the
-            model's inputs, or a dict by name.
-        runtime: `"litert"` for the LiteRT interpreter with its default kernels (XNNPACK), `"tflm"`
-            for TensorFlow Lite Micro, which also reads lookup tables.
-        batch_size: examples that LiteRT runs at once.
+            model's inputs, or a dict by their names.
+        runtime: `"litert"` for the LiteRT interpreter as it comes (XNNPACK), `"tflm"` for
+            TensorFlow Lite Micro. Only `"tflm"` runs files whose weights lie in lookup tables.
+        batch_size: examples that LiteRT runs at once. It is 1 if the file has a fixed batch.
         threads: threads of LiteRT.
 
     Returns:
-        float32, shape (examples, ...). For several outputs, a dict by name.
+        float32, shape (examples, ...). For several outputs, a dict by their names.
 
     Raises:
         ImportError: the runtime is not installed.
-        ValueError: the runtime is unknown or cannot read the file, or the inputs do not fit the
-            file or hold NaN.
+        ValueError: an unknown runtime, inputs that do not fit the file or hold NaN, or a file
+            that is no TFLite file or that LiteRT cannot load.
+        FileNotFoundError: there is no such file. LiteRT raises a `ValueError` for it.
+        RuntimeError: TensorFlow Lite Micro refuses the file.
     """
     if runtime not in _RUNTIMES:
         raise ValueError(f"runtime must be one of {list(_RUNTIMES)}. Received: {runtime!r}")

@@ -270,7 +270,11 @@ _WEIGHT_LAYER = Rule(Output.QUANTIZE, yields=Stage.LINEAR)
 
 
 def _rule(node: GraphNode) -> Rule:
-    """The rule of a layer in a quantized model, where weight layers are wrapped."""
+    """The rule of a layer in a quantized model.
+
+    There, wrappers have taken the place of weight layers. A wrapper without an entry in `RULES`
+    gets `_WEIGHT_LAYER`.
+    """
     wrapped = isinstance(node.operation, QuantizeWrapper) and type(node.operation) not in RULES
     return _WEIGHT_LAYER if wrapped else rule_or_float(node)
 

@@ -16,7 +16,13 @@ _FLOAT_BYTES = 4
 
 
 def macs(node: GraphNode) -> int | None:
-    """The multiplications by a kernel for one example; `None` if sizes are unknown."""
+    """How many multiplications by kernels a call of a layer does, for one example.
+
+    The layer must have a kernel. An Embedding has one, and looks it up instead: 0.
+
+    Returns:
+        The number, or `None` if sizes are unknown.
+    """
     layer = node.operation
     if isinstance(layer, keras.layers.Embedding):
         return 0

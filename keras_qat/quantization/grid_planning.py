@@ -52,7 +52,7 @@ class GridPlanner:
         self._starts: dict[int, int] = {}  # id of a tensor that starts a grid -> its number
         self._tensors: list[PlannedTensor] = []  # by their numbers
         self._groups = _UnionFind()
-        self._joined_by: dict[int, str] = {}  # number of a group -> the first layer that joins it
+        self._joined_by: dict[int, str] = {}  # number of a group -> a layer that joins it
         for index, tensor in enumerate(graph.model.inputs):
             self._visit_input(tensor, index)
         for call in graph.calls:
@@ -167,7 +167,11 @@ class GridPlanner:
         return dataclasses.replace(operands[0], sign=sign, members=(call.name,))
 
     def _merge(self, start: int, other: int) -> None:
-        """Makes one grid of the grids of two tensors, named by the first layer that joined one."""
+        """Makes one grid of the grids of two tensors, given by their numbers.
+
+        If a layer has joined tensors on one of the two grids before, the new grid keeps the name of
+        this layer. If both grids have such a name, the name of `start`'s grid stays.
+        """
         before = [self._groups.first_of(each) for each in (start, other)]
         names = [self._joined_by.pop(each, None) for each in dict.fromkeys(before)]
         self._groups.merge(start, other)

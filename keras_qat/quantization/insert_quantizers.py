@@ -131,7 +131,11 @@ def _quantized_copy(layer: Any, planned: LayerPlan) -> Any:
 
 
 def _float_copy(layer: Any, planned: LayerPlan) -> Any:
-    """A copy of the layer in float32. Its kernels are quantized unless it is left in float."""
+    """A copy of a layer that computes in float32.
+
+    If the plan makes the layer weight-only, the copy is wrapped and has one quantizer for each
+    kernel. If the layer is left in float, or its rule has no wrapper, the copy is plain.
+    """
     # The dtype is float32 for any dtype policy, because the runtimes compute these in float32.
     changes: dict[str, Any] = {"dtype": "float32"} if "dtype" in config_of(layer) else {}
     copy = copy_of(layer, **changes)

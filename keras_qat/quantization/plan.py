@@ -40,7 +40,11 @@ class Sign:
         return cls(frozenset().union(*(sign.if_any for sign in found)))
 
     def known(self, measured: Mapping[str, bool]) -> bool | None:
-        """Whether it can be negative, given measured signs; `None` if that is unknown.
+        """Whether the tensor can be negative; `None` if the measured signs do not tell.
+
+        Args:
+            measured: whether a tensor can be negative, by the names that `if_any` holds. Names may
+                be missing.
 
         >>> Sign(frozenset({"left"})).known({}), Sign().known({})
         (None, False)

@@ -35,7 +35,11 @@ class Accumulator(Protocol):
     """The int32 accumulator behind a float tensor, as the integer kernel will round it."""
 
     def rounding(self) -> Rounding:
-        """A function from `ratio = x / scale` to codes, which rounds the accumulator behind `x`."""
+        """A function that takes `ratio = x / scale` and a grid, and returns codes.
+
+        It first finds the whole number in the accumulator that `x` comes from, and then rounds this
+        number to codes.
+        """
 
 
 class ActivationQuantizer(Quantizer):

@@ -29,7 +29,15 @@ _PLACES = {"lsq_quantizer", "ste_quantizer"}
 
 
 class _ForBoth(Quantizer):
-    """Mixin for a class that quantized both weights and activations."""
+    """Mixin for a deprecated class, which quantizes weights or activations.
+
+    Making one warns. `from_config` of an old file yields the quantizer of activations that
+    replaced it. A subclass that a user wrote stays what it is.
+
+    Attributes:
+        old_name: the name of the deprecated class.
+        instead: what to write instead, for the warning.
+    """
 
     old_name: ClassVar[str]
     instead: ClassVar[str]

@@ -63,7 +63,11 @@ def buffers_of(file: FileModel) -> list[Buffer]:
 
 
 def place(buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
-    """Places the buffers, the largest first, and returns them in the order of time.
+    """Gives every buffer its offset in the arena.
+
+    The largest buffer is placed first. Each takes the lowest offset where it overlaps no placed
+    buffer that lives at the same time. The result is ordered by the time at which the buffers start
+    to live, and then by the time at which they end.
 
     >>> a, b, c = Buffer("a", 32, 0, 1), Buffer("b", 16, 1, 2), Buffer("c", 32, 2, 3)
     >>> [(buffer.name, buffer.offset) for buffer in place([a, b, c])]

@@ -111,7 +111,10 @@ class ModelComparison:
 def compare_with_model(
     graph: IntegerGraph, model: LearnedModel, samples: Samples, profile: str
 ) -> ModelComparison:
-    """Runs both on the same examples and counts the integers that differ.
+    """Runs both on the same examples, and compares their integers layer by layer.
+
+    It counts the elements that differ. For outputs, it also finds the argmax agreement, or the
+    error of an output of one channel.
 
     Args:
         graph: the legalized graph.

@@ -107,7 +107,15 @@ def _bits(tensor: IntegerTensor) -> int:
 
 
 def _gains(graph: IntegerGraph, name: str) -> Array | None:
-    """The norm of the weights that multiply each column of a tensor; `None` if it is not known."""
+    """For each column (last axis) of a tensor, the norm of the weights that multiply it.
+
+    If several ops read the tensor, the largest of their norms counts. Ops whose norms are not known
+    do not count.
+
+    Returns:
+        One number for each column, or `None` if no op has known norms, or if their numbers of
+        columns differ.
+    """
     found = [_gains_in(op, graph) for op in graph.ops if name in op.inputs]
     known = [each for each in found if each is not None]
     return np.max(known, axis=0) if known and len({each.size for each in known}) == 1 else None

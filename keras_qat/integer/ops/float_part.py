@@ -19,7 +19,8 @@ class FloatWeight:
     """A kernel of learned integers that a network in float32 multiplies with.
 
     Attributes:
-        name: name of the layer, followed by the kernel's where the layer has several kernels.
+        name: name of the layer, as in `"dense"`. If the layer has several kernels, the name of the
+            kernel follows: `"attention/query"`.
         array: the integers (int8, zero point 0, one scale or one for each channel).
         bits: bit width of the learned grid.
     """

@@ -1,4 +1,7 @@
-"""Pass: all changes of a float model before its grids are planned, in one rebuild."""
+"""Pass: the last changes of a float model before its grids are planned, in one rebuild.
+
+`to_layers` runs before it, and turns raw operations into layers.
+"""
 
 from __future__ import annotations
 

@@ -64,7 +64,11 @@ class Pairing:
         return self._copies.of(layer)([total, others[-1]])
 
     def _of_rank(self, rank: int, tensor: Any, layer: Any) -> Any:
-        """The tensor with axes of size 1 behind the batch, as Keras expands it."""
+        """The tensor with `rank` axes. Missing axes get size 1 and come directly after the batch.
+
+        Keras expands the inputs of a merge layer in the same way. Here an added Reshape layer does
+        it. All calls of the merge layer `layer` share one Reshape for each shape.
+        """
         missing = rank - len(tensor.shape)
         if not missing:
             return tensor

@@ -239,7 +239,10 @@ def _public(options: dict[str, Any]) -> str:
 
 
 def may_expand(operation: Any) -> bool:
-    """Whether this is a custom layer: one that a user wrote, without a rule."""
+    """Whether this is a custom layer: one that a user wrote, without a rule.
+
+    A model with a complete layer graph is none. A model whose `call` a user wrote is one.
+    """
     return (
         isinstance(operation, keras.layers.Layer)
         and type(operation) not in RULES

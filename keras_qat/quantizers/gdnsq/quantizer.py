@@ -151,7 +151,12 @@ class GDNSQQuantizer(Quantizer):
         return ops.where(as_tensor(self.held_levels) > NOT_HELD, float(self.target_bits), width)
 
     def width_terms(self, *kernel: Tensor) -> tuple[Tensor, Tensor]:
-        """The arguments of `width_of`: two tensors with one number for each width."""
+        """The arguments of `width_of`: two tensors with one number for each learned bit width.
+
+        Args:
+            kernel: the latent kernel, for a quantizer of weights. A quantizer of activations takes
+                no argument.
+        """
         raise NotImplementedError
 
     def width_of(self, extent: Tensor, log_scale: Tensor) -> Tensor:
