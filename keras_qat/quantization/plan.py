@@ -252,8 +252,9 @@ class QuantizationPlan:
         for field in ("macs", "float_bytes", "litert_bytes", "tflm_bytes"):
             head = field.replace("_bytes", " bytes").replace("macs", "MACs")
             table.add_column(head, f"{self.total(field):,}", justify="right")
-        for name, bits in self.input_bits.items():
-            table.add_row(name, "Input", "", "", described_bits(bits) or "float")
+        for name, grid in self.inputs:
+            bits = "float" if grid is None else described_bits(self.grids[grid].bits)
+            table.add_row(name, "Input", "", "", bits + self._sign_of(grid))
         for layer in self.layers:
             counts = (layer.macs, layer.float_bytes, layer.litert_bytes, layer.tflm_bytes)
             table.add_row(
@@ -261,7 +262,7 @@ class QuantizationPlan:
                 layer.layer_type,
                 "x".join("?" if size is None else str(size) for size in layer.output_shape),
                 described_bits(layer.weight_bits),
-                _described(layer),
+                _described(layer, self._sign_of(layer.starts[0])),
                 *("?" if count is None else f"{count:,}" if count else "" for count in counts),
             )
         console = Console(width=140, color_system=None)
@@ -269,6 +270,13 @@ class QuantizationPlan:
             console.print(table)
         notes = (f"Warning: {message}" for message in self.warnings)
         return "\n".join([captured.get().rstrip(), *notes])
+
+    def _sign_of(self, grid: int | None) -> str:
+        """The sign of a grid as text; empty without a grid."""
+        if grid is None:
+            return ""
+        signs = {True: ", signed", False: ", unsigned", None: ", sign unknown"}
+        return signs[self.grids[grid].signed]
 
 
 def described_bits(bits: int | None) -> str:
@@ -280,11 +288,11 @@ def described_bits(bits: int | None) -> str:
     return "" if bits is None else f"{bits} bit{'s' if bits > 1 else ''}"
 
 
-def _described(layer: LayerPlan) -> str:
+def _described(layer: LayerPlan, sign: str) -> str:
     """The grid of the output as text, and the part that is in float."""
     if layer.why_not:
         return f"[red]float: {layer.why_not}[/red]"
     if not layer.in_float:
-        return layer.output
+        return f"{layer.output}{sign}"
     inside = "; float32 inside" if layer.output_bits else ""
-    return f"{layer.output}{inside}, LiteRT alone"
+    return f"{layer.output}{sign}{inside}, LiteRT alone"

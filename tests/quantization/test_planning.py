@@ -136,6 +136,15 @@ def test_the_table_shows_every_layer_and_the_totals():
     assert max(map(len, text.splitlines())) <= 140
 
 
+def test_the_table_says_which_grids_are_signed():
+    model = residual_network()
+    assert "unknown" in str(keras_qat.plan(model, CONFIG))
+    text = str(keras_qat.plan(model, CONFIG, calibration_data=np.abs(images(16))))
+    assert "unknown" not in text
+    assert "8 bits, unsigned" in text
+    assert "bits, signed" in text
+
+
 def test_joined_tensors_share_a_grid():
     inputs = keras.Input((8, 8, 3))
     parts = [layers.Conv2D(2, 1, name=name)(inputs) for name in "ab"]
