@@ -10,9 +10,10 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 import keras_qat
 import tflite_export
 from keras_qat.integer import load_graph, ops, run, save_graph
-from keras_qat.quantized_layers import WeightOnlyWrapper, code_regularization, quantized_kernels
+from keras_qat.quantized_layers import WeightOnlyWrapper, quantized_kernels
 from keras_qat.quantizers import LoweringError
 from keras_qat.quantizers.initial_scale import least_error_weight_scale
+from keras_qat.training.code_regularization import code_regularization
 from tests.models import randomize
 from tests.seams import op_differences
 from tflite_export.file.file_model import FileOperator, FileTensor
