@@ -143,7 +143,8 @@ def test_wrong_keys_are_named_with_those_of_the_model():
 
 def test_layer_codes_refuse_a_wrong_key():
     qmodel = keras_qat.quantize(difference(("left", "right")), calibration_data=WAYS["dict"]())
-    with pytest.raises(
+    message = r"inputs \['left', 'right'\]\. Received: \['left', 'up'\]"
+    with pytest.raises(ValueError, match=message):
         ValueError, match=r"inputs \['left', 'right'\]\. Received: \['left', 'up'\]"
     ):
         qmodel.layer_codes({"left": LEFT, "up": RIGHT})
