@@ -145,8 +145,6 @@ def test_layer_codes_refuse_a_wrong_key():
     qmodel = keras_qat.quantize(difference(("left", "right")), calibration_data=WAYS["dict"]())
     message = r"inputs \['left', 'right'\]\. Received: \['left', 'up'\]"
     with pytest.raises(ValueError, match=message):
-        ValueError, match=r"inputs \['left', 'right'\]\. Received: \['left', 'up'\]"
-    ):
         qmodel.layer_codes({"left": LEFT, "up": RIGHT})
 
 
