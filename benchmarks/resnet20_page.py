@@ -117,10 +117,11 @@ def plot(folder: pathlib.Path, runs: list[tuple[str, int, int]], path: pathlib.P
             axes.plot(len(rows), result["qat_accuracy"], "o", color=line.get_color())
     axes.axhline(FLOAT_ACCURACY, color="gray", linestyle="--", linewidth=1)
     axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.3)
     if axes.lines[1:]:
-        axes.legend(loc="lower right")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=130)
 
 
