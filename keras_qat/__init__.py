@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -148,11 +147,10 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
     if name in _RENAMED:
-        new = _RENAMED[name]
-        warnings.warn(
-            f"keras_qat.{name} is now called keras_qat.{new}.", DeprecationWarning, stacklevel=2
-        )
-        name = new
+        from keras_qat.deprecation import warn_deprecated
+
+        warn_deprecated(f"keras_qat.{name}", f"keras_qat.{_RENAMED[name]}")
+        name = _RENAMED[name]
     if name in _MODULES:
         return importlib.import_module(f"keras_qat.{name}")
     if name not in _HOME:
