@@ -7,8 +7,8 @@ benchmark shows layers without a rule, mismatches, seconds and memory. The Batch
 statistics of an untrained network do not fit its signals, which then vanish or explode. `settle`
 gives the network the statistics of its own signals first, as every trained network has them.
 
-Seconds are CPU time over all threads, which a busy machine does not change. The JSON has the
-elapsed time, too. "export" is the integer graph and its file. "proof" is an export with all its
+Seconds are CPU time over all threads, which a busy machine does not change. The JSON also
+has the elapsed time. "export" is the integer graph and its file. "proof" is an export with all its
 comparisons: the Keras model, LiteRT's reference kernels and XNNPACK.
 
 Every network runs in its own process, so that its peak memory is its own. A finished network is a

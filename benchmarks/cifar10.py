@@ -52,7 +52,7 @@ def pixels(split: str) -> Images:
     """uint8 images (N, 32, 32, 3), and labels.
 
     Args:
-        split: "test"; "all" for the 50,000 training images; "validation" for the last 5,000 of
+        split: "test", "all" for the 50,000 training images, "validation" for the last 5,000 of
             them, and "train" for the others.
     """
     if split == "test":

@@ -95,7 +95,7 @@ class Entry:
         return (self.results / f"{self.name}.json").exists()
 
     def state(self) -> dict | None:
-        """The state in the newest whole backup; `None` if there is none."""
+        """The state in the newest whole backup; `None` without a backup."""
         return backup_files.newest(self.states / f"{self.name}.backup")
 
 

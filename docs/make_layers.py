@@ -1,7 +1,7 @@
 """Writes `layers.md`, the table of supported layers: `python docs/make_layers.py`.
 
-Which layers train is said by `keras_qat.layer_rules.table`, which targets run an integer op by
-`tflite_export.ops.table`. Stated here are the ops of each rule and, for people, its restrictions.
+`keras_qat.layer_rules.table` knows which layers train, and `tflite_export.ops.table` which targets
+run an integer op. This script adds the integer ops of each rule, and its restrictions in words.
 """
 
 from __future__ import annotations

@@ -174,13 +174,13 @@ class PEGEConfig(LSQConfig):
     """LSQ's grids, trained by PEGE: progressive replacement and a pull to the grid.
 
     Train with `keras_qat.callbacks.PEGESchedule`. PEGE works on any grid: any other config with
-    `estimator="pege", replacement="random"` is PEGE, too.
+    `estimator="pege", replacement="random"` is also PEGE.
 
     A tensor of one bit has one threshold. A pull to the nearest code pushes values away from the
     threshold and freezes signs, so tensors of one bit are replaced and not pulled.
 
     Args:
-        pull_at_one_bit: whether the estimator "pege" pulls tensors of one bit, too.
+        pull_at_one_bit: whether the estimator "pege" also pulls tensors of one bit.
 
     Raises:
         ValueError: also for a `pull_at_one_bit` that is neither True nor False.

@@ -21,7 +21,6 @@ from keras_qat.integer import IntegerGraph
 from keras_qat.keras_graph import (
     exclude_from_weight_decay,
     flat_inputs,
-    nodes,
     outer_layer,
     probe_of,
     structured_inputs,
@@ -105,13 +104,7 @@ class QuantizedModel(keras.Model):
     @property
     def quantizers(self) -> list[Quantizer]:
         """Every quantizer of weights and activations, in the order of the graph."""
-        found: dict[int, Quantizer] = {}
-        for node in nodes(self):
-            layer = node.operation
-            sites = [kernel.weight_quantizer for kernel in quantized_kernels(layer)]
-            sites += [layer] if isinstance(layer, Quantizer) else []
-            found |= {id(quantizer): quantizer for quantizer in sites}
-        return list(found.values())
+        return list(dict.fromkeys(self.named_quantizers.values()))
 
     def quantizer_sites(self) -> dict[str, QuantizerSite]:
         """Every quantizer with the kernel or the tensor that it reads, in the order of the graph.
@@ -123,13 +116,7 @@ class QuantizedModel(keras.Model):
     @property
     def named_quantizers(self) -> dict[str, Quantizer]:
         """Every quantizer by what it quantizes: `"conv/weights"`, `"relu/activations"`."""
-        found = {f"{kernel.name}/weights": kernel.weight_quantizer for kernel in self._kernels}
-        sites = quantized_tensors(self).items()
-        return found | {
-            f"{name}/activations": site.quantizer
-            for name, site in sites
-            if isinstance(site.quantizer, Quantizer)
-        }
+        return {name: site.quantizer for name, site in self.quantizer_sites().items()}
 
     @property
     def replaced_quantizers(self) -> dict[str, Quantizer]:

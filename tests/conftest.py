@@ -19,7 +19,7 @@ hypothesis.settings.register_profile("fast", max_examples=15)
 
 
 def pytest_configure(config):
-    """The fast run tries fewer examples, too."""
+    """The fast run also tries fewer examples."""
     if config.option.markexpr == "not slow":
         hypothesis.settings.load_profile("fast")
 

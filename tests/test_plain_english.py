@@ -34,6 +34,7 @@ PHRASES = {
     r"in silence": "'silently'",
     r"nor (?:is|are|does|do)": "'and ... not'",
     r"or not at all": "say what happens",
+    r"too(?=[.,;:])(?<=, too)": "'also', before the verb",
     r"whatever it is": "'any'",
 }
 """Phrase -> what to write."""
@@ -84,9 +85,10 @@ def texts(path: pathlib.Path) -> Iterator[str]:
 
 
 def files() -> list[pathlib.Path]:
-    """Every page, and every module of the two packages."""
+    """Every page, and every module that is no test."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")]
-    modules = [*ROOT.glob("keras_qat/**/*.py"), *ROOT.glob("tflite_export/**/*.py")]
+    rooms = ("keras_qat", "tflite_export", "benchmarks", "docs", "examples")
+    modules = [path for room in rooms for path in ROOT.glob(f"{room}/**/*.py")]
     return sorted(pages + modules)
 
 
@@ -104,6 +106,8 @@ def name_of(path: pathlib.Path) -> str:
         ("The scale is that of the weights.", 1),
         ("So many bits; no more; no less.", 2),
         ("One; two.\n\nThree; four.", 0),
+        ("It is one, too.", 1),
+        ("It is too much.", 0),
         ("Plain words.", 0),
     ],
 )

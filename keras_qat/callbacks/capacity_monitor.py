@@ -120,7 +120,8 @@ class CapacityMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._forget_from(epoch)
         self.history["epochs"].append(epoch)
-        for name, record in () if self._probe is None else self._probe.records():
+        records = self._probe.records() if self._probe is not None else ()
+        for name, record in records:
             tensor = self.history["tensors"].setdefault(name, {})
             for key, value in record.items():
                 if isinstance(value, float):

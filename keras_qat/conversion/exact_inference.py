@@ -86,9 +86,14 @@ def connect(model: keras.Model) -> None:
     """Finds the connections of a quantized model and tells them to its layers.
 
     Raises:
-        ValueError: see `attach`.
+        ValueError: see `attach`; also for a layer with a connection from another model, which
+            this model calls several times with the same `source`.
     """
-    attach(connections(model), model.name)
+    graph = _Graph(model)
+    for layer, source in graph.ambiguous_calls():
+        if source in _told(layer):
+            raise _shared(layer, model.name)
+    attach(graph.connections(), model.name)
     for quantizer, found in never_negative(model).items():
         quantizer.never_negative = found and quantizer.never_negative is not False
 
@@ -104,20 +109,24 @@ def attach(found: Iterable[Connection], model_name: str) -> None:
     places = [(_told(each.layer), each) for each in found]
     for told, connection in places:
         if told.get(connection.source, connection.told) != connection.told:
-            raise ValueError(
-                f"Layer {connection.layer.name!r} is shared with another quantized model, and in "
-                f"{model_name!r} it is between other grids. In inference a layer can round for one "
-                "model only. Give this model its own layers: keras.models.clone_model(the other "
-                "model), then set_weights."
-            )
+            raise _shared(connection.layer, model_name)
     for told, connection in places:
         told[connection.source] = connection.told
 
 
 def _told(layer: Any) -> dict[int, Any]:
+    """The connections of a layer by source; empty for a layer that can have none."""
     name = "accumulators" if isinstance(layer, ActivationQuantizer) else "connections"
-    told: dict[int, Any] = getattr(layer, name)
+    told: dict[int, Any] = getattr(layer, name, {})
     return told
+
+
+def _shared(layer: Any, model_name: str) -> ValueError:
+    return ValueError(
+        f"Layer {layer.name!r} is shared with another quantized model, and in {model_name!r} it is "
+        "between other grids. In inference a layer can round for one model only. Give this model "
+        "its own layers: keras.models.clone_model(the other model), then set_weights."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +174,12 @@ class _Graph:
             rounds = behind.exact and hasattr(told, "rounding")
             if rounds and self._calls[_call_key(behind.call)] == 1:
                 yield Connection(behind.quantizer, _source(behind.call), told)
+
+    def ambiguous_calls(self) -> Iterator[tuple[Any, int]]:
+        """Every layer and source with several calls."""
+        for node in self._nodes:
+            if self._calls[_call_key(node)] > 1:
+                yield node.operation, _source(node)
 
     def grid_before(self, tensor: Any) -> PutsOnGrid | None:
         """The layer that puts a tensor on its grid; `None` if the tensor is on no grid."""

@@ -105,7 +105,7 @@ class _Lowering:
         return rule.lower(layer, operands, LoweringContext(self.builder, name, shape))
 
     def _check_rounded(self, node: GraphNode) -> None:
-        """The integer op rounds to the grid of its input, so the model must round there, too."""
+        """The integer op rounds to the grid of its input, so the model must round there as well."""
         readers = self._consumers.get(id(node.outputs[0]), [])
         if not any(reader and isinstance(reader.operation, Quantizer) for reader in readers):
             raise LoweringError(

@@ -106,8 +106,8 @@ class RuledGraph:
             if call.rule.lower is lower_identity:
                 of_inputs.update(map(id, call.node.outputs))
             elif self._can_be_absorbed(call) and readers:
-                takes = (each and not stays_float(each.name) for each in readers)
-                if all(takes) and all(map(self._takes_a_factor, readers)):
+                kept = any(each is None or stays_float(each.name) for each in readers)
+                if not kept and all(map(self._takes_a_factor, readers)):
                     yield call
 
     def _can_be_absorbed(self, call: Call) -> bool:

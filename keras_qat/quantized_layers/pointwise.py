@@ -10,15 +10,13 @@ from keras import ops
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.tensors import Tensor
 
-layers = keras.layers
-
 
 class Pointwise(keras.layers.Layer):
     """Base of activation layers that infer in float64 and round to float32.
 
     The integer model has a table of the function's values. In float32 the last bits depend on the
-    compiler, and at ties the table entries would, too: at scales that are powers of two, 34 of
-    1,000 entries of an exponential differed. In float64 none of 870,400 differed. JAX has no
+    compiler, and so would table entries at ties. At scales that are powers of two, 34 of 1,000
+    entries of an exponential differed. In float64 none of 870,400 differed. JAX has no
     float64 by default and stays in float32.
     """
 
@@ -33,21 +31,21 @@ class Pointwise(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeActivation(Pointwise, layers.Activation):  # type: ignore[name-defined]
+class QuantizeActivation(Pointwise, keras.layers.Activation):
     """`Activation` with a function of one number."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeELU(Pointwise, layers.ELU):  # type: ignore[name-defined]
+class QuantizeELU(Pointwise, keras.layers.ELU):
     """`ELU` with any `alpha`."""
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeLeakyReLU(Pointwise, layers.LeakyReLU):  # type: ignore[name-defined]
+class QuantizeLeakyReLU(Pointwise, keras.layers.LeakyReLU):
     """`LeakyReLU` with any slope."""
 
 
-class _PReLU(layers.PReLU):  # type: ignore[name-defined]
+class _PReLU(keras.layers.PReLU):
     def call(self, inputs: Tensor) -> Tensor:
         slope = ops.cast(as_tensor(self.alpha), inputs.dtype)
         return ops.relu(inputs) - slope * ops.relu(-inputs)
@@ -59,23 +57,23 @@ class QuantizeSharedPReLU(Pointwise, _PReLU):
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeReLU(Pointwise, layers.ReLU):  # type: ignore[name-defined]
+class QuantizeReLU(Pointwise, keras.layers.ReLU):
     """`ReLU` with any limits and slope."""
 
 
-@keras.saving.register_keras_serializable(package="keras_qat")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="keras_qat")
 def approximate_gelu(x: Tensor) -> Tensor:
     """GELU by its formula with tanh, as `keras.ops.gelu` computes it by default."""
     return ops.gelu(x, approximate=True)
 
 
-@keras.saving.register_keras_serializable(package="keras_qat")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="keras_qat")
 def absolute(x: Tensor) -> Tensor:
     """`|x|`, as an activation."""
     return ops.abs(x)
 
 
-@keras.saving.register_keras_serializable(package="keras_qat")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable(package="keras_qat")
 def square(x: Tensor) -> Tensor:
     """`x**2`, as an activation."""
     return ops.square(x)

@@ -39,7 +39,7 @@ class WeightOnlyKernel:
         return ops.reshape(as_tensor(self.place.latent), self.channels_last_shape())
 
     def channels_last_shape(self) -> tuple[int, ...]:
-        """The kernel's shape, with its last axes joined to one where the output has them, too.
+        """The kernel's shape; its last axes are joined to one if the output has the same axes.
 
         `(in, heads, size)` becomes `(in, heads * size)` if the output has the axes heads and size.
         """

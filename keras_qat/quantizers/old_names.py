@@ -57,7 +57,7 @@ class _ForBoth(Quantizer):
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class LSQQuantizer(_ForBoth, LSQActivationQuantizer, LSQWeightQuantizer):  # type: ignore[misc]
+class LSQQuantizer(_ForBoth, LSQActivationQuantizer, LSQWeightQuantizer):  # type: ignore[misc]  # two `call`s: the first is used
     """Deprecated: `LSQWeightQuantizer` and `LSQActivationQuantizer` in one.
 
     It has the arguments of both, and quantizes weights or activations.
@@ -71,7 +71,7 @@ class LSQQuantizer(_ForBoth, LSQActivationQuantizer, LSQWeightQuantizer):  # typ
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class STEQuantizer(_ForBoth, STEActivationQuantizer, STEWeightQuantizer):  # type: ignore[misc]
+class STEQuantizer(_ForBoth, STEActivationQuantizer, STEWeightQuantizer):  # type: ignore[misc]  # the first is used
     """Deprecated: `STEWeightQuantizer` and `STEActivationQuantizer` in one.
 
     It has the arguments of both, and quantizes weights or activations.

@@ -338,6 +338,19 @@ def test_a_layer_between_the_grids_of_two_models_is_refused_and_the_way_out_work
     assert with_another_grid(clone).get_layer("conv").connections
 
 
+def test_a_second_model_that_calls_a_shared_layer_twice_is_refused():
+    """The layer cannot tell the two calls apart, and knows the grids of one of them."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    conv = layers.Conv2D(3, 1, name="conv")
+    qmodel = quantized(randomize(keras.Model(inputs, layers.ReLU(name="relu")(conv(inputs)))))
+    x = images(16, (8, 8, 3))
+    expected = np.asarray(qmodel(x))
+    again = qmodel.get_layer("relu_quantizer")(qmodel.get_layer("conv")(qmodel.output))
+    with pytest.raises(ValueError, match=r"Layer 'conv' is shared .*clone_model"):
+        keras_qat.QuantizedModel(qmodel.inputs, again)
+    np.testing.assert_array_equal(qmodel(x), expected)
+
+
 def test_a_taught_activation_is_no_relu6():
     """A rule says where a layer cuts values off; without a word, nothing is assumed."""
 

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from keras_qat.integer import IntegerGraph, ops
 from tflite_export.ops.emission import Emission
-from tflite_export.ops.linear import (
-    CHANNEL_BYTES,
-    EVERY_STORAGE,
-    check_linear,
-    check_weights_and_bias,
-    emit_linear,
-    unpacked_int4,
-)
-from tflite_export.ops.op_export import EVERY_TARGET, OpExport
-from tflite_export.ops.operator_type import MicroKernel, OperatorType
+from tflite_export.ops.linear import emit_linear, linear_export, linear_operator
 from tflite_export.ops.option_fields import fused_activation
 
 
@@ -25,23 +16,9 @@ def _emit(op: ops.FullyConnected, graph: IntegerGraph) -> Emission:
     return emit_linear("FULLY_CONNECTED", 4, "FullyConnectedOptions", fields, op, graph)
 
 
-FULLY_CONNECTED_OPERATOR = OperatorType(
-    "FULLY_CONNECTED",
-    MicroKernel(
-        resolver="AddFullyConnected",
-        structure_bytes=72,
-        channel_bytes=CHANNEL_BYTES,
-        scratch=unpacked_int4,
-    ),
+FULLY_CONNECTED_OPERATOR = linear_operator(
+    "FULLY_CONNECTED", "AddFullyConnected", structure_bytes=72
 )
 
-FULLY_CONNECTED = OpExport(
-    emit=_emit,
-    check=check_linear,
-    check_constants=check_weights_and_bias,
-    operators=(FULLY_CONNECTED_OPERATOR,),
-    targets=EVERY_TARGET,
-    weight_storages=EVERY_STORAGE,  # in INT4 it becomes a 1x1 convolution
-    moves_codes=False,
-    column_axis=1,
-)
+# In INT4 storage it becomes a 1x1 convolution.
+FULLY_CONNECTED = linear_export(_emit, FULLY_CONNECTED_OPERATOR, column_axis=1)

@@ -19,6 +19,8 @@ from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
 from tflite_export.file.stored_graph import WeightStorage
 from tflite_export.ops.emission import Emission, file_operator
 from tflite_export.ops.grids import require_activation
+from tflite_export.ops.op_export import EVERY_TARGET, Emitter, OpExport
+from tflite_export.ops.operator_type import MicroKernel, OperatorType
 from tflite_export.ops.reading import FileReading
 from tflite_export.targets import Target
 
@@ -62,6 +64,41 @@ def unpacked_int4(operator: FileOperator, file: FileModel) -> Sequence[int]:
     """The scratch of a kernel that unpacks INT4 weights to int8 before it runs, in bytes."""
     weight = file.tensors[operator.inputs[1]]
     return (weight.elements,) if weight.dtype == "int4" else ()
+
+
+def linear_export(emit: Emitter, operator: OperatorType, column_axis: int) -> OpExport:
+    """The entry of an op with integer weights that every target runs, in any storage.
+
+    Args:
+        emit, column_axis: see `OpExport`.
+        operator: the operator that `emit` writes.
+    """
+    return OpExport(
+        emit=emit,
+        check=check_linear,
+        check_constants=check_weights_and_bias,
+        operators=(operator,),
+        targets=EVERY_TARGET,
+        weight_storages=EVERY_STORAGE,
+        moves_codes=False,
+        column_axis=column_axis,
+    )
+
+
+def linear_operator(code: str, resolver: str, structure_bytes: int) -> OperatorType:
+    """An operator with weights, whose kernel keeps a multiplier and a shift for each channel.
+
+    Args:
+        code: see `OperatorType`.
+        resolver, structure_bytes: see `MicroKernel`.
+    """
+    kernel = MicroKernel(
+        resolver=resolver,
+        structure_bytes=structure_bytes,
+        channel_bytes=CHANNEL_BYTES,
+        scratch=unpacked_int4,
+    )
+    return OperatorType(code, kernel)
 
 
 def check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
