@@ -48,6 +48,12 @@ class QuantizationConfig(abc.ABC):
         replacement: `None` quantizes all elements from the first batch on. "random", "persistent"
             and "error_first" name how a `keras_qat.callbacks.PEGESchedule` chooses the elements
             that it replaces, batch by batch, by their quantized values.
+        order: the order in which replacement reaches the tensors. "global" replaces the same share
+            of all of them. "forward" replaces one tensor after the other, from the input on, the
+            weights of a layer before its activations. "reverse" begins at the output.
+        pull_at_one_bit: whether the estimator "pege" also pulls tensors of one bit. Such a tensor
+            has one threshold: a pull to the nearest code pushes values away from the threshold and
+            freezes signs. So by default tensors of one bit are replaced and not pulled.
         code_regularization: strength of WaveQ's sinusoidal regularizer, which pulls weights to
             their codes. It is added to the loss for every layer; 0 leaves it out.
 
@@ -65,11 +71,14 @@ class QuantizationConfig(abc.ABC):
     estimator: Any = "ste"
     activation_estimator: Any = None
     replacement: str | None = None
+    order: str = "global"
+    pull_at_one_bit: bool = False
     code_regularization: float = 0.0
 
     def __post_init__(self) -> None:
-        check_replacement(self.replacement)
+        check_replacement(self.replacement, self.order)
         self._check_flag("per_channel")
+        self._check_flag("pull_at_one_bit")
         strength = self.code_regularization
         if not isinstance(strength, numbers.Real) or not 0.0 <= strength < math.inf:
             raise ValueError(
@@ -96,8 +105,9 @@ class QuantizationConfig(abc.ABC):
     def _for_weights(self, bits: int) -> dict[str, Any]:
         """The arguments that quantizers of weights have in common."""
         return {
-            "estimator": self.estimator,
+            "estimator": self._estimator_at(bits, self.estimator),
             "replacement": self.replacement,
+            "replacement_order": self.order,
             "per_channel": self.per_channel,
             "code_regularization": self.code_regularization,
             "name": "weight_quantizer",
@@ -106,11 +116,19 @@ class QuantizationConfig(abc.ABC):
     def _for_activations(self, bits: int, name: str) -> dict[str, Any]:
         """The arguments that quantizers of activations have in common."""
         estimator = self.activation_estimator
+        estimator = self.estimator if estimator is None else estimator
         return {
-            "estimator": self.estimator if estimator is None else estimator,
+            "estimator": self._estimator_at(bits, estimator),
             "replacement": self.replacement,
+            "replacement_order": self.order,
             "name": name,
         }
+
+    def _estimator_at(self, bits: int, estimator: Any) -> Any:
+        """The estimator of a tensor with these bits."""
+        pulls = getattr(estimator, "name", estimator) == "pege"
+        spared = pulls and bits == 1 and not self.pull_at_one_bit
+        return estimators.get("ste") if spared else estimator
 
     @abc.abstractmethod
     def weight_quantizer(self, bits: int) -> WeightQuantizer:
@@ -176,15 +194,6 @@ class PEGEConfig(LSQConfig):
     Train with `keras_qat.callbacks.PEGESchedule`. PEGE works on any grid: any other config with
     `estimator="pege", replacement="random"` is also PEGE.
 
-    A tensor of one bit has one threshold. A pull to the nearest code pushes values away from the
-    threshold and freezes signs, so tensors of one bit are replaced and not pulled.
-
-    Args:
-        pull_at_one_bit: whether the estimator "pege" also pulls tensors of one bit.
-
-    Raises:
-        ValueError: also for a `pull_at_one_bit` that is neither True nor False.
-
     Source: the abstract of PEGE (arXiv 2509.00097). Details that it leaves open are our own reading
     (`keras_qat.estimators.pege`, `keras_qat.quantizers.replacement`).
 
@@ -194,22 +203,6 @@ class PEGEConfig(LSQConfig):
 
     estimator: Any = "pege"
     replacement: str | None = "random"
-    pull_at_one_bit: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_flag("pull_at_one_bit")
-
-    def _for_weights(self, bits: int) -> dict[str, Any]:
-        return self._without_pull(bits, super()._for_weights(bits))
-
-    def _for_activations(self, bits: int, name: str) -> dict[str, Any]:
-        return self._without_pull(bits, super()._for_activations(bits, name))
-
-    def _without_pull(self, bits: int, told: dict[str, Any]) -> dict[str, Any]:
-        if bits > 1 or self.pull_at_one_bit or told["estimator"].name != "pege":
-            return told
-        return {**told, "estimator": estimators.get("ste")}
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -241,7 +234,6 @@ class GDNSQConfig(QuantizationConfig):
     Args:
         estimator: as in every config, or "lsq": straight through, with the noise itself instead of
             random signs in the gradient of steps.
-        activation_estimator: estimator for activations; by default "ste", as published.
         noise_gradient: "head" for the published random term in the gradient of steps, or "none".
         offset: "snapped", or "free" for the published grids, which do not deploy.
         start_bits: bits at the start, 8 to 16.
@@ -253,7 +245,6 @@ class GDNSQConfig(QuantizationConfig):
     10
     """
 
-    activation_estimator: Any = "ste"
     noise_gradient: str = "head"
     offset: str = "snapped"
     start_bits: int = 10

@@ -78,20 +78,26 @@ def test_the_input_grid_is_not_trained(config_type):
     np.testing.assert_array_equal(quantizer.scale, np.float32(1.0))
 
 
-def pege_estimators(bits, **options) -> list[str]:
-    """Of weights and of activations."""
-    config = keras_qat.PEGEConfig(**options)
-    quantizers = [config.weight_quantizer(bits), config.activation_quantizer(bits, False, "x")]
-    assert all(quantizer.replacement == "random" for quantizer in quantizers)
-    return [quantizer.estimator.name for quantizer in quantizers]
+@pytest.mark.parametrize("config_type", CONFIGS.values())
+def test_one_rule_chooses_the_estimator_of_every_config(config_type):
+    """Activations have the one of weights, and nothing pulls a tensor of one bit unless told to."""
+
+    def found(bits, estimator="pege", **options) -> list[str]:
+        config = config_type(estimator=estimator, replacement="random", **options)
+        quantizers = [config.weight_quantizer(bits), config.activation_quantizer(bits, False, "x")]
+        assert all(quantizer.replacement == "random" for quantizer in quantizers)
+        return [quantizer.estimator.name for quantizer in quantizers]
+
+    assert found(2) == ["pege", "pege"]
+    assert found(1) == ["ste", "ste"]
+    assert found(1, pull_at_one_bit=True) == ["pege", "pege"]
+    assert found(1, estimator="ewgs") == ["ewgs", "ewgs"]
+    assert found(1, activation_estimator="dsq") == ["ste", "dsq"]
 
 
-def test_pege_replaces_tensors_of_one_bit_without_a_pull():
-    assert pege_estimators(2) == ["pege", "pege"]
-    assert pege_estimators(1) == ["ste", "ste"]
-    assert pege_estimators(1, pull_at_one_bit=True) == ["pege", "pege"]
-    assert pege_estimators(1, estimator="ewgs") == ["ewgs", "ewgs"]
-    assert pege_estimators(1, activation_estimator="dsq") == ["ste", "dsq"]
+def test_pege_replaces_at_random_and_pulls():
+    config = keras_qat.PEGEConfig()
+    assert (config.estimator.name, config.replacement, config.order) == ("pege", "random", "global")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from keras import ops
 from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers.replacement import share_in_order
 from keras_qat.schedules import Cosine, Exponential, Linear, Logarithmic, Schedule
 
 CURRICULA: dict[str, Callable[..., Schedule]] = {
@@ -32,23 +33,28 @@ class PEGESchedule(keras.callbacks.Callback):
     elements. The logarithmic curriculum is
     `p(k) = log(1 + kappa * k / (end * K)) / log(1 + kappa)` with `kappa = 9`: fast, then slow.
 
+    With the order "global" of a config, every tensor has the share `p`. With "forward", tensor `t`
+    of `T` has the share `clip(T * p - t, 0, 1)`: they are replaced one after the other, from the
+    input on, the weights of a layer before its activations. "reverse" begins at the output. The
+    mean share is `p` in every order.
+
     With a `final_strength`, the pull of weights to their codes rises in the second half of the run,
     along half a cosine, from the strength of the estimator to this one. Weights then settle on
     their codes. Without it they would flip between two codes until the last batch.
 
-    At the end of an epoch the logs have `replaced_share` and the discretization error
-    `mean((clip(x) - x_hat)**2)`, in ranges, of the last batch. `weight_discretization_error` is its
-    mean over all weight tensors, `activation_discretization_error` its mean over all activations,
-    for the first 4 examples. `errors` has it for each tensor and epoch. With `log_layers` the logs
-    have it for each tensor too, as `discretization_error/<tensor>`.
+    At the end of an epoch the logs have the mean share as `replaced_share`, and the discretization
+    error `mean((clip(x) - x_hat)**2)`, in ranges, of the last batch. `weight_discretization_error`
+    is its mean over all weight tensors, `activation_discretization_error` its mean over all
+    activations, for the first 4 examples. `errors` has it for each tensor and epoch. With
+    `log_layers` the logs have it for each tensor too, as `discretization_error/<tensor>`.
 
     The share follows from the number of the batch, so a resumed run goes on where it was, with any
     optimizer. A model is saved with its share. A model saved in the middle of the curriculum cannot
     be exported before it is trained to the end.
 
     Source: the abstract of PEGE (arXiv 2509.00097) names the logarithmic curriculum; its formula
-    and constants are our own. The rising pull: Nagel et al. 2022 (arXiv 2203.11086), where it is a
-    regularizer.
+    and constants are our own. The orders: Smith and Islam 2026 (arXiv 2601.22660). The rising pull:
+    Nagel et al. 2022 (arXiv 2203.11086), where it is a regularizer.
 
     Args:
         curriculum: "logarithmic", "linear", "exponential", "cosine", or any
@@ -148,13 +154,15 @@ class PEGESchedule(keras.callbacks.Callback):
         return CURRICULA[self.curriculum](0.0, 1.0, max(1, round(self.end * batches)))
 
     def _replace(self, batches: int) -> None:
-        """Sets the share for the next batch, after `batches` batches."""
+        """Sets the shares for the next batch, after `batches` batches."""
         share = min(max(self._schedule(batches), 0.0), 1.0)
         if share == self._share:
             return
         synchronize(self.model)
-        for quantizer in self._quantizers.values():
-            quantizer.replaced_share.assign(share)
+        quantizers = list(dict.fromkeys(self._quantizers.values()))
+        for place, quantizer in enumerate(quantizers):
+            order = quantizer.replacement_order
+            quantizer.replaced_share.assign(share_in_order(share, place, len(quantizers), order))
         self._share = share
 
     def _pulled_quantizers(self) -> list[Quantizer]:

@@ -42,10 +42,12 @@ class Quantizer(keras.layers.Layer):
             below 1. "random" selects anew in every call; the elements of a batch are then
             independent in pairs. "persistent" keeps an element once it is selected. "error_first"
             selects the elements nearest to their codes. `None` quantizes all elements.
+        replacement_order: the order in which a schedule reaches the tensors of a model: "global",
+            "forward" or "reverse" (`keras_qat.callbacks.PEGESchedule`).
         seed: the seed of the random draws in training.
 
     Raises:
-        ValueError: no such estimator or replacement.
+        ValueError: no such estimator, replacement or order.
     """
 
     def __init__(
@@ -53,14 +55,16 @@ class Quantizer(keras.layers.Layer):
         grid: Grid | dict[str, int],
         estimator: estimators.Estimator | str | dict[str, Any] = "ste",
         replacement: str | None = None,
+        replacement_order: str = "global",
         seed: int | None = None,
         **kwargs: Any,
     ):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        check_replacement(replacement)
+        check_replacement(replacement, replacement_order)
         self.estimator = estimators.get(estimator)
         self.replacement = replacement
+        self.replacement_order = replacement_order
         if replacement == "persistent" and seed is None:
             seed = random.randrange(2**31)  # saved, so a loaded model selects the same elements
         self.seed = seed
@@ -266,6 +270,7 @@ class Quantizer(keras.layers.Layer):
             "grid": dataclasses.asdict(self._grid),
             "estimator": self.estimator.serialized(),
             "replacement": self.replacement,
+            "replacement_order": self.replacement_order,
             "seed": self.seed,
         }
 

@@ -24,13 +24,14 @@ from keras_qat.tensors import Tensor
 Selection = Callable[[Tensor], Tensor]
 
 SELECTIONS = ("random", "persistent", "error_first")
+ORDERS = ("global", "forward", "reverse")
 
 _NUMBERS = 1 << 24
 _NUMBERS_IN_BATCH = 1 << 8
 
 
-def check_replacement(replacement: Any) -> None:
-    """Raises a `ValueError` unless `replacement` is `None` or the name of a selection.
+def check_replacement(replacement: Any, order: Any = "global") -> None:
+    """Raises a `ValueError` unless both are names, or `replacement` is `None`.
 
     >>> check_replacement("random")
     """
@@ -38,6 +39,32 @@ def check_replacement(replacement: Any) -> None:
         raise ValueError(
             f"The replacement must be None or one of {SELECTIONS}. Received: {replacement!r}"
         )
+    if order not in ORDERS:
+        raise ValueError(f"The order must be one of {ORDERS}. Received: {order!r}")
+
+
+def share_in_order(progress: float, place: int, places: int, order: str) -> float:
+    """The share of a tensor's elements to quantize, when `progress` of all tensors is quantized.
+
+    "global": `progress`. "forward": `clip(places * progress - place, 0, 1)`, so a tensor begins
+    when the one before it is done. "reverse" is the same, counted from the last place. In every
+    order the mean over all places is `progress`.
+
+    Args:
+        progress: the mean share of all tensors, 0 to 1.
+        place: the place of the tensor in the graph, from 0.
+        places: the number of tensors.
+        order: one of `ORDERS`.
+
+    Source: Smith and Islam 2026 (arXiv 2601.22660) replace layers by binary ones in this order.
+
+    >>> [share_in_order(0.5, place, 3, "forward") for place in range(3)]
+    [1.0, 0.5, 0.0]
+    """
+    if order == "global":
+        return progress
+    place = place if order == "forward" else places - 1 - place
+    return min(max(places * progress - place, 0.0), 1.0)
 
 
 def select(

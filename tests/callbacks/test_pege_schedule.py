@@ -64,6 +64,41 @@ def test_the_share_rises_from_0_to_exactly_1(curriculum, end):
     assert set(shares(qmodel)) == {1.0}
 
 
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_in_an_order_one_tensor_is_done_before_the_next_begins(order):
+    """Weights of a layer come before its activations, and the mean share is the curriculum."""
+    seen = []
+
+    def record(batch, logs):
+        seen.append({n: float(q.replaced_share) for n, q in qmodel.replaced_quantizers.items()})
+
+    config = keras_qat.PEGEConfig(weight_bits=2, activation_bits=2, order=order)
+    qmodel = new_model(config)
+    callback = keras.callbacks.LambdaCallback(on_train_batch_begin=record)
+    fit(qmodel, PEGESchedule("linear", 1.0), callback)
+    names = list(seen[0])
+    assert names[:3] == ["first/weights", "first_relu/activations", "hidden/weights"]
+    if order == "reverse":
+        names.reverse()
+    for batch, found in enumerate(seen):
+        found = [found[name] for name in names]
+        np.testing.assert_allclose(np.mean(found), batch / BATCHES, atol=1e-6)  # float32
+        begun = sum(share > 0.0 for share in found)
+        assert all(share == 1.0 for share in found[: max(begun - 1, 0)])
+        assert all(share == 0.0 for share in found[begun:])
+    assert set(shares(qmodel)) == {1.0}
+
+
+def test_the_order_is_saved_with_the_model(tmp_path):
+    config = keras_qat.PEGEConfig(weight_bits=2, activation_bits=2, order="forward")
+    new_model(config).save(tmp_path / "ordered.keras")
+    loaded = keras.models.load_model(tmp_path / "ordered.keras", compile=False)
+    orders = {each.replacement_order for each in loaded.replaced_quantizers.values()}
+    assert orders == {"forward"}
+    with pytest.raises(ValueError, match=r"order must be one of .*'forward'.* 'upward'"):
+        keras_qat.PEGEConfig(order="upward")
+
+
 @pytest.mark.slow
 def test_a_schedule_of_ones_own():
     qmodel, recorder = new_model(), Recorder()
