@@ -37,7 +37,12 @@ from task import CALIBRATION_IMAGES, Recipe, Task
 
 import keras_qat
 import tflite_export
-from keras_qat.callbacks import BatchNormReestimation, GDNSQSchedule, PEGESchedule
+from keras_qat.callbacks import (
+    BatchNormReestimation,
+    BitWidthMonitor,
+    GDNSQSchedule,
+    PEGESchedule,
+)
 
 REESTIMATION_BATCHES = 40
 OUT_OF_TIME = 75
@@ -71,13 +76,19 @@ class Variant:
 
     Attributes:
         config: bits -> the config for `quantize`.
-        distills: whether to learn from the float model by the Jeffreys divergence, not from labels.
+        distills: whether to learn from the float model by the Jeffreys divergence.
+        label_weight: the factor of the loss on labels beside the one against the float model.
         curriculum: options of `PEGESchedule`, if elements are replaced progressively.
+        schedule: options of `GDNSQSchedule`, if bit widths are learned.
+        recipe: changes to the recipe of the task.
     """
 
     config: Callable[[int], keras_qat.QuantizationConfig]
     distills: bool = False
+    label_weight: float = 0.0
     curriculum: dict[str, Any] = dataclasses.field(default_factory=dict)
+    schedule: dict[str, Any] = dataclasses.field(default_factory=dict)
+    recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
 
 
 Variants = dict[str, Variant]
@@ -104,6 +115,11 @@ class Run:
         return pathlib.Path(STATE_DIR.value or OUTPUT_DIR.value)
 
     @property
+    def widths(self) -> pathlib.Path:
+        """The file of the learned widths over the batches."""
+        return self.folder / f"{self.name}.widths.json"
+
+    @property
     def result(self) -> pathlib.Path:
         return self.folder / f"{self.name}.json"
 
@@ -115,11 +131,11 @@ def all_runs(variants: Variants) -> list[Run]:
     return [Run(name, bits, seed) for seed, bits, name in combinations]
 
 
-def recipe_of(task: Task, run: Run) -> Recipe:
-    """The task's recipe, with the changes that flags make."""
+def recipe_of(task: Task, run: Run, variant: Variant) -> Recipe:
+    """The task's recipe, with the changes that the variant and flags make."""
     changes = {"epochs": EPOCHS.value, "learning_rate": LEARNING_RATE.value}
     given = {name: value for name, value in changes.items() if value is not None}
-    return dataclasses.replace(task.recipes[run.bits], **given)
+    return dataclasses.replace(variant.recipe(task.recipes[run.bits]), **given)
 
 
 def train(
@@ -133,7 +149,7 @@ def train(
         calibration_data=task.images("train")[0][:CALIBRATION_IMAGES],
     )
     if variant.distills:
-        qmodel.distill_from()
+        qmodel.distill_from(label_weight=variant.label_weight)
     steps = task.steps()
     about = {"commit": commit(), **dataclasses.asdict(run), "recipe": recipe.stated()}
     backup = EpochBackup(
@@ -147,11 +163,11 @@ def train(
         sample = task.batches(run.seed, 0).take(REESTIMATION_BATCHES)
         callbacks.insert(0, BatchNormReestimation(sample))
     rate: Any = recipe.learning_rate
-    schedule = GDNSQSchedule()
     if qmodel.replaced_quantizers:
         callbacks.insert(0, PEGESchedule(**variant.curriculum))
     if qmodel.learned_widths:
-        callbacks.insert(0, schedule)
+        widths = _width_monitor(run)
+        callbacks[:0] = [GDNSQSchedule(**variant.schedule), widths]
     else:
         rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps)
     qmodel.compile(recipe.optimizer(rate), task.loss(), metrics=["accuracy"])
@@ -168,6 +184,8 @@ def train(
             verbose=2,
             callbacks=callbacks,
         )
+        if qmodel.learned_widths:
+            widths.save_json(run.widths)
     if task.reestimates:
         sample = task.batches(run.seed, recipe.epochs).take(REESTIMATION_BATCHES)
         keras_qat.reestimate_batch_normalization(qmodel, sample)
@@ -179,6 +197,14 @@ def train(
         "commit": about["commit"],
     }
     return qmodel, said
+
+
+def _width_monitor(run: Run) -> BitWidthMonitor:
+    """Records learned widths about a hundred times, and keeps what an earlier start recorded."""
+    monitor = BitWidthMonitor(every=25)
+    if run.widths.exists():
+        monitor.history.update(json.loads(run.widths.read_text()))
+    return monitor
 
 
 def _arrival(qmodel: keras_qat.QuantizedModel) -> dict[str, float]:
@@ -230,7 +256,7 @@ def execute(run: Run, variant: Variant, task: Task) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     run.state_folder.mkdir(parents=True, exist_ok=True)
-    recipe = recipe_of(task, run)
+    recipe = recipe_of(task, run, variant)
     qmodel, said = train(run, variant, task, recipe)
     result = {
         **dataclasses.asdict(run),

@@ -236,7 +236,9 @@ class GDNSQConfig(QuantizationConfig):
             random signs in the gradient of steps.
         noise_gradient: "head" for the published random term in the gradient of steps, or "none".
         offset: "snapped", or "free" for the published grids, which do not deploy.
-        start_bits: bits at the start, 8 to 16.
+        start_bits: bits at the start, 1 to 16; a tensor with a larger target starts at its target.
+        start_range: "min_max", or "least_error" for the range of activations that rounding and
+            clipping to `start_bits` change least. The difference shows at few start bits.
 
     Raises:
         ValueError: also for an unknown value of one of these options.
@@ -248,10 +250,13 @@ class GDNSQConfig(QuantizationConfig):
     noise_gradient: str = "head"
     offset: str = "snapped"
     start_bits: int = 10
+    start_range: str = "min_max"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_gdnsq_options(self.estimator, self.noise_gradient, self.offset, self.start_bits)
+        check_gdnsq_options(
+            self.estimator, self.noise_gradient, self.offset, self.start_bits, self.start_range
+        )
         object.__setattr__(self, "start_bits", int(self.start_bits))
 
     def _checked_estimator(self, identifier: Any) -> Any:
@@ -270,6 +275,7 @@ class GDNSQConfig(QuantizationConfig):
             "noise_gradient": self.noise_gradient,
             "offset": self.offset,
             "start_bits": self.start_bits,
+            "start_range": self.start_range,
         }
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_qat.file_format import with_later_variables
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.tensors import Tensor
 from keras_qat.training.distribution import replica_share, whole_loss
@@ -76,7 +77,12 @@ class BitWidthPenalty(keras.layers.Layer):
         self.lossless = self._state("lossless")
         self.plan = self._state("plan", shape=(len(TrainingPlan._fields),))
         self.progress = self._state("progress", shape=(len(Progress._fields),))
+        self.exponent = self._state("exponent", 1.0)
         self.built = True
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the variables. Older files lack the exponent, which stays 1."""
+        super().load_own_variables(with_later_variables(self, store))
 
     def _state(self, name: str, start: float = 0.0, shape: tuple[int, ...] = ()) -> keras.Variable:
         return self.add_weight(
@@ -124,6 +130,7 @@ class BitWidthPenalty(keras.layers.Layer):
             as_tensor(self.temperature),
             mean_loss,
             lossless=as_tensor(self.lossless) > 0.0,
+            squared=as_tensor(self.exponent) > 1.0,
         )
         self.mean_loss.assign(potential.mean_loss.value)
         self.mean_loss_count.assign(potential.mean_loss.count)

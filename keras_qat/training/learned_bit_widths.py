@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_qat.keras_graph import nodes
@@ -69,14 +70,19 @@ class LearnedWidth:
         """
         return bool(self.quantizer.narrow(*self._kernel(), bits=bits))
 
-    def hold(self, refit: bool = False) -> None:
+    def hold(self, refit: bool = False, fill: bool = True) -> float:
         """Holds the grid at its target, and lets steps move as fast as weights.
 
         Args:
-            refit: first set the steps anew for all levels of the target.
+            refit: first set the steps anew.
+            fill: whether a channel with fewer levels than its target gets all of them.
+
+        Returns: the largest change of a step, in octaves.
         """
-        self.quantizer.hold(*self._kernel(), refit=refit)
+        before = ops.convert_to_numpy(self.quantizer.log_scale)
+        self.quantizer.hold(*self._kernel(), refit=refit, fill=fill)
         self.quantizer.set_rate(1.0)
+        return float(np.max(np.abs(ops.convert_to_numpy(self.quantizer.log_scale) - before)))
 
     def _kernel(self) -> tuple[Tensor, ...]:
         return () if self.layer is None else (self.layer.channels_last_kernel(),)

@@ -58,6 +58,7 @@ def exterior_point_potential(
     temperature: Tensor,
     mean_loss: RunningMean,
     lossless: bool | Tensor = False,
+    squared: bool | Tensor = False,
 ) -> Potential:
     """The task loss and a growing penalty on every bit width above its target.
 
@@ -68,8 +69,12 @@ def exterior_point_potential(
         penalty = c * ((nw + m) / (nw + na + m) * W + (na + m) / (nw + na + m) * A)
         loss = t * penalty + task_loss              (lossless: penalty + t * task_loss)
 
+    With `squared`, the excess `max(0, ...)` is squared before the mean, so that the gradient has no
+    jump where a width meets its target.
+
     Backward: only the task loss and the widths that are counted get a gradient; a weight width gets
-    `t * c * share / weight_widths.size`. The counts, `c`, `t` and the targets get none.
+    `t * c * share / weight_widths.size`, with `squared` times twice its excess. The counts, `c`,
+    `t` and the targets get none.
 
     Args:
         task_loss: scalar.
@@ -79,14 +84,15 @@ def exterior_point_potential(
         temperature: a factor that grows during training, see `TemperatureAnnealing`.
         mean_loss: the state that the last call returned; `RunningMean.start()` for the first call.
         lossless: whether `temperature` multiplies the task loss instead of the penalty.
+        squared: whether the exponent of the excess is 2 instead of 1.
 
     >>> state = RunningMean(value=2.0, count=1.0)
     >>> potential = exterior_point_potential(4.0, [3.0, 1.0], [1.5], 2, 2, 1.0, state)
     >>> round(float(potential.loss), 3), float(potential.mean_loss.value)
     (5.001, 3.0)
     """
-    weights_over, weight_penalty = _excess(weight_widths, weight_bits)
-    activations_over, activation_penalty = _excess(activation_widths, activation_bits)
+    weights_over, weight_penalty = _excess(weight_widths, weight_bits, squared)
+    activations_over, activation_penalty = _excess(activation_widths, activation_bits, squared)
     everything = weights_over + activations_over + MARGIN
     weight_share = (weights_over + MARGIN) / everything
     activation_share = (activations_over + MARGIN) / everything
@@ -104,13 +110,16 @@ def exterior_point_potential(
     )
 
 
-def _excess(widths: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of widths above target, and the mean excess over all widths."""
+def _excess(widths: Tensor, bits: Tensor, squared: bool | Tensor) -> tuple[Tensor, Tensor]:
+    """The number of widths above target, and the mean (squared) excess over all widths."""
     widths = ops.convert_to_tensor(widths)
     if 0 in widths.shape:
         return ops.zeros(()), ops.zeros(())
     excess = ops.relu(widths - (ops.cast(bits, widths.dtype) - MARGIN))
-    return ops.sum(ops.cast(excess > 0, widths.dtype)), ops.mean(excess)
+    over = ops.sum(ops.cast(excess > 0, widths.dtype))
+    if squared is False:
+        return over, ops.mean(excess)
+    return over, ops.mean(ops.where(squared, ops.square(excess), excess))
 
 
 def sinusoidal_regularization(position: Tensor) -> Tensor:

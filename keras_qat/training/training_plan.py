@@ -34,7 +34,7 @@ class TrainingPlan(NamedTuple):
             deadline (planned), or the largest (published).
         warmup: the batches before the penalty starts.
         recovery: the batches over which the learning rate falls to 0 once all targets are met; 0
-            for the published factor per batch.
+            for the published factor per batch, infinite for a rate that does not fall.
         temperature_growth: the growth of the temperature per batch.
         log_step_multiplier: how many times faster than other variables the learned logarithms
             move, a power of two.
@@ -95,8 +95,29 @@ class TrainingPlan(NamedTuple):
         return min(max(1.0 - done, 0.0), 1.0)
 
     def recovering_for(self, batches: int) -> TrainingPlan:
-        """A copy with another number of batches from arrival to the end."""
-        return self._replace(recovery=float(max(batches, 1)))
+        """A copy with another number of batches from arrival to the end, if the rate falls to 0.
+
+        >>> plan = planned_run(np.full(1000, 1e-3), distance=8.0, arrive_by=0.6)
+        >>> plan.recovering_for(500).recovery, plan.annealed(None).recovering_for(500).recovery
+        (500.0, inf)
+        """
+        falls_to_0 = 0.0 < self.recovery < math.inf
+        return self._replace(recovery=float(max(batches, 1))) if falls_to_0 else self
+
+    def annealed(self, anneal: str | None) -> TrainingPlan:
+        """A copy whose learning rate falls in another way once all targets are met.
+
+        Args:
+            anneal: "cosine" to 0 at the end of the run, "exponential" by the published factor per
+                batch, or `None` for a constant rate.
+
+        >>> plan = planned_run(np.full(1000, 1e-3), distance=8.0, arrive_by=0.6).annealed(None)
+        >>> plan.learning_rate_at(AnnealingState(900, 300))
+        0.001
+        """
+        left = self.batches - (self.deadline or self.warmup)
+        recovery = {"cosine": max(left, 1.0), "exponential": 0.0, None: math.inf}[anneal]
+        return self._replace(recovery=recovery)
 
 
 class Progress(NamedTuple):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from keras_qat.errors import LoweringError
+from keras_qat.quantizers import GDNSQActivationQuantizer
+from keras_qat.quantizers.initial_scale import Histogram
 from tests.quantizers.gdnsq_layers import (
     CHANNELS,
     activations,
@@ -146,6 +148,37 @@ def test_a_target_is_met_up_to_half_a_level_more(bits):
         assert bool(quantizer.meets_target(values)) == met
         codes = np.asarray(quantizer.codes(np.linspace(-1, 1, 2001, dtype=np.float32)[:, None]))
         assert (len(np.unique(codes)) <= 2**bits) == met
+
+
+@every_offset
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_start_at_the_target_meets_it(bits, offset):
+    """A start below the target is the target."""
+    for start_bits in (1, bits):
+        quantizer = weights(bits, start_bits=start_bits, offset=offset)
+        assert quantizer.meets_target(kernel())
+        np.testing.assert_allclose(quantizer.levels(kernel()), 2**bits)
+        quantizer = activations(bits, start_bits=start_bits, offset=offset)
+        assert quantizer.meets_target()
+        assert float(quantizer.levels()) == 2**bits
+
+
+def test_the_range_of_least_error_cuts_off_a_rare_value():
+    """Of 1,000 values up to 1 and a single one of 20, two bits represent the many."""
+    centers = np.append(np.linspace(0.0, 1.0, 1000), 20.0)
+    values = Histogram(centers, np.ones(len(centers)), 0.0, 20.0)
+
+    def error(start_range):
+        quantizer = GDNSQActivationQuantizer(2, signed=False, start_bits=2, start_range=start_range)
+        quantizer.build((None, 4))
+        quantizer.calibrate(values)
+        rounded = np.asarray(quantizer(centers.astype(np.float32)))
+        return float(np.mean((rounded - centers) ** 2)), rounded.max()
+
+    least, cut = error("least_error")
+    widest, uncut = error("min_max")
+    assert least < widest
+    assert cut < 20.0 * 0.99 <= uncut * 1.02
 
 
 # The rate.

@@ -59,6 +59,42 @@ def test_holding_a_grid_that_meets_its_target_moves_nothing(kind, bits):
             )
 
 
+@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("bits", [3, 4, 6, 7, 8])
+def test_a_channel_with_fewer_levels_keeps_them_if_told_to(bits, refit):
+    """Its levels are those that it had, and no more however its weights grow."""
+    values = kernel()
+    quantizer = weights(bits)
+    coarse = quantizer._log_scale_of(values, bits) + np.float32([0.0, 0.6, 1.0, 1.5])
+    set_log_scale(quantizer, coarse)
+    before = np.asarray(quantizer.levels(values))
+    assert before[0] > before[3] >= 2
+    quantizer.hold(values, refit=refit, fill=False)
+    np.testing.assert_array_equal(quantizer.levels(values), before)
+    np.testing.assert_allclose(quantizer.bit_width(values), np.log2(before), rtol=1e-6)  # float32
+    for grown in (values, 4.0 * values):
+        codes = np.asarray(quantizer.codes(grown))
+        for channel, most in zip(np.moveaxis(codes, -1, 0), before, strict=True):
+            assert len(np.unique(channel)) <= most
+    filled = weights(bits)
+    set_log_scale(filled, coarse)
+    filled.hold(values, refit=refit)
+    assert np.asarray(filled.levels(values))[3] > before[3]
+
+
+def test_an_activation_with_fewer_levels_keeps_them_if_told_to():
+    quantizer, _, _ = either("activations", 4)
+    quantizer._divide_into(np.log2(11.0))
+    assert float(quantizer.levels()) == 11.0
+    quantizer.hold(refit=True, fill=False)
+    assert float(quantizer.levels()) == 11.0
+    assert quantizer.holds
+    filled, _, _ = either("activations", 4)
+    filled._divide_into(np.log2(11.0))
+    filled.hold(refit=True)
+    assert float(filled.levels()) == 16.0
+
+
 @both
 def test_a_free_grid_cannot_be_held(kind):
     quantizer, x, arguments = either(kind, 2, offset="free")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -93,6 +94,24 @@ def test_pot_seq(name, jit):
     case.check("loss", np.array(losses))
     case.check("calib_mul", np.array(means))
     case.finish()
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_the_gradient_of_a_squared_excess_vanishes_at_the_target(squared):
+    """Weights of 3.0, 2.0 and 1.0 bits for a target of 2, one activation at its target."""
+    weights, state = tf.constant([3.0, 2.0, 1.0]), RunningMean(value=2.0, count=5.0)
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        found = exterior_point_potential(
+            1.0, weights, [1.0], 2, 2, 3.0, state, squared=tf.constant(squared)
+        )
+    slopes = tape.gradient(found.loss, weights)
+    factor = 3.0 * 2.0 * float(found.weight_share) / 3
+    above = np.float32([1.0 + 1e-3, 1e-3, 0.0])  # a margin of 1e-3 below the target
+    expected = factor * (2.0 * above if squared else np.sign(above))
+    np.testing.assert_allclose(slopes, expected, rtol=1e-3)  # 2 + 1e-3 - 2 has 4 digits in float32
+    power = 2 if squared else 1
+    np.testing.assert_allclose(found.weight_penalty, np.mean(above**power), rtol=1e-3)
 
 
 def test_no_activation_quantizers_or_no_weights_at_all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -31,7 +32,7 @@ from keras_qat.quantizers.gdnsq.quantizer import (
     table_log,
 )
 from keras_qat.quantizers.grid import Grid
-from keras_qat.quantizers.initial_scale import Histogram
+from keras_qat.quantizers.initial_scale import Histogram, least_error_scale
 from keras_qat.quantizers.replacement import Selection
 from keras_qat.tensors import Tensor
 
@@ -60,7 +61,8 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
     Args:
         target_bits: the target width, 1 to 8.
         signed: whether values may be negative; if not, the offset stays at 0.
-        estimator, noise_gradient, offset, start_bits, replacement, seed: see `GDNSQQuantizer`.
+        estimator, noise_gradient, offset, start_bits, start_range, replacement, seed: see
+            `GDNSQQuantizer`.
 
     Raises:
         ValueError: an option has a value that is not allowed.
@@ -82,7 +84,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         self.offset = self.add_weight(
             name="offset",
             shape=(),
-            initializer=keras.initializers.Constant(self._lowest_of(self.start_bits)),
+            initializer=keras.initializers.Constant(self._lowest_of(self.first_bits)),
             trainable=self.signed,
             constraint=AtMost(0.0) if self.deployable else None,
             autocast=False,
@@ -93,7 +95,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         return self.add_weight(
             name="log_scale_and_range",
             shape=(2,),
-            initializer=keras.initializers.Constant([0.0, float(self.start_bits)]),
+            initializer=keras.initializers.Constant([0.0, float(self.first_bits)]),
             autocast=False,
         )
 
@@ -130,16 +132,33 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         self.offset.assign(2.0**log_scale * self._lowest_of(self.target_bits))
 
     def calibrate(self, histogram: Histogram, keep_range: bool = False) -> None:
-        """Sets a grid of `start_bits` over the whole range; a constant tensor is frozen."""
+        """Sets a grid of `first_bits`; a constant tensor is frozen.
+
+        Args:
+            histogram: how often the tensor takes each value.
+            keep_range: cover the whole range, also with the `start_range` "least_error".
+        """
+        if self.start_range == "least_error" and not keep_range:
+            histogram = self._of_least_error(histogram)
         low, high = np.float32(histogram.low), np.float32(histogram.high)
         if self.deployable:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
         if not self.signed:
             low = np.float32(0.0)
-        start = calibrated_activation_parameters(low, high, self.start_bits)
+        start = calibrated_activation_parameters(low, high, self.first_bits)
         self._set_logarithms(ops.stack([start.log_scale, start.log_range]))
         self.offset.assign(start.offset)
         self.trainable = bool(start.varies)
+
+    def _of_least_error(self, histogram: Histogram) -> Histogram:
+        """The histogram, cut to the range that `first_bits` represent with the least error."""
+        grid = Grid.for_activations(self.first_bits, self.signed)
+        scale = float(least_error_scale(histogram, grid))
+        return dataclasses.replace(
+            histogram,
+            low=max(histogram.low, scale * grid.qmin),
+            high=min(histogram.high, scale * grid.qmax),
+        )
 
     def width_terms(self) -> tuple[Tensor, Tensor]:
         """`(log_range, log_scale)`, scalars."""
@@ -179,17 +198,22 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
             self._divide_into(bits)
         return wide
 
-    def hold(self, refit: bool = False) -> None:
-        """Fixes `2**target_bits` levels; only the step and the offset stay trained.
+    def hold(self, refit: bool = False, fill: bool = True) -> None:
+        """Fixes the number of levels; only the step and the offset stay trained.
 
         A model that meets its target thus stays deployable. A free grid cannot be held.
 
         Args:
-            refit: first divide the learned range into all levels of `target_bits`.
+            refit: first divide the learned range into these levels.
+            fill: whether a grid that has learned fewer levels than its target gets all of them.
         """
+        if self.holds:
+            return
+        levels = float(self._kept_levels(fill=fill))
         if refit:
-            self._divide_into(self.target_bits)
-        self._hold_levels()
+            self._divide_into(float(np.log2(levels)))
+        if self.deployable:
+            self.held_levels.assign(levels)
 
     def _divide_into(self, bits: float) -> None:
         """Divides the range into `2**bits` levels.

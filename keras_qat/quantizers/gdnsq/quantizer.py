@@ -24,11 +24,18 @@ from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.tensors import Tensor
 
 OFFSETS = ("snapped", "free")
-_START_BITS = range(8, 17)
+START_RANGES = ("min_max", "least_error")
+_START_BITS = range(1, 17)
 HOW_TO_MEET = "train on with keras_qat.callbacks.GDNSQSchedule until it is met."
 
 
-def check_gdnsq_options(estimator: Any, noise_gradient: str, offset: str, start_bits: int) -> None:
+def check_gdnsq_options(
+    estimator: Any,
+    noise_gradient: str,
+    offset: str,
+    start_bits: int,
+    start_range: str = "min_max",
+) -> None:
     """Raises a `ValueError` that names the first option with a value that is not allowed.
 
     >>> check_gdnsq_options("ste", "head", "snapped", 10)
@@ -37,12 +44,13 @@ def check_gdnsq_options(estimator: Any, noise_gradient: str, offset: str, start_
     for name, value, choices in (
         ("noise_gradient", noise_gradient, NOISE_GRADIENTS),
         ("offset", offset, OFFSETS),
+        ("start_range", start_range, START_RANGES),
     ):
         if value not in choices:
             raise ValueError(f"The {name} must be one of {choices}. Received: {value!r}")
     if isinstance(start_bits, bool) or start_bits not in _START_BITS:
         raise ValueError(
-            f"The start_bits must be a whole number from 8 to 16. Received: {start_bits!r}"
+            f"The start_bits must be a whole number from 1 to 16. Received: {start_bits!r}"
         )
 
 
@@ -60,7 +68,11 @@ class GDNSQQuantizer(Quantizer):
             signs drawn in every training call. "none" leaves it out and draws nothing.
         offset: "snapped" for a grid that integers state exactly, "free" for the published grid,
             which integers cannot state and which is not deployable.
-        start_bits: the width at the start of training, 8 to 16.
+        start_bits: the width at the start of training, 1 to 16. A target above it is the start.
+            From the target itself, nothing is narrowed: the levels are fixed from the first batch.
+        start_range: how calibration chooses the first range of activations. "min_max" takes the
+            smallest and the largest value, as published. "least_error" takes the range with the
+            least squared error, as for fixed bit widths. Weights start at their own range.
         replacement, seed: see `Quantizer`. The seed is also the seed of the signs.
     """
 
@@ -72,15 +84,17 @@ class GDNSQQuantizer(Quantizer):
         noise_gradient: str = "head",
         offset: str = "snapped",
         start_bits: int = 10,
+        start_range: str = "min_max",
         **kwargs: Any,
     ):
-        check_gdnsq_options(estimator, noise_gradient, offset, start_bits)
+        check_gdnsq_options(estimator, noise_gradient, offset, start_bits, start_range)
         self._noise = NoiseModel.of(estimator, noise_gradient)
         super().__init__(grid, estimator=self._noise.estimator, **kwargs)
         self.target_bits = int(target_bits)
         self.noise_gradient = noise_gradient
         self.offset_kind = offset
         self.start_bits = int(start_bits)
+        self.start_range = start_range
         if self._noise.draws:
             self._draw_from_seed()
 
@@ -104,6 +118,11 @@ class GDNSQQuantizer(Quantizer):
     @property
     def bits(self) -> int:
         return self.target_bits
+
+    @property
+    def first_bits(self) -> int:
+        """The width after calibration: `start_bits`, or the target if it is larger."""
+        return max(self.start_bits, self.target_bits)
 
     @property
     def deployable(self) -> bool:
@@ -141,14 +160,28 @@ class GDNSQQuantizer(Quantizer):
         """Whether `hold` was called. It reads a variable: not for use in a training step."""
         return bool(as_tensor(self.held_levels) > NOT_HELD)
 
-    def _hold_levels(self) -> None:
-        if self.deployable:
-            self.held_levels.assign(2.0**self.target_bits)
+    def held(self) -> Tensor:
+        """The fixed number of levels of a held grid; 0 if it is not held. `()` or `(channels,)`."""
+        return as_tensor(self.held_levels)
 
     def bit_width(self, *kernel: Tensor) -> Tensor:
-        """The real-valued widths in bits; the target width if the grid is held."""
-        width = self.width_of(*self.width_terms(*kernel))
-        return ops.where(as_tensor(self.held_levels) > NOT_HELD, float(self.target_bits), width)
+        """The real-valued widths in bits; of a held grid the logarithm of its levels."""
+        width, held = self.width_of(*self.width_terms(*kernel)), self.held()
+        share = ops.where(held > NOT_HELD, held / 2.0**self.target_bits, 1.0)  # log2(1) is exact
+        return ops.where(held > NOT_HELD, self.target_bits + ops.log2(share), width)
+
+    def _kept_levels(self, *kernel: Tensor, fill: bool) -> Any:
+        """The levels that `hold` fixes: all of the target, or the learned ones if they are fewer.
+
+        Grids have at least two levels.
+        """
+        most = 2.0**self.target_bits
+        found = np.clip(ops.convert_to_numpy(self.levels(*kernel)), 2.0, most)
+        return np.full_like(found, most) if fill else found
+
+    def levels(self, *kernel: Tensor) -> Tensor:
+        """The number of levels, as floats."""
+        raise NotImplementedError
 
     def width_terms(self, *kernel: Tensor) -> tuple[Tensor, Tensor]:
         """The arguments of `width_of`: two tensors with one number for each learned bit width.
@@ -218,6 +251,7 @@ class GDNSQQuantizer(Quantizer):
             "noise_gradient": self.noise_gradient,
             "offset": self.offset_kind,
             "start_bits": self.start_bits,
+            "start_range": self.start_range,
         }
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from keras import ops
 
 from keras_qat.errors import LoweringError
+from keras_qat.file_format import with_later_variables
 from keras_qat.integer.headroom import WEIGHT_MAX
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding
@@ -58,6 +59,9 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
     the grid in steps, `q` its code and `e = q - v`. The estimator passes `g * phi`, and the noise
     gradient gives `rho`.
 
+    There is no learned clamp: until the grid is held, it follows the range of the weights, as in
+    the published code.
+
     With `offset="free"` the grid starts at the smallest weight, as published
     (`keras_qat.quantizers.gdnsq.published_grids`), and cannot be deployed.
 
@@ -68,7 +72,8 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         target_bits: the target width, 1 to 8.
         per_channel: a step for each channel of the last axis, instead of one for the kernel.
         code_regularization: see `WeightQuantizer`.
-        estimator, noise_gradient, offset, start_bits, replacement, seed: see `GDNSQQuantizer`.
+        estimator, noise_gradient, offset, start_bits, start_range, replacement, seed: see
+            `GDNSQQuantizer`.
 
     Raises:
         ValueError: an option has a value that is not allowed.
@@ -94,6 +99,17 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
                 trainable=False,
                 autocast=False,
             )
+            self.held_fewer = self.add_weight(
+                name="held_fewer",
+                shape=self._logarithms.shape,
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+            )
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the variables. Older files lack the last one, which stays as it is."""
+        super().load_own_variables(with_later_variables(self, store))
 
     def _add_logarithms(self, input_shape: tuple[int | None, ...]) -> keras.Variable:
         return self.add_weight(
@@ -116,13 +132,13 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         self._set_logarithms(table_log(scale) + (1.0 if self.half_steps else 0.0))
 
     def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
-        """Sets the steps for `start_bits` from the lowest to the highest weight."""
+        """Sets the steps for `first_bits` from the lowest to the highest weight."""
         kernel = ops.convert_to_tensor(kernel, "float32")
         if self.deployable:
             kernel = ops.concatenate([*self._range(kernel)], axis=0)
         shape = tuple(self.log_scale.shape)
-        start = calibrated_weight_log_scale(kernel, self.start_bits, shape)
-        one_less = np.log2((2.0**self.start_bits - 1.0) / self._steps(self.start_bits))
+        start = calibrated_weight_log_scale(kernel, self.first_bits, shape)
+        one_less = np.log2((2.0**self.first_bits - 1.0) / self._steps(self.first_bits))
         self._set_logarithms(start + np.float32(one_less))
 
     def width_terms(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,60 +189,76 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
             self._set_logarithms(fitting)
         return bool(np.any(wide))
 
-    def _fit_target(self, kernel: Tensor) -> None:
-        """Sets every step by the least squared error on all levels of `target_bits`.
+    def _refit(self, kernel: Tensor, levels: Any) -> None:
+        """Sets every step by the least squared error on so many levels.
 
         The levels then cover the whole range of the weights, or cut off the outermost weights.
         """
-        coarsest = self._log_scale_of(kernel, self.target_bits)
+        steps = levels - 1.0 if self.half_steps else 2.0 * np.floor((levels - 1.0) / 2.0)
+        coarsest = self._finest_with(kernel, steps)
         if not (self.deployable and self.half_steps):
             self._set_logarithms(coarsest)
             return
         least, best = np.full(coarsest.shape, np.inf), coarsest
         for octaves in _FINER_STEPS.astype(np.float32):
-            error = self._held_error(kernel, coarsest - octaves)
+            error = self._held_error(kernel, coarsest - octaves, levels)
             best = np.where(error < least, coarsest - octaves, best)
             least = np.minimum(error, least)
         self._set_logarithms(best)
 
-    def _held_error(self, kernel: Tensor, log_scale: Any) -> npt.NDArray[Any]:
+    def _held_error(self, kernel: Tensor, log_scale: Any, levels: Any) -> npt.NDArray[Any]:
         """The squared error of every channel on the grid that `hold` keeps with these steps."""
         kernel = ops.convert_to_tensor(kernel, "float32")
         log_scale = ops.convert_to_tensor(log_scale, "float32")
-        levels = 2.0**self.target_bits
-        middle = self._middle(snapped_weight_grid(kernel, log_scale, self.half_steps))
+        levels = ops.convert_to_tensor(levels, "float32")
+        middle = self._middle(snapped_weight_grid(kernel, log_scale, self.half_steps), levels)
         grid = snapped_weight_grid(kernel, log_scale, self.half_steps, levels, middle)
         error = ops.square(grid.codes(kernel) * grid.unit - kernel)
         return np.asarray(ops.convert_to_numpy(sum_to_shape(error, log_scale)))
 
-    def _middle(self, grid: WeightGrid) -> Tensor:
-        """The middle code of a grid with all levels of `target_bits` that keeps these codes."""
-        steps = 2.0**self.target_bits - 1.0
+    def _middle(self, grid: WeightGrid, levels: Tensor) -> Tensor:
+        """The middle code of a grid with so many levels that keeps the codes of `grid`."""
+        steps = levels - 1.0
         added = ops.maximum(steps - grid.steps, 0.0)
         return ops.clip(grid.lowest + grid.steps + added % 2.0, -steps, steps)
 
-    def hold(self, kernel: Tensor, refit: bool = False) -> None:
-        """Fixes the levels for `target_bits` and their codes; only the steps stay trained.
+    def hold(self, kernel: Tensor, refit: bool = False, fill: bool = True) -> None:
+        """Fixes the number of levels of every channel and their codes; only steps stay trained.
 
         A model that meets its target thus stays deployable. A free grid cannot be held.
 
         Args:
             kernel: the weights.
             refit: first set the steps with the least squared error.
+            fill: whether a channel that has learned fewer levels than its target gets all of them.
         """
+        if self.holds:
+            return
+        levels = self._kept_levels(kernel, fill=fill)
         if refit:
-            self._fit_target(kernel)
-        if self.deployable and self.half_steps and not self.holds:
-            middle = self._middle(self.weight_grid(kernel))
+            self._refit(kernel, levels)
+        if not self.deployable:
+            return
+        if self.half_steps:
+            middle = self._middle(self.weight_grid(kernel), ops.convert_to_tensor(levels))
             self.held_middle.assign(ops.reshape(middle, self.log_scale.shape))
-        self._hold_levels()
+        self.held_fewer.assign(2.0**self.target_bits - levels)
+        self.held_levels.assign(2.0**self.target_bits)
+
+    def held(self) -> Tensor:
+        held = super().held()
+        return held - as_tensor(self.held_fewer) if self.deployable else held
 
     def _log_scale_of(self, kernel: Tensor, bits: float) -> Any:
         """The finest steps in the table with which the widths of a kernel are at most `bits`."""
+        return self._finest_with(kernel, self._steps(bits))
+
+    def _finest_with(self, kernel: Tensor, steps: Any) -> Any:
+        """The finest steps in the table of which at most `steps` cover the range of a channel."""
         kernel = ops.convert_to_tensor(kernel, "float32")
         low, high = self._range(kernel) if self.deployable else _extremes(kernel, self.log_scale)
         extent = ops.convert_to_numpy(ops.reshape(high - low, self.log_scale.shape))
-        step = np.maximum(extent / np.float64(self._steps(bits)), 2.0**SMALLEST_LOG_SCALE)
+        step = np.maximum(extent / np.float64(steps), 2.0**SMALLEST_LOG_SCALE)
         return np.float32(np.ceil(256.0 * np.log2(step)) / 256.0)
 
     def _steps(self, bits: float) -> float:
@@ -318,7 +350,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return ops.mean(ops.square(error))
 
     def _held(self) -> tuple[Tensor, Tensor]:
-        return as_tensor(self.held_levels), as_tensor(self.held_middle)
+        return self.held(), as_tensor(self.held_middle)
 
     def _range(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
         return weight_range(kernel, self._logarithms, self.half_steps)  # only their shape matters
