@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
@@ -44,14 +45,17 @@ def unstamped(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != KEY}
 
 
-def with_later_variables(layer: Any, store: Any) -> dict[str, Any]:
-    """The stored variables of a layer, with the current values of those that its file lacks.
+def with_later_variables(store: Any, own: Sequence[Any]) -> dict[str, Any]:
+    """The stored variables of a layer, with the current value of the one that its file lacks.
 
     A release may add a variable to a layer as its last one. An older file then has one variable
     less, and the new one keeps the value that it starts with.
+
+    Args:
+        store: what `load_own_variables` of a layer gets.
+        own: the variables of the layer, in the order in which Keras saves them.
     """
     values = {key: store[key] for key in list(store.keys())}
-    own = [*layer._trainable_variables, *layer._non_trainable_variables]
     if sum(key.isdigit() for key in values) == len(own) - 1:
         values[str(len(own) - 1)] = ops.convert_to_numpy(own[-1])
     return values

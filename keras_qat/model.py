@@ -35,6 +35,7 @@ from keras_qat.training.distillation import Distillation
 from keras_qat.training.distribution import replica_share
 from keras_qat.training.finite_values import NanKeeper, check_inputs, check_predicted
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
+from keras_qat.training.fitted_statistics import add_reestimation
 from keras_qat.training.learned_bit_widths import LearnedWidth, learned_widths
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
@@ -198,11 +199,23 @@ class QuantizedModel(keras.Model):
         }
         warn_of_outer_model(self.name, self._outer_name, parts)
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains like any Keras model. Warns first if this `fit` would not end as expected."""
-        warn_before_fit(self, inspect.signature(super().fit).bind(*args, **kwargs).arguments)
+    def fit(self, *args: Any, reestimate: bool | None = None, **kwargs: Any) -> Any:
+        """Trains like any Keras model. Warns first if this `fit` would not end as expected.
+
+        Args:
+            args, kwargs: see `keras.Model.fit`.
+            reestimate: whether to re-estimate BatchNormalization before validations, after epochs
+                and at the end, from 4,096 samples as they come in training, augmentation included.
+                `None`: if a tensor has at most 2 bits and no `BatchNormReestimation` is passed.
+        """
+        arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        warn_before_fit(self, arguments)
         self._build_optimizer()
-        return super().fit(*args, **kwargs)
+        reestimation = add_reestimation(self, arguments, reestimate)
+        history = super().fit(**arguments)
+        if reestimation is not None:
+            reestimation.finish()
+        return history
 
     def make_train_function(self, force: bool = False) -> Any:
         self._exclude_grids_from_weight_decay(self)

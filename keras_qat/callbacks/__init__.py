@@ -1,12 +1,12 @@
 """Callbacks for `fit`: schedules and monitors of quantization-aware training."""
 
-from keras_qat.callbacks.batch_norm_reestimation import BatchNormReestimation
 from keras_qat.callbacks.bit_width_monitor import BitWidthMonitor
 from keras_qat.callbacks.capacity_monitor import CapacityMonitor
 from keras_qat.callbacks.divergence_monitor import DivergenceMonitor, TrainingDivergedError
 from keras_qat.callbacks.ewgs_schedule import EWGSSchedule
 from keras_qat.callbacks.gdnsq_schedule import GDNSQSchedule
 from keras_qat.callbacks.pege_schedule import PEGESchedule
+from keras_qat.training.batch_normalization import BatchNormReestimation
 
 __all__ = [
     "BatchNormReestimation",

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.integer.io import replace_file
 from keras_qat.model import QuantizedModel
+from keras_qat.training.backend_state import synchronize
 
 
 class BitWidthMonitor(keras.callbacks.Callback):

@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.callbacks.channel_capacity import Measurement, bottlenecks, channel_of
 from keras_qat.input_batches import CalibrationData
 from keras_qat.integer.io import replace_file
 from keras_qat.model import QuantizedModel
+from keras_qat.training.backend_state import synchronize
 
 WEIGHTS, ACTIVATIONS = "weights", "activations"
 

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.model import QuantizedModel
+from keras_qat.training.backend_state import synchronize
 
 ACTIONS = ("raise", "stop", "warn")
 _COLLAPSED, _EXPLODED = 2.0**-8, 2.0**20

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.keras_graph import learning_rate_of
 from keras_qat.model import QuantizedModel
+from keras_qat.training.backend_state import synchronize
 from keras_qat.training.bit_width_penalty import BitWidthPenalty
 from keras_qat.training.learned_bit_widths import LearnedWidth
 from keras_qat.training.training_plan import Progress, TrainingPlan

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.callbacks.backend_state import synchronize
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.replacement import share_in_order
 from keras_qat.schedules import Cosine, Exponential, Linear, Logarithmic, Schedule
+from keras_qat.training.backend_state import synchronize
 
 CURRICULA: dict[str, Callable[..., Schedule]] = {
     "logarithmic": Logarithmic,

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_qat.keras_moments import moments_captured
 from keras_qat.lowering.affine import UNIT, inference_affine
 from keras_qat.quantized_layers.accumulators import accumulator_rounding
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
@@ -74,7 +75,7 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
 
     def _has_kernel(self, inputs: Tensor) -> bool:
         last = len(inputs.shape) == _IMAGE_RANK and self.axis in (-1, _IMAGE_RANK - 1)
-        plain = self.trainable and not (self.renorm or self.synchronized)
+        plain = self.trainable and not (self.renorm or self.synchronized or moments_captured(self))
         on_tensorflow = keras.backend.backend() == "tensorflow"
         return on_tensorflow and last and plain and inputs.dtype != "float64"
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +12,8 @@ from keras import ops
 
 from keras_qat.input_batches import CalibrationData
 from keras_qat.keras_graph import flat_nodes
+from keras_qat.keras_moments import captured_moments
+from keras_qat.training.backend_state import synchronize
 
 Array = np.ndarray
 
@@ -29,7 +30,8 @@ def reestimate_batch_normalization(model: keras.Model, data: Any) -> None:
         moving_variance = average(variance_b + (mean_b - moving_mean)**2)
 
     where every layer normalizes by the statistics of the batch, as in training. No other variable
-    changes. Training does not read the running statistics, so it goes on unchanged.
+    changes. Training does not read the running statistics, so it goes on unchanged. A layer that is
+    called several times gets the averages over its calls.
 
     Source: Wu and Johnson 2021 (arXiv 2105.07576), "precise" statistics; Nagel et al. 2022 (arXiv
     2203.11086) for quantized networks, whose weights oscillate.
@@ -41,94 +43,179 @@ def reestimate_batch_normalization(model: keras.Model, data: Any) -> None:
             samples, with the augmentation and the batch size of training.
 
     Raises:
-        ValueError: no samples, shapes that do not fit the model, values that are not finite, or a
-            BatchNormalization that is called several times.
+        ValueError: no samples, shapes that do not fit the model, or values that are not finite.
 
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
     >>> reestimate_batch_normalization(model, np.float32([[1.0], [3.0]]))
     >>> [float(statistic[0]) for statistic in model.layers[0].non_trainable_variables]
     [2.0, 1.0]
     """
-    Reestimation(model, data)()
+    Reestimation(model, CalibrationData(model, data))()
 
 
 class Reestimation:
-    """A repeated re-estimation: it keeps the batches and, on TensorFlow, the traced model."""
+    """A repeated re-estimation: it keeps the batches and the compiled model.
 
-    def __init__(self, model: keras.Model, data: Any):
-        self._batches = CalibrationData(model, data)
+    Args:
+        model: see `reestimate_batch_normalization`.
+        batches: the inputs of the model, as lists of arrays.
+    """
+
+    def __init__(self, model: keras.Model, batches: Iterable[list[Array]]):
+        self._batches = batches
         self._model = model
-        self._layers = _normalizations(model)
-        self._forward = _training_pass(model)
+        self._layers = trained_normalizations(model)
+        self._moments = _moments_of(model, self._layers)
 
     def __call__(self) -> None:
         """Sets the running statistics."""
         if not self._layers:
             return
-        sizes, means, variances = zip(*self._statistics(), strict=True)
-        for layer, mean, variance in zip(
-            self._layers, zip(*means, strict=True), zip(*variances, strict=True), strict=True
-        ):
-            overall = np.average(mean, axis=0, weights=sizes)
-            spread = np.average(np.square(mean - overall) + variance, axis=0, weights=sizes)
+        found = list(self._statistics())
+        sizes = [size for size, _ in found]
+        for layer, *calls in zip(self._layers, *(moments for _, moments in found), strict=True):
+            if not calls[0]:
+                continue  # the model does not call the layer
+            mean, variance = np.moveaxis(np.asarray(calls, np.float64), 2, 0)  # (batches, calls, c)
+            overall = np.average(mean.mean(axis=1), axis=0, weights=sizes)
+            spread = np.square(mean - overall) + variance
             layer.moving_mean.assign(overall)
-            layer.moving_variance.assign(spread)
+            layer.moving_variance.assign(np.average(spread.mean(axis=1), axis=0, weights=sizes))
 
-    def _statistics(self) -> Iterator[tuple[int, list[Array], list[Array]]]:
-        """For each batch, its size, and the means and the variances of every layer."""
-        with _restored(self._model.non_trainable_variables), _forgetting(self._layers):
+    def _statistics(self) -> Iterator[tuple[int, list[Any]]]:
+        """For each batch, its size, and for every layer the mean and the variance of each call."""
+        with _restored(self._model.non_trainable_variables):
             for quantizer in getattr(self._model, "replaced_quantizers", {}).values():
                 quantizer.replaced_share.assign(1.0)
             for batch in self._batches:
-                self._forward(batch)
-                yield (
-                    len(batch[0]),
-                    [_double(layer.moving_mean) for layer in self._layers],
-                    [_double(layer.moving_variance) for layer in self._layers],
-                )
+                moments = self._moments(batch)
+                yield len(batch[0]), keras.tree.map_structure(ops.convert_to_numpy, moments)
 
 
-def _normalizations(model: keras.Model) -> list[Any]:
-    """The layers whose running statistics training updates."""
-    calls = Counter(
-        node.operation
-        for node in flat_nodes(model)
-        if isinstance(node.operation, keras.layers.BatchNormalization) and node.operation.trainable
-    )
-    shared = [layer.name for layer, count in calls.items() if count > 1]
-    if shared:
-        raise ValueError(
-            "BatchNormalization layers must be called once for re-estimation: of several calls, "
-            f"only the statistics of the last call would stay. Received: {shared}. Freeze these "
-            "layers first."
+class BatchNormReestimation(keras.callbacks.Callback):
+    """Calls `keras_qat.reestimate_batch_normalization` before every validation of `fit`.
+
+    Without validation data it does so at the end of every epoch, and once more at the end of `fit`.
+    So validation metrics, the checkpoints of `ModelCheckpoint`, and the model at the end of `fit`
+    have the statistics of their weights. Training itself does not change. An epoch costs one more
+    forward pass for each batch of `data`.
+
+    `fit` of a quantized model with tensors of 2 bits or less does so without this callback, on
+    4,096 samples of its training data (`QuantizedModel.fit`). With it, put it in front of callbacks
+    that save the model.
+
+    Source: see `keras_qat.reestimate_batch_normalization`.
+
+    Args:
+        data: see `keras_qat.reestimate_batch_normalization`; a few thousand training samples.
+
+    Raises:
+        ValueError: when `fit` starts, see `keras_qat.reestimate_batch_normalization`.
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
+    >>> model.compile("sgd", "mse")
+    >>> x = np.float32([[1.0], [3.0]])
+    >>> history = model.fit(x, x, verbose=0, callbacks=[BatchNormReestimation(x)])
+    >>> float(model.layers[0].moving_mean[0])
+    2.0
+    """
+
+    def __init__(self, data: Any):
+        super().__init__()
+        self._data = data
+        self._reestimation: Reestimation | None = None
+        self._is_due = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._reestimation = Reestimation(self.model, self._batches())
+        self._is_due = True
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._is_due = True
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._reestimate()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._reestimate()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._is_due = True  # other callbacks may have changed weights
+        self._reestimate()
+        self._reestimation = None  # frees the batches and the compiled model
+
+    def _batches(self) -> Iterable[list[Array]]:
+        return CalibrationData(self.model, self._data)
+
+    def _reestimate(self) -> None:
+        if self._reestimation is None or not self._is_due:
+            return
+        synchronize(self.model)
+        self._reestimation()
+        self._is_due = False
+
+
+class ReestimationInFit(BatchNormReestimation):
+    """The re-estimation that `fit` of a quantized model adds, on batches of its own."""
+
+    def __init__(self, batches: list[list[Array]]):
+        super().__init__(None)
+        self._own = batches
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Nothing yet: `fit` calls `finish` after the last callback."""
+
+    def finish(self) -> None:
+        """Re-estimates once more, as callbacks may have changed grids at the end of training."""
+        super().on_train_end()
+
+    def _batches(self) -> Iterable[list[Array]]:
+        return self._own
+
+
+def trained_normalizations(model: keras.Model) -> list[Any]:
+    """The BatchNormalization layers whose running statistics training updates."""
+    found = (node.operation for node in flat_nodes(model))
+    return [
+        layer
+        for layer in dict.fromkeys(found)
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+
+
+def _moments_of(model: keras.Model, layers: Sequence[Any]) -> Callable[[list[Array]], list[Any]]:
+    """A compiled function: a batch -> for each layer, the moments of its calls in training mode."""
+    network = keras.Model(model.inputs, model.outputs)
+    backend = keras.backend.backend()
+
+    def moments(batch: list[Any]) -> list[Any]:
+        with captured_moments(layers) as found:
+            network(batch, training=True)
+        return found
+
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        traced: Callable[[list[Array]], list[Any]] = tf.function(
+            moments, autograph=False, reduce_retracing=True
         )
-    return list(calls)
+        return traced
+    if backend != "jax":
+        return moments
+    import jax
 
+    @jax.jit
+    def pure(trained: list[Any], others: list[Any], batch: list[Any]) -> list[Any]:
+        with captured_moments(layers) as found:
+            network.stateless_call(trained, others, batch, training=True)
+        return found
 
-def _training_pass(model: keras.Model) -> Callable[[list[Array]], Any]:
-    """A function that calls the model in training mode on a list of arrays."""
-    layers = keras.Model(model.inputs, model.outputs)
-    if keras.backend.backend() != "tensorflow":
-        return lambda batch: layers(batch, training=True)
-    import tensorflow as tf
+    def compiled(batch: list[Array]) -> list[Any]:
+        variables = network.trainable_variables, network.non_trainable_variables
+        found: list[Any] = pure(*([each.value for each in some] for some in variables), batch)
+        return found
 
-    traced: Callable[[list[Array]], Any] = tf.function(
-        lambda batch: layers(batch, training=True), autograph=False, reduce_retracing=True
-    )
-    return traced
-
-
-@contextlib.contextmanager
-def _forgetting(layers: Sequence[Any]) -> Iterator[None]:
-    """A context without momentum: after a batch, the running statistics are its statistics."""
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+    return compiled
 
 
 @contextlib.contextmanager
@@ -140,7 +227,3 @@ def _restored(variables: Sequence[keras.Variable]) -> Iterator[None]:
     finally:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-
-
-def _double(variable: keras.Variable) -> Array:
-    return np.asarray(ops.convert_to_numpy(variable), np.float64)

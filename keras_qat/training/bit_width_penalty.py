@@ -82,7 +82,8 @@ class BitWidthPenalty(keras.layers.Layer):
 
     def load_own_variables(self, store: Any) -> None:
         """Loads the variables. Older files lack the exponent, which stays 1."""
-        super().load_own_variables(with_later_variables(self, store))
+        own = [*self._trainable_variables, *self._non_trainable_variables]
+        super().load_own_variables(with_later_variables(store, own))
 
     def _state(self, name: str, start: float = 0.0, shape: tuple[int, ...] = ()) -> keras.Variable:
         return self.add_weight(

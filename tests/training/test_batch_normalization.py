@@ -104,17 +104,23 @@ def test_a_frozen_layer_keeps_its_statistics():
     assert np.abs(other.moving_mean.numpy() - moved).max() > 0.0
 
 
-def test_a_layer_that_is_called_twice_is_refused_unless_it_is_frozen():
+def test_a_layer_that_is_called_twice_gets_the_averages_over_its_calls():
     inputs, shared = keras.Input((3,)), keras.layers.BatchNormalization(name="shared")
     dense = keras.layers.Dense(3)
     model = keras.Model(inputs, shared(dense(shared(inputs))))
-    before = shared.moving_mean.numpy()
-    x = np.ones((4, 3), np.float32)
-    with pytest.raises(ValueError, match=r"called once.*'shared'"):
-        keras_qat.reestimate_batch_normalization(model, x)
-    shared.trainable = False
-    keras_qat.reestimate_batch_normalization(model, x)
-    np.testing.assert_array_equal(shared.moving_mean.numpy(), before)
+    x = np.random.default_rng(0).normal(2.0, 3.0, (40, 3)).astype(np.float32)
+    keras_qat.reestimate_batch_normalization(model, iter(np.split(x, [16])))
+    means, variances = [], []
+    for batch in np.split(x, [16]):
+        second = dense((batch - batch.mean(0)) / np.sqrt(batch.var(0) + shared.epsilon))
+        means.append([batch.mean(0), np.mean(second, 0)])
+        variances.append([batch.var(0), np.var(second, 0)])
+    weights = np.repeat([16 / 40 / 2, 24 / 40 / 2], 2)
+    mean = np.average(np.reshape(means, (4, 3)), axis=0, weights=weights)
+    spread = np.square(np.reshape(means, (4, 3)) - mean) + np.reshape(variances, (4, 3))
+    np.testing.assert_allclose(shared.moving_mean, mean, rtol=1e-4, atol=1e-6)  # float32 sums
+    variance = np.average(spread, axis=0, weights=weights)
+    np.testing.assert_allclose(shared.moving_variance, variance, rtol=1e-4)
 
 
 def test_a_model_without_batch_normalization_is_left_alone():
@@ -182,14 +188,14 @@ def test_fit_leaves_the_statistics_of_its_last_weights(validated):
     assert_same(statistics(qmodel), found)
 
 
-def test_once_in_an_epoch(monkeypatch):
+def test_once_in_an_epoch_and_once_at_the_end(monkeypatch):
     calls = []
     callback = BatchNormReestimation(batches())
     monkeypatch.setattr(
         "keras_qat.training.batch_normalization.Reestimation.__call__", lambda self: calls.append(1)
     )
     fit(new_model(), PEGESchedule(), callback, epochs=3, validation_data=(X, Y))
-    assert len(calls) == 3
+    assert len(calls) == 3 + 1
 
 
 def test_a_file_has_the_new_statistics():
@@ -199,3 +205,112 @@ def test_a_file_has_the_new_statistics():
     graph = keras_qat.integer.add_headroom(qmodel.to_integer())
     values = keras_qat.integer.run(graph, codes["image"], "xnnpack", keep_all=True)
     assert all(np.array_equal(codes[name], values[name]) for name in codes)
+
+
+# By default, in `fit`.
+
+
+def fitted(config=PEGE, x=X, y=Y, callbacks=(), **options):
+    """A model after `fit`, and the statistics that re-estimation on `x` gives its weights."""
+    qmodel = new_model(config)
+    options = {"epochs": 1, "verbose": 0, "batch_size": 32, **options}
+    qmodel.fit(x, y, callbacks=[PEGESchedule(), *callbacks], **options)
+    found = statistics(qmodel)
+    return qmodel, found
+
+
+def in_order(x):
+    """Batches of 32 in the order in which `fit` takes its sample of an array."""
+    x = x[np.random.default_rng(0).permutation(len(x))]
+    return iter([x[start : start + 32] for start in range(0, len(x), 32)])
+
+
+def test_at_two_bits_fit_ends_with_the_statistics_of_its_weights():
+    qmodel, found = fitted()
+    keras_qat.reestimate_batch_normalization(qmodel, in_order(X))
+    assert_same(found, statistics(qmodel))
+
+
+@pytest.mark.parametrize(
+    ("options", "bits"), [({}, 3), ({"reestimate": False}, 2)], ids=["three_bits", "turned_off"]
+)
+def test_it_does_not_otherwise(options, bits):
+    qmodel, found = fitted(keras_qat.PEGEConfig(weight_bits=bits, activation_bits=bits), **options)
+    keras_qat.reestimate_batch_normalization(qmodel, in_order(X))
+    assert any((one != other).any() for one, other in zip(found, statistics(qmodel), strict=True))
+
+
+def test_it_can_be_asked_for_at_any_bits():
+    qmodel, found = fitted(keras_qat.PEGEConfig(weight_bits=4, activation_bits=4), reestimate=True)
+    keras_qat.reestimate_batch_normalization(qmodel, in_order(X))
+    assert_same(found, statistics(qmodel))
+
+
+def test_training_itself_stays_as_it_was():
+    def weights(**options):
+        qmodel, _ = fitted(epochs=2, **options)
+        own = {id(v) for layer in normalizations(qmodel) for v in layer.non_trainable_variables}
+        return [v.numpy() for v in qmodel.variables if id(v) not in own]
+
+    assert_same(weights(), weights(reestimate=False))
+
+
+def test_samples_that_validate_are_left_out():
+    qmodel, found = fitted(validation_split=0.25)
+    keras_qat.reestimate_batch_normalization(qmodel, in_order(X[:72]))
+    assert_same(found, statistics(qmodel))
+
+
+def test_a_callback_of_ones_own_takes_its_place():
+    qmodel, found = fitted(callbacks=[BatchNormReestimation(iter([X[:48]]))])
+    keras_qat.reestimate_batch_normalization(qmodel, iter([X[:48]]))
+    assert_same(found, statistics(qmodel))
+
+
+def test_checkpoints_and_validation_have_the_statistics_of_their_weights(tmp_path):
+    path = tmp_path / "last.keras"
+    qmodel = new_model()
+    history = qmodel.fit(
+        X,
+        Y,
+        validation_data=(X, Y),
+        epochs=2,
+        verbose=0,
+        callbacks=[PEGESchedule(), keras.callbacks.ModelCheckpoint(path)],
+    ).history
+    assert history["val_loss"][-1] == pytest.approx(qmodel.evaluate(X, Y, verbose=0), rel=1e-6)
+    loaded = keras_qat.load_model(path)
+    assert_same(statistics(loaded), statistics(qmodel))
+
+
+def test_of_a_dataset_it_takes_augmented_batches_and_of_a_generator_loses_none():
+    import tensorflow as tf
+
+    def doubled(x, y):
+        return 2.0 * x, y
+
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(32).map(doubled)
+    qmodel, found = fitted(x=data, y=None, batch_size=None, shuffle=False)
+    keras_qat.reestimate_batch_normalization(qmodel, iter(np.split(2.0 * X, 3)))
+    assert_same(found, statistics(qmodel))
+
+    def generator():
+        for batch in range(3):
+            seen.append(batch)
+            yield 2.0 * X[32 * batch : 32 * batch + 32], Y[32 * batch : 32 * batch + 32]
+
+    seen = []
+    other, same = fitted(x=generator(), y=None, batch_size=None, steps_per_epoch=3, shuffle=False)
+    assert seen == [0, 1, 2]
+    assert_same(same, found)
+    assert_same(other.get_weights(), qmodel.get_weights())
+
+    class Sequence(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return 2.0 * X[32 * index : 32 * index + 32], Y[32 * index : 32 * index + 32]
+
+    _, same = fitted(x=Sequence(), y=None, batch_size=None, shuffle=False)
+    assert_same(same, found)

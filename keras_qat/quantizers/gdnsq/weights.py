@@ -109,7 +109,8 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
 
     def load_own_variables(self, store: Any) -> None:
         """Loads the variables. Older files lack the last one, which stays as it is."""
-        super().load_own_variables(with_later_variables(self, store))
+        own = [*self._trainable_variables, *self._non_trainable_variables]
+        super().load_own_variables(with_later_variables(store, own))
 
     def _add_logarithms(self, input_shape: tuple[int | None, ...]) -> keras.Variable:
         return self.add_weight(
