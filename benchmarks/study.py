@@ -166,8 +166,7 @@ def train(
     if qmodel.replaced_quantizers:
         callbacks.insert(0, PEGESchedule(**variant.curriculum))
     if qmodel.learned_widths:
-        widths = _width_monitor(run)
-        callbacks[:0] = [GDNSQSchedule(**variant.schedule), widths]
+        callbacks[:0] = [GDNSQSchedule(**variant.schedule), *_kept_width_monitor(run)]
     else:
         rate = keras.optimizers.schedules.CosineDecay(rate, recipe.epochs * steps)
     qmodel.compile(recipe.optimizer(rate), task.loss(), metrics=["accuracy"])
@@ -184,8 +183,6 @@ def train(
             verbose=2,
             callbacks=callbacks,
         )
-        if qmodel.learned_widths:
-            widths.save_json(run.widths)
     if task.reestimates:
         sample = task.batches(run.seed, recipe.epochs).take(REESTIMATION_BATCHES)
         keras_qat.reestimate_batch_normalization(qmodel, sample)
@@ -199,12 +196,15 @@ def train(
     return qmodel, said
 
 
-def _width_monitor(run: Run) -> BitWidthMonitor:
+def _kept_width_monitor(run: Run) -> list[keras.callbacks.Callback]:
     """Records learned widths about a hundred times, and keeps what an earlier start recorded."""
     monitor = BitWidthMonitor(every=25)
     if run.widths.exists():
         monitor.history.update(json.loads(run.widths.read_text()))
-    return monitor
+    save = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: monitor.save_json(run.widths)
+    )
+    return [monitor, save]
 
 
 def _arrival(qmodel: keras_qat.QuantizedModel) -> dict[str, float]:
