@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_qat import callbacks, estimators, integer, optimizers
+    from keras_qat.callbacks.step_sensitivity import step_sensitivity
     from keras_qat.config import (
         DoReFaConfig,
         GDNSQConfig,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from keras_qat.layer_rules.rule import Output, Rule, Stage
     from keras_qat.layer_rules.table import register_rule
     from keras_qat.model import QuantizedModel
-    from keras_qat.plotting import plot_capacity, plot_grids
+    from keras_qat.plotting import plot_capacity, plot_capacity_dynamics, plot_grids
     from keras_qat.quantization.pipeline import quantize
     from keras_qat.quantization.plan import LayerPlan, QuantizationPlan
     from keras_qat.quantization.planning import plan
@@ -80,10 +81,12 @@ _HOME = {
     "load_model": "keras_qat.saving",
     "plan": "keras_qat.quantization.planning",
     "plot_capacity": "keras_qat.plotting",
+    "plot_capacity_dynamics": "keras_qat.plotting",
     "plot_grids": "keras_qat.plotting",
     "quantize": "keras_qat.quantization.pipeline",
     "reestimate_batch_normalization": "keras_qat.training.batch_normalization",
     "register_rule": "keras_qat.layer_rules.table",
+    "step_sensitivity": "keras_qat.callbacks.step_sensitivity",
 }
 
 _MODULES = ("callbacks", "estimators", "integer", "optimizers")
@@ -124,10 +127,12 @@ __all__ = [
     "optimizers",
     "plan",
     "plot_capacity",
+    "plot_capacity_dynamics",
     "plot_grids",
     "quantize",
     "reestimate_batch_normalization",
     "register_rule",
+    "step_sensitivity",
 ]
 
 

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_qat.callbacks.channel_capacity import Measurement, bottlenecks, channel_of
-from keras_qat.input_batches import CalibrationData
+from keras_qat.callbacks.bottlenecks import bottlenecks
+from keras_qat.callbacks.capacity_probe import FACTS, CapacityProbe, finite
+from keras_qat.callbacks.step_sensitivity import step_sensitivity
 from keras_qat.integer.io import replace_file
 from keras_qat.model import QuantizedModel
-from keras_qat.training.backend_state import synchronize
-
-WEIGHTS, ACTIVATIONS = "weights", "activations"
 
 
 class CapacityMonitor(keras.callbacks.Callback):
     """Records the bits, the range, the saturation and the capacity of every quantizer.
 
-    GDNSQ sees a network as a chain of noisy channels. At the end of every epoch this callback
-    runs `data` through the model in inference mode, looks at the float values that enter each
-    quantizer, and appends to `history`, which is plain JSON:
+    GDNSQ sees a network as a chain of noisy channels. Before the first epoch and at the end of
+    every epoch this callback runs `data` through the model in inference mode, looks at the float
+    values that enter each quantizer, and writes `history`, which is plain JSON:
 
     ```
     {"epochs": [0, 1, ...],
-     "tensors": {"conv/weights": {"kind": "weights", "target_bits": 4, ...}, ...}}
+     "tensors": {"conv/weights": {"kind": "weights", "mean_bits": [...], ...}, ...},
+     "network": {"bits_per_mac": [...], "bits_per_example": [...], ...},
+     "start": {"tensors": {...}, "network": {...}},
+     "float": {"tensors": {...}, "network": {...}},
+     "targets": {"bits_per_mac": ..., ...},
+     "input_bits_per_example": ...}
     ```
 
-    The name of a tensor is `<layer>/weights`, or `<tensor>/activations` with its name in the
-    integer graph. Tensors are in the order of the graph. Each holds:
+    `tensors` has one list entry for each epoch. The name of a tensor is `<layer>/weights`, or
+    `<tensor>/activations` with its name in the integer graph. Tensors are in the order of the
+    graph. Each holds:
 
     * `kind`: "weights" or "activations".
     * `target_bits`: the bit width, or the target width if it is learned.
@@ -53,6 +54,27 @@ class CapacityMonitor(keras.callbacks.Callback):
       channel with Bennett's rounding noise of variance `step**2 / 12`. Applying it to GDNSQ's
       chain is our own reading. `channel_capacity` names sources and limits.
     * `bits_per_example`, activations only: `C * values`.
+    * `step_sensitivity`, with `labels` only: `keras_qat.step_sensitivity`.
+
+    `network` holds, for each epoch:
+
+    * `bits_per_weight`, `bits_per_activation`: the mean of `mean_bits` over all weights, and over
+      all activations of one example.
+    * `bit_operations`: `sum(macs * weight bits * activation bits)` over the multiply-accumulates of
+      one example. `bits_per_mac` is `sqrt(bit_operations / sum(macs))`, so 4 for W4A4 and for W2A8.
+    * `bits_per_example`: the capacity of the network, which is the one of its narrowest cut. The
+      tensors of a cut separate the inputs from the outputs, and their `bits_per_example` add up
+      (maximum flow, minimum cut). `narrowest` names them.
+    * `hidden_bits_per_example`, `hidden_narrowest`: the same without the tensors that the outputs
+      are. A classifier has few outputs, and its task says so.
+
+    `start` is the state when the first `fit` began: 10 bits for GDNSQ. `float` is the float network
+    that `quantize` was given, with the rounding noise of float32 and the smallest and the largest
+    value as `low` and `high`. A model that was loaded does not know it. Tensors inside of layers
+    that `quantize` took apart are left out, and then `network` is empty. `targets` are the averages
+    of all `target_bits`. `input_bits_per_example` is how many bits of an example the quantized
+    inputs hold at most: the entropy of their codes in `data` times the number of values. It is
+    `None` if a layer in float reads an input.
 
     A number that is not finite, as in a run that diverged, is `None`. The grid of a softmax is
     left out: runtimes fix it, and it rounds in inference only.
@@ -63,21 +85,28 @@ class CapacityMonitor(keras.callbacks.Callback):
 
     Args:
         data: input samples, see `calibration_data` of `quantize`; a few dozen are enough.
-        log_dir: a folder to which every number is also written, as a TensorBoard scalar
-            `<number>/<tensor>`.
+        log_dir: a folder to which every number of an epoch is also written, as a TensorBoard
+            scalar `<number>/<tensor>`, or `<number>/network`.
         batch_size: the samples in one batch of the probe.
+        labels: the labels of `data`, to record `step_sensitivity` too. It takes a training step for
+            each batch, run eagerly.
 
     Raises:
-        ValueError: no data, a `batch_size` below 1, or a `log_dir` without the TensorFlow backend.
-            When `fit` starts: data that do not fit the model, or a model without quantizers.
+        ValueError: no data, a `batch_size` below 1, or a `log_dir` or `labels` without the
+            TensorFlow backend. When `fit` starts: data or labels that do not fit, or a model
+            without quantizers.
 
-    >>> monitor = CapacityMonitor(np.zeros((2, 4)))
+    >>> monitor = CapacityMonitor([[0.0, 1.0], [1.0, 0.0]])
     >>> monitor.history
     {'epochs': [], 'tensors': {}}
     """
 
     def __init__(
-        self, data: Any, log_dir: str | os.PathLike[str] | None = None, batch_size: int = 64
+        self,
+        data: Any,
+        log_dir: str | os.PathLike[str] | None = None,
+        batch_size: int = 64,
+        labels: Any = None,
     ):
         super().__init__()
         if data is None:
@@ -95,11 +124,18 @@ class CapacityMonitor(keras.callbacks.Callback):
                 f"backend {keras.backend.backend()!r}. Leave log_dir out: history, save_json and "
                 "keras_qat.plot_capacity work on every backend."
             )
+        if labels is not None and keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                "CapacityMonitor needs the TensorFlow backend for the step sensitivity. Received: "
+                f"labels on the backend {keras.backend.backend()!r}. Leave labels out: all other "
+                "numbers are recorded on every backend."
+            )
         self.history: dict[str, Any] = {"epochs": [], "tensors": {}}
         self._data = data
+        self._labels = labels
         self._log_dir = log_dir
         self._batch_size = batch_size
-        self._probe: _Probe | None = None
+        self._probe: CapacityProbe | None = None
         self._writer: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -109,9 +145,8 @@ class CapacityMonitor(keras.callbacks.Callback):
                 f"{type(self.model).__name__} {self.model.name!r}"
             )
         if self._probe is None or self._probe.model is not self.model:
-            self._probe = _Probe(self.model, self._data, self._batch_size)
-            self._forget_from(0)
-            self.history["tensors"].clear()
+            self._probe = CapacityProbe(self.model, self._data, self._batch_size)
+            self._begin(self._probe)
         if self._log_dir is not None:
             import tensorflow as tf
 
@@ -120,14 +155,17 @@ class CapacityMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._forget_from(epoch)
         self.history["epochs"].append(epoch)
-        records = self._probe.records() if self._probe is not None else ()
-        for name, record in records:
-            tensor = self.history["tensors"].setdefault(name, {})
-            for key, value in record.items():
-                if isinstance(value, float):
-                    tensor.setdefault(key, []).append(value if math.isfinite(value) else None)
-                else:
-                    tensor[key] = value
+        if self._probe is not None:
+            records = self._records(self._probe)
+            for name, record in records.items():
+                tensor = self.history["tensors"].setdefault(name, {})
+                for key, value in record.items():
+                    if key in FACTS:
+                        tensor[key] = value
+                    else:
+                        tensor.setdefault(key, []).append(value)
+            for key, value in self._probe.network(records).items():
+                self.history["network"].setdefault(key, []).append(value)
         if self._writer is not None:
             self._write_scalars(epoch)
 
@@ -162,12 +200,38 @@ class CapacityMonitor(keras.callbacks.Callback):
         """Writes the history as JSON. If writing fails, an older file stays as it was."""
         replace_file(path, json.dumps(self.history, allow_nan=False).encode())
 
+    def _begin(self, probe: CapacityProbe) -> None:
+        """Starts a new history with the state before training, and with the float network."""
+        records, of_float = self._records(probe), probe.float_records()
+        self.history.clear()
+        self.history |= {
+            "epochs": [],
+            "tensors": {},
+            "network": {},
+            "start": {"tensors": records, "network": probe.network(records)},
+            "targets": probe.targets(records),
+            "input_bits_per_example": probe.input_rate(),
+        }
+        if of_float is not None:
+            self.history["float"] = {"tensors": of_float, "network": probe.network(of_float)}
+
+    def _records(self, probe: CapacityProbe) -> dict[str, dict[str, Any]]:
+        """The current record of every tensor."""
+        records = probe.records()
+        if self._labels is not None:
+            found = step_sensitivity(
+                self.model, probe.inputs, self._labels, batch_size=self._batch_size
+            )
+            for name, sensitivity in found.items():
+                records[name]["step_sensitivity"] = finite(sensitivity)
+        return records
+
     def _forget_from(self, epoch: int) -> None:
         """Drops the records of an epoch and of all later ones."""
         kept = sum(recorded < epoch for recorded in self.history["epochs"])
         del self.history["epochs"][kept:]
-        for tensor in self.history["tensors"].values():
-            for values in tensor.values():
+        for series in (*self.history["tensors"].values(), self.history.get("network", {})):
+            for values in series.values():
                 if isinstance(values, list):
                     del values[kept:]
 
@@ -178,69 +242,10 @@ class CapacityMonitor(keras.callbacks.Callback):
         scalar = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
         scalar.plugin_data.plugin_name = "scalars"
         with self._writer.as_default():
-            for name, tensor in self.history["tensors"].items():
-                for key, values in tensor.items():
-                    if isinstance(values, list) and values[-1] is not None:
+            series = {**self.history["tensors"], "network": self.history["network"]}
+            for name, numbers in series.items():
+                for key, values in numbers.items():
+                    if isinstance(values, list) and isinstance(values[-1], float):
                         value = tf.constant(values[-1], tf.float32)
                         tf.summary.write(f"{key}/{name}", value, step=epoch, metadata=scalar)
         self._writer.flush()
-
-
-class _Probe:
-    """Measures the values that enter the quantizers of a model."""
-
-    def __init__(self, model: QuantizedModel, data: Any, batch_size: int):
-        self.model = model
-        self._sites = model.quantizer_sites()
-        if not self._sites:
-            raise ValueError(
-                f"{model.name!r} has no quantizers to monitor: all of its layers are in float."
-            )
-        try:
-            batches = list(CalibrationData(model, data))
-        except ValueError as error:
-            raise ValueError(f"CapacityMonitor cannot run its data: {error}") from error
-        self._inputs = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-        self._samples = len(self._inputs[0])
-        self._batch_size = min(batch_size, self._samples)
-        sources = {name: site.source for name, site in self._sites.items() if site.kernel is None}
-        self._values = keras.Model(model.inputs, sources) if sources else None
-
-    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The name and the current record of every tensor."""
-        synchronize(self.model)
-        measurements = {name: _measurement(site) for name, site in self._sites.items()}
-        for values in self._batches():
-            for name, value in values.items():
-                measurements[name].add(value)
-        for name, site in self._sites.items():
-            found = measurements[name]
-            record: dict[str, Any] = {
-                "kind": ACTIVATIONS if site.kernel is None else WEIGHTS,
-                "target_bits": int(site.quantizer.bits),
-                "learned": site.quantizer.learns_width and bool(site.quantizer.trainable),
-                "values": found.values // (self._samples if site.kernel is None else 1),
-                **found.record(),
-            }
-            if site.kernel is None:
-                record["bits_per_example"] = record["bits_per_value"] * record["values"]
-            yield name, record
-
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        """The inputs of all activation quantizers, in batches of one size for one compilation."""
-        if self._values is None:
-            return
-        for start in range(0, self._samples, self._batch_size):
-            filled = np.arange(start, start + self._batch_size) % self._samples
-            count = min(self._batch_size, self._samples - start)
-            values = self._values.predict_on_batch([array[filled] for array in self._inputs])
-            yield {name: value[:count] for name, value in values.items()}
-
-
-def _measurement(site: Any) -> Measurement:
-    if site.kernel is None:
-        return Measurement(channel_of(site.quantizer))
-    kernel = site.quantizer.prepare(site.kernel.channels_last_kernel())
-    measurement = Measurement(channel_of(site.quantizer, kernel))
-    measurement.add(keras.ops.convert_to_numpy(kernel))
-    return measurement

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from keras_qat.quantizers import GDNSQActivationQuantizer, GDNSQWeightQuantizer,
 from keras_qat.quantizers.reductions import sharing_axes
 
 Array = npt.NDArray[np.floating[Any]]
-History = Mapping[str, Any]
 
-RANKINGS = ("bits_per_value", "bits_per_example")
+FLOAT_BITS = 32.0
+"""The bits of a value that no quantizer has put on a grid."""
 
 _FLOAT_ERROR = 2.0**-10
 """In steps. A value this close to the clamp range does not count as saturated."""
@@ -184,29 +183,74 @@ class Measurement:
         }
 
 
-def bottlenecks(history: History, n: int = 3, by: str = "bits_per_value") -> list[str]:
-    """The tensors with the smallest capacity in the last epoch of a history, smallest first.
+class FloatMeasurement:
+    """The same statistics for a tensor that stays in float32.
 
-    Args:
-        history: the history of a `CapacityMonitor`, whose `bottlenecks` explains the rankings.
-        n: the largest number of tensors to return.
-        by: "bits_per_value" or "bits_per_example".
+    Float32 is a grid too, with a step that grows with the value: the distance to the next number.
+    The capacity is the one of a channel whose step is the root of the mean of their squares.
 
-    Raises:
-        ValueError: no such ranking, an `n` below 1, or a history without epochs.
-
-    >>> tensors = {"a/weights": {"bits_per_value": [4.0]}, "b/weights": {"bits_per_value": [1.0]}}
-    >>> bottlenecks({"epochs": [0], "tensors": tensors}, n=1)
-    ['b/weights']
+    >>> measured = FloatMeasurement()
+    >>> measured.add([1.0, 1.25, 1.5, 1.75])  # these lie 2**-23 apart
+    >>> measured.record()["step"] == 2.0**-23, round(measured.record()["bits_per_value"], 1)
+    (True, 23.0)
     """
-    if by not in RANKINGS:
-        raise ValueError(f"The ranking 'by' must be one of {RANKINGS}. Received: {by!r}")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"The number of bottlenecks must be 1 or more. Received: {n!r}")
-    if not history["epochs"]:
-        raise ValueError("The capacity history has no epoch yet: fit with the monitor first.")
-    last = {name: tensor[by][-1] for name, tensor in history["tensors"].items() if by in tensor}
-    return sorted(last, key=lambda name: -1.0 if last[name] is None else last[name])[:n]
+
+    def __init__(self) -> None:
+        self.values = 0
+        self._low, self._high = np.inf, -np.inf
+        self._sums = np.zeros(3)  # of values, of their squares, and of the squares of steps
+
+    def add(self, values: Any) -> None:
+        """Adds values."""
+        values = np.asarray(values, np.float32)
+        self.values += values.size
+        self._low = min(self._low, float(np.min(values)))
+        self._high = max(self._high, float(np.max(values)))
+        with np.errstate(invalid="ignore", over="ignore"):
+            powers = values, np.square(values, dtype=np.float64)
+            steps = np.square(np.spacing(np.abs(values)), dtype=np.float64)
+            self._sums += [np.sum(each, dtype=np.float64) for each in (*powers, steps)]
+
+    def record(self) -> dict[str, float]:
+        """The statistics as plain numbers, see `CapacityMonitor`."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean, square, noise = self._sums / self.values
+            capacity = channel_capacity(max(square - mean**2, 0.0), np.sqrt(noise), 2.0**FLOAT_BITS)
+        return {
+            "mean_bits": FLOAT_BITS,
+            "max_bits": FLOAT_BITS,
+            "step": float(np.sqrt(noise)),
+            "low": self._low,
+            "high": self._high,
+            "saturation": 0.0,
+            "bits_per_value": float(capacity),
+        }
+
+
+class CodeCounts:
+    """How often a tensor takes each level of a channel with one step.
+
+    >>> counts = CodeCounts(_channel(2.0, 1.0, 0.0, 3.0, 4))
+    >>> counts.add([0.1, 0.9, 2.2, 9.0])
+    >>> counts.entropy()
+    2.0
+    """
+
+    def __init__(self, channel: Channel):
+        self._channel = channel
+        self._counts = np.zeros(int(np.max(channel.levels)))
+
+    def add(self, values: Any) -> None:
+        """Adds values; those beyond the ends count as the outermost levels."""
+        channel = self._channel
+        places = np.rint((np.asarray(values, np.float64) - channel.low) / channel.step)
+        places = np.clip(places, 0, len(self._counts) - 1).astype(np.int64)
+        self._counts += np.bincount(places.ravel(), minlength=len(self._counts))
+
+    def entropy(self) -> float:
+        """`-sum(p * log2(p))` over the levels, in bits per value."""
+        shares = self._counts[self._counts > 0.0] / np.sum(self._counts)
+        return float(np.sum(shares * -np.log2(shares)))
 
 
 def _channel(bits: Any, step: Any, low: Any, high: Any, levels: Any, slack: float = 0.0) -> Channel:

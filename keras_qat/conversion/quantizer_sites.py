@@ -8,9 +8,23 @@ from typing import Any
 import keras
 
 from keras_qat.conversion.to_integer import tensor_names
-from keras_qat.keras_graph import nodes
-from keras_qat.quantized_layers import QuantizedKernel, quantized_kernels
+from keras_qat.keras_graph import GraphNode, nodes
+from keras_qat.layer_rules.multiplications import kernel_macs
+from keras_qat.quantized_layers import QuantizedKernel, QuantizeWrapper, quantized_kernels
 from keras_qat.quantizers import Quantizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """One call of a layer that multiplies activations with a kernel.
+
+    Attributes:
+        macs: the multiply-accumulates for one example; `None` if sizes are unknown.
+        operand: the name of the quantized tensor that the call reads; `None` if it reads float32.
+    """
+
+    macs: int | None
+    operand: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +35,13 @@ class QuantizerSite:
         quantizer: the quantizer.
         kernel: the kernel that it quantizes; `None` for an activation.
         source: the symbolic tensor that it quantizes; `None` for a kernel.
+        products: the calls that multiply with the kernel; empty for an activation.
     """
 
     quantizer: Quantizer
     kernel: QuantizedKernel | None = None
     source: Any = None
+    products: tuple[Product, ...] = ()
 
 
 def quantizer_sites(model: keras.Model) -> dict[str, QuantizerSite]:
@@ -34,12 +50,32 @@ def quantizer_sites(model: keras.Model) -> dict[str, QuantizerSite]:
     Names are `"conv/weights"` for kernels and `"relu/activations"` for tensors.
     """
     names = tensor_names(model)
+    grids: dict[int, str] = {}  # the quantized tensor that a tensor comes from, by its id
     found: dict[str, QuantizerSite] = {}
     for node in nodes(model):
         layer = node.operation
-        for kernel in quantized_kernels(layer):
-            found[f"{kernel.name}/weights"] = QuantizerSite(kernel.weight_quantizer, kernel=kernel)
+        grid = next((grids[id(each)] for each in node.inputs if id(each) in grids), None)
+        products = _products(node, grid)
+        for kernel, product in zip(quantized_kernels(layer), products, strict=True):
+            name = f"{kernel.name}/weights"
+            earlier = found[name].products if name in found else ()
+            found[name] = QuantizerSite(
+                kernel.weight_quantizer, kernel=kernel, products=(*earlier, product)
+            )
         if isinstance(layer, Quantizer):
             (source,) = node.inputs
-            found[f"{names[id(source)]}/activations"] = QuantizerSite(layer, source=source)
+            grid = f"{names[id(source)]}/activations"
+            found[grid] = QuantizerSite(layer, source=source)
+        if grid is not None:
+            grids |= {id(tensor): grid for tensor in node.outputs}
     return found
+
+
+def _products(node: GraphNode, grid: str | None) -> list[Product]:
+    """The products of a call with each kernel of its layer, on an input from a quantized tensor."""
+    layer = node.operation
+    if next(quantized_kernels(layer), None) is None:
+        return []
+    integers = isinstance(layer, QuantizeWrapper)  # other wrappers compute in float32
+    counts = kernel_macs(layer.layer, node.inputs, node.outputs)
+    return [Product(count, grid if integers else None) for count in counts]

@@ -16,13 +16,13 @@ from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
 from keras_qat.input_batches import CalibrationData
 from keras_qat.keras_graph import input_name, input_structure
+from keras_qat.layer_rules.multiplications import macs
 from keras_qat.layer_rules.rule import Output
 from keras_qat.model import QuantizedModel
 from keras_qat.quantization.bit_width_policy import BitWidthPolicy
 from keras_qat.quantization.calibration import activation_ranges
 from keras_qat.quantization.costs import (
     float_bytes,
-    macs,
     stored_bytes,
     stored_bytes_in_float,
     stored_slopes,
@@ -211,7 +211,7 @@ class _Planner:
             grid=self._grids.grid_of(tensor),
             output_bits=None if starts[0] is None else self._grids.grids[starts[0]].bits,
             output=self._output(call),
-            macs=macs(call.node) if has_kernel else 0,
+            macs=macs(layer, call.node.inputs, call.node.outputs) if has_kernel else 0,
             float_bytes=float_bytes(layer) if first_call else 0,
             litert_bytes=litert,
             tflm_bytes=tflm,

@@ -118,36 +118,6 @@ def test_batches_of_any_size_tell_the_same():
             np.testing.assert_allclose(other[name][key], tensor[key], rtol=1e-4, atol=1e-9)
 
 
-def test_the_waist_is_the_bottleneck_of_an_example(monitor):
-    ranked = monitor.bottlenecks(n=9, by="bits_per_example")
-    assert ranked[:2] == ["narrow_relu/activations", "head/activations"]  # 2 and 3 values
-    assert len(ranked) == 5  # activations only
-
-
-def test_a_coarse_grid_is_the_bottleneck_of_values():
-    qmodel = waist(keras_qat.STEConfig())
-    assert "again_relu/activations" not in look(qmodel).bottlenecks(n=1)
-    values = keras.Model(qmodel.inputs, qmodel.get_layer("again_relu").output).predict(X, verbose=0)
-    qmodel.get_layer("again_relu_quantizer").set_scale(values.max() / 8.0)
-    again = qmodel.get_layer("again")
-    again.weight_quantizer.set_scale(np.abs(again.layer.kernel.numpy()).max(axis=0) / 4.0)
-    assert set(look(qmodel).bottlenecks(n=2)) == {"again_relu/activations", "again/weights"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [({"n": 0}, "1 or more"), ({"n": 1.5}, "1 or more"), ({"by": "size"}, "bits_per_example")],
-)
-def test_bottlenecks_of_no_kind(monitor, arguments, match):
-    with pytest.raises(ValueError, match=match):
-        monitor.bottlenecks(**arguments)
-
-
-def test_bottlenecks_want_an_epoch():
-    with pytest.raises(ValueError, match="no epoch yet"):
-        CapacityMonitor(X).bottlenecks()
-
-
 def test_the_history_survives_json(monitor, tmp_path):
     path = tmp_path / "capacity.json"
     monitor.save_json(path)
@@ -239,12 +209,15 @@ def scalars(log_dir):
 def test_tensorboard_gets_every_number(watched):
     _, monitor, _, _, log_dir = watched
     found = scalars(log_dir)
+    series = {**monitor.history["tensors"], "network": monitor.history["network"]}
     expected = {
         f"{key}/{name}": values
-        for name, tensor in monitor.history["tensors"].items()
+        for name, tensor in series.items()
         for key, values in tensor.items()
-        if isinstance(values, list)
+        if isinstance(values, list) and isinstance(values[0], float)
     }
+    assert {"bits_per_weight/network", "bits_per_activation/network"} <= expected.keys()
+    assert {"bits_per_mac/network", "bits_per_example/network"} <= expected.keys()
     assert "saturation/wide_relu/activations" in expected
     assert found.keys() == expected.keys()
     for tag, values in expected.items():
@@ -260,13 +233,15 @@ def test_epochs_run_again_replace_their_records():
         monitor.on_epoch_end(epoch)
     assert monitor.history["epochs"] == [0, 1]
     assert len(monitor.history["tensors"]["only/weights"]["step"]) == 2
+    assert {len(values) for values in monitor.history["network"].values()} == {2}
 
 
 def test_another_model_starts_over():
     monitor = look(single())
     monitor.set_model(single("other"))
     monitor.on_train_begin()
-    assert monitor.history == {"epochs": [], "tensors": {}}
+    assert (monitor.history["epochs"], monitor.history["tensors"]) == ([], {})
+    assert "other/weights" in monitor.history["start"]["tensors"]
     monitor.on_epoch_end(0)
     assert set(monitor.history["tensors"]) >= {"other/weights", "features/activations"}
     assert "only/weights" not in monitor.history["tensors"]
@@ -300,6 +275,8 @@ def test_a_log_dir_wants_tensorflow(monkeypatch, tmp_path):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="Leave log_dir out"):
         CapacityMonitor(X, log_dir=tmp_path)
+    with pytest.raises(ValueError, match="Leave labels out"):
+        CapacityMonitor(X, labels=Y)
     CapacityMonitor(X)
 
 
