@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from keras_qat.layer_rules.rule import Output, Rule, Stage
     from keras_qat.layer_rules.table import register_rule
     from keras_qat.model import QuantizedModel
-    from keras_qat.plotting import plot_capacity, plot_capacity_dynamics, plot_grids
+    from keras_qat.plotting import (
+        plot_bit_widths,
+        plot_capacity,
+        plot_capacity_dynamics,
+        plot_grids,
+        plot_replacement,
+    )
     from keras_qat.quantization.pipeline import quantize
     from keras_qat.quantization.plan import LayerPlan, QuantizationPlan
     from keras_qat.quantization.planning import plan
@@ -80,9 +86,11 @@ _HOME = {
     "WeightQuantizer": "keras_qat.quantizers",
     "load_model": "keras_qat.saving",
     "plan": "keras_qat.quantization.planning",
+    "plot_bit_widths": "keras_qat.plotting",
     "plot_capacity": "keras_qat.plotting",
     "plot_capacity_dynamics": "keras_qat.plotting",
     "plot_grids": "keras_qat.plotting",
+    "plot_replacement": "keras_qat.plotting",
     "quantize": "keras_qat.quantization.pipeline",
     "reestimate_batch_normalization": "keras_qat.training.batch_normalization",
     "register_rule": "keras_qat.layer_rules.table",
@@ -126,9 +134,11 @@ __all__ = [
     "load_model",
     "optimizers",
     "plan",
+    "plot_bit_widths",
     "plot_capacity",
     "plot_capacity_dynamics",
     "plot_grids",
+    "plot_replacement",
     "quantize",
     "reestimate_batch_normalization",
     "register_rule",

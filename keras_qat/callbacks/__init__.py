@@ -2,6 +2,7 @@
 
 from keras_qat.callbacks.bit_width_monitor import BitWidthMonitor
 from keras_qat.callbacks.capacity_monitor import CapacityMonitor
+from keras_qat.callbacks.discretization_monitor import DiscretizationMonitor
 from keras_qat.callbacks.divergence_monitor import DivergenceMonitor, TrainingDivergedError
 from keras_qat.callbacks.ewgs_schedule import EWGSSchedule
 from keras_qat.callbacks.gdnsq_schedule import GDNSQSchedule
@@ -12,6 +13,7 @@ __all__ = [
     "BatchNormReestimation",
     "BitWidthMonitor",
     "CapacityMonitor",
+    "DiscretizationMonitor",
     "DivergenceMonitor",
     "EWGSSchedule",
     "GDNSQSchedule",

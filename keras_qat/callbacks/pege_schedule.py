@@ -127,6 +127,7 @@ class PEGESchedule(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._first = epoch * self.params["steps"]
+        self._replace(self._first)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._replace(self._first + batch)
