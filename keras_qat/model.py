@@ -162,7 +162,7 @@ class QuantizedModel(keras.Model):
                 `quantize` was given.
             loss: `(student_logits, teacher_logits) -> scalar`, or one of "jeffreys",
                 "soft_cross_entropy", "symmetric_cross_entropy", "kl", "hellinger",
-                "jensen_shannon" (`keras_qat.training.losses`).
+                "jensen_shannon", or for regression "l1", "l2" (`keras_qat.training.losses`).
             label_weight: factor of the compiled loss on the labels.
             from_logits: whether the teacher yields logits; by default its graph tells.
 

@@ -16,8 +16,6 @@ from keras_qat.plotting.figures import figure_class
 History = DiscretizationMonitor | Mapping[str, Any] | str | os.PathLike[str]
 
 _ROWS = ("weights", "activations")
-_SMALLEST = 1e-9
-"""The least error that a logarithmic axis shows."""
 
 
 def plot_replacement(
@@ -99,11 +97,9 @@ def _errors(run: Mapping[str, Any], kind: str, part: str | None = None) -> npt.N
 def _draw_errors(axis: Any, run: Mapping[str, Any], kind: str) -> None:
     errors, batches = _errors(run, kind), run["batches"]
     for color, values in zip(depth_colors(len(errors)), errors, strict=True):
-        axis.plot(batches, np.maximum(values, _SMALLEST), color=color, lw=0.9, alpha=0.8)
+        axis.plot(batches, values, color=color, lw=0.9, alpha=0.8)
     if len(errors):
         axis.plot(batches, np.mean(errors, axis=0), color="black", lw=2.2, label="mean of all")
         clipping = np.mean(_errors(run, kind, "clipping"), axis=0)
-        if np.any(clipping > _SMALLEST):
-            clipping = np.where(clipping > _SMALLEST, clipping, np.nan)
-            axis.plot(batches, clipping, "--", color="black", lw=1.2, label="of it by clipping")
-    axis.set_yscale("log")
+        axis.plot(batches, clipping, "--", color="black", lw=1.2, label="of it by clipping")
+    axis.set_ylim(bottom=0.0)

@@ -11,7 +11,7 @@ from keras import ops
 from keras_qat.keras_graph import nodes
 from keras_qat.quantizers import SoftmaxRounding
 from keras_qat.tensors import Tensor
-from keras_qat.training.losses import get_distillation_loss
+from keras_qat.training.losses import OF_OUTPUTS, get_distillation_loss
 
 _SMALLEST_PROBABILITY = 1e-30
 
@@ -26,7 +26,8 @@ class Distillation:
         teacher: a model with the same shapes of inputs and outputs as the student. It runs in
             inference mode and gets no gradient.
         loss: `(student_logits, teacher_logits) -> scalar`, or a name in
-            `keras_qat.training.losses.DISTILLATION_LOSSES`. The losses of several outputs add up.
+            `keras_qat.training.losses.DISTILLATION_LOSSES`. "l1" and "l2" compare outputs as they
+            are. The losses of several outputs add up.
         label_weight: the factor of the compiled loss on the labels.
         from_logits: whether the outputs of the teacher are logits. `None` reads it from the graph:
             a softmax at the end means probabilities. The outputs of the student always follow from
@@ -34,7 +35,8 @@ class Distillation:
 
     Raises:
         ValueError: an unknown loss, a negative weight, a teacher with other shapes than the
-            student, or a teacher without a graph and no `from_logits`.
+            student, a loss on classes for outputs of one number, or a teacher without a graph and
+            no `from_logits`.
     """
 
     def __init__(
@@ -53,6 +55,10 @@ class Distillation:
         self._loss = get_distillation_loss(loss)
         self.label_weight = float(label_weight)
         _check_shapes(student, teacher)
+        if self._loss in OF_OUTPUTS:
+            self._student_is_softmax = self._teacher_is_softmax = False
+            return
+        _check_classes(student, loss)
         self._student_is_softmax = _ends_in_softmax(student)
         self._teacher_is_softmax = (
             _ends_in_softmax(teacher) if from_logits is None else not from_logits
@@ -87,6 +93,18 @@ def _check_shapes(student: keras.Model, teacher: keras.Model) -> None:
             raise ValueError(
                 f"The teacher must have {what} of the shapes {expected}, like {student.name!r}. "
                 f"Received: {found}"
+            )
+
+
+def _check_classes(student: keras.Model, loss: Any) -> None:
+    """A loss on classes of a single number is 0 for all outputs."""
+    for tensor in student.outputs if isinstance(loss, str) else ():
+        if len(tensor.shape) < 2 or tensor.shape[-1] == 1:
+            raise ValueError(
+                f"The output {tensor.name!r} of {student.name!r} has the shape {tensor.shape}, "
+                f"which is not of two classes or more: the distillation loss {loss!r} compares "
+                'probabilities of classes. Use loss="l2" or loss="l1". '
+                f"Received: loss={loss!r}"
             )
 
 

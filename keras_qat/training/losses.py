@@ -140,12 +140,14 @@ def sinusoidal_regularization(position: Tensor) -> Tensor:
 def jeffreys_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """`J = mean_b sum_c (y - p) * (log y - log p)`: both Kullback-Leibler divergences, not halved.
 
+    The mean runs over examples and, for outputs such as the pixels of an image, over positions.
+
     `p` and `y` are the softmax of student and teacher. `J` is computed from log-probabilities, so
     it is finite for all finite logits. Backward, with `d = log p - log y`:
     `dJ/dlogits = (p * (d - sum_c p * d) + p - y) / batch`.
 
     Args (of every loss here):
-        student_logits, teacher_logits: `(batch, classes)`; the teacher gets no gradient.
+        student_logits, teacher_logits: `(batch, ..., classes)`; the teacher gets no gradient.
 
     Returns: a scalar, in nats.
 
@@ -219,6 +221,24 @@ def jensen_shannon_divergence(student_logits: Tensor, teacher_logits: Tensor) ->
     return _per_example(0.5 * (from_p + ops.exp(log_y) * (log_y - log_m)))
 
 
+def mean_absolute_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """`mean |s - t|` over all elements, for regression. Backward: `sign(s - t) / elements`.
+
+    >>> float(mean_absolute_difference([1.0, 2.0], [3.0, 2.0]))
+    1.0
+    """
+    return ops.mean(ops.abs(ops.convert_to_tensor(student) - ops.stop_gradient(teacher)))
+
+
+def mean_squared_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """`mean (s - t)**2` over all elements, for regression. Backward: `2 * (s - t) / elements`.
+
+    >>> float(mean_squared_difference([1.0, 2.0], [3.0, 2.0]))
+    2.0
+    """
+    return ops.mean(ops.square(ops.convert_to_tensor(student) - ops.stop_gradient(teacher)))
+
+
 DISTILLATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "jeffreys": jeffreys_divergence,
     "soft_cross_entropy": soft_cross_entropy,
@@ -226,8 +246,13 @@ DISTILLATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "kl": kullback_leibler_divergence,
     "hellinger": hellinger_distance,
     "jensen_shannon": jensen_shannon_divergence,
+    "l1": mean_absolute_difference,
+    "l2": mean_squared_difference,
 }
 """Every loss against a teacher by name; the loss of GDNSQ is "jeffreys"."""
+
+OF_OUTPUTS = (mean_absolute_difference, mean_squared_difference)
+"""The losses that compare outputs as they are. The others read logits of classes."""
 
 
 def get_distillation_loss(
@@ -250,11 +275,13 @@ def get_distillation_loss(
 
 def _log_probabilities(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
     student, teacher = ops.convert_to_tensor(student_logits), ops.convert_to_tensor(teacher_logits)
-    if len(student.shape) != 2 or len(teacher.shape) != 2:
-        raise ValueError(
-            "Logits must have the shape (batch, classes). "
-            f"Received: {tuple(student.shape)} and {tuple(teacher.shape)}"
-        )
+    for logits in (student, teacher):
+        if len(logits.shape) < 2 or logits.shape[-1] == 1:
+            raise ValueError(
+                "Logits must have the shape (batch, ..., classes), with two classes or more. "
+                f"Received: {tuple(student.shape)} and {tuple(teacher.shape)}. For outputs that "
+                'are no classes, use the loss "l2" or "l1".'
+            )
     return ops.log_softmax(student), ops.stop_gradient(ops.log_softmax(teacher))
 
 

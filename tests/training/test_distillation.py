@@ -41,6 +41,36 @@ def test_the_loss_is_the_divergence_from_the_float_original():
     assert training_loss(qmodel) == pytest.approx(float(expected), rel=1e-3)
 
 
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_a_regression_learns_from_outputs_as_they_are(loss):
+    """Its way out of a loss on classes, which would be 0 for every output of one number."""
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(8, activation="relu")(inputs)
+    float_model = keras.Model(inputs, layers.Dense(1, name="value")(hidden))
+    qmodel = keras_qat.quantize(float_model, "lsq", calibration_data=X)
+    with pytest.raises(ValueError, match='loss="l2" or loss="l1"'):
+        qmodel.distill_from()
+    qmodel.distill_from(loss=loss)
+    qmodel.compile("adam", "mse")
+    difference = np.asarray(qmodel(X, training=True)) - np.asarray(float_model(X))
+    expected = np.mean(np.abs(difference) if loss == "l1" else np.square(difference))
+    assert training_loss(qmodel) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_an_image_of_classes_learns_from_every_pixel():
+    inputs = keras.Input((4, 4, 3))
+    float_model = keras.Model(inputs, layers.Conv2D(5, 3, padding="same")(inputs))
+    x = np.random.default_rng(0).normal(size=(8, 4, 4, 3)).astype(np.float32)
+    qmodel = keras_qat.quantize(float_model, "lsq", calibration_data=x)
+    qmodel.distill_from()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    qmodel.compile("adam", loss)
+    outputs = qmodel(x, training=True)
+    found = float(qmodel.compute_loss(x, np.zeros((8, 4, 4)), outputs))
+    pixels = [ops.reshape(each, (-1, 5)) for each in (outputs, float_model(x))]
+    assert found == pytest.approx(float(jeffreys_divergence(*pixels)), rel=1e-5)
+
+
 def test_labels_are_added_as_weighted_and_regularizers_once():
     float_model = dense_network()
     float_model.get_layer("hidden").kernel_regularizer = keras.regularizers.L2(0.01)

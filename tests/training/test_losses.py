@@ -205,6 +205,8 @@ def test_documented_gradients(size):
         "kl": p - y,
         "hellinger": u - p * u.sum(1, keepdims=True),
         "jensen_shannon": projected(log_p - log_m) / 2,
+        "l1": np.sign(logits[0] - logits[1]) / 6,
+        "l2": 2 * (logits[0] - logits[1]) / 6,
     }
     inputs = [z.astype(np.float32) for z in logits]
     for name, loss in DISTILLATION_LOSSES.items():
@@ -213,10 +215,21 @@ def test_documented_gradients(size):
 
 
 def test_wrong_names_and_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"one of \['hellinger', .*Received: 'l2'"):
-        get_distillation_loss("l2")
-    with pytest.raises(ValueError, match=r"shape \(batch, classes\). Received: \(3,\)"):
+    with pytest.raises(ValueError, match=r"one of \['hellinger', .*Received: 'l3'"):
+        get_distillation_loss("l3")
+    with pytest.raises(ValueError, match=r"shape \(batch, ..., classes\).* Received: \(3,\)"):
         jeffreys_divergence([0.0, 0.0, 0.0], [[0.0, 0.0, 0.0]])
+    with pytest.raises(ValueError, match=r'two classes or more.* "l2" or "l1"'):
+        jeffreys_divergence([[0.0]], [[1.0]])
+
+
+@pytest.mark.parametrize("loss", DISTILLATION_LOSSES)
+def test_of_any_rank_it_is_the_mean_over_all_positions(loss):
+    function, rng = get_distillation_loss(loss), np.random.default_rng(3)
+    student, teacher = rng.normal(size=(2, 4, 3, 5, 7)).astype(np.float32)
+    flat = function(student.reshape(-1, 7), teacher.reshape(-1, 7))
+    found = function(student, teacher)
+    np.testing.assert_allclose(float(found), float(flat), rtol=1e-5)  # float32 sums
 
 
 @eager_and_jit
