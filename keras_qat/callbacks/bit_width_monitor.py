@@ -98,7 +98,7 @@ class BitWidthMonitor(keras.callbacks.Callback):
             tensor["max_bits"].append(float(np.max(bits)))
 
     def _forget_from(self, batches: int) -> None:
-        """Drops the records after so many batches, which are done again."""
+        """Drops the records from this number of batches on, which are done again."""
         kept = sum(done < batches for done in self.history["batches"])
         del self.history["batches"][kept:]
         for tensor in self.history["tensors"].values():

@@ -146,7 +146,7 @@ class DiscretizationMonitor(keras.callbacks.Callback):
         return found
 
     def _forget_from(self, batches: int) -> None:
-        """Drops the records after so many batches, which are done again."""
+        """Drops the records from this number of batches on, which are done again."""
         kept = sum(done < batches for done in self.history["batches"])
         for key in ("batches", "replaced_share"):
             del self.history[key][kept:]

@@ -50,7 +50,7 @@ def checked_batches(history: Any, monitor: type[Any], key: str) -> Mapping[str, 
 
 
 def depth_colors(count: int) -> list[Any]:
-    """A color for each of so many tensors, from the input to the output."""
+    """As many colors as asked for, from the input to the output."""
     import matplotlib
 
     return list(matplotlib.colormaps[_COLORMAP](np.linspace(0.0, _BRIGHTEST, count)))

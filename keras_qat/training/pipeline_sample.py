@@ -1,4 +1,4 @@
-"""A sample of what `fit` trains on, in batches, augmentation included."""
+"""A sample of the training data of a `fit`, in batches, augmentation included."""
 
 from __future__ import annotations
 

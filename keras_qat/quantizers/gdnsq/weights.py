@@ -191,7 +191,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return bool(np.any(wide))
 
     def _refit(self, kernel: Tensor, levels: Any) -> None:
-        """Sets every step by the least squared error on so many levels.
+        """Sets every step by the least squared error on a number of levels.
 
         The levels then cover the whole range of the weights, or cut off the outermost weights.
         """
@@ -218,7 +218,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return np.asarray(ops.convert_to_numpy(sum_to_shape(error, log_scale)))
 
     def _middle(self, grid: WeightGrid, levels: Tensor) -> Tensor:
-        """The middle code of a grid with so many levels that keeps the codes of `grid`."""
+        """The middle code of a grid that keeps the codes of `grid` and has this number of levels."""
         steps = levels - 1.0
         added = ops.maximum(steps - grid.steps, 0.0)
         return ops.clip(grid.lowest + grid.steps + added % 2.0, -steps, steps)
@@ -255,7 +255,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return self._finest_with(kernel, self._steps(bits))
 
     def _finest_with(self, kernel: Tensor, steps: Any) -> Any:
-        """The finest steps in the table of which at most `steps` cover the range of a channel."""
+        """The finest steps in the table. At most `steps` of them cover the range of a channel."""
         kernel = ops.convert_to_tensor(kernel, "float32")
         low, high = self._range(kernel) if self.deployable else _extremes(kernel, self.log_scale)
         extent = ops.convert_to_numpy(ops.reshape(high - low, self.log_scale.shape))
