@@ -15,7 +15,13 @@ from keras import ops
 
 from keras_qat.conversion.exact_inference import connect
 from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
-from keras_qat.conversion.to_integer import placed_codes, quantized_tensors, raw_inputs, to_integer
+from keras_qat.conversion.to_integer import (
+    placed_codes,
+    quantized_tensors,
+    raw_inputs,
+    raw_outputs,
+    to_integer,
+)
 from keras_qat.file_format import stamped, unstamped
 from keras_qat.integer import IntegerGraph
 from keras_qat.keras_graph import (
@@ -370,13 +376,14 @@ class QuantizedModel(keras.Model):
 
         Returns:
             int8 arrays by tensor name of the integer graph: every input, and every tensor that
-            a quantizer yields. Inputs that only layers in float read are returned as they are.
+            a quantizer yields. Inputs that only layers in float read, and outputs that they yield,
+            are returned as they are.
 
         Raises:
             ValueError: inputs that hold NaN.
         """
         check_inputs(self, self._nan_keeper, x)
-        sites, raw = quantized_tensors(self), raw_inputs(self)
+        sites, raw = quantized_tensors(self), raw_inputs(self) | raw_outputs(self)
         if self not in _PROBES:
             outputs = {name: site.tensor for name, site in sites.items()}
             outputs |= {name: each.tensor for name, each in raw.items()}

@@ -49,6 +49,13 @@ class PendingFloat(Pending):
         return None
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
+        return self._part(builder, name, ops.FloatPart)
+
+    def result(self, builder: GraphBuilder, name: str) -> ops.IntegerOp:
+        """The op that writes tensor `name` in float32, on no grid."""
+        return self._part(builder, name, ops.FloatResult)
+
+    def _part(self, builder: GraphBuilder, name: str, kind: type[ops.FloatPart]) -> ops.FloatPart:
         tensors = [builder.tensor(source) for source in self.sources]
         signature = [(each.shape, "float32" if each.on_grid else each.dtype) for each in tensors]
         weights = {
@@ -56,7 +63,7 @@ class PendingFloat(Pending):
             for layer in (call.operation for call in self.calls)
             if isinstance(layer, HoldsFloatWeights)
         }
-        return ops.FloatPart(
+        return kind(
             self.sources,
             name,
             file=np.frombuffer(_converted(self, signature, weights), np.uint8),
