@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
+from keras_qat.integer.graph import NO_GRID
 from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
 from tflite_export.file.writer import write_model
 
@@ -94,3 +95,15 @@ def difference_graph(
     x = builder.add(part, output)
     x = builder.add(ops.MaxPool2D((x,), "pool", (2, 2), (1, 1)), output)
     return builder.build((x,))
+
+
+def result_graph(
+    left: QuantParams, right: QuantParams, shape: tuple[int, ...] = (1, 3, 3, 2)
+) -> IntegerGraph:
+    """`2 * left - right`, an output in float32."""
+    builder = GraphBuilder()
+    names = builder.add_input("left", shape, left), builder.add_input("right", shape, right)
+    file = weighted_difference(2.0, shape)
+    part = ops.FloatResult(names, "part", file, layers=("mine", "yours"), target_shape=shape[1:])
+    builder.add(part, NO_GRID)
+    return builder.build(("part",))
