@@ -98,16 +98,16 @@ def prepare(
     graph = as_graph(model, calibration_data)
     check_graph(graph)
     named = LayerConfigs(config, overrides)
-    reasons = layer_problems(graph, named)
+    reasons, whole = layer_problems(graph, named)
     if not unsupported:
         refuse(graph.name, reasons.values())
 
     def left_in_float(name: str) -> bool:
-        return name in reasons or named.is_left_in_float(name)
+        return name in reasons or name in whole or named.is_left_in_float(name)
 
     plain = to_layers(graph, left_in_float)
     # The layers that replace raw operations need rules too.
-    reasons |= layer_problems(plain, named, checked={layer.name for layer in graph.layers})
+    reasons |= layer_problems(plain, named, checked={layer.name for layer in graph.layers})[0]
     if not unsupported:
         refuse(graph.name, reasons.values())
     needs_data = not unsupported or calibration_data is not None

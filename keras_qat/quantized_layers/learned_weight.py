@@ -12,7 +12,7 @@ from keras_qat.tensors import Tensor
 
 
 def learned_weight(name: str, quantizer: WeightQuantizer, kernel: Tensor) -> FloatWeight:
-    """The learned integers of a kernel, on their grid.
+    """The learned integers of a kernel, on their grid, with the output channels first.
 
     Args:
         name: the name of the kernel.
@@ -22,8 +22,8 @@ def learned_weight(name: str, quantizer: WeightQuantizer, kernel: Tensor) -> Flo
     Raises:
         LoweringError: no file can hold the codes learned so far.
     """
-    codes = quantizer.deployed_codes(kernel, name).astype(np.int8)
+    codes = np.moveaxis(quantizer.deployed_codes(kernel, name), -1, 0).astype(np.int8)
     scale = np.asarray(ops.convert_to_numpy(quantizer.scale), np.float32)
-    axis = codes.ndim - 1 if scale.ndim else None
+    axis = 0 if scale.ndim else None
     bits = quantizer.learned_bits(kernel)
     return FloatWeight(name, QuantizedArray(codes, QuantParams(scale, axis=axis)), bits)
