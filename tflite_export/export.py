@@ -90,7 +90,8 @@ def export(
             it, because they have no clear winner.
         max_output_error: largest mean error of an output of one channel, as a share of its range;
             of an output on no grid, as a share of its largest value. The default is 1/128 for
-            `"litert"` and 1/16 for `"tflm"`. Random samples are not held to it.
+            `"litert"` and 1/16 for `"tflm"`. Random samples are held to it for outputs on no grid
+            alone.
         verbose: print the report.
 
     Returns:

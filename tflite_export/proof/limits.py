@@ -39,7 +39,7 @@ def check_limits(comparison: ModelComparison, limits: Limits, answers: bool) -> 
         comparison: the comparison of the exported network with the trained model.
         limits: the limits.
         answers: whether the examples are real, so that outputs are answers. Random examples have no
-            clear winner, so their outputs are not checked.
+            clear winner, so their outputs are not checked, unless they are on no grid.
     """
     worst = max(comparison.tensors, key=lambda tensor: tensor.rate, default=None)
     where = f"; worst is {worst.name!r} with {worst.rate:.2%}" if worst else ""
@@ -61,7 +61,7 @@ def check_limits(comparison: ModelComparison, limits: Limits, answers: bool) -> 
         )
     for error in comparison.output_errors if answers else ():
         _check_output(error, limits.max_output_error, f"{comparison.profile!r}{where}")
-    for found in comparison.float_outputs if answers else ():
+    for found in comparison.float_outputs:
         if not found.mean_relative <= limits.max_output_error:
             raise ExportError(
                 f"max_output_error={limits.max_output_error:.3g} is exceeded: "
