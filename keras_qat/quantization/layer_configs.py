@@ -1,4 +1,4 @@
-"""The config of each layer: the model's, or that of an override."""
+"""The config of each layer: the model's config, or the config of an override."""
 
 from __future__ import annotations
 

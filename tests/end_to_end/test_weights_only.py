@@ -17,8 +17,8 @@ from tflite_export.file.writer import read_model, write_model
 layers = keras.layers
 W1A32 = keras_qat.LSQConfig(weight_bits=1, activation_bits=None)
 CLOSE = 2.0**-16
-"""Of the largest output: float32 sums of up to 100 products in another order, in a few layers, differ
-by about 2**-20 of their size (`tflite_export.proof.float_difference`). A wrong code is 2**-8."""
+"""Of the largest output: float32 sums of up to 100 products in another order, in a few layers,
+differ by about 2**-20 of their size (`tflite_export.proof.float_difference`)."""
 
 
 def network():
@@ -132,7 +132,8 @@ def test_the_plan_says_what_is_in_float(qmodel):
     plan = keras_qat.plan(network(), W1A32, calibration_data=images(32))
     assert plan == qmodel.plan
     text = str(plan)
-    assert "float32" in text
+    assert "LiteRT alone" not in text.partition("All layers compute in float32")[0]
+    assert text.endswith("All layers compute in float32, for LiteRT alone.")
     assert "the runtimes' own" not in text  # no grid of a softmax
     conv = next(layer for layer in plan.layers if layer.name == "conv")
     assert (conv.weight_bits, conv.float_bytes, conv.litert_bytes) == (1, 4 * 576, 576)

@@ -1,4 +1,4 @@
-"""`activation_bits=None` in a config or in an override: what is planned, and between which grids."""
+"""`activation_bits=None` in a config or in an override: what is planned, between which grids."""
 
 import keras
 import numpy as np
@@ -49,7 +49,7 @@ def ops_of(qmodel):
 
 
 def test_one_layer_computes_in_float_with_its_weights_on_a_grid():
-    """Between a grid of the config's `add_bits` and one of its `input_bits`, as a layer in float."""
+    """Between a grid of the config's `add_bits` and one of its `input_bits`, as without weights."""
     config = keras_qat.LSQConfig(weight_bits=4, activation_bits=4, add_bits=7)
     qmodel = quantized(config, {"middle": W1A32})
     assert grid_bits(qmodel) == {
@@ -227,7 +227,7 @@ def test_weights_without_a_rule_are_refused_and_may_stay_in_float():
 def test_a_constant_matrix_may_be_a_kernel():
     inputs = keras.Input((6,), name="numbers")
     x = keras.ops.matmul(layers.Dense(4, name="dense")(inputs), np.ones((4, 2), np.float32))
-    with pytest.raises(keras_qat.UnsupportedLayerError, match="'matmul.*this raw operation"):
+    with pytest.raises(keras_qat.UnsupportedLayerError, match=r"'matmul.*this raw operation"):
         quantized(W1A32, model=keras.Model(inputs, x))
 
 

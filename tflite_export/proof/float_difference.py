@@ -16,7 +16,7 @@ FLOAT_TOLERANCE = 2.0**-12
 A float32 number has 24 bits. A sum of n products in another order differs by about `2**-24 *
 sqrt(n / 2)` of its size, some 5 bits for the thousands of products in a wide convolution. Layers
 behind it may enlarge that, and as many bits again are left to them. What differs by more is
-another network. On x86-64, networks of up to 20 layers differed by less than `2**-19`.
+another network. On x86-64, ResNet-8 and ResNet-20 differed by less than `2**-18`.
 """
 
 
