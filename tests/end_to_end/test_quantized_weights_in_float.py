@@ -1,7 +1,5 @@
 """Layers without an integer form: they train with quantized weights, whose integers ship."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from keras_qat.quantizers.initial_scale import least_error_weight_scale
 from keras_qat.training.code_regularization import code_regularization
 from tests.models import randomize
 from tests.seams import op_differences
-from tflite_export.file.file_model import FileOperator, FileTensor
+from tests.tflite_export.float_networks import times_one
 from tflite_export.file.writer import read_model, write_model
 
 pytestmark = pytest.mark.slow_beyond(1)
@@ -129,28 +127,6 @@ def test_the_file_holds_the_learned_integers(qmodel, exported):
         codes = keras.ops.convert_to_numpy(kernel.weight_quantizer.codes(latent))
         np.testing.assert_array_equal(stored.data, as_stored(name, codes, stored.shape))
         np.testing.assert_array_equal(stored.scale, kernel.weight_quantizer.scale)
-
-
-def times_one(file, names):
-    """The file with these tensors, multiplied by one, as its outputs.
-
-    XNNPACK dequantizes constants as it starts; where such a tensor is itself an output, it is
-    never written.
-    """
-    one = FileTensor("one", (1,), "float32", data=np.float32([1]))
-    seen = {name: dataclasses.replace(file.tensors[name], name=f"{name}/seen") for name in names}
-    options = {"fusedActivationFunction": "NONE"}
-    products = [
-        FileOperator("MUL", 1, (name, "one"), (tensor.name,), "MulOptions", options)
-        for name, tensor in seen.items()
-    ]
-    tensors = {tensor.name: tensor for tensor in (one, *seen.values())}
-    return dataclasses.replace(
-        file,
-        tensors={**file.tensors, **tensors},
-        operators=(*file.operators, *products),
-        outputs={tensor.name: tensor.name for tensor in seen.values()},
-    )
 
 
 @pytest.mark.parametrize("resolver", [OpResolverType.BUILTIN_REF, OpResolverType.AUTO])

@@ -10,8 +10,8 @@ import tflite_export
 from keras_qat.callbacks import CapacityMonitor, GDNSQSchedule, PEGESchedule
 from keras_qat.integer import load_graph, ops, save_graph
 from keras_qat.quantized_layers import quantized_kernels
-from tests.end_to_end.test_quantized_weights_in_float import times_one
 from tests.models import dense_network, images, points, randomize, residual_network
+from tests.tflite_export.float_networks import times_one
 from tflite_export.file.writer import read_model, write_model
 
 layers = keras.layers

@@ -1,5 +1,7 @@
 """Small float32 files and graphs with them, without a converter."""
 
+import dataclasses
+
 import numpy as np
 
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
@@ -107,3 +109,25 @@ def result_graph(
     part = ops.FloatResult(names, "part", file, layers=("mine", "yours"), target_shape=shape[1:])
     builder.add(part, NO_GRID)
     return builder.build(("part",))
+
+
+def times_one(file, names):
+    """The file with these tensors, multiplied by one, as its outputs.
+
+    XNNPACK dequantizes constants as it starts; where such a tensor is itself an output, it is
+    never written.
+    """
+    one = FileTensor("one", (1,), "float32", data=np.float32([1]))
+    seen = {name: dataclasses.replace(file.tensors[name], name=f"{name}/seen") for name in names}
+    options = {"fusedActivationFunction": "NONE"}
+    products = [
+        FileOperator("MUL", 1, (name, "one"), (tensor.name,), "MulOptions", options)
+        for name, tensor in seen.items()
+    ]
+    tensors = {tensor.name: tensor for tensor in (one, *seen.values())}
+    return dataclasses.replace(
+        file,
+        tensors={**file.tensors, **tensors},
+        operators=(*file.operators, *products),
+        outputs={tensor.name: tensor.name for tensor in seen.values()},
+    )
