@@ -36,7 +36,10 @@ class QuantizationConfig(abc.ABC):
 
     Args:
         weight_bits: bits of a weight, 1 to 8. With 1 bit, weights are {-1, +1} times the scale.
-        activation_bits: bits of an activation, 1 to 8.
+        activation_bits: bits of an activation, 1 to 8; or `None`: only weights are on grids. No
+            activation, no input, no tensor at an Add and no output of the model is rounded then,
+            so `input_bits` and `add_bits` have no effect, and `first_and_last_bits` is for weights
+            alone. Such a model exports for LiteRT only, and computes there in float32.
         per_channel: one weight scale for each output channel, else one for each layer.
         first_and_last_bits: bits of the weights of the first and the last weight layers, and of
             the model's outputs.
@@ -63,7 +66,7 @@ class QuantizationConfig(abc.ABC):
     """
 
     weight_bits: int = 8
-    activation_bits: int = 8
+    activation_bits: int | None = 8
     per_channel: bool = True
     first_and_last_bits: int = 8
     input_bits: int = 8
@@ -91,6 +94,8 @@ class QuantizationConfig(abc.ABC):
         for field in dataclasses.fields(QuantizationConfig):
             if field.name.endswith("_bits"):
                 bits = getattr(self, field.name)
+                if bits is None and field.name == "activation_bits":
+                    continue
                 check_bits(bits, field.name)
                 object.__setattr__(self, field.name, int(bits))  # JSON has no NumPy integers
 
@@ -129,6 +134,15 @@ class QuantizationConfig(abc.ABC):
         pulls = getattr(estimator, "name", estimator) == "pege"
         spared = pulls and bits == 1 and not self.pull_at_one_bit
         return estimators.get("ste") if spared else estimator
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether activations are on grids; if not, layers compute in float32.
+
+        >>> LSQConfig(weight_bits=1, activation_bits=None).rounds_activations
+        False
+        """
+        return self.activation_bits is not None
 
     @abc.abstractmethod
     def weight_quantizer(self, bits: int) -> WeightQuantizer:

@@ -203,6 +203,16 @@ def exclude_from_weight_decay(optimizer: Any, variables: Sequence[Any]) -> None:
     inner._exclude_from_weight_decay_cache = {}
 
 
+def build_optimizer(model: Any) -> None:
+    """Builds the optimizer of a compiled model early: else TensorFlow traces a step with its
+    variables in a branch of the graph, and then a second time without them.
+    """
+    deferred = keras.backend.backend() == "tensorflow" and model.compiled
+    if deferred and model.optimizer is not None and not model.optimizer.built:
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+
+
 def learning_rate_of(optimizer: Any) -> Any:
     """The optimizer's learning rate: a variable, or the user's schedule."""
     return inner_optimizer(optimizer)._learning_rate

@@ -15,10 +15,17 @@ from keras import ops
 
 from keras_qat.conversion.exact_inference import connect
 from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
-from keras_qat.conversion.to_integer import placed_codes, quantized_tensors, raw_inputs, to_integer
+from keras_qat.conversion.to_integer import (
+    placed_codes,
+    quantized_tensors,
+    raw_inputs,
+    raw_outputs,
+    to_integer,
+)
 from keras_qat.file_format import stamped, unstamped
 from keras_qat.integer import IntegerGraph
 from keras_qat.keras_graph import (
+    build_optimizer,
     exclude_from_weight_decay,
     flat_inputs,
     outer_layer,
@@ -210,7 +217,7 @@ class QuantizedModel(keras.Model):
         """
         arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         warn_before_fit(self, arguments)
-        self._build_optimizer()
+        build_optimizer(self)
         reestimation = add_reestimation(self, arguments, reestimate)
         history = super().fit(**arguments)
         if reestimation is not None:
@@ -275,15 +282,6 @@ class QuantizedModel(keras.Model):
             stacklevel=2,
         )
         return super().export(*args, **kwargs)
-
-    def _build_optimizer(self) -> None:
-        """Builds the optimizer early: else TensorFlow traces a step with its variables in a branch
-        of the graph, and then a second time without them.
-        """
-        deferred = keras.backend.backend() == "tensorflow" and self.compiled
-        if deferred and self.optimizer is not None and not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
 
     def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Loads weights like any Keras model, also from files with old names of quantizers."""
@@ -383,13 +381,14 @@ class QuantizedModel(keras.Model):
 
         Returns:
             int8 arrays by tensor name of the integer graph: every input, and every tensor that
-            a quantizer yields. Inputs that only layers in float read are returned as they are.
+            a quantizer yields. Inputs that only layers in float read, and outputs that they yield,
+            are returned as they are.
 
         Raises:
             ValueError: inputs that hold NaN.
         """
         check_inputs(self, self._nan_keeper, x)
-        sites, raw = quantized_tensors(self), raw_inputs(self)
+        sites, raw = quantized_tensors(self), raw_inputs(self) | raw_outputs(self)
         if self not in _PROBES:
             outputs = {name: site.tensor for name, site in sites.items()}
             outputs |= {name: each.tensor for name, each in raw.items()}

@@ -16,9 +16,19 @@ WIDTHS = [f.name for f in dataclasses.fields(QuantizationConfig) if f.name.endsw
 @pytest.mark.parametrize("bits", [0, 9, -1, 2.5, 4.0, True, "4", None])
 @pytest.mark.parametrize("field", WIDTHS)
 def test_a_width_that_is_not_a_whole_number_from_1_to_8_is_refused(field, bits):
+    if (field, bits) == ("activation_bits", None):
+        return  # the next test
     with pytest.raises(ValueError, match=f"{field} must be a whole number from 1 to 8") as error:
         keras_qat.LSQConfig(**{field: bits})
     assert f"Received: {bits!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("config_type", CONFIGS.values())
+def test_no_activation_bits_leave_activations_in_float(config_type):
+    config = config_type(weight_bits=1, activation_bits=None)
+    assert not config.rounds_activations
+    assert config_type().rounds_activations
+    assert get(keras.saving.serialize_keras_object(config)) == config
 
 
 def test_numpy_integers_are_whole_numbers_too():

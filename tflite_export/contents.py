@@ -79,7 +79,7 @@ class FloatWeightReport:
 
 @dataclasses.dataclass(frozen=True)
 class FloatPartReport:
-    """Layers that the file computes in float32, between a DEQUANTIZE and a QUANTIZE.
+    """Layers that the file computes in float32: from a grid or an input, to a grid or an output.
 
     Attributes:
         name: the output tensor.
@@ -87,6 +87,7 @@ class FloatPartReport:
         operators: number of operators, without QUANTIZE and DEQUANTIZE.
         stored_bytes: bytes of the constants, quantized kernels included.
         weights: the quantized kernels.
+        dtype: dtype of the output tensor: `"int8"`, or `"float32"` if it is on no grid.
     """
 
     name: str
@@ -94,6 +95,7 @@ class FloatPartReport:
     operators: int
     stored_bytes: int
     weights: tuple[FloatWeightReport, ...] = ()
+    dtype: str = "int8"
 
 
 def report_operators(file: FileModel) -> tuple[OpReport, ...]:
@@ -114,6 +116,8 @@ def report_float_parts(stored: StoredGraph, file: FileModel) -> tuple[FloatPartR
 
 def _report_float_part(op: ops.FloatPart, file: FileModel) -> FloatPartReport:
     names = [name for name in file.tensors if name.startswith(inside(op))]
+    if op.output_dtype == "float32":
+        names.append(op.output)
     own = [each for each in file.operators if each.code != "DEQUANTIZE"]
     written = {name for each in own for name in each.outputs}
     constants = [name for name in names if file.tensors[name].data is not None]
@@ -123,14 +127,16 @@ def _report_float_part(op: ops.FloatPart, file: FileModel) -> FloatPartReport:
         operators=len(written.intersection(names)),
         stored_bytes=sum(stored_bytes(file, name) for name in constants),
         weights=tuple(_report_float_weights(op, file)),
+        dtype=op.output_dtype,
     )
 
 
 def _report_float_weights(op: ops.FloatPart, file: FileModel) -> Iterator[FloatWeightReport]:
     for weight in op.weights:
-        name, shape = weight_tensor(op, weight), weight.array.values.shape
-        if name in file.tensors:
-            yield FloatWeightReport(weight.name, shape, weight.bits, stored_bytes(file, name))
+        stored = file.tensors.get(weight_tensor(op, weight))
+        if stored is not None:
+            size = stored_bytes(file, stored.name)
+            yield FloatWeightReport(weight.name, stored.shape, weight.bits, size)
 
 
 def report_weights(

@@ -69,7 +69,8 @@ def export(
         path: where to write; ends in `.tflite`. An existing file is replaced only on success.
         target: `"litert"` or `"tflm"`.
         io_dtype: `"int8"`, or `"float32"` to put a QUANTIZE behind every input and a DEQUANTIZE
-            before every output.
+            before every output. An input or an output on no grid, as with `activation_bits=None`,
+            is float32 in both.
         weight_storage: how a file for `"tflm"` stores weights. `"int4"` holds weights of up to
             4 bits, two to a byte. `"lut"` holds weights of up to 7 bits, as packed indices into a
             table for each channel. Where the weights do not fit, both fall back to `"int8"`.
@@ -87,9 +88,10 @@ def export(
         min_argmax_agreement: smallest share of samples whose largest channel is the same. The
             default is 0.99 for `"litert"` and 0.9 for `"tflm"`. Random samples are not held to
             it, because they have no clear winner.
-        max_output_error: largest mean error of an output of one channel, as a share of its range.
-            The default is 1/128 for `"litert"` and 1/16 for `"tflm"`. Random samples are not held
-            to it.
+        max_output_error: largest mean error of an output of one channel, as a share of its range;
+            of an output on no grid, as a share of its largest value. The default is 1/128 for
+            `"litert"` and 1/16 for `"tflm"`. Random samples are held to it for outputs on no grid
+            alone.
         verbose: print the report.
 
     Returns:
@@ -203,10 +205,11 @@ def prepare(
             max_output_error=max_output_error,
         )
         check_limits(comparison, limits, answers=samples is not None)
+    ends = [graph.tensors[name] for name in (*graph.inputs, *graph.outputs)]
     report = Report(
         path=path,
         target=chosen.name,
-        io_dtype=dtype,
+        io_dtype=dtype if any(end.on_grid for end in ends) else "float32",
         file_bytes=len(data),
         operators=report_operators(file),
         weights=weights,

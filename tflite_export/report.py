@@ -77,22 +77,7 @@ class Report:
                 [(o.code, o.version, o.name, o.dtype, _times(o.shape)) for o in self.operators],
             ),
             "",
-            *text_table(
-                ("weights of", "shape", "bits", "storage", "bytes", "headroom", "predicted flips"),
-                [
-                    (
-                        weight.name,
-                        _times(weight.shape),
-                        weight.bits,
-                        weight.storage,
-                        weight.stored_bytes,
-                        "{}..{}".format(*weight.headroom),
-                        f"{weight.predicted_flip_rate:.1e}",
-                    )
-                    for weight in self.weights
-                ],
-            ),
-            "",
+            *self._render_weights(),
             *map(_render_float_part, self.float_parts),
             *self._render_verifications(),
             *self._render_comparison(),
@@ -100,15 +85,28 @@ class Report:
         ]
         return "\n".join(lines)
 
+    def _render_weights(self) -> list[str]:
+        if not self.weights:
+            return []
+        rows = [
+            (
+                weight.name,
+                _times(weight.shape),
+                weight.bits,
+                weight.storage,
+                weight.stored_bytes,
+                "{}..{}".format(*weight.headroom),
+                f"{weight.predicted_flip_rate:.1e}",
+            )
+            for weight in self.weights
+        ]
+        head = ("weights of", "shape", "bits", "storage", "bytes", "headroom", "predicted flips")
+        return [*text_table(head, rows), ""]
+
     def _render_verifications(self) -> list[str]:
         if not self.verifications:
             return ["Not verified: verify=False."]
-        return [
-            f"{result.runtime}: {result.differing} of {result.elements:,} elements of "
-            f"{len(result.tensors)} tensors differ from the integer graph "
-            f"({result.samples} samples)."
-            for result in self.verifications
-        ]
+        return [line for result in self.verifications for line in _render_verification(result)]
 
     def _render_comparison(self) -> list[str]:
         comparison = self.comparison
@@ -120,11 +118,16 @@ class Report:
         ]
         agreement = comparison.argmax_agreement
         argmax = "" if agreement is None else f", argmax agreement {agreement:.2%}"
+        ran = f"{argmax} ({comparison.samples} samples, rounding of {comparison.profile})."
+        floats = [f"{found.from_('the model')}{ran}" for found in comparison.float_outputs]
+        flips = [
+            *text_table(("against the model", "flips", "elements", "rate", "max LSB"), rows),
+            f"Flip rate {comparison.flip_rate:.2e}, at most {comparison.max_difference:g} LSB{ran}",
+        ]
         return [
             "",
-            *text_table(("against the model", "flips", "elements", "rate", "max LSB"), rows),
-            f"Flip rate {comparison.flip_rate:.2e}, at most {comparison.max_difference:g} LSB"
-            f"{argmax} ({comparison.samples} samples, rounding of {comparison.profile}).",
+            *(flips if rows or not floats else ()),
+            *(f"Output: {line}" for line in floats),
             *(
                 f"Output {error.name!r} has one channel, judged by its steps: mean error "
                 f"{error.mean_steps:.2f} steps, at most {error.max_steps:g}, on a grid of "
@@ -132,6 +135,19 @@ class Report:
                 for error in comparison.output_errors
             ),
         ]
+
+
+def _render_verification(result: RuntimeVerification) -> list[str]:
+    integers = (
+        f"{result.runtime}: {result.differing} of {result.elements:,} elements of "
+        f"{len(result.tensors)} tensors differ from the integer graph "
+        f"({result.samples} samples)."
+    )
+    floats = [
+        f"{result.runtime}: {found.from_('the graph')} ({result.samples} samples)."
+        for found in result.float_tensors
+    ]
+    return [*([integers] if result.tensors or not floats else []), *floats]
 
 
 def _render_float_part(part: FloatPartReport) -> str:
@@ -143,7 +159,7 @@ def _render_float_part(part: FloatPartReport) -> str:
     quantized = f" Quantized weights: {'; '.join(kernels)}." if part.weights else ""
     return (
         f"In float32: {', '.join(part.layers)} ({part.operators} operators, "
-        f"{part.stored_bytes:,} bytes of constants), from int8 to int8 tensor {part.name}."
+        f"{part.stored_bytes:,} bytes of constants), to {part.dtype} tensor {part.name}."
         f"{quantized}"
     )
 

@@ -8,8 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_qat.conversion.float_ends import float_ends
 from keras_qat.errors import LoweringError
-from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams
+from keras_qat.integer import GraphBuilder, IntegerGraph
+from keras_qat.integer.graph import NO_GRID
 from keras_qat.integer.reshapes import without_needless_reshapes
 from keras_qat.keras_graph import GraphNode, consumers, input_keys, nodes, replay
 from keras_qat.layer_rules.rule import Output
@@ -28,7 +30,7 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     A tensor has the name of the layer that yields it (`"conv_1"` for the second call of a shared
     layer `"conv"`). An input has the name by which the model is fed: its key, if the model was
     built on a dict of inputs, else the name of its input layer. A sequence may be an image of one
-    row.
+    row. An output that is in float, as with `activation_bits=None`, is a float32 tensor.
 
     Raises:
         LoweringError: a part of the model has no exact integer form, or holds NaN or infinity.
@@ -37,7 +39,7 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     lowering = _Lowering(model)
     inputs = [lowering.start(tensor) for tensor in model.inputs]
     outputs = replay(model, inputs, lowering.call)
-    graph = lowering.builder.build([integer_operand(value, model.name) for value in outputs])
+    graph = lowering.builder.build([lowering.output(value, model.name) for value in outputs])
     order = input_keys(model)  # the builder has added the inputs in another order
     graph = dataclasses.replace(graph, inputs=tuple(sorted(graph.inputs, key=order.index)))
     return without_needless_reshapes(graph)
@@ -60,6 +62,7 @@ class _Lowering:
         self._names = tensor_names(model)
         self._consumers = consumers(model)
         self._raw_inputs = raw_inputs(model)
+        self._float_ends = float_ends(model, (raw.tensor for raw in self._raw_inputs.values()))
 
     def start(self, tensor: Any) -> GraphInput | PendingFloat:
         """The value of a model input: on no grid, if a layer in float reads it as it is."""
@@ -67,9 +70,14 @@ class _Lowering:
         shape = _shape(tensor, name)
         if name not in self._raw_inputs:
             return GraphInput(name, shape)
-        no_grid = QuantParams(np.array(1.0, np.float32))
-        self.builder.add_input(name, shape, no_grid, self._raw_inputs[name].dtype)
+        self.builder.add_input(name, shape, NO_GRID, self._raw_inputs[name].dtype)
         return PendingFloat((name,), places=(tensor,), tensor=tensor)
+
+    def output(self, value: Any, model_name: str) -> str:
+        """The name of the tensor that holds an output of the model."""
+        if isinstance(value, PendingFloat) and not value.calls:
+            return value.sources[0]
+        return integer_operand(value, model_name)
 
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer = node.operation
@@ -83,15 +91,14 @@ class _Lowering:
             source = integer_operand(operands[0], layer.name)
             (tensor,) = node.outputs
             return PendingFloat((source,), places=(tensor,), tensor=tensor)
-        if isinstance(layer, QuantizeWrapper):
-            tensor = integer_operand(operands[0], layer.name)
-            return layer.lower(tensor, int(node.option("source", 0)))
         found = keras.tree.flatten((args, kwargs))
         in_float = [value for value in found if isinstance(value, PendingFloat)]
         if in_float:
-            for tensor in node.outputs:
-                _shape(tensor, name)
-            return call_in_float(node, in_float)
+            values = list(map(self._ended, call_in_float(node, in_float)))
+            return values if len(values) > 1 else values[0]
+        if isinstance(layer, QuantizeWrapper):
+            tensor = integer_operand(operands[0], layer.name)
+            return layer.lower(tensor, int(node.option("source", 0)))
         rule = rule_or_float(node)
         if rule.lower is None:
             raise LoweringError(
@@ -103,6 +110,15 @@ class _Lowering:
             self._check_rounded(node)
         shape = _shape(node.outputs[0], name)[1:]
         return rule.lower(layer, operands, LoweringContext(self.builder, name, shape))
+
+    def _ended(self, value: PendingFloat) -> PendingFloat:
+        """What layers in float yield: the end of a part, or a tensor that its next layers read."""
+        name = self._names[id(value.tensor)]
+        _shape(value.tensor, name)
+        if id(value.tensor) not in self._float_ends:
+            return value
+        self.builder.add(value.result(self.builder, name), NO_GRID)
+        return PendingFloat((name,), places=(value.tensor,), tensor=value.tensor)
 
     def _check_rounded(self, node: GraphNode) -> None:
         """The integer op rounds to the grid of its input, so the model must round there as well."""
@@ -151,14 +167,14 @@ def tensor_names(model: keras.Model) -> dict[int, str]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RawInput:
-    """A model input that no quantizer reads, and its dtype in the integer graph."""
+class RawTensor:
+    """An input or an output of a model that is on no grid, and its dtype in the integer graph."""
 
     tensor: Any
     dtype: str
 
 
-def raw_inputs(model: keras.Model) -> dict[str, RawInput]:
+def raw_inputs(model: keras.Model) -> dict[str, RawTensor]:
     """Every model input that only layers in float read, by its name in the integer graph."""
     readers = consumers(model)
     found = {}
@@ -166,8 +182,19 @@ def raw_inputs(model: keras.Model) -> dict[str, RawInput]:
         layers = [node.operation for node in readers.get(id(tensor), []) if node is not None]
         if layers and not any(isinstance(layer, Quantizer) for layer in layers):
             dtype = "float32" if keras.backend.is_float_dtype(tensor.dtype) else "int32"
-            found[key] = RawInput(tensor, dtype)
+            found[key] = RawTensor(tensor, dtype)
     return found
+
+
+def raw_outputs(model: keras.Model) -> dict[str, RawTensor]:
+    """Every model output that layers in float yield, by its name in the integer graph."""
+    ends = float_ends(model, (raw.tensor for raw in raw_inputs(model).values()))
+    names = tensor_names(model)
+    return {
+        names[id(tensor)]: RawTensor(tensor, "float32")
+        for tensor in model.outputs
+        if id(tensor) in ends
+    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,7 +19,8 @@ class IntegerTensor:
 
     Attributes:
         dtype: `"int8"`. An input that only layers in float read has no grid: its dtype is
-            `"float32"` or `"int32"`, and its `qparams` mean nothing.
+            `"float32"` or `"int32"`, and its `qparams` mean nothing. Nor has the output of a
+            `FloatResult`, whose dtype is `"float32"`.
     """
 
     name: str
@@ -40,6 +41,10 @@ class IntegerTensor:
     def dequantize(self, held: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The real numbers that the values of this tensor stand for."""
         return self.qparams.dequantize(held) if self.on_grid else held
+
+
+NO_GRID = QuantParams(np.array(1.0, np.float32))
+"""What stands for the grid of a tensor that has none."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,10 +121,15 @@ class IntegerGraph:
         return dataclasses.replace(self, tensors=tensors, ops=changed).validate()
 
     def _check_grids(self, op: IntegerOp) -> None:
-        off = [name for name in (*op.inputs, op.output) if not self.tensors[name].on_grid]
-        if off and (op.output in off or not isinstance(op, FloatPart)):
+        off = [name for name in op.inputs if not self.tensors[name].on_grid]
+        if off and not isinstance(op, FloatPart):
             raise ValueError(
                 f"Op {op.output!r} ({type(op).__name__}) needs int8 tensors. Received: {off}"
+            )
+        if self.tensors[op.output].dtype != op.output_dtype:
+            raise ValueError(
+                f"Op {op.output!r} ({type(op).__name__}) yields {op.output_dtype}. Received: a "
+                f"tensor of {self.tensors[op.output].dtype}"
             )
 
     def _check_shape(self, op: IntegerOp) -> None:
@@ -161,9 +171,12 @@ class GraphBuilder:
         return name
 
     def add(self, op: IntegerOp, qparams: QuantParams) -> str:
-        """Appends an op whose output is on the grid `qparams`, and returns the output's name."""
+        """Appends an op whose output is on the grid `qparams`, and returns the output's name.
+
+        The output of a `FloatResult` is on no grid: its `qparams` mean nothing.
+        """
         shape = op.output_shape([self._tensors[name].shape for name in op.inputs])
-        self._tensors[op.output] = IntegerTensor(op.output, shape, qparams)
+        self._tensors[op.output] = IntegerTensor(op.output, shape, qparams, op.output_dtype)
         self._ops.append(op)
         return op.output
 

@@ -35,7 +35,7 @@ def run(
         given: values by tensor name, which ops read instead of the computed ones.
 
     Returns:
-        int8 arrays by tensor name.
+        int8 arrays by tensor name; float32 for a tensor that is on no grid.
 
     Raises:
         ValueError: inputs that are missing, unknown, of a wrong shape or not int8; or an unknown

@@ -24,10 +24,10 @@ class HoldsFloatWeights(Protocol):
     """A layer in float whose kernels are learned integers."""
 
     def float_weights(self) -> tuple[ops.FloatWeight, ...]:
-        """The learned integers of every kernel."""
+        """The learned integers of every kernel, output channels first."""
 
     def call_with(self, weights: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls the layer with these values instead of its kernels."""
+        """Calls the layer with these values, output channels last, instead of its kernels."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +49,13 @@ class PendingFloat(Pending):
         return None
 
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
+        return self._part(builder, name, ops.FloatPart)
+
+    def result(self, builder: GraphBuilder, name: str) -> ops.IntegerOp:
+        """The op that writes tensor `name` in float32, on no grid."""
+        return self._part(builder, name, ops.FloatResult)
+
+    def _part(self, builder: GraphBuilder, name: str, kind: type[ops.FloatPart]) -> ops.FloatPart:
         tensors = [builder.tensor(source) for source in self.sources]
         signature = [(each.shape, "float32" if each.on_grid else each.dtype) for each in tensors]
         weights = {
@@ -56,7 +63,7 @@ class PendingFloat(Pending):
             for layer in (call.operation for call in self.calls)
             if isinstance(layer, HoldsFloatWeights)
         }
-        return ops.FloatPart(
+        return kind(
             self.sources,
             name,
             file=np.frombuffer(_converted(self, signature, weights), np.uint8),
@@ -89,6 +96,8 @@ def _converted(
     """A `.tflite` file of float32 builtin operators, for one example in inference mode.
 
     Quantized kernels are its last inputs, as the converter could fold or transpose a constant.
+    Their channels come first: operators mostly read them so. And where a Dense has no bias, the
+    converter makes a BATCH_MATMUL of a kernel with its channels last, and loses a ReLU behind it.
 
     Raises:
         LoweringError: the backend is not TensorFlow, or an operation has no such operators.
@@ -106,7 +115,10 @@ def _converted(
         given = zip(part.places, inputs, strict=False)
         values = {id(place): tf.cast(x, place.dtype) for place, x in given}
         left = iter(inputs[len(part.places) :])
-        kernels = {key: [next(left) for _ in found] for key, found in weights.items()}
+        kernels = {
+            key: [tf.transpose(kernel, [*range(1, len(kernel.shape)), 0]) for kernel in some]
+            for key, some in ((key, [next(left) for _ in found]) for key, found in weights.items())
+        }
         for call in part.calls:
             outputs = keras.tree.flatten(_called(call, values, kernels))
             pairs = zip(call.outputs, outputs, strict=True)

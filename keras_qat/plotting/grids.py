@@ -121,6 +121,8 @@ def _weight_panels(model: QuantizedModel) -> list[_Panel]:
 def _activation_panels(model: QuantizedModel, samples: Any) -> list[_Panel]:
     """A panel for the input of every quantizer."""
     sites = quantized_tensors(model)
+    if not sites:
+        return []  # weights alone are on grids
     probe = probe_of(model, {name: site.source for name, site in sites.items()})
     tensors = probe.predict(structured_inputs(model, samples), verbose=0)
     panels = []

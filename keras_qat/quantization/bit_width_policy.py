@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
 from keras_qat.layer_rules.rule import Output
-from keras_qat.quantization.overrides import Overrides, compiled
+from keras_qat.quantization.layer_configs import LayerConfigs
+from keras_qat.quantization.overrides import Overrides
 from keras_qat.quantization.ruled_graph import Call, RuledGraph
 
 
@@ -36,29 +36,22 @@ class BitWidthPolicy:
     ):
         self._graph = graph
         self._config = config
-        self._overrides = [
-            (compiled(pattern), None if value is None else configs.get(value))
-            for pattern, value in overrides.items()
-        ]
+        self._configs = LayerConfigs(config, overrides, origins)
         self._origins = origins
         self._ends = _ends(graph)
         self._check_patterns()
 
     def config_for(self, names: Sequence[str]) -> tuple[QuantizationConfig | None, bool]:
         """The config of the last of these layers with an override, and whether there is one."""
-        for name in reversed(names):
-            for pattern, config in self._overrides:
-                if pattern.fullmatch(name) or pattern.fullmatch(self._origins.get(name, name)):
-                    return config, True
-        return self._config, False
+        return self._configs.config_for(names)
 
     def is_left_in_float(self, name: str) -> bool:
         """Whether an override leaves the layer (or input) `name` in float."""
-        return self.config_for([name])[0] is None
+        return self._configs.is_left_in_float(name)
 
     def is_float(self, call: Call) -> bool:
-        """Whether a layer computes in float, by an override or by its rule."""
-        return self.is_left_in_float(call.name) or call.rule.output is Output.FLOAT
+        """Whether a layer computes in float, by its config, by an override or by its rule."""
+        return self._configs.computes_in_float(call.name) or call.rule.output is Output.FLOAT
 
     def quantizes(self, call: Call) -> bool:
         """Whether at least the kernels of a layer become integers."""
@@ -68,7 +61,7 @@ class BitWidthPolicy:
     def behind_float(self, name: str) -> tuple[QuantizationConfig, int]:
         """The config and the bits of a grid for an output of a layer in float."""
         config, overridden = self.config_for([name])
-        if config is None or not overridden:
+        if config is None or config.activation_bits is None or not overridden:
             return self._config, self._config.input_bits
         return config, config.activation_bits
 
@@ -82,7 +75,13 @@ class BitWidthPolicy:
         return config.weight_bits
 
     def activation_bits(self, tensor: Any, config: QuantizationConfig, overridden: bool) -> int:
-        """The bits of an activation, which depend on the calls that read its values."""
+        """The bits of an activation, which depend on the calls that read its values.
+
+        Raises:
+            ValueError: the config puts weights alone on grids.
+        """
+        if config.activation_bits is None:
+            raise ValueError("The config has no activation bits: its activations are on no grid.")
         if overridden:
             return config.activation_bits
         reached = list(self._readers(tensor))
@@ -107,7 +106,7 @@ class BitWidthPolicy:
     def _check_patterns(self) -> None:
         names = [layer.name for layer in self._graph.model.layers] + list(self._origins.values())
         names += [call.name for call in self._graph.calls if _is_raw(call.layer)]
-        for pattern, _ in self._overrides:
+        for pattern, _ in self._configs.overrides:
             if not any(pattern.fullmatch(name) for name in names):
                 raise ValueError(
                     f"The override {pattern.pattern!r} matches no layer. Patterns are regular "

@@ -32,7 +32,11 @@ def stored_slopes(layer: Any) -> int:
     return int8_bytes(math.prod(layer.alpha.shape)) if isinstance(layer, keras.layers.PReLU) else 0
 
 
-def stored_bytes_in_float(layer: Any) -> int:
-    """The bytes of a weight-only layer: kernels in int8, other weights in float32."""
-    kernels: int = sum(math.prod(place.latent.shape) for place in kernel_places(layer))
+def stored_bytes_in_float(node: GraphNode, has_kernel: bool) -> int:
+    """The bytes of a layer in float: its kernels, if it has any, in int8, the rest in float32."""
+    layer = node.operation
+    shapes = [place.latent.shape for place in kernel_places(layer)]
+    if has_kernel and not shapes:
+        shapes = [layer.kernel.shape]
+    kernels = sum(map(math.prod, shapes))
     return int8_bytes(kernels) + float_bytes(layer) - _FLOAT_BYTES * kernels

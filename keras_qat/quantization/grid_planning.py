@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_qat.config import QuantizationConfig
 from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import input_name
 from keras_qat.layer_rules.rule import Output, Stage
@@ -87,16 +88,17 @@ class GridPlanner:
         name = input_name(tensor)
         sign = Sign(frozenset({name}))
         config, overridden = self._policy.config_for([name])
-        on_a_grid = self._is_read_on_a_grid(tensor)
-        if config is None and on_a_grid:
+        on_a_grid = self._needs_grid(tensor, config)
+        bits = None if config is None else config.activation_bits
+        if on_a_grid and (config is None or (overridden and bits is None)):
             raise ValueError(
                 f"The input {name!r} is left in float, and a quantized layer reads it. Leave "
                 "its readers in float too, or drop the override of the input."
             )
-        if config is None or (self._holds_integers(tensor) and not on_a_grid):
+        if config is None or (not on_a_grid and (bits is None or self._holds_integers(tensor))):
             self._states[id(tensor)] = _TensorState(sign, Stage.FLOAT)
             return
-        bits = config.activation_bits if overridden else config.input_bits
+        bits = bits if overridden and bits is not None else config.input_bits
         place = Place(None, index)
         self._start(tensor, PlannedTensor(place, name, (name,), config, bits, sign, is_input=True))
 
@@ -120,19 +122,25 @@ class GridPlanner:
             self._quantize(call, tensor, state)
 
     def _visit_float(self, call: Call) -> None:
-        """Starts a grid for each output that a quantized layer reads or that the model yields."""
+        """Starts a grid for each output that needs one."""
         name, sign = call.name, Sign(frozenset({call.name}))
+        own, _ = self._policy.config_for([name])
         for index, tensor in enumerate(call.node.outputs):
             self._states[id(tensor)] = _TensorState(sign, Stage.FLOAT)
-            if self._is_read_on_a_grid(tensor):
+            if self._needs_grid(tensor, own):
                 config, bits = self._policy.behind_float(name)
                 place = Place(call.index, index)
                 self._start(tensor, PlannedTensor(place, name, (name,), config, bits, sign))
 
-    def _is_read_on_a_grid(self, tensor: Any) -> bool:
-        """Whether a quantized layer reads the tensor, or it is an output of the model."""
+    def _needs_grid(self, tensor: Any, config: QuantizationConfig | None) -> bool:
+        """Whether a quantized layer reads an input, or what a layer in float yields.
+
+        A model output needs a grid too, unless the config puts weights alone on grids.
+        """
         readers = self._graph.readers(tensor)
-        return any(reader is None or not self._policy.is_float(reader) for reader in readers)
+        if any(reader is not None and not self._policy.is_float(reader) for reader in readers):
+            return True
+        return None in readers and (config is None or config.rounds_activations)
 
     def _state_behind(self, call: Call) -> _TensorState:
         rule, name = call.rule, call.name

@@ -14,6 +14,7 @@ from keras_qat.layer_rules.rule import Output
 from keras_qat.quantization.passes.layer_copies import LayerCopies, unused_name
 from keras_qat.quantization.plan import LayerPlan, Place, QuantizationPlan
 from keras_qat.quantization.ruled_graph import ABSORBED, RuledGraph
+from keras_qat.quantized_layers import QuantizeWrapper
 from keras_qat.quantizers import NO_SOURCE, Dequantize, Quantizer, SoftmaxRounding
 
 
@@ -134,7 +135,8 @@ def _float_copy(layer: Any, planned: LayerPlan) -> Any:
     """A copy of a layer that computes in float32.
 
     If the plan makes the layer weight-only, the copy is wrapped and has one quantizer for each
-    kernel. If the layer is left in float, or its rule has no wrapper, the copy is plain.
+    kernel. If the layer is left in float, or its rule has no wrapper, the copy is plain. A wrapper
+    of a layer on grids computes in float32 as well where no grid is before it.
     """
     # The dtype is float32 for any dtype policy, because the runtimes compute these in float32.
     changes: dict[str, Any] = {"dtype": "float32"} if "dtype" in config_of(layer) else {}
@@ -142,4 +144,6 @@ def _float_copy(layer: Any, planned: LayerPlan) -> Any:
     if planned.config is None or planned.rule.wrapper is None:
         return copy
     wrapper: Any = planned.rule.wrapper
+    if issubclass(wrapper, QuantizeWrapper):
+        return wrapper(copy, planned.weight_quantizer())
     return wrapper(copy, [planned.weight_quantizer() for _ in kernel_places(layer)])

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from typing import Any
 
 import keras
 
 from keras_qat.errors import UnsupportedLayerError
-from keras_qat.keras_graph import flat_nodes
-from keras_qat.layer_rules.table import rule_of, supported_layers
-from keras_qat.quantization.overrides import Overrides, stays_float
+from keras_qat.keras_graph import GraphNode, flat_nodes
+from keras_qat.layer_rules.restrictions import unsupported_reason
+from keras_qat.layer_rules.table import RULES, rule_of, supported_layers
+from keras_qat.quantization.layer_configs import LayerConfigs
+from keras_qat.quantization.passes.split_activations import SPLIT_TYPES
 from keras_qat.quantization.passes.to_layers import layers_of
 from keras_qat.quantization.passes.tracing import expanded, lost_by_expanding
 
 
 def layer_problems(
-    model: keras.Model, overrides: Overrides, checked: Container[str] = ()
-) -> dict[str, str]:
+    model: keras.Model, configs: LayerConfigs, checked: Container[str] = ()
+) -> tuple[dict[str, str], set[str]]:
     """Layer name -> why it has no rule, for all layers that no override leaves in float.
+
+    Also the names of layers that need no rule and stay whole in float.
 
     Args:
         model: any model with a layer graph; layers made of other layers are looked into.
-        overrides: the overrides; layers that they leave in float need no rule.
+        configs: the config of each layer. Layers that are left in float need no rule. Where
+            weights alone are on grids, layers without weights and activations need none either.
         checked: names of layers that were checked before.
     """
-    problems = {}
+    problems: dict[str, str] = {}
+    whole: set[str] = set()
     for node in flat_nodes(model):
         name = node.operation.name
-        if name in checked or layers_of(node) is not None or stays_float(name, overrides):
+        if name in checked or layers_of(node) is not None or configs.is_left_in_float(name):
+            continue
+        if configs.computes_in_float(name) and _needs_no_rule(node):
+            if type(node.operation) not in SPLIT_TYPES:
+                whole.add(name)
             continue
         graph = expanded(node)
-        inside = {} if graph is None else layer_problems(graph, overrides)
+        inside = {} if graph is None else layer_problems(graph, configs)[0]
         try:
             if graph is None or inside:
                 rule_of(node)
@@ -38,7 +49,22 @@ def layer_problems(
             lost = lost_by_expanding(node)
             reason = f"{error}, and taken apart {lost}" if lost else str(error)
             problems[name] = "; it calls ".join([reason, *inside.values()])
-    return problems
+    return problems, whole
+
+
+def _needs_no_rule(node: GraphNode) -> bool:
+    """Whether a layer can compute in float32 without leaving a kernel unquantized.
+
+    A raw operation with a constant matrix, or a larger constant, may be a weight layer.
+    """
+    layer: Any = node.operation
+    if type(layer) in SPLIT_TYPES:
+        return not unsupported_reason(node) and not getattr(layer.activation, "weights", ())
+    if isinstance(layer, keras.layers.Layer):
+        return type(layer) not in RULES and not layer.weights
+    given = keras.tree.flatten(node.fill_in({id(tensor): tensor for tensor in node.inputs}))
+    constants = [each for each in given if not isinstance(each, keras.KerasTensor)]
+    return all(len(getattr(each, "shape", ())) < 2 for each in constants)
 
 
 def refuse(model_name: str, problems: Iterable[str]) -> None:

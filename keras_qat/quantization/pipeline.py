@@ -43,7 +43,9 @@ def quantize(
 
     Attention layers, EinsumDense and Embedding become weight-only: they train with quantized
     weights, but compute in float32. Dot and the normalizations of single examples compute in
-    float32 too. A model with such layers exports for LiteRT only.
+    float32 too. A model with such layers exports for LiteRT only. With `activation_bits=None` in
+    the config, all layers with kernels become weight-only, and nothing else is on a grid: no
+    activation, no input and no output of the model. Layers without weights need no rule then.
 
     The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add,
     Subtract or Multiply get 8 bits unless the config or an override says otherwise.
@@ -61,9 +63,11 @@ def quantize(
             output of these layers, or `None` to leave them in float. Of several patterns that
             match, the first counts. Layers in float train and run in float32, between a grid of the
             config's `add_bits` before them and a grid of its `input_bits` behind them. Such a model
-            exports for LiteRT only. A `SeparableConv2D` named `"sep"` becomes `"sep_depthwise"` and
-            `"sep"`, and an `Add` of three tensors named `"sum"` becomes `"sum_partial"` and
-            `"sum"`. The name in the given model matches both parts.
+            exports for LiteRT only. With a config whose `activation_bits` is `None`, layers run in
+            float32 between the same grids, and their weights train on grids; what they yield as an
+            output of the model stays float32. A `SeparableConv2D` named `"sep"` becomes
+            `"sep_depthwise"` and `"sep"`, and an `Add` of three tensors named `"sum"` becomes
+            `"sum_partial"` and `"sum"`. The name in the given model matches both parts.
         calibration_data: a few hundred input samples: an array, a dict or list of arrays for
             several inputs, or an iterable of batches such as a `tf.data.Dataset`.
 

@@ -165,8 +165,8 @@ class LayerPlan:
         litert_bytes: the bytes of its kernel and bias in a file for LiteRT.
         tflm_bytes: the same for TensorFlow Lite Micro, in lookup tables where these are smaller.
         why_not: why it stays in float; empty if it is quantized.
-        in_float: whether its rule computes in float32 (weight-only, if it has kernels). Such a
-            model exports for LiteRT only.
+        in_float: whether it computes in float32 (weight-only, if it has kernels), by its rule or by
+            a config without activation bits. Such a model exports for LiteRT only.
     """
 
     name: str
@@ -243,6 +243,7 @@ class QuantizationPlan:
         return sum(getattr(layer, field) or 0 for layer in self.layers)
 
     def __str__(self) -> str:
+        mixed = not all(layer.computes_in_float for layer in self.layers)
         table = Table(title=f"What quantize() would make of {self.model_name!r}", show_footer=True)
         table.add_column("layer", "total", overflow="fold")
         table.add_column("type", overflow="fold")
@@ -262,13 +263,15 @@ class QuantizationPlan:
                 layer.layer_type,
                 "x".join("?" if size is None else str(size) for size in layer.output_shape),
                 described_bits(layer.weight_bits),
-                _described(layer, self._sign_of(layer.starts[0])),
+                _described(layer, self._sign_of(layer.starts[0]), mixed),
                 *("?" if count is None else f"{count:,}" if count else "" for count in counts),
             )
         console = Console(width=140, color_system=None)
         with console.capture() as captured:
             console.print(table)
-        notes = (f"Warning: {message}" for message in self.warnings)
+        notes = [f"Warning: {message}" for message in self.warnings]
+        if not mixed:
+            notes.append("All layers compute in float32, for LiteRT alone.")
         return "\n".join([captured.get().rstrip(), *notes])
 
     def _sign_of(self, grid: int | None) -> str:
@@ -288,11 +291,14 @@ def described_bits(bits: int | None) -> str:
     return "" if bits is None else f"{bits} bit{'s' if bits > 1 else ''}"
 
 
-def _described(layer: LayerPlan, sign: str) -> str:
-    """The grid of the output as text, and the part that is in float."""
+def _described(layer: LayerPlan, sign: str, mixed: bool) -> str:
+    """The grid of the output as text, and the part that is in float.
+
+    The target is named where layers are mixed; the table names it once if all are in float.
+    """
     if layer.why_not:
         return f"[red]float: {layer.why_not}[/red]"
     if not layer.in_float:
         return f"{layer.output}{sign}"
     inside = "; float32 inside" if layer.output_bits else ""
-    return f"{layer.output}{sign}{inside}, LiteRT alone"
+    return f"{layer.output}{sign}{inside}{', LiteRT alone' if mixed else ''}"

@@ -29,8 +29,9 @@ from keras_qat.quantization.costs import (
 )
 from keras_qat.quantization.grid_planning import GridPlanner
 from keras_qat.quantization.layer_checks import layer_problems, refuse
+from keras_qat.quantization.layer_configs import LayerConfigs
 from keras_qat.quantization.model_checks import check_graph, check_model, check_weights
-from keras_qat.quantization.overrides import Overrides, check_overrides, stays_float
+from keras_qat.quantization.overrides import Overrides, check_overrides
 from keras_qat.quantization.passes.normalize import normalize
 from keras_qat.quantization.passes.to_layers import to_layers
 from keras_qat.quantization.passes.tracing import as_graph
@@ -96,16 +97,17 @@ def prepare(
         )
     graph = as_graph(model, calibration_data)
     check_graph(graph)
-    reasons = layer_problems(graph, overrides)
+    named = LayerConfigs(config, overrides)
+    reasons, whole = layer_problems(graph, named)
     if not unsupported:
         refuse(graph.name, reasons.values())
 
     def left_in_float(name: str) -> bool:
-        return name in reasons or stays_float(name, overrides)
+        return name in reasons or name in whole or named.is_left_in_float(name)
 
     plain = to_layers(graph, left_in_float)
     # The layers that replace raw operations need rules too.
-    reasons |= layer_problems(plain, overrides, checked={layer.name for layer in graph.layers})
+    reasons |= layer_problems(plain, named, checked={layer.name for layer in graph.layers})[0]
     if not unsupported:
         refuse(graph.name, reasons.values())
     needs_data = not unsupported or calibration_data is not None
@@ -113,10 +115,11 @@ def prepare(
     normalized, origins = normalize(plain, left_in_float)
     if data is not None:
         _check_answers(model, graph, normalized, data)
-    rules = RuledGraph(normalized, left_in_float)
     known_as = {**origins, **{name: name for name in reasons}}
     in_float: dict[str, None] = {re.escape(name): None for name in reasons}
-    policy = BitWidthPolicy(rules, config, {**in_float, **overrides}, known_as)
+    every = {**in_float, **overrides}
+    rules = RuledGraph(normalized, LayerConfigs(config, every, known_as).computes_in_float)
+    policy = BitWidthPolicy(rules, config, every, known_as)
     grids = GridPlanner(rules, policy)
     planned = _Planner(rules, policy, grids, reasons).plan(model.name)
     return _measured(graph, rules, planned, policy, data)
@@ -192,7 +195,7 @@ class _Planner:
         bits = self._policy.weight_bits(layer.name) if has_kernel else None
         litert, tflm = (0, 0)
         if first_call and in_float:
-            litert = stored_bytes_in_float(layer)
+            litert = stored_bytes_in_float(call.node, has_kernel)
         elif first_call and bits:
             litert, tflm = stored_bytes(call.node, bits)
         elif first_call and config is not None:
@@ -225,10 +228,10 @@ class _Planner:
             grid = self._grids.grids[start]
             shared = f", shared by {len(grid.tensors)}" if len(grid.tensors) > 1 else ""
             return described_bits(grid.bits) + shared
-        if call.rule.output is Output.FIXED:
-            return "8 bits, the runtimes' own"
         if self._policy.is_float(call):
             return "float32"
+        if call.rule.output is Output.FIXED:
+            return "8 bits, the runtimes' own"
         if self._grids.grid_of(tensor) is not None:
             return "as its input"
         return "fused"

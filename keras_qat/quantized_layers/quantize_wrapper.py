@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_qat.integer.ops import FloatWeight
 from keras_qat.lowering.pending import Pending
+from keras_qat.quantized_layers.learned_weight import learned_weight
 from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import deserialize_weight_quantizer
@@ -24,7 +27,9 @@ class QuantizeWrapper(keras.layers.Wrapper):
     integers (`lower`).
 
     In inference the bias lies on the grid of the integer model's int32 bias. Every call of the
-    layer has its own such grid (`connections`, by the call argument `source`).
+    layer has its own such grid (`connections`, by the call argument `source`). Where no grid is
+    before or behind the layer, as with `activation_bits=None`, it computes in float32 and the bias
+    stays as it is.
 
     The wrapper takes the name of its layer. The latent kernel stays a float32 variable of the
     layer. The quantizer computes in float32 under every dtype policy, and the layer in its compute
@@ -64,11 +69,19 @@ class QuantizeWrapper(keras.layers.Wrapper):
 
     def call(self, x: Tensor, source: int = 0, training: bool = False) -> Tensor:
         quantized = self.weight_quantizer(self.channels_last_kernel())
-        if self.input_gain != 1.0:
-            quantized = quantized * self.input_gain
-        dtype = self.layer.compute_dtype
-        outputs = self.forward(ops.cast(x, dtype), ops.cast(self.in_own_layout(quantized), dtype))
         bias = self.bias() if training else self.deployed_bias(source)
+        return self._with_bias(x, quantized, bias)
+
+    def call_with(self, weights: Sequence[Tensor], x: Tensor, training: bool = False) -> Tensor:
+        """Calls the layer in float with this kernel, channels last, instead of its latent one."""
+        (kernel,) = weights
+        return self._with_bias(x, kernel, self.bias())
+
+    def _with_bias(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        if self.input_gain != 1.0:
+            kernel = kernel * self.input_gain
+        dtype = self.layer.compute_dtype
+        outputs = self.forward(ops.cast(x, dtype), ops.cast(self.in_own_layout(kernel), dtype))
         return outputs if bias is None else ops.add(outputs, ops.cast(bias, dtype))
 
     def bias(self) -> Tensor | None:
@@ -114,6 +127,14 @@ class QuantizeWrapper(keras.layers.Wrapper):
             LoweringError: no file can hold the codes learned so far.
         """
         return self.weight_quantizer.deployed_codes(self.channels_last_kernel(), self.name)
+
+    def float_weights(self) -> tuple[FloatWeight, ...]:
+        """The learned integers of the kernel, for a call in float.
+
+        Raises:
+            LoweringError: no file can hold the codes learned so far.
+        """
+        return (learned_weight(self.name, self.weight_quantizer, self.channels_last_kernel()),)
 
     def learned(self, source: int = 0) -> dict[str, Any]:
         """Scale and bias of every output channel for the call `source`, and the bit width."""

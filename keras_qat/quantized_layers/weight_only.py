@@ -11,9 +11,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.integer import QuantParams
-from keras_qat.integer.ops import FloatWeight, QuantizedArray
+from keras_qat.integer.ops import FloatWeight
 from keras_qat.kernel_places import KernelPlace, kernel_places, kernels_replaced
+from keras_qat.quantized_layers.learned_weight import learned_weight
 from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import deserialize_weight_quantizer
@@ -57,12 +57,7 @@ class WeightOnlyKernel:
         Raises:
             LoweringError: no file can hold the codes learned so far.
         """
-        kernel = self.channels_last_kernel()
-        codes = self.weight_quantizer.deployed_codes(kernel, self.name).astype(np.int8)
-        scale = np.asarray(ops.convert_to_numpy(self.weight_quantizer.scale), np.float32)
-        axis = codes.ndim - 1 if scale.ndim else None
-        bits = self.weight_quantizer.learned_bits(kernel)
-        return FloatWeight(self.name, QuantizedArray(codes, QuantParams(scale, axis=axis)), bits)
+        return learned_weight(self.name, self.weight_quantizer, self.channels_last_kernel())
 
 
 class WeightOnlyWrapper(keras.layers.Wrapper):

@@ -33,7 +33,9 @@ class PenaltyLog(keras.metrics.Metric):
     `weight_violation` and `activation_violation` are the mean bits above target. The other values
     are the mean and the maximum of the real-valued widths, over the channels of all weights
     (`mean_weight_bits`, `max_weight_bits`) and over all activations (`mean_activation_bits`,
-    `max_activation_bits`). Several replicas log their mean; widths are the same on all.
+    `max_activation_bits`). A model without learned widths of activations, as with
+    `activation_bits=None`, does not log theirs. Several replicas log their mean; widths are the
+    same on all.
     """
 
     def __init__(self, name: str = "penalty_log", **kwargs: Any):
@@ -42,21 +44,22 @@ class PenaltyLog(keras.metrics.Metric):
             self.add_variable((), "zeros", name=name, aggregation="mean")
             for name in ("task_loss", "batches", *_LAST_VALUES)
         )
+        self._logged: tuple[str, ...] = _LAST_VALUES
 
     def update_state(self, task_loss: Tensor, **values: Tensor) -> None:
-        """Adds the terms of one batch."""
+        """Adds the terms of one batch. Terms that are not given are not in the result."""
         self._batches.assign_add(1.0)
         step = (ops.cast(task_loss, "float32") - self._task_loss) / self._batches
         self._task_loss.assign_add(step)
+        self._logged = tuple(name for name in _LAST_VALUES if name in values)
         for name, variable in zip(_LAST_VALUES, self._values, strict=True):
-            variable.assign(ops.cast(values[name], "float32"))
+            if name in values:
+                variable.assign(ops.cast(values[name], "float32"))
 
     def result(self) -> dict[str, Tensor]:
-        values = map(as_tensor, self._values)
-        return {
-            "task_loss": as_tensor(self._task_loss),
-            **dict(zip(_LAST_VALUES, values, strict=True)),
-        }
+        values = dict(zip(_LAST_VALUES, map(as_tensor, self._values), strict=True))
+        logged = {name: values[name] for name in self._logged}
+        return {"task_loss": as_tensor(self._task_loss), **logged}
 
 
 class BitWidthPenalty(keras.layers.Layer):
@@ -137,12 +140,8 @@ class BitWidthPenalty(keras.layers.Layer):
         self.mean_loss_count.assign(potential.mean_loss.count)
         self.log.update_state(
             task_loss=task_loss,
-            weight_violation=potential.weight_penalty,
-            activation_violation=potential.activation_penalty,
-            mean_weight_bits=weights.mean(),
-            max_weight_bits=weights.max(),
-            mean_activation_bits=activations.mean(),
-            max_activation_bits=activations.max(),
+            **weights.terms("weight", potential.weight_penalty),
+            **activations.terms("activation", potential.activation_penalty),
         )
         return replica_share(potential.loss)
 
@@ -166,8 +165,12 @@ class _Widths:
         self.bits = ops.where(held, targets, bits)
         self.targets = ops.where(held, np.inf, targets)
 
-    def mean(self) -> Tensor:
-        return ops.zeros(()) if self._empty else ops.mean(self.bits)
-
-    def max(self) -> Tensor:
-        return ops.zeros(()) if self._empty else ops.max(self.bits)
+    def terms(self, kind: str, violation: Tensor) -> dict[str, Tensor]:
+        """The terms for the log; none without widths."""
+        if self._empty:
+            return {}
+        return {
+            f"{kind}_violation": violation,
+            f"mean_{kind}_bits": ops.mean(self.bits),
+            f"max_{kind}_bits": ops.max(self.bits),
+        }

@@ -1,8 +1,11 @@
 """Small float32 files and graphs with them, without a converter."""
 
+import dataclasses
+
 import numpy as np
 
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
+from keras_qat.integer.graph import NO_GRID
 from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
 from tflite_export.file.writer import write_model
 
@@ -94,3 +97,37 @@ def difference_graph(
     x = builder.add(part, output)
     x = builder.add(ops.MaxPool2D((x,), "pool", (2, 2), (1, 1)), output)
     return builder.build((x,))
+
+
+def result_graph(
+    left: QuantParams, right: QuantParams, shape: tuple[int, ...] = (1, 3, 3, 2)
+) -> IntegerGraph:
+    """`2 * left - right`, an output in float32."""
+    builder = GraphBuilder()
+    names = builder.add_input("left", shape, left), builder.add_input("right", shape, right)
+    file = weighted_difference(2.0, shape)
+    part = ops.FloatResult(names, "part", file, layers=("mine", "yours"), target_shape=shape[1:])
+    builder.add(part, NO_GRID)
+    return builder.build(("part",))
+
+
+def times_one(file, names):
+    """The file with these tensors, multiplied by one, as its outputs.
+
+    XNNPACK dequantizes constants as it starts; where such a tensor is itself an output, it is
+    never written.
+    """
+    one = FileTensor("one", (1,), "float32", data=np.float32([1]))
+    seen = {name: dataclasses.replace(file.tensors[name], name=f"{name}/seen") for name in names}
+    options = {"fusedActivationFunction": "NONE"}
+    products = [
+        FileOperator("MUL", 1, (name, "one"), (tensor.name,), "MulOptions", options)
+        for name, tensor in seen.items()
+    ]
+    tensors = {tensor.name: tensor for tensor in (one, *seen.values())}
+    return dataclasses.replace(
+        file,
+        tensors={**file.tensors, **tensors},
+        operators=(*file.operators, *products),
+        outputs={tensor.name: tensor.name for tensor in seen.values()},
+    )

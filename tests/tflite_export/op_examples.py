@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
-from tests.tflite_export.float_networks import difference_graph
+from tests.tflite_export.float_networks import difference_graph, result_graph
 from tests.tflite_export.graphs import one_op_graph
 
 GRID = QuantParams(np.float32(0.1))
@@ -52,6 +52,7 @@ EXAMPLES: dict[type[ops.IntegerOp], IntegerGraph] = {
     ops.Crop: one_of(lambda x, y: ops.Crop(x, y, ((1, 0), (0, 2)))),
     ops.DepthwiseConv2D: _linear(ops.DepthwiseConv2D, IMAGE, (1, 2, 2, 4), 3),
     ops.FloatPart: difference_graph(2.0, GRID, GRID, GRID),
+    ops.FloatResult: result_graph(GRID, GRID),
     ops.FullyConnected: _linear(ops.FullyConnected, (1, 8), (5, 8)),
     ops.InterpolatePixels: one_of(lambda x, y: ops.InterpolatePixels(x, y, (2, 4))),
     ops.Lookup: one_of(lambda x, y: ops.Lookup(x, y, _TABLE)),

@@ -66,7 +66,7 @@ def test_an_op_writes_the_operators_that_it_states(kind, compact):
     own = dataclasses.replace(graph, ops=(op,), outputs=(op.output,))
     written = {each.code for each in emit_model(StoredGraph(own), compact=compact).operators}
     stated = {each.code for each in export_of(op).operators}
-    if kind is ops.FloatPart:
+    if issubclass(kind, ops.FloatPart):
         assert stated <= written  # it also has the operators of its own file
     else:
         assert written <= stated
@@ -79,7 +79,7 @@ def test_a_target_runs_what_the_op_says(kind, target):
     if runs_on(kind, target.name):
         check_legal(graph, target)
     else:
-        with pytest.raises(ExportError, match=f"Target '{target.name}' runs integers alone"):
+        with pytest.raises(ExportError, match=f"target '{target.name}' runs integers alone"):
             check_legal(graph, target)
 
 

@@ -48,9 +48,10 @@ def _check_float_parts(graph: IntegerGraph, target: Target) -> None:
     if parts and not runs_on(ops.FloatPart, target.name):
         layers = ", ".join(repr(layer) for op in parts for layer in op.layers)
         raise ExportError(
-            f"Target {target.name!r} runs integers alone, and these layers stay in float: "
-            f"{layers}. Replace them by layers that have a rule, split the model there, or export "
-            "for 'litert'."
+            f"The layers {layers} compute in float32, and target {target.name!r} runs integers "
+            f"alone. Received: target={target.name!r}. Export for 'litert'; or quantize with "
+            "activation_bits of 1 to 8 where it is None, replace layers that have no rule, or "
+            "split the model there."
         )
 
 

@@ -24,7 +24,7 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
     Args:
         stored: a legalized graph.
         io_dtype: `"int8"`, or `"float32"` for a QUANTIZE behind every input and a DEQUANTIZE
-            before every output.
+            before every output. An input or output on no grid stays as it is.
         compact: see `FileModel`.
 
     Raises:
@@ -43,16 +43,18 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
     inputs = {name: name for name in graph.inputs}
     outputs = {name: name for name in graph.outputs}
     if io_dtype == "float32":
-        on_grid = [name for name in graph.inputs if graph.tensors[name].on_grid]
-        wrapped = {name: f"{name}/float32_input" for name in on_grid}
-        inputs |= wrapped
-        outputs = {name: f"{name}/float32_output" for name in graph.outputs}
-        tensors.extend(_float_tensor(graph, *pair) for pair in wrapped.items())
-        tensors.extend(_float_tensor(graph, *pair) for pair in outputs.items())
+        entering, leaving = (
+            {name: f"{name}/float32_{end}" for name in names if graph.tensors[name].on_grid}
+            for names, end in ((graph.inputs, "input"), (graph.outputs, "output"))
+        )
+        inputs |= entering
+        outputs |= leaving
+        wrapped = [*entering.items(), *leaving.items()]
+        tensors.extend(_float_tensor(graph, *pair) for pair in wrapped)
         operators = [
-            *(file_operator("QUANTIZE", 1, (x,), name) for name, x in wrapped.items()),
+            *(file_operator("QUANTIZE", 1, (x,), name) for name, x in entering.items()),
             *operators,
-            *(file_operator("DEQUANTIZE", 2, (name,), y) for name, y in outputs.items()),
+            *(file_operator("DEQUANTIZE", 2, (name,), y) for name, y in leaving.items()),
         ]
     if not all(export_of(op).any_batch for op in graph.ops):
         tensors = [dataclasses.replace(tensor, resizable=False) for tensor in tensors]

@@ -1,9 +1,11 @@
-"""FLOAT_PART: the operators of the part's own file, between DEQUANTIZE and QUANTIZE."""
+"""FLOAT_PART: the operators of the part's own file, between DEQUANTIZE and QUANTIZE.
+
+FLOAT_RESULT: the same without QUANTIZE, as its output is on no grid.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,11 @@ import numpy.typing as npt
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
 from tflite_export.errors import ExportError, VerificationError
-from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
+from tflite_export.file.file_model import FileModel, FileTensor
 from tflite_export.file.writer import read_model
 from tflite_export.ops.boundary import DEQUANTIZE_OPERATOR, QUANTIZE_OPERATOR
-from tflite_export.ops.emission import Emission, file_operator
+from tflite_export.ops.emission import Emission, file_operator, int32_constant
+from tflite_export.ops.float_weights import with_codes
 from tflite_export.ops.grids import require_range
 from tflite_export.ops.op_export import NO_WEIGHTS, OpExport
 from tflite_export.ops.reading import FileReading
@@ -41,8 +44,8 @@ def network_of(op: ops.FloatPart) -> FileModel:
 def emit_float_part(op: ops.FloatPart, graph: IntegerGraph) -> Emission:
     """A DEQUANTIZE for each input on a grid, the part's own operators, and a QUANTIZE.
 
-    A quantized kernel is an int8 constant that a DEQUANTIZE reads. From a table, a GATHER takes
-    int8 rows before the DEQUANTIZE, so that the whole table is never in memory as float32.
+    A `FloatResult` has no QUANTIZE: its last operator writes its output. A quantized kernel is an
+    int8 constant that a DEQUANTIZE reads, see `with_codes`.
     """
     part = network_of(op)
     names = {name: f"{inside(op)}{index}" for index, name in enumerate(part.tensors)}
@@ -51,11 +54,17 @@ def emit_float_part(op: ops.FloatPart, graph: IntegerGraph) -> Emission:
     entries = dict(zip(places, op.inputs, strict=False))
     raw = {entry: x for entry, x in entries.items() if not graph.tensors[x].on_grid}
     names |= raw
+    (result,) = part.outputs.values()
+    rounds = op.output_dtype == "int8"
+    in_graph = {*raw.values()}
+    if not rounds and result not in entries:
+        names[result] = op.output
+        in_graph.add(op.output)
     weights = dict(zip(places[len(entries) :], op.weights, strict=True))
     tensors = [
         dataclasses.replace(tensor, name=names[name])
         for name, tensor in part.tensors.items()
-        if name not in raw
+        if names[name] not in in_graph
     ]
     operators = [
         dataclasses.replace(
@@ -72,10 +81,19 @@ def emit_float_part(op: ops.FloatPart, graph: IntegerGraph) -> Emission:
     ]
     for entry, weight in weights.items():
         codes = _constant(weight_tensor(op, weight), weight.array)
-        tensors, operators = _with_codes(names[entry], codes, tensors, operators)
-    (result,) = part.outputs.values()
-    quantize = file_operator("QUANTIZE", 1, (names[result],), op.output)
-    return Emission(tuple(tensors), quantize, (*dequantize, *operators))
+        tensors, operators = with_codes(names[entry], codes, tensors, operators)
+    if rounds:
+        operators.append(file_operator("QUANTIZE", 1, (names[result],), op.output))
+    elif result in entries:  # a part that changes nothing, such as a Dropout
+        sizes = graph.tensors[op.output].shape
+        shape = int32_constant(f"{inside(op)}shape", sizes)
+        operands, fields = (names[result], shape.name), {"newShape": list(sizes)}
+        tensors.append(shape)
+        operators.append(file_operator("RESHAPE", 1, operands, op.output, "ReshapeOptions", fields))
+    *before, last = operators
+    read = {name for each in operators for name in (*each.inputs, *each.outputs)}
+    kept = tuple(tensor for tensor in tensors if tensor.name in read)
+    return Emission(kept, last, (*dequantize, *before))
 
 
 def inside(op: ops.FloatPart) -> str:
@@ -95,51 +113,8 @@ def _constant(name: str, weight: ops.QuantizedArray) -> FileTensor:
     )
 
 
-def _with_codes(
-    entry: str,
-    codes: FileTensor,
-    tensors: Sequence[FileTensor],
-    operators: Sequence[FileOperator],
-) -> tuple[list[FileTensor], list[FileOperator]]:
-    """The part with its float32 input `entry` computed from codes, if any operator reads it."""
-    readers = [each for each in operators if entry in each.inputs]
-    others = [tensor for tensor in tensors if tensor.name != entry]
-    if not readers:
-        return others, list(operators)
-    if not all(_takes_rows(each, entry, codes) for each in readers):
-        return [*tensors, codes], [_dequantize(codes, entry), *operators]
-    shapes = {tensor.name: tensor.shape for tensor in tensors}
-    changed: list[FileOperator] = []
-    for each in operators:
-        if entry not in each.inputs:
-            changed.append(each)
-            continue
-        (output,) = each.outputs
-        rows = _rows(codes, f"{output}/codes", shapes[output])
-        inputs = (codes.name, *each.inputs[1:])
-        gather = dataclasses.replace(each, version=2, inputs=inputs, outputs=(rows.name,))
-        changed += [gather, _dequantize(rows, output)]
-        others.append(rows)
-    return [*others, codes], changed
-
-
-def _takes_rows(operator: FileOperator, table: str, codes: FileTensor) -> bool:
-    """Whether the operator looks up whole rows of the table, so that columns keep their scales."""
-    whole = not operator.fields.get("axis") and not operator.fields.get("batchDims")
-    looks_up = operator.code == "GATHER" and operator.inputs[0] == table
-    of_columns = 0 < codes.axis == len(codes.shape) - 1
-    return looks_up and whole and (codes.scale.size == 1 or of_columns)
-
-
-def _rows(codes: FileTensor, name: str, shape: tuple[int, ...]) -> FileTensor:
-    """Rows of a table, on its grid."""
-    axis = len(shape) - 1 if codes.axis else 0
-    return dataclasses.replace(codes, name=name, shape=shape, axis=axis, data=None)
-
-
-def _dequantize(codes: FileTensor, output: str) -> FileOperator:
-    """A DEQUANTIZE. Per-channel scales need its version 5."""
-    return file_operator("DEQUANTIZE", 5 if codes.scale.size > 1 else 2, (codes.name,), output)
+def _check_result(op: ops.FloatPart, graph: IntegerGraph, target: Target) -> None:
+    network_of(op)
 
 
 def _check(op: ops.FloatPart, graph: IntegerGraph, target: Target) -> None:
@@ -183,4 +158,7 @@ FLOAT_PART = OpExport(
     weight_storages=NO_WEIGHTS,
     moves_codes=False,
     any_batch=False,
+)
+FLOAT_RESULT = dataclasses.replace(
+    FLOAT_PART, check=_check_result, operators=(DEQUANTIZE_OPERATOR,)
 )

@@ -34,6 +34,7 @@ OP_EXPORTS: dict[type[ops.IntegerOp], OpExport] = {
     ops.Crop: shape.CROP,
     ops.DepthwiseConv2D: conv.DEPTHWISE_CONV_2D,
     ops.FloatPart: float_part.FLOAT_PART,
+    ops.FloatResult: float_part.FLOAT_RESULT,
     ops.FullyConnected: dense.FULLY_CONNECTED,
     ops.InterpolatePixels: resize.INTERPOLATE_PIXELS,
     ops.Lookup: lookup.LOOKUP,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from keras_qat.integer import IntegerGraph, ops, run
 from keras_qat.integer.fixed_point import get_profile
 from tflite_export.ops.table import export_of
+from tflite_export.proof.float_difference import FloatDifference, float_difference, merge_floats
 
 _CHUNK = 128
 
@@ -26,7 +27,10 @@ class LearnedModel(Protocol):
         """The learned network."""
 
     def layer_codes(self, x: Any) -> Mapping[str, npt.NDArray[np.int8]]:
-        """The model's own integers for real inputs `x`, by the graph's tensor names."""
+        """The model's own integers for real inputs `x`, by the graph's tensor names.
+
+        Inputs and outputs on no grid are the numbers themselves.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +91,8 @@ class ModelComparison:
         tensors: the difference of every layer, in the order of the graph.
         argmax_agreement: share of examples whose largest channel is the same. With several outputs
             it is the lowest share. `None` if all outputs have one channel.
-        output_errors: the error of every output of one channel.
+        output_errors: the error of every output of one channel that is on a grid.
+        float_outputs: the difference of every output that is on no grid.
     """
 
     profile: str
@@ -95,6 +100,7 @@ class ModelComparison:
     tensors: tuple[TensorDifference, ...]
     argmax_agreement: float | None
     output_errors: tuple[OutputError, ...] = ()
+    float_outputs: tuple[FloatDifference, ...] = ()
 
     @property
     def flip_rate(self) -> float:
@@ -114,7 +120,7 @@ def compare_with_model(
     """Runs both on the same examples, and compares their integers layer by layer.
 
     It counts the elements that differ. For outputs, it also finds the argmax agreement, or the
-    error of an output of one channel.
+    error of an output of one channel. An output on no grid has a difference in size.
 
     Args:
         graph: the legalized graph.
@@ -126,8 +132,11 @@ def compare_with_model(
         ValueError: the model's `layer_codes` lacks an input or an output of the graph.
     """
     count = next(iter(samples.values())).shape[0]
-    single = [name for name in graph.outputs if graph.tensors[name].shape[-1] == 1]
-    chunks, agreeing = [], {name: 0 for name in graph.outputs if name not in single}
+    one_channel = [name for name in graph.outputs if graph.tensors[name].shape[-1] == 1]
+    single = [name for name in one_channel if graph.tensors[name].on_grid]
+    in_float = [name for name in graph.outputs if not graph.tensors[name].on_grid]
+    chunks, agreeing = [], {name: 0 for name in graph.outputs if name not in one_channel}
+    floats: list[list[FloatDifference]] = []
     outputs: list[list[TensorDifference]] = []
     for start in range(0, count, _CHUNK):
         part = {name: array[start : start + _CHUNK] for name, array in samples.items()}
@@ -135,14 +144,16 @@ def compare_with_model(
         codes = _with_moved_integers(graph, stated)
         exported = run(graph, {n: codes[n] for n in graph.inputs}, profile, keep_all=True)
         layers = [op.output for op in graph.ops if op.output in stated]
+        layers = [name for name in layers if graph.tensors[name].on_grid]
         chunks.append([tensor_difference(name, exported[name], codes[name]) for name in layers])
         outputs.append([tensor_difference(name, exported[name], codes[name]) for name in single])
+        floats.append([float_difference(name, exported[name], codes[name]) for name in in_float])
         for name in agreeing:
             same = exported[name].argmax(axis=-1) == codes[name].argmax(axis=-1)
             agreeing[name] += int(np.count_nonzero(same.reshape(same.shape[0], -1).all(axis=1)))
     agreement = min(agreeing.values()) / max(count, 1) if agreeing else None
     errors = tuple(_output_error(found, graph) for found in merge(outputs))
-    return ModelComparison(profile, count, merge(chunks), agreement, errors)
+    return ModelComparison(profile, count, merge(chunks), agreement, errors, merge_floats(floats))
 
 
 def _output_error(found: TensorDifference, graph: IntegerGraph) -> OutputError:

@@ -16,7 +16,8 @@ class Limits:
     Attributes:
         max_flip_rate: largest share of layer elements that may differ.
         min_argmax_agreement: smallest share of examples whose largest channel is the same.
-        max_output_error: largest mean error of an output of one channel, as a share of its range.
+        max_output_error: largest mean error of an output of one channel, as a share of its range;
+            of an output on no grid, as a share of its largest value.
     """
 
     max_flip_rate: float
@@ -38,7 +39,7 @@ def check_limits(comparison: ModelComparison, limits: Limits, answers: bool) -> 
         comparison: the comparison of the exported network with the trained model.
         limits: the limits.
         answers: whether the examples are real, so that outputs are answers. Random examples have no
-            clear winner, so their outputs are not checked.
+            clear winner, so their outputs are not checked, unless they are on no grid.
     """
     worst = max(comparison.tensors, key=lambda tensor: tensor.rate, default=None)
     where = f"; worst is {worst.name!r} with {worst.rate:.2%}" if worst else ""
@@ -60,6 +61,14 @@ def check_limits(comparison: ModelComparison, limits: Limits, answers: bool) -> 
         )
     for error in comparison.output_errors if answers else ():
         _check_output(error, limits.max_output_error, f"{comparison.profile!r}{where}")
+    for found in comparison.float_outputs:
+        if not found.mean_relative <= limits.max_output_error:
+            raise ExportError(
+                f"max_output_error={limits.max_output_error:.3g} is exceeded: "
+                f"{found.from_('the trained model')}, and by {found.mean:.2g} on average. No file "
+                "was written. Pass a larger max_output_error if the task's accuracy on the "
+                "exported network is good enough."
+            )
 
 
 def _check_output(error: OutputError, limit: float, rounding: str) -> None:

@@ -41,11 +41,11 @@ def check_file(learned: IntegerGraph, stored_graph: StoredGraph, file: FileModel
 
 
 def _check_float_tensors(legal: IntegerGraph, file: FileModel) -> None:
-    """Requires that only inputs, outputs and tensors inside of float parts are float32."""
+    """Requires that only inputs, outputs and tensors of float parts are float32."""
     known = {*file.inputs.values(), *file.outputs.values()}
     for op in legal.ops:
         if isinstance(op, ops.FloatPart):
-            known |= {tensor.name for tensor in emit_float_part(op, legal).constants}
+            known |= {op.output, *(each.name for each in emit_float_part(op, legal).constants)}
     for name, stored in file.tensors.items():
         if stored.dtype == "float32" and name not in known:
             raise VerificationError(f"The file computes in float32 inside, at tensor {name!r}.")

@@ -19,7 +19,7 @@ _SEED = 0
 def code_samples(
     graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
 ) -> Samples:
-    """int8 samples on the grids of the inputs; int32 for inputs that are indices."""
+    """int8 samples on the grids of the inputs; inputs on no grid have their own dtype."""
     if samples is None:
         return _random_codes(graph)
     codes = check_inputs(graph, samples)
@@ -63,13 +63,15 @@ def real_samples(
 
 def _random_codes(graph: IntegerGraph) -> Samples:
     generator = np.random.default_rng(_SEED)
-    codes = {}
+    codes: dict[str, npt.NDArray[Any]] = {}
     for name in graph.inputs:
         tensor = graph.tensors[name]
         shape = (_RANDOM_SAMPLES, *tensor.shape[1:])
         low, high = tensor.qparams.qmin, tensor.qparams.qmax
         codes[name] = generator.integers(low, high, shape, dtype=np.int8, endpoint=True)
-        if not tensor.on_grid:
+        if tensor.dtype == "float32":
+            codes[name] = generator.standard_normal(shape, np.float32)
+        elif not tensor.on_grid:
             codes[name] = np.zeros(shape, tensor.dtype)  # 0 is a valid index
     return codes
 

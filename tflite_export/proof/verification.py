@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,12 @@ from tflite_export.file.writer import read_model, write_model
 from tflite_export.legal.legality import runnable_profiles
 from tflite_export.legal.legalize import legalize
 from tflite_export.proof.comparison import TensorDifference, merge, tensor_difference
+from tflite_export.proof.float_difference import (
+    FLOAT_TOLERANCE,
+    FloatDifference,
+    float_difference,
+    merge_floats,
+)
 from tflite_export.proof.read_back import check_file
 from tflite_export.targets import Target, get_target
 
@@ -44,13 +50,15 @@ class RuntimeVerification:
         profile: the rounding profile.
         runtime: name of the runtime, for the report.
         samples: how many examples ran.
-        tensors: the differences, tensor by tensor, in the order of the graph.
+        tensors: the differences of tensors on grids, in the order of the graph.
+        float_tensors: the differences of tensors on no grid, in the order of the graph.
     """
 
     profile: str
     runtime: str
     samples: int
     tensors: tuple[TensorDifference, ...]
+    float_tensors: tuple[FloatDifference, ...] = ()
 
     @property
     def differing(self) -> int:
@@ -75,9 +83,9 @@ def verify(
     The file is read back through the raw schema. Its weights over `2**k` must be the learned
     integers, and its scales, zero points and biases must equal the graph's. Then every runtime of
     the target runs the samples, and every tensor is compared with the interpreter, without
-    tolerance. There is one exception: the output of a float part may be one step off in
-    `FLOAT_PART_FLIPS` of its elements. Behind it, the interpreter continues from the runtime's own
-    integers.
+    tolerance. There are two exceptions. The output of a float part may be one step off in
+    `FLOAT_PART_FLIPS` of its elements. If it is on no grid, it may differ by `FLOAT_TOLERANCE` of
+    its largest value. Behind both, the interpreter continues from the runtime's own numbers.
 
     Args:
         graph: the learned graph, before any pass.
@@ -87,7 +95,7 @@ def verify(
         weight_storage: the storage that the file was written with.
 
     Returns:
-        One entry per runtime that runs the graph, without differences beyond that exception.
+        One entry per runtime that runs the graph, without differences beyond these exceptions.
 
     Raises:
         VerificationError: the file or a runtime differs. For a runtime, the message names the first
@@ -117,6 +125,13 @@ def _require_equal(result: RuntimeVerification, graph: IntegerGraph) -> None:
                 f"up to {tensor.max_difference}. The file was not accepted; please report the "
                 "graph (keras_qat.integer.save_graph)."
             )
+    for found in result.float_tensors:
+        if not found.relative <= FLOAT_TOLERANCE:
+            raise VerificationError(
+                f"{result.runtime}: {found.from_('the graph')}. Float sums in another order "
+                f"explain {FLOAT_TOLERANCE:.2g} of the largest value. The file was not accepted; "
+                "please report the graph (keras_qat.integer.save_graph)."
+            )
 
 
 def verify_runtime(
@@ -136,10 +151,11 @@ def verify_runtime(
         samples: int8 inputs by name, shape (samples, ...).
     """
     count = next(iter(samples.values())).shape[0]
-    chunks = []
+    in_float = [op.output for op in graph.ops if not graph.tensors[op.output].on_grid]
+    chunks, float_chunks = [], []
     for start in range(0, count, _CHUNK):
         inputs = {name: array[start : start + _CHUNK] for name, array in samples.items()}
-        actual = _run(profile, data, file, _runtime_inputs(graph, file, inputs))
+        actual = _run(profile, data, file, _runtime_inputs(graph, file, inputs), in_float)
         given = {name: actual[name] for name in _float_outputs(graph)}
         computed = run(graph, inputs, profile, keep_all=True, given=given)
         expected = _expected(graph, file, computed, given)
@@ -147,26 +163,36 @@ def verify_runtime(
             [
                 tensor_difference(name, actual[name], expected[name])
                 for name in expected
-                if name in actual and name not in graph.inputs
+                if name in actual and name not in (*graph.inputs, *in_float)
             ]
         )
-    return RuntimeVerification(profile, _RUNTIMES[profile], count, merge(chunks))
+        float_chunks.append([float_difference(x, actual[x], computed[x]) for x in in_float])
+    found, in_size = merge(chunks), merge_floats(float_chunks)
+    return RuntimeVerification(profile, _RUNTIMES[profile], count, found, in_size)
 
 
-def _run(profile: str, data: bytes, file: FileModel, inputs: Arrays) -> Arrays:
+def _run(
+    profile: str, data: bytes, file: FileModel, inputs: Arrays, in_float: Sequence[str]
+) -> Arrays:
     if profile == "tflm":
         return run_tflm(data, file, inputs)
     if profile == "litert_ref":
         return run_litert(data, file, inputs, reference=True)
     outputs = run_litert(data, file, inputs, reference=False)
-    opened = open_every_tensor(file)
+    opened = open_every_tensor(file, in_float)
     return {**run_litert(write_model(opened), opened, inputs, reference=False), **outputs}
 
 
-def open_every_tensor(file: FileModel) -> FileModel:
-    """The same network with every int8 tensor as an output, because XNNPACK keeps only outputs."""
+def open_every_tensor(file: FileModel, others: Sequence[str] = ()) -> FileModel:
+    """The same network with every int8 tensor as an output, because XNNPACK keeps only outputs.
+
+    Args:
+        file: the network.
+        others: names of other tensors to open.
+    """
     names = [name for op in file.operators for name in op.outputs]
-    written = {name: name for name in names if file.tensors[name].dtype == "int8"}
+    opened = {name for name in names if file.tensors[name].dtype == "int8"}
+    written = {name: name for name in names if name in opened.union(others)}
     return dataclasses.replace(file, outputs=written)
 
 
@@ -197,6 +223,6 @@ def _expected(
     floats = {
         tensor: graph.tensors[name].qparams.dequantize(given.get(name, codes[name]))
         for name, tensor in file.outputs.items()
-        if file.tensors[tensor].dtype == "float32"
+        if file.tensors[tensor].dtype == "float32" and graph.tensors[name].on_grid
     }
     return {**codes, **floats}

@@ -5,7 +5,7 @@ from keras_qat.integer.ops.concatenate import Concatenate
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
 from keras_qat.integer.ops.elementwise import Maximum, MaximumOfTwo, Minimum, MinimumOfTwo
-from keras_qat.integer.ops.float_part import FloatPart, FloatWeight
+from keras_qat.integer.ops.float_part import FloatPart, FloatResult, FloatWeight
 from keras_qat.integer.ops.lookup import Lookup
 from keras_qat.integer.ops.op import (
     Activation,
@@ -31,6 +31,7 @@ OPS: dict[str, type[IntegerOp]] = {
     "Crop": Crop,
     "DepthwiseConv2D": DepthwiseConv2D,
     "FloatPart": FloatPart,
+    "FloatResult": FloatResult,
     "FullyConnected": FullyConnected,
     "InterpolatePixels": InterpolatePixels,
     "Lookup": Lookup,
@@ -64,6 +65,7 @@ __all__ = [
     "Crop",
     "DepthwiseConv2D",
     "FloatPart",
+    "FloatResult",
     "FloatWeight",
     "FullyConnected",
     "IntegerOp",

@@ -1,10 +1,13 @@
-"""FLOAT_PART: layers in float between two grids, as a TensorFlow Lite file."""
+"""FLOAT_PART: layers in float between two grids, as a TensorFlow Lite file.
+
+FLOAT_RESULT: layers in float behind which there is no grid.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +41,10 @@ class FloatWeight:
 class FloatPart(IntegerOp):
     """`quantize(f(dequantize(x), ..., dequantize(w), ...))`: `f` is a network in float32.
 
-    An input that is not int8 is on no grid, and `f` reads it as it is. This is the only op whose
-    result is not defined by integer arithmetic: LiteRT runs `f`, with its reference kernels for the
-    profile `"litert_ref"` and with its default kernels (XNNPACK) for the others.
+    An input that is not int8 is on no grid, and `f` reads it as it is. Of all ops, the result of
+    this one and of `FloatResult` alone is not defined by integer arithmetic: LiteRT runs `f`, with
+    its reference kernels for the profile `"litert_ref"` and with its default kernels (XNNPACK) for
+    the others.
 
     Attributes:
         file: the bytes of `f` as a `.tflite` file, for one example at a time.
@@ -65,13 +69,20 @@ class FloatPart(IntegerOp):
         Raises:
             ImportError: LiteRT is not installed.
         """
+        steps = profile.quantize(self.results(inputs, profile), output.scale) + output.zero_point
+        return np.clip(steps, output.qmin, output.qmax).astype(np.int8)
+
+    def results(self, inputs: Sequence[QuantizedArray], profile: RoundingProfile) -> FloatArray:
+        """What `f` computes, in float32.
+
+        Raises:
+            ImportError: LiteRT is not installed.
+        """
         values = [
             x.qparams.dequantize(x.values) if x.values.dtype == np.int8 else x.values
             for x in inputs
         ]
-        results = self._run(values, reference=profile.name == "litert_ref")
-        steps = profile.quantize(results, output.scale) + output.zero_point
-        return np.clip(steps, output.qmin, output.qmax).astype(np.int8)
+        return self._run(values, reference=profile.name == "litert_ref")
 
     def _run(self, inputs: Sequence[npt.NDArray[Any]], reference: bool) -> FloatArray:
         """Runs `f` on every example."""
@@ -100,3 +111,23 @@ class FloatPart(IntegerOp):
             interpreter.invoke()
             outputs[example] = interpreter.get_tensor(result)[0]
         return outputs
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FloatResult(FloatPart):
+    """`f(dequantize(x), ..., dequantize(w), ...)`: a float part whose output is on no grid.
+
+    Its output is float32: an output of the graph, or an input of other float parts.
+    """
+
+    output_dtype: ClassVar[str] = "float32"
+
+    def evaluate(
+        self, inputs: Sequence[QuantizedArray], output: QuantParams, profile: RoundingProfile
+    ) -> Any:
+        """The float32 values of the output.
+
+        Raises:
+            ImportError: LiteRT is not installed.
+        """
+        return self.results(inputs, profile)

@@ -38,7 +38,10 @@ class IntegerOp(abc.ABC):
     Attributes:
         inputs: names of the activation tensors that the op reads.
         output: name of the one tensor that the op writes.
+        output_dtype: dtype of that tensor: `"int8"`, or `"float32"` for an op that rounds nothing.
     """
+
+    output_dtype: ClassVar[str] = "int8"
 
     inputs: tuple[str, ...]
     output: str

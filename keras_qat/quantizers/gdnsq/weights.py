@@ -218,7 +218,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return np.asarray(ops.convert_to_numpy(sum_to_shape(error, log_scale)))
 
     def _middle(self, grid: WeightGrid, levels: Tensor) -> Tensor:
-        """The middle code of a grid that keeps the codes of `grid` and has this number of levels."""
+        """The middle code of a grid with these levels that keeps the codes of `grid`."""
         steps = levels - 1.0
         added = ops.maximum(steps - grid.steps, 0.0)
         return ops.clip(grid.lowest + grid.steps + added % 2.0, -steps, steps)
