@@ -4,6 +4,7 @@
 |---|---|---|
 | 1 | 0.1.0.dev | files without a version |
 | 2 | 0.1.0 | the version itself; quantizers of weights and of activations have types of their own |
+| 3 | 0.1.0 | orders of replacement, kept levels, the exponent of the penalty, weights alone |
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from keras import ops
 
-MODEL_FORMAT = 2
+MODEL_FORMAT = 3
 KEY = "keras_qat_format"
 
 
@@ -21,7 +22,7 @@ def stamped(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a model with the current version.
 
     >>> stamped({"name": "net"})
-    {'name': 'net', 'keras_qat_format': 2}
+    {'name': 'net', 'keras_qat_format': 3}
     """
     return {**config, KEY: MODEL_FORMAT}
 

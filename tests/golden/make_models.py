@@ -72,6 +72,13 @@ def models():
         # Format 2: quantizers of weights and of activations have types of their own.
         "lsq_format_2": lambda: trained(keras_qat.LSQConfig(**low), [], 2),
         "gdnsq_held_format_2": lambda: trained(GDNSQ, [GDNSQSchedule(verbose=0)], 60),
+        # Format 3: a channel may keep fewer levels, replacement has an order.
+        "gdnsq_kept_format_3": lambda: trained(
+            GDNSQ, [GDNSQSchedule(verbose=0, refit=False, fewer_levels="keep")], 60
+        ),
+        "pege_forward_format_3": lambda: trained(
+            keras_qat.PEGEConfig(**low, order="forward"), [PEGESchedule()], 4
+        ),
     }
 
 
