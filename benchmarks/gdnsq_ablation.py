@@ -79,4 +79,4 @@ VARIANTS = {
 }
 
 if __name__ == "__main__":
-    study.run(VARIANTS)
+    study.run(VARIANTS, baseline="gdnsq")

@@ -285,7 +285,7 @@ def start(run: Run) -> str:
     return f"{run.name}: {ends.get(code, f'failed with exit code {code}, see {log}')}"
 
 
-def report(folder: pathlib.Path, variants: Variants, task: Task) -> None:
+def report(folder: pathlib.Path, variants: Variants, task: Task, baseline: str) -> None:
     """Prints the table of finished runs. If they were tested, also draws it next to the folder."""
     cells = study_report.load_runs(folder, TEST.value)
     if not cells:
@@ -297,18 +297,18 @@ def report(folder: pathlib.Path, variants: Variants, task: Task) -> None:
     test_images, labels = task.images("test")
     outputs = task.float_model().predict(test_images, batch_size=500, verbose=0)
     float_accuracy = accuracy(outputs, labels)
-    print(study_report.table(cells, list(variants), float_accuracy), end="")
+    print(study_report.table(cells, list(variants), float_accuracy, baseline), end="")
     picture = folder.with_suffix(".png")
     study_report.plot(cells, list(variants), float_accuracy, picture)
     print(f"Picture: {picture}")
 
 
-def run(variants: Variants, task: Task = resnet8.TASK) -> None:
-    """The command line of a study."""
-    app.run(functools.partial(_main, variants, task))
+def run(variants: Variants, task: Task = resnet8.TASK, baseline: str = "lsq") -> None:
+    """The command line of a study. Its table has the difference of variants from the baseline."""
+    app.run(functools.partial(_main, variants, task, baseline))
 
 
-def _main(variants: Variants, task: Task, argv: list[str]) -> None:
+def _main(variants: Variants, task: Task, baseline: str, argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     unknown = set(VARIANTS_FLAG.value or ()) - set(variants)
@@ -331,4 +331,4 @@ def _main(variants: Variants, task: Task, argv: list[str]) -> None:
     with concurrent.futures.ThreadPoolExecutor(JOBS.value) as pool:
         for line in pool.map(start, missing):
             print(line, flush=True)
-    report(folder, variants, task)
+    report(folder, variants, task, baseline)

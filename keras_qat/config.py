@@ -57,6 +57,9 @@ class QuantizationConfig(abc.ABC):
         pull_at_one_bit: whether the estimator "pege" also pulls tensors of one bit. Such a tensor
             has one threshold: a pull to the nearest code pushes values away from the threshold and
             freezes signs. So by default tensors of one bit are replaced and not pulled.
+        discretization_loss: factor of `mean(((x - x_hat) / R)**2)` in the training loss, for every
+            quantized tensor, with `R` the range of its grid. It pulls values to their codes by a
+            loss of its own, where the estimator "pege" changes the gradient.
         code_regularization: strength of WaveQ's sinusoidal regularizer, which pulls weights to
             their codes. It is added to the loss for every layer; 0 leaves it out.
 
@@ -76,17 +79,19 @@ class QuantizationConfig(abc.ABC):
     replacement: str | None = None
     order: str = "global"
     pull_at_one_bit: bool = False
+    discretization_loss: float = 0.0
     code_regularization: float = 0.0
 
     def __post_init__(self) -> None:
         check_replacement(self.replacement, self.order)
         self._check_flag("per_channel")
         self._check_flag("pull_at_one_bit")
-        strength = self.code_regularization
-        if not isinstance(strength, numbers.Real) or not 0.0 <= strength < math.inf:
-            raise ValueError(
-                f"code_regularization must be a finite number, 0 or more. Received: {strength!r}"
-            )
+        for name in ("code_regularization", "discretization_loss"):
+            strength = getattr(self, name)
+            if not isinstance(strength, numbers.Real) or not 0.0 <= float(strength) < math.inf:
+                raise ValueError(
+                    f"{name} must be a finite number, 0 or more. Received: {strength!r}"
+                )
         object.__setattr__(self, "estimator", self._checked_estimator(self.estimator))
         if self.activation_estimator is not None:
             other = self._checked_estimator(self.activation_estimator)
@@ -113,6 +118,7 @@ class QuantizationConfig(abc.ABC):
             "estimator": self._estimator_at(bits, self.estimator),
             "replacement": self.replacement,
             "replacement_order": self.order,
+            "discretization_loss": self.discretization_loss,
             "per_channel": self.per_channel,
             "code_regularization": self.code_regularization,
             "name": "weight_quantizer",
@@ -126,6 +132,7 @@ class QuantizationConfig(abc.ABC):
             "estimator": self._estimator_at(bits, estimator),
             "replacement": self.replacement,
             "replacement_order": self.order,
+            "discretization_loss": self.discretization_loss,
             "name": name,
         }
 

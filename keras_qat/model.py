@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_qat.conversion.exact_inference import connect
 from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
@@ -32,28 +29,20 @@ from keras_qat.keras_graph import (
     probe_of,
     structured_inputs,
 )
-from keras_qat.quantized_layers import QuantizedKernel, quantized_kernels
 from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
-from keras_qat.training.bit_width_penalty import BitWidthPenalty
-from keras_qat.training.code_regularization import code_regularization
-from keras_qat.training.distillation import Distillation
-from keras_qat.training.distribution import replica_share
 from keras_qat.training.finite_values import NanKeeper, check_inputs, check_predicted
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
-from keras_qat.training.learned_bit_widths import LearnedWidth, learned_widths
+from keras_qat.training.objective import Objective
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
 
-ORIGINALS: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
-"""The float model that each model was made from, if that happened in this process."""
-
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizedModel(keras.Model):
+class QuantizedModel(Objective):
     """The model that `quantize` returns. It trains, saves and loads like any Functional model.
 
     The float32 latent weights train, and a `.keras` file holds them. `to_integer` returns the
@@ -83,13 +72,10 @@ class QuantizedModel(keras.Model):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         connect(self)
-        self._distillation: Distillation | None = None
-        self._evaluates = False
         self._outer_name: str | None = None
         self._spared_by: int | None = None  # the id of an optimizer
         self._nan_keeper = NanKeeper(self)
         self.plan: Any = None  # the plan of `quantize`; a loaded model has none
-        self.bit_width_penalty = BitWidthPenalty() if learned_widths(self) else None
 
     def get_config(self) -> dict[str, Any]:
         return stamped(super().get_config())
@@ -132,60 +118,6 @@ class QuantizedModel(keras.Model):
         found = self.named_quantizers.items()
         return {name: each for name, each in found if each.replacement is not None}
 
-    @property
-    def _kernels(self) -> list[QuantizedKernel]:
-        return [kernel for layer in self.layers for kernel in quantized_kernels(layer)]
-
-    @property
-    def _pulled_kernels(self) -> list[QuantizedKernel]:
-        return [each for each in self._kernels if each.weight_quantizer.code_regularization]
-
-    @property
-    def learned_widths(self) -> list[LearnedWidth]:
-        """Every bit width that training learns; empty if the config fixes the bit widths."""
-        return learned_widths(self)
-
-    def meets_targets(self) -> bool:
-        """Whether every learned bit width has met its target, so that the model deploys."""
-        return all(width.meets_target() for width in self.learned_widths)
-
-    def distill_from(
-        self,
-        teacher: keras.Model | None = None,
-        loss: str | Callable[[Any, Any], Any] = "jeffreys",
-        label_weight: float = 0.0,
-        from_logits: bool | None = None,
-    ) -> None:
-        """Trains on the outputs of a float model from now on, instead of the labels.
-
-        The training loss becomes `loss + label_weight * compiled loss`, plus regularizers. The
-        compiled metrics and evaluation stay as they are. Call this method before `fit`. The teacher
-        is neither saved nor trained: after `load_model`, pass it again. It also teaches its errors,
-        so augment inputs as in its training, and not more. Layers that augment images inside the
-        model act on this model only: the teacher reads the images as they come.
-
-        Args:
-            teacher: a model with inputs and outputs like this one; by default the float model that
-                `quantize` was given.
-            loss: `(student_logits, teacher_logits) -> scalar`, or one of "jeffreys",
-                "soft_cross_entropy", "symmetric_cross_entropy", "kl", "hellinger",
-                "jensen_shannon", or for regression "l1", "l2" (`keras_qat.training.losses`).
-            label_weight: factor of the compiled loss on the labels.
-            from_logits: whether the teacher yields logits; by default its graph tells.
-
-        Raises:
-            ValueError: an unknown loss, a negative weight, no teacher for a model that was loaded,
-                a teacher with other shapes, or one that does not tell whether it yields logits.
-        """
-        teacher = ORIGINALS.get(self) if teacher is None else teacher
-        if teacher is None:
-            raise ValueError(
-                f"Model {self.name!r} does not know the float model that it was made from, because "
-                "it was loaded or cloned. Pass the teacher: qmodel.distill_from(float_model)."
-            )
-        self._distillation = Distillation(self, teacher, loss, label_weight, from_logits)
-        self.train_function = None  # an earlier `fit` may have compiled a step without the teacher
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outer = outer_layer(self)
         self._outer_name = None if outer is None else outer.name
@@ -202,7 +134,8 @@ class QuantizedModel(keras.Model):
         parts = {
             "its penalty on bit widths": self.bit_width_penalty and self.learned_widths,
             "its loss against a teacher": self._distillation,
-            "its code regularization": self._pulled_kernels,
+            "its code regularization": self.pulled_kernels,
+            "its discretization loss": self.discretization_log,
         }
         warn_of_outer_model(self.name, self._outer_name, parts)
 
@@ -287,58 +220,6 @@ class QuantizedModel(keras.Model):
         """Loads weights like any Keras model, also from files with old names of quantizers."""
         with reading_old_names(self.quantizers, filepath):
             super().load_weights(filepath, *args, **kwargs)
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        if not training:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
-        loss = self._task_loss(x, y, y_pred, sample_weight)
-        if pulled := self._pulled_kernels:
-            loss += replica_share(sum(map(code_regularization, pulled)))
-        if self.bit_width_penalty is None:
-            return loss
-        return self.bit_width_penalty.add_to(loss, self.learned_widths)
-
-    def _task_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
-        distillation = self._distillation
-        if distillation is None:
-            return super().compute_loss(x, y, y_pred, sample_weight)
-        regularization = sum((ops.sum(loss) for loss in self.losses), ops.zeros(()))
-        loss = replica_share(distillation(x, y_pred) + regularization)
-        if distillation.label_weight == 0.0:
-            return loss
-        labelled = super().compute_loss(x, y, y_pred, sample_weight) - replica_share(regularization)
-        return loss + distillation.label_weight * labelled
-
-    @property
-    def metrics(self) -> list[Any]:
-        """The metrics of any Keras model, and in training the terms of the bit-width penalty."""
-        penalty = self.bit_width_penalty
-        hidden = None if penalty is None or not self._evaluates else penalty.log
-        return [metric for metric in super().metrics if metric is not hidden]
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        with self._evaluation():
-            return super().evaluate(*args, **kwargs)
-
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        with self._evaluation():
-            return super().test_on_batch(*args, **kwargs)
-
-    @contextlib.contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        """Hides the penalty in `metrics`: evaluation returns the metrics of any Keras model."""
-        self._evaluates = True
-        try:
-            yield
-        finally:
-            self._evaluates = False
 
     def to_integer(self) -> IntegerGraph:
         """The learned integer network.

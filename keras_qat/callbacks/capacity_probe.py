@@ -20,8 +20,9 @@ from keras_qat.callbacks.channel_graph import ChannelGraph
 from keras_qat.input_batches import CalibrationData
 from keras_qat.keras_graph import input_keys, nodes
 from keras_qat.kernel_places import kernel_places
-from keras_qat.model import ORIGINALS, QuantizedModel
+from keras_qat.model import QuantizedModel
 from keras_qat.training.backend_state import synchronize
+from keras_qat.training.objective import ORIGINALS
 
 Record = dict[str, Any]
 

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_qat.config import QuantizationConfig
 from keras_qat.keras_graph import flat_nodes, own_methods
-from keras_qat.model import ORIGINALS, QuantizedModel
+from keras_qat.model import QuantizedModel
 from keras_qat.quantization.calibration import activation_histograms
 from keras_qat.quantization.insert_quantizers import insert_quantizers
 from keras_qat.quantization.layer_checks import refuse
@@ -21,6 +21,7 @@ from keras_qat.quantization.planning import PreparedModel, prepare
 from keras_qat.quantized_layers import quantized_kernels
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import Histogram
+from keras_qat.training.objective import ORIGINALS
 
 _STEPS = (
     *("train_step", "test_step", "predict_step"),

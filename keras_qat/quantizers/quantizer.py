@@ -14,6 +14,7 @@ from keras import ops
 from keras_qat import estimators
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.discretization_loss import collect, mean_squared_distance
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import Grid, nearest_codes, round_to_codes
 from keras_qat.quantizers.replacement import (
@@ -44,6 +45,8 @@ class Quantizer(keras.layers.Layer):
             selects the elements nearest to their codes. `None` quantizes all elements.
         replacement_order: the order in which a schedule reaches the tensors of a model: "global",
             "forward" or "reverse" (`keras_qat.callbacks.PEGESchedule`).
+        discretization_loss: the factor of `mean(((x - x_hat) / R)**2)` in the training loss of a
+            `QuantizedModel`, with `R` the range of the grid. Values move to their codes.
         seed: the seed of the random draws in training.
 
     Raises:
@@ -56,6 +59,7 @@ class Quantizer(keras.layers.Layer):
         estimator: estimators.Estimator | str | dict[str, Any] = "ste",
         replacement: str | None = None,
         replacement_order: str = "global",
+        discretization_loss: float = 0.0,
         seed: int | None = None,
         **kwargs: Any,
     ):
@@ -65,6 +69,7 @@ class Quantizer(keras.layers.Layer):
         self.estimator = estimators.get(estimator)
         self.replacement = replacement
         self.replacement_order = replacement_order
+        self.discretization_loss = float(discretization_loss)
         if replacement == "persistent" and seed is None:
             seed = random.randrange(2**31)  # saved, so a loaded model selects the same elements
         self.seed = seed
@@ -207,6 +212,9 @@ class Quantizer(keras.layers.Layer):
         quantized = self.fake_quantize(x, rounding, **options)
         if self.tap is not None:
             self.tap(quantized)
+        if training and self.discretization_loss > 0.0:
+            distance = mean_squared_distance(x, quantized, self.extent(x))
+            collect(self.discretization_loss * distance)
         return quantized
 
     def _select(self, x: Tensor) -> Selection | None:
@@ -252,6 +260,11 @@ class Quantizer(keras.layers.Layer):
         ratio = ops.cast(self.prepare(x), "float32") / ops.stop_gradient(self.scale)
         return (ratio - self.grid.qmin) / self.grid.step
 
+    def extent(self, x: Tensor) -> Tensor:
+        """The range of the grid for a tensor `x`, in real units; it broadcasts to `x`."""
+        grid = self.forward_grid()
+        return self.scale * ops.cast(grid.qmax - grid.qmin, "float32")
+
     def forward_grid(self) -> Grid:
         """The codes in the forward pass; if they are learned, the ends are tensors."""
         return self.grid
@@ -271,6 +284,7 @@ class Quantizer(keras.layers.Layer):
             "estimator": self.estimator.serialized(),
             "replacement": self.replacement,
             "replacement_order": self.replacement_order,
+            "discretization_loss": self.discretization_loss,
             "seed": self.seed,
         }
 

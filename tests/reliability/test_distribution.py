@@ -34,6 +34,7 @@ MIRRORED = textwrap.dedent(
         weight_bits=7, activation_bits=7, start_bits=8,
         noise_gradient="none",  # the signs of activations are drawn for each replica's examples
         estimator="pege", replacement="persistent", code_regularization=1e-4,
+        discretization_loss=1e-3,
     )
     number = keras.ops.convert_to_numpy
 

@@ -121,6 +121,9 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         ends = self.forward_grid()
         return Grid(int(ends.qmin), int(ends.qmax))
 
+    def extent(self, x: Tensor) -> Tensor:
+        return super().extent(x) if self.deployable else self.step * (self.levels() - 1.0)
+
     def forward_grid(self) -> Grid:
         offset, held_levels = as_tensor(self.offset), as_tensor(self.held_levels)
         return snapped_activation_grid(offset, *self._scale_and_range(), held_levels).grid

@@ -266,6 +266,15 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         """The number of steps in a grid of `bits`; whole steps lose one to be symmetric."""
         return float(2.0**bits - (2.0 if self.deployable and not self.half_steps else 1.0))
 
+    def extent(self, x: Tensor) -> Tensor:
+        """The range of each channel's grid; the range of its weights if the offset is free."""
+        kernel = ops.convert_to_tensor(x, "float32")
+        if not self.deployable:
+            low, high = _extremes(kernel, self.log_scale)
+            return high - low
+        grid = self.weight_grid(kernel)
+        return grid.unit * grid.stride * ops.maximum(grid.steps, 1.0)
+
     def weight_grid(self, kernel: Tensor) -> WeightGrid:
         """The snapped grid of a kernel."""
         return snapped_weight_grid(
