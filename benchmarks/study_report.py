@@ -46,7 +46,7 @@ def mean_and_spread(values: list[float]) -> tuple[float, float]:
 def paired_difference(runs: list[dict], others: list[dict]) -> tuple[float, float] | None:
     """The mean difference of accuracy over common seeds, and the half of its 95 % interval.
 
-    The interval is that of Student's t over the differences of each seed. With three seeds it is
+    The interval follows Student's t over the differences of each seed. With three seeds it is
     4.3 standard errors on each side. `None` with fewer than two common seeds.
     """
     known = {run["seed"]: run["qat_accuracy"] for run in others}
@@ -89,13 +89,13 @@ def validation_table(cells: dict[Cell, list[dict]]) -> str:
     rows = []
     for (bits, variant), runs in cells.items():
         found = [100.0 * run["logs"]["val_accuracy"] for run in runs]
-        row = f"| W{bits}A{bits} | {variant} | {len(runs)} | {_described(found)} |\n"
+        row = f"| W{bits}A{bits} | {variant} | {len(runs)} | {described(found)} |\n"
         rows.append((-bits, -statistics.mean(found), row))
     head = "| bits | variant | seeds | validation accuracy |\n|---|---|---|---|\n"
     return head + "".join(row for *_, row in sorted(rows))
 
 
-def _described(values: list[float]) -> str:
+def described(values: list[float]) -> str:
     """Mean and spread as text. One value has no spread."""
     mean, spread = mean_and_spread(values)
     return f"{mean:.2f} ± {spread:.2f}" if len(values) > 1 else f"{mean:.2f}"
@@ -114,11 +114,11 @@ def _row(
     bits: int, variant: str, runs: list[dict], float_accuracy: float, others: list[dict]
 ) -> list[str]:
     found = [run["qat_accuracy"] for run in runs]
-    cells = [f"W{bits}A{bits}", variant, str(len(runs)), _described(found)]
+    cells = [f"W{bits}A{bits}", variant, str(len(runs)), described(found)]
     cells.append(f"{statistics.mean(found) - float_accuracy:+.2f}")
     cells.append(_paired(runs, others))
     if all("tflite_accuracy" in run for run in runs):
-        of_file = _described([run["tflite_accuracy"] for run in runs])
+        of_file = described([run["tflite_accuracy"] for run in runs])
         gap = max(abs(run["tflite_accuracy"] - run["qat_accuracy"]) for run in runs)
         agreement = min(run["argmax_agreement"] for run in runs)
         cells += [of_file, f"{gap:.2f}", f"{agreement:.2f} %"]

@@ -30,7 +30,7 @@ class DiscretizationTerms:
 
     @contextlib.contextmanager
     def collected(self) -> Iterator[None]:
-        """A context that replaces the terms of the last call by those of this one."""
+        """A context whose terms replace the terms of the last call."""
         with collecting() as terms:
             yield
         self._here.terms = terms

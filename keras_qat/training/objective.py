@@ -160,7 +160,7 @@ class Objective(keras.Model):
 
     @contextlib.contextmanager
     def _evaluation(self) -> Iterator[None]:
-        """Hides the terms of the loss in `metrics`: evaluation has those of any Keras model."""
+        """Hides the terms of the loss in `metrics`, as evaluation is the same for every model."""
         self._evaluates = True
         try:
             yield
