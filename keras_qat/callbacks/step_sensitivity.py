@@ -189,6 +189,8 @@ def _mean_loss(loss: Callable[..., Any], x: Any, y: Any, y_pred: Any) -> Any:
 def _batches(x: Any, y: Any, size: int) -> Iterator[tuple[Any, Any]]:
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"The batch_size must be a whole number from 1 on. Received: {size!r}")
+    if isinstance(y, list | tuple) and np.ndim(y[:1]) == 1:
+        y = np.asarray(y)  # plain numbers, not one array for each output
     counts = {len(each) for each in keras.tree.flatten((x, y))}
     if len(counts) != 1 or 0 in counts:
         raise ValueError(
