@@ -161,6 +161,8 @@ def correlation(scores: Scores, drops: Scores, kind: str) -> str:
     names = [name for name in drops if name in scores and name.endswith(ends)]
     if len(names) < 3 or (kind == "all" and len({name.rsplit("/", 1)[1] for name in names}) < 2):
         return ""
+    if len({scores[name] for name in names}) < 2:
+        return "all equal"
     found = spearmanr([scores[name] for name in names], [drops[name] for name in names])
     chance = "p < 0.01" if found.pvalue < 0.01 else f"p = {found.pvalue:.2f}"
     return f"{found.statistic:+.2f} ({chance}, {len(names)})"
