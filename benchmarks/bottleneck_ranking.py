@@ -39,7 +39,7 @@ BITS = flags.DEFINE_integer("bits", 2, "The bits of the one tensor.", 1, 8)
 WIDTHS = flags.DEFINE_multi_integer("width", [8, 4], "Widths of networks that rankings see.")
 IMAGES = flags.DEFINE_integer("images", 2000, "Validation images that measure a drop.", 1)
 PROBED = flags.DEFINE_integer("probed", 512, "Training images that the rankings see.", 1)
-TARGETS = flags.DEFINE_multi_integer("target", [3, 2], "Targets of trainings that rankings see.")
+TARGETS = flags.DEFINE_multi_integer("target", [4, 3, 2], "Targets of trainings that rankings see.")
 EPOCHS = flags.DEFINE_integer("epochs", 14, "Epochs with learned bit widths.", 1)
 STEPS = flags.DEFINE_integer("steps", 70, "Batches in such an epoch.", 1)
 OUTPUT = flags.DEFINE_string("output", "benchmarks/results/bottlenecks.json", "JSON file to write.")
@@ -129,8 +129,8 @@ def seen_in_training(target: int) -> dict[str, Scores]:
     The input and the outputs keep 8 bits, and are not ranked by their area.
     """
     keras.utils.set_random_seed(0)
-    bits = dict.fromkeys(("weight_bits", "first_and_last_bits", "add_bits"), BITS.value)
-    config = keras_qat.GDNSQConfig(activation_bits=BITS.value, **bits)
+    names = ("weight_bits", "activation_bits", "first_and_last_bits", "add_bits")
+    config = keras_qat.GDNSQConfig(**dict.fromkeys(names, target))
     model = keras_qat.quantize(
         resnet8.float_model(),
         config,
@@ -161,8 +161,11 @@ def correlation(scores: Scores, drops: Scores, kind: str) -> str:
     names = [name for name in drops if name in scores and name.endswith(ends)]
     if len(names) < 3 or (kind == "all" and len({name.rsplit("/", 1)[1] for name in names}) < 2):
         return ""
+    if len({scores[name] for name in names}) < 2:
+        return "all equal"
     found = spearmanr([scores[name] for name in names], [drops[name] for name in names])
-    return f"{found.statistic:+.2f} (p = {found.pvalue:.2f}, {len(names)})"
+    chance = "p < 0.01" if found.pvalue < 0.01 else f"p = {found.pvalue:.2f}"
+    return f"{found.statistic:+.2f} ({chance}, {len(names)})"
 
 
 def report(found: dict[str, Any]) -> str:

@@ -64,8 +64,7 @@ octaves, both over the whole run.
 _TAIL = """
 ![Learned bit widths over the batches](gdnsq_ablation/widths_w{bits}a{bits}.png)
 
-The learned widths of the default run with seed {seed} at W{bits}A{bits}. The first and the last layer
-have 8 bits.
+The learned widths of the default run with seed {seed} at W{bits}A{bits}. The ends have 8 bits.
 
 ```sh
 python benchmarks/run_queue.py --minutes=90  # goes on where it was

@@ -17,7 +17,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 LEFT_BEHIND = {
     "README": ["model.tflite"],
     "quantize": ["qat.keras"],
-    "training": ["best.keras", "capacity.png"],
+    "training": ["best.keras", "dynamics.png", "capacity.png"],
     "export": ["model.tflite", "graph.npz", "fixed.tflite"],
     "microcontrollers": ["memory.png", "firmware/net_main.cc", "firmware/net.tflite"],
     "own_layers": ["turned.tflite"],

@@ -175,24 +175,30 @@ class CapacityMonitor(keras.callbacks.Callback):
             self._writer = None
 
     def bottlenecks(self, n: int = 3, by: str = "bits_per_value") -> list[str]:
-        """The tensors with the smallest capacity in the last epoch, smallest first.
+        """The first tensors of a ranking in the last epoch.
 
-        `by="bits_per_value"` ranks weights and activations together. The share of rounding noise in
-        the output of a quantizer is `2**(-2 * C)`. A layer that multiplies weights with inputs adds
-        up the shares of both. So the first tensor disturbs its layer most: more bits, or a better
-        range, help there first.
+        Which tensor loses most accuracy with fewer bits? The rankings were compared with the
+        measured drop on ResNet-8 (`benchmarks/results/bottlenecks.md`). The first two below agree
+        with it in part. The other two do not: they describe channels.
 
-        `by="bits_per_example"` ranks activations as links of a chain: all layers behind a tensor
-        know at most that many bits of an example. It finds the narrow waist of a network with a
-        single path; a shortcut around it carries more. The capacity is naturally small at the end
-        of a classifier, where a few values suffice.
+        * `by="step_sensitivity"`: the largest effect on the loss for one bit less, to first order.
+          It needs `labels`.
+        * `by="area_above_target"`: the largest `sum(max(mean_bits - target, 0))` over epochs, so
+          how long a learned width resisted. Compare it only among equal targets.
+        * `by="bits_per_value"`: the smallest capacity per value, so the strongest rounding noise in
+          relation to the signal: its share is `2**(-2 * C)`. It does not know what the loss feels.
+        * `by="bits_per_example"`, activations only: all layers behind a tensor know at most that
+          many bits of an example through it. A shortcut around it carries more, which
+          `history["network"]["narrowest"]` takes into account. It is naturally small at the end of
+          a classifier, where a few values suffice.
 
         Args:
             n: the largest number of tensors to return.
-            by: "bits_per_value" or "bits_per_example".
+            by: the ranking.
 
         Raises:
-            ValueError: no such ranking, an `n` below 1, or no epoch recorded yet.
+            ValueError: no such ranking, an `n` below 1, no epoch recorded yet, no labels for the
+                sensitivity, or no learned width for the area.
         """
         return bottlenecks(self.history, n, by)
 

@@ -96,10 +96,6 @@ class CapacityProbe:
         """The average bits of the network once every tensor has met its target."""
         return self._average_bits(records, "target_bits")
 
-    def _average_bits(self, records: Mapping[str, Record], key: str) -> Record:
-        found = average_bits(records, self._sites, key)
-        return {name: finite(value) for name, value in found.items()}
-
     def input_rate(self) -> float | None:
         """How many bits of an example its quantized inputs hold, at most; `None` with raw inputs.
 
@@ -138,6 +134,10 @@ class CapacityProbe:
             for name, value in values.items():
                 found[name].add(value)
         return {name: self._record(name, measured) for name, measured in found.items()}
+
+    def _average_bits(self, records: Mapping[str, Record], key: str) -> Record:
+        found = average_bits(records, self._sites, key)
+        return {name: finite(value) for name, value in found.items()}
 
     def _record(self, name: str, measured: Measurement | FloatMeasurement) -> Record:
         activation = self._sites[name].kernel is None

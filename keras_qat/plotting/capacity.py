@@ -69,7 +69,7 @@ def plot_capacity(
         axis.set_axisbelow(True)
     figure.suptitle(
         f"Quantizers as noisy channels, after epoch {history['epochs'][-1]}: weights (blue), "
-        "activations (orange), bottlenecks (red)",
+        "activations (orange), the smallest capacities (red)",
         fontsize=10,
     )
     if path is not None:
@@ -146,7 +146,7 @@ def _row_colors(history: Mapping[str, Any], red: Collection[int]) -> list[str]:
 
 
 def _red(history: Mapping[str, Any], by: str, n: int) -> set[int]:
-    """The rows of the bottlenecks."""
+    """The rows of the tensors with the smallest numbers."""
     names = list(history["tensors"])
     return {names.index(name) for name in bottlenecks(history, n, by)}
 

@@ -181,6 +181,13 @@ def test_one_loss_is_summed_over_outputs():
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+def test_labels_may_be_a_list_of_numbers():
+    qmodel = linear()
+    loss, labels = "sparse_categorical_crossentropy", [0, 1, 2] * 4
+    expected = keras_qat.step_sensitivity(qmodel, X, np.array(labels), loss)
+    assert keras_qat.step_sensitivity(qmodel, X, labels, loss) == expected
+
+
 def test_a_model_may_be_built_on_lists_of_one():
     """As files of old Keras releases are."""
     inputs = [keras.Input((5,), name="x")]
