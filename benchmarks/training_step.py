@@ -158,7 +158,7 @@ def report(settings: list[dict[str, Any]]) -> str:
 
 
 def overview(settings: list[dict[str, Any]], field: str) -> str:
-    """Markdown: a row for each setting, the `field` of each variant divided by that of float."""
+    """Markdown: a row for each setting, the `field` of each variant over the `field` of float."""
     names = list(dict.fromkeys(name for setting in settings for name in setting["variants"]))
     titles = [TITLES.get(name, name) for name in names if name != "float"]
     text = f"\n| network | batch | jit | {' | '.join(titles)} |\n"
