@@ -49,7 +49,7 @@ ROWS = (
     Row("ResNet-20", "CIFAR-10", "resnet20", "GDNSQ's authors', 92.81 %",
         {4: 20, 3: 30, 2: 100, 1: 240}, "resnet20.md", {4: 92.78, 3: 92.5, 2: 91.4, 1: 86.5}),
     Row("VGG-small", "CIFAR-10", "vgg_small", "trained here, 30 epochs",
-        {4: 6, 3: 8, 2: 12, 1: 20}),
+        {4: 8, 3: 10, 2: 15, 1: 30}),
     Row("VGG16-BN", "CIFAR-10", "vgg16_bn", "trained here, 120 epochs",
         {4: 20, 3: 30, 2: 60, 1: 120}),
     Row("ResNet-20", "CIFAR-100", "resnet20_cifar100", "trained here, 200 epochs",
