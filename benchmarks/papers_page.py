@@ -70,8 +70,8 @@ says how far each one is here.
 
 _TAIL = """
 "Published" is the accuracy in % that GDNSQ's code states at 4, 3, 2 and 1 bits: the best epoch on
-the test set, with layers in float ([ResNet-20](resnet20.md) says which). Tables of PEGE's paper are
-not public, so there is no number of PEGE here.
+the test set, with layers in float ([ResNet-20](resnet20.md) says which). PEGE has no number here,
+because we have read its abstract alone.
 
 "Not run" means that no run has begun. Tests take such a study from its float model to a proven file
 on a few made-up images, which says nothing of its accuracy. Every study trains its own float model

@@ -3,8 +3,8 @@
     python benchmarks/vgg_small.py --only=float,32,0
     python benchmarks/vgg_small.py --only=gdnsq,2,0
 
-A training step costs nine times the step of ResNet-20: 2.4 seconds of a core for 128 images. So runs
-are short, hours long. The recipes were written down before the first run.
+A training step costs nine times the step of ResNet-20: 2.4 seconds of a core for 128 images. So
+runs are short. The recipes were written down before the first run.
 """
 
 from __future__ import annotations
