@@ -10,8 +10,8 @@ network, quantizes it, and trains on by one of three methods:
 - gdnsq: bit widths fall from 10 to their targets while the network trains (arXiv 2508.14004);
 - pege: elements are replaced by their quantized values, more in every batch (arXiv 2509.00097).
 
-Then it exports the model and runs the file on the 10,000 test images. Every epoch takes about half
-a minute on a laptop's CPU, so the whole takes about a quarter of an hour.
+Then it exports the model and runs the file on the 10,000 test images. An epoch takes about half a
+minute on two cores, so the whole takes about a quarter of an hour.
 
 The results in --output_dir are float.keras, which the next run takes, and for each run its trained
 .keras, its .tflite and its .report.json, and a JSON file with the accuracies. A run that has this

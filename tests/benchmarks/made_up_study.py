@@ -12,15 +12,17 @@ import sys
 
 import cifar10
 import numpy as np
+import study
 import tensorflow_datasets as tfds
 
 COUNTS = {
     "cifar10": {"train": 72, "test": 16},
     "cifar100": {"train": 72, "test": 16},
-    "imagenet2012": {"train": 16, "validation": 4},
+    "imagenet2012": {"train": 8, "validation": 4},
 }
 CLASSES = 10
 VALIDATION_IMAGES = 8
+REESTIMATION_BATCHES = 2
 
 
 def images(count, size):
@@ -63,4 +65,5 @@ if __name__ == "__main__":
         prepare(*sys.argv[1:])
     else:
         cifar10.VALIDATION_IMAGES = VALIDATION_IMAGES
+        study.REESTIMATION_BATCHES = REESTIMATION_BATCHES
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -79,9 +79,9 @@ for (x, y), (u, v) in zip(whole[imagenet.steps():], resumed, strict=True):
     np.testing.assert_array_equal(x, u)
     np.testing.assert_array_equal(y, v)
 order = np.concatenate([y for _, y in whole[: imagenet.steps()]])
-assert sorted(order) == sorted(np.arange(16) % 10), order
+assert sorted(order) == list(range(8)), order
 other = next(iter(imagenet.batches(1, 0)))
-print(np.array_equal(whole[0][0], other[0]), np.array_equal(whole[0][0], whole[4][0]))
+print(np.array_equal(whole[0][0], other[0]), np.array_equal(whole[0][0], whole[2][0]))
 """
     done = run("-c", code)
     assert done.stdout.split() == ["False", "False"], done.stderr
