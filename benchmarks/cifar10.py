@@ -1,4 +1,4 @@
-"""CIFAR-10 for studies: images, and training batches that depend on seed and epoch alone."""
+"""CIFAR-10 and CIFAR-100 for studies: images, and batches that depend on seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from absl import flags
 SHARED_DIR = flags.DEFINE_string(
     "shared_dir",
     str(pathlib.Path(__file__).resolve().parents[2] / "shared"),
-    "Folder with data/tfds (CIFAR-10 of tensorflow-datasets) and models.",
+    "Folder with data/tfds (data sets of tensorflow-datasets) and models.",
 )
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "tensorflow-datasets folder; by default the one in --shared_dir."
@@ -25,7 +25,7 @@ VALIDATION_IMAGES = 5000
 _SIZE = 32
 
 Images = tuple[np.ndarray, np.ndarray]
-Border = Literal["edge", "reflect"]
+Border = Literal["black", "edge", "reflect"]
 
 
 def shared(*parts: str) -> pathlib.Path:
@@ -33,13 +33,17 @@ def shared(*parts: str) -> pathlib.Path:
     return pathlib.Path(SHARED_DIR.value).joinpath(*parts)
 
 
+def data_dir() -> str:
+    """The folder of tensorflow-datasets."""
+    return DATA_DIR.value or str(shared("data", "tfds"))
+
+
 @functools.cache
-def _pixels(split: str) -> Images:
-    folder = DATA_DIR.value or str(shared("data", "tfds"))
+def _pixels(split: str, name: str) -> Images:
     dataset = tfds.load(
-        "cifar10",
+        name,
         split=split,
-        data_dir=folder,
+        data_dir=data_dir(),
         download=False,
         batch_size=-1,
         as_supervised=True,
@@ -48,28 +52,29 @@ def _pixels(split: str) -> Images:
     return pixels, labels
 
 
-def pixels(split: str) -> Images:
+def pixels(split: str, name: str = "cifar10") -> Images:
     """uint8 images (N, 32, 32, 3), and labels.
 
     Args:
         split: "test", "all" for the 50,000 training images, "validation" for the last 5,000 of
             them, and "train" for the others.
+        name: "cifar10", or "cifar100".
     """
     if split == "test":
-        return _pixels("test")
-    images, labels = _pixels("train")
+        return _pixels("test", name)
+    images, labels = _pixels("train", name)
     first = len(images) - VALIDATION_IMAGES
     part = {"all": slice(None), "train": slice(first), "validation": slice(first, None)}[split]
     return images[part], labels[part]
 
 
-def batches_per_epoch(split: str) -> int:
+def batches_per_epoch(split: str, name: str = "cifar10") -> int:
     """The number of full batches in an epoch."""
-    return len(pixels(split)[0]) // BATCH_SIZE.value
+    return len(pixels(split, name)[0]) // BATCH_SIZE.value
 
 
 def training_batches(
-    split: str, seed: int, first_epoch: int, reach: int, border: Border
+    split: str, seed: int, first_epoch: int, reach: int, border: Border, name: str = "cifar10"
 ) -> tf.data.Dataset:
     """Endless batches of float32 images from 0 to 255 and labels, from an epoch on.
 
@@ -81,10 +86,11 @@ def training_batches(
         seed: seed of the run.
         first_epoch: the epoch of the first batch.
         reach: largest shift along each axis, in pixels.
-        border: how pixels beyond the border are filled: from the edge, or by reflection.
+        border: how pixels beyond the border are filled: with 0, from the edge, or by reflection.
+        name: "cifar10", or "cifar100".
     """
-    images, labels = (tf.constant(each) for each in pixels(split))
-    count, steps, size = len(images), batches_per_epoch(split), BATCH_SIZE.value
+    images, labels = (tf.constant(each) for each in pixels(split, name))
+    count, steps, size = len(images), batches_per_epoch(split, name), BATCH_SIZE.value
 
     def epoch_of(epoch):
         order = tf.random.experimental.stateless_shuffle(
@@ -110,12 +116,14 @@ def training_batches(
 def _shifted(images: tf.Tensor, shifts: tf.Tensor, border: Border) -> tf.Tensor:
     for axis in (0, 1):
         places = tf.range(_SIZE)[None] + shifts[:, axis, None]
-        if border == "edge":
-            places = tf.clip_by_value(places, 0, _SIZE - 1)
-        else:
-            last = _SIZE - 1
+        last = _SIZE - 1
+        if border == "reflect":
             places = last - tf.abs(last - tf.abs(places))
-        images = tf.gather(images, places, axis=axis + 1, batch_dims=1)
+        nearest = tf.clip_by_value(places, 0, last)
+        images = tf.gather(images, nearest, axis=axis + 1, batch_dims=1)
+        if border == "black":
+            shape = (-1, _SIZE, 1, 1) if axis == 0 else (-1, 1, _SIZE, 1)
+            images *= tf.cast(tf.reshape(places == nearest, shape), images.dtype)
     return images
 
 

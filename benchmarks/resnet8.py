@@ -16,7 +16,7 @@ __all__ = ["BATCH_SIZE", "CALIBRATION_IMAGES", "VALIDATION_IMAGES", "accuracy"]
 
 MODEL = flags.DEFINE_string("model", None, "Trained float model; default in --shared_dir.")
 
-_REACH = 3
+REACH = 3
 
 
 def float_model() -> keras.Model:
@@ -41,7 +41,7 @@ def training_batches(seed: int, first_epoch: int = 0) -> tf.data.Dataset:
     The float model was trained in this way. Its accuracy is 80 % on images with a black border and
     91 % on these. A teacher teaches its errors too.
     """
-    return cifar10.training_batches("train", seed, first_epoch, _REACH, "edge")
+    return cifar10.training_batches("train", seed, first_epoch, REACH, "edge")
 
 
 TASK = Task(

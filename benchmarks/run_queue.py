@@ -6,9 +6,10 @@
 A line of the list has a study, a variant, bits and a seed (`benchmarks/queue.txt`). Each run has
 one thread at the lowest priority. It uses a frozen copy of the committed code, a clone with its own
 environment in --queue_dir, so the tree may change meanwhile. A run that was killed or ran out of
-time goes on from its last epoch, with the commit it began with. A finished run is a JSON file in
-the study's folder of --results_dir, next to a CSV file of its epochs. Commit both. Backups and
-trained models stay in --queue_dir. If that folder is lost, the runs begin again.
+time goes on from its last epoch, with the commit it began with. Runs of a study wait while its
+float model trains. A finished run is a JSON file in the study's folder of --results_dir, next to a
+CSV file of its epochs. Commit both. Backups and trained models stay in --queue_dir. If that folder
+is lost, the runs begin again.
 
 This file is not named queue.py, because it would hide Python's own `queue`.
 """
@@ -25,7 +26,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import backup_files
@@ -36,6 +37,7 @@ from rich.table import Table
 _HERE = pathlib.Path(__file__).resolve().parent
 _ROOT = _HERE.parent
 _OUT_OF_TIME = 75  # the value in study.py, which loads TensorFlow
+_FLOAT = "float"  # the same
 _ONE_THREAD = {
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
@@ -204,16 +206,23 @@ def _end(signal_number: int, frame: object) -> None:
     sys.exit(128 + signal_number)
 
 
+def next_ready(waiting: list[Entry], running: Iterable[Entry]) -> Entry | None:
+    """The first run that can begin. The runs of a study wait while its float model trains."""
+    training = {entry.folder_name for entry in running if entry.variant == _FLOAT}
+    return next((entry for entry in waiting if entry.folder_name not in training), None)
+
+
 def work(todo: list[Entry], stop_at: float | None) -> int:
     """Does the runs in order, --jobs at a time, and returns the exit code of the queue."""
-    waiting, failed = iter(todo), 0
+    waiting, failed = list(todo), 0
     running: dict[Future[int], Entry] = {}
     with ThreadPoolExecutor(JOBS.value) as pool:
         while True:
             while len(running) < JOBS.value and (stop_at is None or time.time() < stop_at):
-                entry = next(waiting, None)
+                entry = next_ready(waiting, running.values())
                 if entry is None:
                     break
+                waiting.remove(entry)
                 code = code_for(entry)
                 print(f"{entry.title}: begins, or goes on", flush=True)
                 running[pool.submit(do, entry, code, stop_at)] = entry
@@ -226,7 +235,7 @@ def work(todo: list[Entry], stop_at: float | None) -> int:
                 print(f"{entry.title}: {ends.get(result, f'failed ({result}), see {log}')}")
                 failed += result not in ends
                 if result == _OUT_OF_TIME:
-                    waiting = iter(())  # no time for another run's epoch, either
+                    waiting.clear()  # no time for another run's epoch, either
 
 
 def rows(listed: list[Entry]) -> Iterator[tuple[str, str, str, str, str]]:

@@ -47,6 +47,8 @@ from keras_qat.callbacks import (
 REESTIMATION_BATCHES = 40
 OUT_OF_TIME = 75
 """Exit code of a run that stopped between two epochs because its time was up."""
+FLOAT = "float"
+"""The variant that trains the float model of a study."""
 _PACKAGES = ("keras", "tensorflow", "numpy", "ai-edge-litert")
 
 BITS = flags.DEFINE_multi_integer("bits", [2, 1, 3, 4], "Bits of weights and activations.")
@@ -122,6 +124,9 @@ class Run:
     @property
     def result(self) -> pathlib.Path:
         return self.folder / f"{self.name}.json"
+
+
+TrainFloat = Callable[[Run], None]
 
 
 def all_runs(variants: Variants) -> list[Run]:
@@ -215,10 +220,18 @@ def _arrival(qmodel: keras_qat.QuantizedModel) -> dict[str, float]:
     return {"targets_met_at": float(batches - converged_batches) if converged else 0.0}
 
 
+def in_parts(
+    function: Callable[[np.ndarray], np.ndarray], inputs: np.ndarray, part: int = 5000
+) -> np.ndarray:
+    """`function(inputs)`, a part at a time, for inputs that are larger than memory."""
+    starts = range(0, len(inputs), part)
+    return np.concatenate([function(inputs[start : start + part]) for start in starts])
+
+
 def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str, Any]:
     """Accuracies on the test set: the model's, and its file's if the model deploys."""
     test_images, labels = task.images("test")
-    outputs = qmodel.predict(test_images, batch_size=500, verbose=0)
+    outputs = in_parts(lambda some: qmodel.predict(some, batch_size=500, verbose=0), test_images)
     found = {"qat_accuracy": accuracy(outputs, labels)}
     if not all(quantizer.deployable for quantizer in qmodel.quantizers):
         return found
@@ -227,7 +240,7 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str
     # A file that misses export's default limit is a result too. The table has its agreement.
     report = tflite_export.export(qmodel, path, samples=samples, min_argmax_agreement=0.9)
     report.save_json(path.with_suffix(".report.json"))
-    file_outputs = tflite_export.predict(path, test_images)
+    file_outputs = in_parts(lambda some: tflite_export.predict(path, some), test_images)
     same = np.argmax(outputs, axis=-1) == np.argmax(file_outputs, axis=-1)
     return {
         **found,
@@ -303,12 +316,26 @@ def report(folder: pathlib.Path, variants: Variants, task: Task, baseline: str) 
     print(f"Picture: {picture}")
 
 
-def run(variants: Variants, task: Task = resnet8.TASK, baseline: str = "lsq") -> None:
-    """The command line of a study. Its table has the difference of variants from the baseline."""
-    app.run(functools.partial(_main, variants, task, baseline))
+def run(
+    variants: Variants,
+    task: Task = resnet8.TASK,
+    train_float: TrainFloat | None = None,
+    baseline: str = "lsq",
+) -> None:
+    """The command line of a study. `--only=float,32,0` calls `train_float`, if there is one.
+
+    The table has the difference of each variant from the baseline.
+    """
+    app.run(functools.partial(_main, variants, task, train_float, baseline))
 
 
-def _main(variants: Variants, task: Task, baseline: str, argv: list[str]) -> None:
+def _main(
+    variants: Variants,
+    task: Task,
+    train_float: TrainFloat | None,
+    baseline: str,
+    argv: list[str],
+) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     unknown = set(VARIANTS_FLAG.value or ()) - set(variants)
@@ -319,8 +346,12 @@ def _main(variants: Variants, task: Task, baseline: str, argv: list[str]) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     if ONLY.value:
         name, bits, seed = ONLY.value.split(",")
+        only = Run(name, int(bits), int(seed))
         try:
-            execute(Run(name, int(bits), int(seed)), variants[name], task)
+            if train_float is not None and name == FLOAT:
+                train_float(only)
+            else:
+                execute(only, variants[name], task)
         except OutOfTimeError as stopped:
             print(stopped)
             sys.exit(OUT_OF_TIME)

@@ -11,14 +11,19 @@ from absl import app
 
 KINDS = ("float", "qat", "integer", "tflite")
 HEADER = (
-    "| bits | seed | float | QAT | integer | .tflite | argmax agreement | file bytes |\n"
-    "|---|---|---|---|---|---|---|---|\n"
+    "| method | bits | seed | float | QAT | integer | .tflite | argmax agreement | file bytes |\n"
+    "|---|---|---|---|---|---|---|---|---|\n"
 )
+
+
+def kind_of(run: dict) -> tuple[str, str]:
+    """The method of a run and its bits; runs of one kind differ in their seeds."""
+    return run["method"], f"W{run['weight_bits']}A{run['activation_bits']}"
 
 
 def row(run: dict) -> str:
     """One run as a table row."""
-    cells = [f"W{run['bits']}A{run['bits']}", str(run["seed"])]
+    cells = [*kind_of(run), str(run["seed"])]
     cells += [f"{run[f'{kind}_accuracy']:.2f}" for kind in KINDS]
     cells += [f"{run['argmax_agreement']:.2f} %", f"{run['file_bytes']:,}"]
     return f"| {' | '.join(cells)} |\n"
@@ -26,8 +31,8 @@ def row(run: dict) -> str:
 
 def summary_row(runs: list[dict]) -> str:
     """Mean and standard deviation over seeds."""
-    bits = runs[0]["bits"]
-    cells = [f"**W{bits}A{bits}**", f"{len(runs)} seeds"]
+    method, bits = kind_of(runs[0])
+    cells = [method, f"**{bits}**", f"{len(runs)} seeds"]
     for kind in KINDS:
         values = [run[f"{kind}_accuracy"] for run in runs]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -38,11 +43,12 @@ def summary_row(runs: list[dict]) -> str:
 
 
 def table(folder: pathlib.Path) -> str:
-    """All runs of a folder, the most bits first. The mean follows the runs of each bit width."""
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("w*_seed*.json"))]
+    """All runs of a folder, the most bits first. The mean follows the runs of each kind."""
+    paths = [path for path in sorted(folder.glob("w*_seed*.json")) if path.suffixes == [".json"]]
+    runs = [json.loads(path.read_text()) for path in paths]
     text = HEADER
-    for bits in sorted({run["bits"] for run in runs}, reverse=True):
-        same = [run for run in runs if run["bits"] == bits]
+    for kind in sorted({kind_of(run) for run in runs}, key=lambda kind: kind[::-1], reverse=True):
+        same = [run for run in runs if kind_of(run) == kind]
         text += "".join(map(row, same)) + summary_row(same)
     return text
 

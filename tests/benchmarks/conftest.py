@@ -1,3 +1,8 @@
-"""The tiny study is a script: it runs in the processes that the queue starts."""
+"""Tests import modules of benchmarks/. The tiny study is a script, which the queue starts."""
 
-collect_ignore = ["tiny_study.py"]
+import pathlib
+import sys
+
+sys.path.append(str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+
+collect_ignore = ["made_up_study.py", "tiny_study.py"]
