@@ -60,7 +60,6 @@ CONFIGS = {
     "pege": keras_qat.PEGEConfig,
 }
 FLOAT_LEARNING_RATE = 2e-3
-REESTIMATED_IMAGES = 4096
 
 Images = tuple[np.ndarray, np.ndarray]
 
@@ -162,9 +161,6 @@ def train(model: keras.Model, splits: dict[str, Images]) -> keras_qat.QuantizedM
         needed.append(callbacks.GDNSQSchedule())
     if METHOD.value == "pege":
         needed.append(callbacks.PEGESchedule())
-    if min(WEIGHT_BITS.value, ACTIVATION_BITS.value) <= 2:
-        sample = images[:REESTIMATED_IMAGES].astype(np.float32)
-        needed.append(callbacks.BatchNormReestimation(sample))
     fit(qmodel, splits, EPOCHS.value, LEARNING_RATE.value, *needed)
     return qmodel
 

@@ -28,7 +28,7 @@ from absl import app, flags
 
 import keras_qat
 import tflite_export
-from keras_qat.callbacks import BatchNormReestimation, CapacityMonitor, GDNSQSchedule
+from keras_qat.callbacks import BitWidthMonitor, CapacityMonitor, GDNSQSchedule
 
 BITS = flags.DEFINE_integer("bits", 2, "Target of weights and activations.", 1, 8)
 FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 30, "Epochs of float training.", 1)
@@ -37,44 +37,24 @@ SEED = flags.DEFINE_integer("seed", 0, "Random seed.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "gdnsq_capacity_output", "Folder for the results.")
 
 COLORS = {"weights": "tab:blue", "activations": "tab:orange"}
-RECORDED_EVERY = 8
-
-
-class WidthRecorder(keras.callbacks.Callback):
-    """Records the width of the widest channel of every quantizer, every few batches."""
-
-    def __init__(self):
-        super().__init__()
-        self.batches: list[int] = []
-        self.bits: dict[tuple[str, str], list[float]] = {}
-        self._done = 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self._done % RECORDED_EVERY == 0:
-            self.batches.append(self._done)
-            for width in self.model.learned_widths:
-                kind = "activations" if width.layer is None else "weights"
-                widest = float(keras.ops.max(width.widths()))
-                self.bits.setdefault((kind, width.name), []).append(widest)
-        self._done += 1
 
 
 def draw(
-    recorder: WidthRecorder,
+    learned: BitWidthMonitor,
     monitor: CapacityMonitor,
     logs: dict[str, list[float]],
     float_accuracy: float,
     met_at: int | None,
 ) -> matplotlib.figure.Figure:
     """Three panels over the batches of the run: widths, capacities, and accuracy with penalty."""
-    epochs = len(logs["loss"])
-    batches_per_epoch = (recorder.batches[-1] + RECORDED_EVERY) / epochs
-    ends = batches_per_epoch * np.arange(1, epochs + 1)
+    epochs, batches = len(logs["loss"]), learned.history["batches"]
+    ends = batches[-1] / epochs * np.arange(1, epochs + 1)
     figure = matplotlib.figure.Figure(figsize=(9, 8.5), layout="constrained")
     widths, capacities, accuracy = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2.2, 2.2))
 
-    for (kind, _), bits in recorder.bits.items():
-        widths.plot(recorder.batches, bits, color=COLORS[kind], linewidth=1.3, alpha=0.8)
+    for name, tensor in learned.history["tensors"].items():
+        color = COLORS[name.rpartition("/")[2]]
+        widths.plot(batches, tensor["max_bits"], color=color, linewidth=1.3, alpha=0.8)
     targets = sorted({tensor["target_bits"] for tensor in monitor.history["tensors"].values()})
     for target in targets:
         widths.axhline(target, color="0.3", linestyle="--", linewidth=1)
@@ -140,15 +120,15 @@ def main(argv: list[str]) -> None:
         keras_qat.GDNSQConfig(weight_bits=BITS.value, activation_bits=BITS.value),
         calibration_data=images[:512],
     )
-    schedule, recorder, monitor = GDNSQSchedule(), WidthRecorder(), CapacityMonitor(images[:256])
-    callbacks = (schedule, recorder, monitor, BatchNormReestimation(images))
+    schedule, learned, monitor = GDNSQSchedule(), BitWidthMonitor(8), CapacityMonitor(images[:256])
+    callbacks = (schedule, learned, monitor)
     logs = digits.train(qmodel, splits, QAT_EPOCHS.value, 3e-3, *callbacks).history
 
     path = folder / "model.tflite"
     report = tflite_export.export(qmodel, path, samples=splits["validation"][0][:256])
     report.save_json(folder / "report.json")
     float_accuracy = 100 * float_logs["val_accuracy"][-1]
-    figure = draw(recorder, monitor, logs, float_accuracy, schedule.targets_met_at)
+    figure = draw(learned, monitor, logs, float_accuracy, schedule.targets_met_at)
     figure.savefig(folder / "capacity.png", dpi=120)
 
     images, labels = splits["test"]

@@ -30,7 +30,7 @@ from absl import app, flags
 
 import keras_qat
 import tflite_export
-from keras_qat.callbacks import BatchNormReestimation, PEGESchedule
+from keras_qat.callbacks import PEGESchedule
 
 BITS = flags.DEFINE_integer("bits", 2, "Bits of weights and activations.", 1, 8)
 END = flags.DEFINE_float("end", 0.5, "The share of the run over which p rises to 1.", 0.0, 1.0)
@@ -132,12 +132,9 @@ def main(argv: list[str]) -> None:
         keras_qat.PEGEConfig(weight_bits=BITS.value, activation_bits=BITS.value),
         calibration_data=images[:512],
     )
-    schedule, recorder = (
-        PEGESchedule(end=END.value, final_strength=FINAL_STRENGTH.value),
-        ShareRecorder(),
-    )
-    callbacks = (schedule, recorder, BatchNormReestimation(images))
-    logs = digits.train(qmodel, splits, QAT_EPOCHS.value, 2e-3, *callbacks).history
+    schedule = PEGESchedule(end=END.value, final_strength=FINAL_STRENGTH.value)
+    recorder = ShareRecorder()
+    logs = digits.train(qmodel, splits, QAT_EPOCHS.value, 2e-3, schedule, recorder).history
 
     path = folder / "model.tflite"
     report = tflite_export.export(qmodel, path, samples=splits["validation"][0][:256])

@@ -29,7 +29,7 @@ from rich.table import Table
 
 import keras_qat
 import tflite_export
-from keras_qat.callbacks import BatchNormReestimation, GDNSQSchedule
+from keras_qat.callbacks import GDNSQSchedule
 
 DATASET = flags.DEFINE_string(
     "dataset", "digits", "'digits', or the name of an image set of tensorflow-datasets."
@@ -73,12 +73,10 @@ def train_lsq(model: keras.Model, splits: dict[str, Split]) -> keras_qat.Quantiz
 
 
 def train_gdnsq(model: keras.Model, splits: dict[str, Split]) -> keras_qat.QuantizedModel:
-    """Learned steps and bit widths. With few bits, BatchNormalization needs fresh statistics."""
+    """Learned steps and bit widths."""
     config = keras_qat.GDNSQConfig(weight_bits=GDNSQ_BITS.value, activation_bits=GDNSQ_BITS.value)
-    images = splits["train"][0]
-    qmodel = keras_qat.quantize(model, config, calibration_data=images[:512])
-    callbacks = GDNSQSchedule(), BatchNormReestimation(images[:4096])
-    digits.train(qmodel, splits, GDNSQ_EPOCHS.value, 3e-3, *callbacks)
+    qmodel = keras_qat.quantize(model, config, calibration_data=splits["train"][0][:512])
+    digits.train(qmodel, splits, GDNSQ_EPOCHS.value, 3e-3, GDNSQSchedule())
     return qmodel
 
 

@@ -38,17 +38,20 @@ def test_the_picture_shows_a_run_that_missed_its_targets():
 import types
 import gdnsq_capacity as example
 
-recorder = types.SimpleNamespace(
-    batches=[0, 8, 16, 24],
-    bits={("weights", "a"): [10.0, 8.0, 4.0, 3.0], ("activations", "b"): [10.0, 9.0, 9.0, 8.0]},
-)
+learned = types.SimpleNamespace(history={
+    "batches": [0, 8, 16, 32],
+    "tensors": {
+        "a/weights": {"max_bits": [10.0, 8.0, 4.0, 3.0]},
+        "b/activations": {"max_bits": [10.0, 9.0, 9.0, 8.0]},
+    },
+})
 tensors = {
     "a/weights": {"kind": "weights", "target_bits": 2, "bits_per_value": [5.0, 2.5]},
     "b/activations": {"kind": "activations", "target_bits": 8, "bits_per_value": [8.5, 7.5]},
 }
 monitor = types.SimpleNamespace(history={"epochs": [0, 1], "tensors": tensors})
 logs = {"loss": [1.5, 1.25], "task_loss": [1.0, 1.5], "val_accuracy": [0.5, 0.75]}
-figure = example.draw(recorder, monitor, logs, 98.0, None)
+figure = example.draw(learned, monitor, logs, 98.0, None)
 widths, capacities, accuracy, penalty = figure.axes
 print([list(map(float, line.get_ydata())) for line in widths.lines[:2]])
 print(sorted(int(line.get_ydata()[0]) for line in widths.lines if line.get_linestyle() == "--"))
