@@ -73,6 +73,7 @@ def plot_replacement(
             axis.tick_params(labelsize=8)
     panels[0, 0].set_ylabel("replaced\nshare p", fontsize=9)
     for axis, kind in zip(panels[1:, 0], kinds, strict=True):
+        axis.set_ylim(bottom=0.0)  # after all lines of the row, which sets the upper end
         axis.set_ylabel(f"error of {kind},\nsquared, in ranges", fontsize=9)
     panels[1, 0].legend(fontsize=8, frameon=False, loc="best")
     label_depth(figure, panels[1:])
@@ -102,4 +103,3 @@ def _draw_errors(axis: Any, run: Mapping[str, Any], kind: str) -> None:
         axis.plot(batches, np.mean(errors, axis=0), color="black", lw=2.2, label="mean of all")
         clipping = np.mean(_errors(run, kind, "clipping"), axis=0)
         axis.plot(batches, clipping, "--", color="black", lw=1.2, label="of it by clipping")
-    axis.set_ylim(bottom=0.0)
