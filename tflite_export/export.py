@@ -206,6 +206,7 @@ def prepare(
         )
         check_limits(comparison, limits, answers=samples is not None)
     ends = [graph.tensors[name] for name in (*graph.inputs, *graph.outputs)]
+    rounds_inputs = dtype == "float32" and any(graph.tensors[x].on_grid for x in graph.inputs)
     report = Report(
         path=path,
         target=chosen.name,
@@ -218,7 +219,7 @@ def prepare(
         limits=(
             *chosen.limits,
             *((_WIDE_SOFTMAX_LIMIT,) if unproven else ()),
-            *((_FLOAT_INPUT_LIMIT,) if dtype == "float32" else ()),
+            *((_FLOAT_INPUT_LIMIT,) if rounds_inputs else ()),
             *((_describe_loss(lossy, comparison),) if lossy else ()),
             *uneven,
         ),

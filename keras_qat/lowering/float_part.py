@@ -116,8 +116,7 @@ def _converted(
         values = {id(place): tf.cast(x, place.dtype) for place, x in given}
         left = iter(inputs[len(part.places) :])
         kernels = {
-            key: [tf.transpose(kernel, [*range(1, len(kernel.shape)), 0]) for kernel in some]
-            for key, some in ((key, [next(left) for _ in found]) for key, found in weights.items())
+            key: [_channels_last(next(left)) for _ in found] for key, found in weights.items()
         }
         for call in part.calls:
             outputs = keras.tree.flatten(_called(call, values, kernels))
@@ -139,6 +138,10 @@ def _converted(
             f"converter: {error}"
         ) from error
     return file
+
+
+def _channels_last(kernel: Any) -> Any:
+    return keras.ops.moveaxis(kernel, 0, -1)
 
 
 def _called(call: GraphNode, values: dict[int, Any], kernels: dict[int, list[Any]]) -> Any:

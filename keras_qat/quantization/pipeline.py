@@ -97,7 +97,7 @@ def quantize(
     plan = prepared.plan
     refuse(model.name, (each.why_not for each in plan.unsupported if each.why_not != LEFT_IN_FLOAT))
     _check_something_is_quantized(plan, overrides)
-    _warn_of_own_code(model, prepared.graph, check_overrides(overrides))
+    _warn_of_own_code(model, prepared, check_overrides(overrides))
     quantized: QuantizedModel
     quantized, quantizers = insert_quantizers(prepared.rules, plan, QuantizedModel)
     _calibrate_weights(quantized)
@@ -118,7 +118,7 @@ def _check_something_is_quantized(plan: QuantizationPlan, overrides: Overrides |
         )
 
 
-def _warn_of_own_code(model: keras.Model, graph: keras.Model, overrides: Overrides) -> None:
+def _warn_of_own_code(model: keras.Model, prepared: PreparedModel, overrides: Overrides) -> None:
     """Warns of custom training steps, and of layers that do something else in training."""
     methods = own_methods(model, _STEPS)
     if methods:
@@ -128,8 +128,8 @@ def _warn_of_own_code(model: keras.Model, graph: keras.Model, overrides: Overrid
             "of your own, subclass keras_qat.QuantizedModel (its docstring shows how).",
             stacklevel=3,
         )
-    for node in flat_nodes(graph):
-        warn_of_training(node, lambda name: stays_float(name, overrides))
+    for node in flat_nodes(prepared.graph):
+        warn_of_training(node, lambda name: name in prepared.whole or stays_float(name, overrides))
 
 
 def _calibrate_weights(model: keras.Model) -> None:

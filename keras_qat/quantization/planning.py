@@ -60,6 +60,7 @@ class PreparedModel:
         plan: the plan of each call.
         data: the calibration data, or `None`.
         ranges: the least and the largest value of each tensor of the plan's grids, grid by grid.
+        whole: names of layers that need no rule and are not taken apart.
     """
 
     graph: keras.Model
@@ -67,6 +68,7 @@ class PreparedModel:
     plan: QuantizationPlan
     data: CalibrationData | None
     ranges: np.ndarray
+    whole: frozenset[str] = frozenset()
 
     def grid_tensors(self) -> list[Any]:
         """The tensors of the plan's grids in the normalized model, grid by grid."""
@@ -122,7 +124,8 @@ def prepare(
     policy = BitWidthPolicy(rules, config, every, known_as)
     grids = GridPlanner(rules, policy)
     planned = _Planner(rules, policy, grids, reasons).plan(model.name)
-    return _measured(graph, rules, planned, policy, data)
+    prepared = _measured(graph, rules, planned, policy, data)
+    return dataclasses.replace(prepared, whole=frozenset(whole))
 
 
 def plan(

@@ -238,6 +238,7 @@ def test_a_saved_graph_exports_the_same(qmodel, written, tmp_path):
 def test_io_dtype_changes_nothing(qmodel, written, tmp_path):
     report, _ = exported(qmodel, tmp_path / "net.tflite", io_dtype="float32")
     assert report.io_dtype == "float32"
+    assert report.limits == written[1].limits  # no QUANTIZE rounds the input
     assert (tmp_path / "net.tflite").read_bytes() == written[0].read_bytes()
 
 

@@ -175,10 +175,10 @@ def test_layers_that_several_outputs_need_are_in_the_file_once(tmp_path):
 
 @keras.saving.register_keras_serializable("tests")
 class Wave(layers.Layer):
-    """A layer without weights that has no rule."""
+    """A layer without weights that has no rule, and does something else in training."""
 
-    def call(self, x):
-        return keras.ops.sin(x)
+    def call(self, x, training=False):
+        return keras.ops.sin(2.0 * x if training else x)
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -210,6 +210,7 @@ def test_what_has_no_weights_needs_no_rule(tmp_path):
     x = images(16, (6, 6, 3))
     assert qmodel.plan == keras_qat.plan(model, W1A32, calibration_data=x)
     assert weight_bits(qmodel) == {"conv": 8, "head": 8}
+    assert not np.array_equal(qmodel(x, training=True), qmodel(x))  # it is not taken apart
     report = export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
     assert report.comparison.float_outputs[0].relative < 2.0**-16  # the order of float32 sums
     with pytest.raises(keras_qat.UnsupportedLayerError, match="activation 'bent'"):
