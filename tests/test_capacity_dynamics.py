@@ -137,9 +137,16 @@ def test_accuracies_of_another_number_are_refused(history, size):
 
 
 def test_a_history_without_accuracy_names_the_way_out(history):
-    with pytest.raises(ValueError, match=r"metrics=\['accuracy'\].*\['loss'\]"):
+    with pytest.raises(ValueError, match=r"metrics=\['accuracy'\].*'loss': 3"):
         keras_qat.plot_capacity_dynamics(history, kept({"loss": [1.0, 1.0, 1.0]}))
     keras_qat.plot_capacity_dynamics(history, [0.5, 0.5, 0.5])
+
+
+def test_a_validation_every_other_epoch_leaves_the_training(history):
+    values = {"accuracy": [0.9, 0.8, 0.85], "val_accuracy": [0.7]}
+    assert line(keras_qat.plot_capacity_dynamics(history, kept(values)), "accuracy, 85.0 %")
+    with pytest.raises(ValueError, match=r"for each epoch.*3 epochs.*'val_accuracy': 1"):
+        keras_qat.plot_capacity_dynamics(history, kept({"val_accuracy": [0.7]}))
 
 
 def test_where_nothing_differs_the_hidden_tensors_have_no_line(history):
@@ -164,6 +171,7 @@ def test_what_is_unknown_is_left_out(history):
 def test_numbers_that_are_far_apart_get_a_logarithmic_axis(history):
     assert keras_qat.plot_capacity_dynamics(history).axes[0].get_yscale() == "linear"
     history["input_bits_per_example"] = 20_000.0
+    del history["targets"]
     figure = keras_qat.plot_capacity_dynamics(history, [0.9, 0.8, 0.85])
     axis = figure.axes[0]
     figure.canvas.draw()

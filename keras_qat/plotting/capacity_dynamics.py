@@ -20,6 +20,7 @@ _AXES = {
     "bits_per_weight": "average bits of a weight",
     "bits_per_activation": "average bits of an activation",
 }
+_KEYS = ("val_accuracy", "accuracy")
 _NAMES_IN_LABEL = 2
 _LOG_FROM = 30.0
 """The ratio of the largest to the smallest number from which the axis is logarithmic."""
@@ -88,7 +89,7 @@ def plot_capacity_dynamics(
     _draw_bounds(axis, history, bits)
     if found is not None:
         _draw_accuracy(axis, x[-len(found) :], found)
-    _scale(axis)
+    _scale(axis, history)
     axis.invert_xaxis()
     axis.set_xlabel(f"{_AXES[bits]}, falling from left to right as training goes on", fontsize=9)
     axis.set_ylabel("capacity, bits of an example", color=_CAPACITY, fontsize=9)
@@ -150,9 +151,10 @@ def _draw_accuracy(axis: Any, x: Array, accuracies: Array) -> None:
     other = axis.twinx()
     percent = 100.0 * accuracies
     style = {"color": _ACCURACY, "ms": 3.5, "lw": 1.3, "alpha": 0.9}
-    other.plot(x, percent, "-s", label=f"accuracy, {percent[-1]:.1f} % at the end", **style)
-    other.set_ylabel("accuracy, %", color=_ACCURACY, fontsize=9)
     known = percent[np.isfinite(percent)]
+    label = f"accuracy, {known[-1]:.1f} % at the end" if known.size else "accuracy"
+    other.plot(x, percent, "-s", label=label, **style)
+    other.set_ylabel("accuracy, %", color=_ACCURACY, fontsize=9)
     if known.size:  # small changes look small, and stay away from the capacity
         low, high = np.min(known), np.max(known)
         spread = max(high - low, _LEAST_SPREAD)
@@ -165,11 +167,13 @@ def _series(history: Mapping[str, Any], key: str) -> Array:
     return np.array([*start, *history["network"][key]], dtype=np.float64)
 
 
-def _scale(axis: Any) -> None:
-    """Makes the axis logarithmic, with plain numbers, if the numbers on its lines are far apart."""
+def _scale(axis: Any, history: Mapping[str, Any]) -> None:
+    """Makes the axis logarithmic, with plain numbers, if the numbers of bits are far apart."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    numbers = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axis.lines[:-1]])
+    lines = [_series(history, key) for key in ("bits_per_example", "hidden_bits_per_example")]
+    rate = np.array([history.get("input_bits_per_example")], dtype=np.float64)
+    numbers = np.concatenate([*lines, rate])
     numbers = numbers[np.isfinite(numbers) & (numbers > 0.0)]
     if numbers.size and numbers.max() > _LOG_FROM * numbers.min():
         axis.set_yscale("log")
@@ -197,14 +201,15 @@ def _accuracies(given: Any, epochs: Sequence[int]) -> Array | None:
     if given is None:
         return None
     if isinstance(given, keras.callbacks.History):
-        key = next((key for key in ("val_accuracy", "accuracy") if key in given.history), None)
-        if key is None:
+        counts = {key: len(values) for key, values in given.history.items()}
+        whole = [key for key in _KEYS if counts.get(key) == len(given.epoch)]
+        if not whole:
             raise ValueError(
-                "The History has neither 'val_accuracy' nor 'accuracy': compile with "
-                "metrics=['accuracy'], or pass one number for each epoch. Received the keys: "
-                f"{sorted(given.history)}"
+                "The History has neither 'val_accuracy' nor 'accuracy' for each epoch: compile "
+                "with metrics=['accuracy'], or pass one number for each epoch. Received "
+                f"{len(given.epoch)} epochs, and numbers by key: {counts}"
             )
-        known = dict(zip(given.epoch, given.history[key], strict=True))
+        known = dict(zip(given.epoch, given.history[whole[0]], strict=True))
         return np.array([known.get(epoch, np.nan) for epoch in epochs], dtype=np.float64)
     found = np.asarray(given, dtype=np.float64)
     if found.shape != (len(epochs),):
