@@ -10,12 +10,8 @@ import dataclasses
 import json
 import pathlib
 
-from absl import app, flags
-
-_HERE = pathlib.Path(__file__).resolve().parent
-
-RESULTS_DIR = flags.DEFINE_string("results_dir", str(_HERE / "results"), "The results.")
-LIST = flags.DEFINE_string("list", str(_HERE / "queue.txt"), "The runs, in their order.")
+from absl import app
+from run_queue import LIST, RESULTS_DIR, entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +84,6 @@ python benchmarks/papers_page.py
 """
 
 
-def listed(path: pathlib.Path) -> list[tuple[str, str]]:
-    """Study and name of every run of the list."""
-    found = []
-    for line in path.read_text().splitlines():
-        words = line.partition("#")[0].split()
-        if words:
-            study, variant, bits, seed = words[:4]
-            found.append((study, f"w{bits}a{bits}_{variant}_seed{seed}"))
-    return found
-
-
 def state(row: Row, folder: pathlib.Path, names: list[str]) -> str:
     """How far the runs of a study are."""
     if row.page:
@@ -159,7 +144,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     results = pathlib.Path(RESULTS_DIR.value)
-    (results / "papers.md").write_text(page(results, listed(pathlib.Path(LIST.value))))
+    runs = [(entry.folder_name, entry.name) for entry in entries(pathlib.Path(LIST.value))]
+    (results / "papers.md").write_text(page(results, runs))
 
 
 if __name__ == "__main__":

@@ -237,8 +237,9 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str
         return found
     path = run.state_folder / f"{run.name}.tflite"
     samples = task.images("validation" if task.validates else "train")[0][:256]
-    # A file that misses export's default limit is a result too. The table has its agreement.
-    report = tflite_export.export(qmodel, path, samples=samples, min_argmax_agreement=0.9)
+    # A file that misses export's default limits is a result too, which says by how much.
+    limits = {"min_argmax_agreement": 0.9, "max_flip_rate": 1.0}
+    report = tflite_export.export(qmodel, path, samples=samples, **limits)
     report.save_json(path.with_suffix(".report.json"))
     file_outputs = in_parts(lambda some: tflite_export.predict(path, some), test_images)
     same = np.argmax(outputs, axis=-1) == np.argmax(file_outputs, axis=-1)
@@ -246,6 +247,7 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str
         **found,
         "tflite_accuracy": accuracy(file_outputs, labels),
         "argmax_agreement": 100.0 * float(np.mean(same)),
+        "flip_rate": report.comparison.flip_rate,
         "mismatches": report.mismatches,
         "compared_elements": report.compared_elements,
         "file_bytes": path.stat().st_size,
