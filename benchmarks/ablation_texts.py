@@ -22,8 +22,8 @@ GDNSQ_CHANGES = {
     "aewgs": "AEWGS instead of straight through",
 }
 
-_PAIRED = """The paired difference is a mean over common seeds, with the half of its 95 % interval (Student's t
-over the differences). A bold difference has an interval without 0. With three seeds
+_PAIRED = """The paired difference is a mean over common seeds, with the half of its 95 % interval
+(Student's t over the differences). A bold difference has an interval without 0. With three seeds
 and many rows, some are bold by chance: about one in twenty."""
 
 GDNSQ = f"""# GDNSQ, one change at a time

@@ -14,6 +14,9 @@ from keras_qat.callbacks.step_sensitivity import step_sensitivity
 from keras_qat.integer.io import replace_file
 from keras_qat.model import QuantizedModel
 
+_BY_HAND = ("assisted_widths", "refit_octaves")
+"""The numbers of `GDNSQSchedule` that are recorded with the capacity."""
+
 
 class CapacityMonitor(keras.callbacks.Callback):
     """Records the bits, the range, the saturation and the capacity of every quantizer.
@@ -67,6 +70,8 @@ class CapacityMonitor(keras.callbacks.Callback):
       (maximum flow, minimum cut). `narrowest` names them.
     * `hidden_bits_per_example`, `hidden_narrowest`: the same without the tensors that the outputs
       are. A classifier has few outputs, and its task says so.
+    * `assisted_widths`, `refit_octaves`: what `GDNSQSchedule` did by hand in this epoch. It has to
+      stand before this callback.
 
     `start` is the state when the first `fit` began: 10 bits for GDNSQ. `float` is the float network
     that `quantize` was given, with the rounding noise of float32 and the smallest and the largest
@@ -164,7 +169,8 @@ class CapacityMonitor(keras.callbacks.Callback):
                         tensor[key] = value
                     else:
                         tensor.setdefault(key, []).append(value)
-            for key, value in self._probe.network(records).items():
+            by_hand = {key: float(logs[key]) for key in _BY_HAND if key in (logs or {})}
+            for key, value in {**self._probe.network(records), **by_hand}.items():
                 self.history["network"].setdefault(key, []).append(value)
         if self._writer is not None:
             self._write_scalars(epoch)

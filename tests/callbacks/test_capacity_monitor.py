@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_qat
-from keras_qat.callbacks import CapacityMonitor
+from keras_qat.callbacks import CapacityMonitor, GDNSQSchedule
 from keras_qat.quantizers import LSQActivationQuantizer
 
 layers = keras.layers
@@ -234,6 +234,26 @@ def test_epochs_run_again_replace_their_records():
     assert monitor.history["epochs"] == [0, 1]
     assert len(monitor.history["tensors"]["only/weights"]["step"]) == 2
     assert {len(values) for values in monitor.history["network"].values()} == {2}
+
+
+def test_what_the_schedule_did_by_hand_is_recorded_with_the_capacity():
+    config = keras_qat.GDNSQConfig(weight_bits=6, activation_bits=6, start_bits=8)
+    monitor = CapacityMonitor(X)
+    history = (
+        waist(config)
+        .fit(
+            np.repeat(X, 8, axis=0),
+            np.repeat(Y, 8),
+            batch_size=4,
+            epochs=5,
+            verbose=0,
+            callbacks=[GDNSQSchedule(verbose=0), monitor],
+        )
+        .history
+    )
+    for key in ("assisted_widths", "refit_octaves"):
+        assert monitor.history["network"][key] == [float(value) for value in history[key]]
+    assert sum(history["refit_octaves"]) > 0.0
 
 
 def test_another_model_starts_over():
