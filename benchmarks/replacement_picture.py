@@ -2,7 +2,7 @@
 
     python benchmarks/replacement_picture.py
 
-The network and the images are those of `benchmarks/capacity_pictures.py`. STE, LSQ, EWGS and PEGE
+Network and images come from `benchmarks/capacity_pictures.py`. STE, LSQ, EWGS and PEGE
 train it at W2A2 for 12 epochs each, in about a minute together.
 """
 
