@@ -15,6 +15,8 @@ GDNSQ_CHANGES = {
     "distilled": "the float model instead of the labels",
     "distilled_half": "the float model, and the labels at half their weight",
     "distilled_and_labels": "the float model and the labels",
+    "distilled_fresh": "the float model, with statistics of augmented images",
+    "distilled_fine_tuned": "the float model, trained on by the same recipe",
     "no_noise": "no random term in the gradient of steps",
     "lsq_noise": "the noise itself in the gradient of steps",
     "squared_penalty": "the square of the excess in the penalty",

@@ -14,7 +14,8 @@ change one thing:
 * "no_annealing": the learning rate stays. "no_gradual": bit widths start at their targets.
   "no_gradual_calibrated": the same, with ranges of the least squared error.
 * "distilled", "distilled_half", "distilled_and_labels": the labels weigh 0, 0.5 and 1 beside the
-  float model.
+  float model. "distilled_fresh": the float model has statistics of augmented images.
+  "distilled_fine_tuned": the teacher is the float model, trained on by the recipe of the student.
 * "no_noise": no random term in the gradient of steps. "lsq_noise": the noise itself instead.
   "squared_penalty": the exponent 2. "ewgs", "aewgs": other estimators.
 
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 import study
+import teachers
 from study import Variant
 from task import Recipe
 
@@ -71,6 +73,8 @@ VARIANTS = {
     "distilled": _variant(distills=True),
     "distilled_half": _variant(distills=True, label_weight=0.5),
     "distilled_and_labels": _variant(distills=True, label_weight=1.0),
+    "distilled_fresh": _variant(distills=True, teacher=teachers.fresh),
+    "distilled_fine_tuned": _variant(distills=True, teacher=teachers.fine_tuned),
     "no_noise": _variant(config=_gdnsq(noise_gradient="none")),
     "lsq_noise": _variant(config=_gdnsq(estimator="lsq")),
     "squared_penalty": _variant(schedule={"exponent": 2}),

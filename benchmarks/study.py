@@ -80,6 +80,7 @@ class Variant:
         config: bits -> the config for `quantize`.
         distills: whether to learn from the float model by the Jeffreys divergence.
         label_weight: the factor of the loss on labels beside the one against the float model.
+        teacher: makes another teacher than the float model (`benchmarks/teachers.py`).
         curriculum: options of `PEGESchedule`, if elements are replaced progressively.
         schedule: options of `GDNSQSchedule`, if bit widths are learned.
         recipe: changes to the recipe of the task.
@@ -88,6 +89,7 @@ class Variant:
     config: Callable[[int], keras_qat.QuantizationConfig]
     distills: bool = False
     label_weight: float = 0.0
+    teacher: Callable[[Task, Recipe, int, pathlib.Path], keras.Model] | None = None
     curriculum: dict[str, Any] = dataclasses.field(default_factory=dict)
     schedule: dict[str, Any] = dataclasses.field(default_factory=dict)
     recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
@@ -153,8 +155,9 @@ def train(
         variant.config(run.bits),
         calibration_data=task.images("train")[0][:CALIBRATION_IMAGES],
     )
+    teacher = variant.teacher and variant.teacher(task, recipe, run.seed, run.state_folder)
     if variant.distills:
-        qmodel.distill_from(label_weight=variant.label_weight)
+        qmodel.distill_from(teacher, label_weight=variant.label_weight)
     steps = task.steps()
     about = {"commit": commit(), **dataclasses.asdict(run), "recipe": recipe.stated()}
     backup = EpochBackup(
@@ -197,6 +200,7 @@ def train(
         "starts": backup.starts,
         "batches": recipe.epochs * steps,
         "commit": about["commit"],
+        **({} if teacher is None else {"teacher_accuracy": _test_accuracy(teacher, task)}),
     }
     return qmodel, said
 
@@ -226,6 +230,13 @@ def in_parts(
     """`function(inputs)`, a part at a time, for inputs that are larger than memory."""
     starts = range(0, len(inputs), part)
     return np.concatenate([function(inputs[start : start + part]) for start in starts])
+
+
+def _test_accuracy(model: keras.Model, task: Task) -> float | None:
+    if not TEST.value:
+        return None
+    images, labels = task.images("test")
+    return accuracy(model.predict(images, batch_size=500, verbose=0), labels)
 
 
 def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str, Any]:
