@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -35,6 +36,15 @@ def add_reestimation(
         has_own = any(isinstance(each, BatchNormReestimation) for each in callbacks)
         wanted = not has_own and any(each.bits <= MOST_BITS for each in model.quantizers)
     if not wanted or not trained_normalizations(model):
+        return None
+    if type(arguments.get("x")).__name__ == "DistributedDataset":
+        warnings.warn(
+            f"{model.name!r} has tensors of {MOST_BITS} bits or less, and the statistics of its "
+            "BatchNormalization would be re-estimated, but a DistributedDataset cannot be sampled. "
+            "Pass callbacks=[keras_qat.callbacks.BatchNormReestimation(x)] with a few thousand "
+            "training samples, or reestimate=False.",
+            stacklevel=3,
+        )
         return None
     batches = sample_of_pipeline(model, arguments)
     if not batches:

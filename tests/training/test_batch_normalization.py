@@ -6,6 +6,7 @@ import pytest
 
 import keras_qat
 from keras_qat.callbacks import BatchNormReestimation, PEGESchedule
+from keras_qat.training.fitted_statistics import add_reestimation
 from tests.models import depthwise_network, images
 
 pytestmark = pytest.mark.slow_beyond(1)
@@ -314,3 +315,17 @@ def test_of_a_dataset_it_takes_augmented_batches_and_of_a_generator_loses_none()
 
     _, same = fitted(x=Sequence(), y=None, batch_size=None, shuffle=False)
     assert_same(same, found)
+
+
+def test_a_dataset_that_cannot_be_sampled_is_said_with_the_ways_out():
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(32)
+    spread = tf.distribute.MirroredStrategy(["CPU:0"]).experimental_distribute_dataset(data)
+    qmodel, arguments = new_model(), {"x": spread}
+    with pytest.warns(UserWarning, match="DistributedDataset cannot be sampled"):
+        assert add_reestimation(qmodel, arguments, None) is None
+    assert arguments == {"x": spread}
+    assert add_reestimation(qmodel, arguments, False) is None
+    own = {"x": spread, "callbacks": [BatchNormReestimation(X)]}
+    assert add_reestimation(qmodel, own, None) is None
