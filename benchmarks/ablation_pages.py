@@ -15,15 +15,11 @@ import statistics
 from typing import Any
 
 import ablation_texts
-from absl import app, flags
+from absl import app
+from run_queue import LIST, RESULTS_DIR, entries
 from study_report import described, load_runs, paired_difference
 
 import keras_qat
-
-_HERE = pathlib.Path(__file__).resolve().parent
-
-RESULTS = flags.DEFINE_string("results", str(_HERE / "results"), "The folder of all results.")
-LIST = flags.DEFINE_string("list", str(_HERE / "queue.txt"), "The runs, in their order.")
 
 Runs = list[dict[str, Any]]
 
@@ -67,12 +63,6 @@ PAGES = (
     ),
     Page("pege", "estimators", "pege", ablation_texts.PEGE_CHANGES, ablation_texts.PEGE),
 )
-
-
-def listed(path: pathlib.Path, study: str) -> list[tuple[str, int]]:
-    """Variant and bits of the runs of a study in the list of the queue."""
-    lines = (line.partition("#")[0].split() for line in path.read_text().splitlines())
-    return [(line[1], int(line[2])) for line in lines if line[:1] == [study]]
 
 
 def row(page: Page, folder: pathlib.Path, bits: int, variant: str, runs: Runs, others: Runs) -> str:
@@ -127,10 +117,11 @@ def table(page: Page, folder: pathlib.Path, known: list[tuple[str, int]]) -> str
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    results = pathlib.Path(RESULTS.value)
+    results = pathlib.Path(RESULTS_DIR.value)
+    listed = entries(pathlib.Path(LIST.value))
     for page in PAGES:
         folder = results / page.study
-        known = listed(pathlib.Path(LIST.value), page.study)
+        known = [(each.variant, each.bits) for each in listed if each.study == page.study]
         path = results / f"{page.name}.md"
         path.write_text(page.text.format(table=table(page, folder, known)), encoding="utf-8")
         print(path)

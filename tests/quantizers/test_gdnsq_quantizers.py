@@ -164,9 +164,9 @@ def test_a_start_at_the_target_meets_it(bits, offset):
 
 
 def test_the_range_of_least_error_cuts_off_a_rare_value():
-    """Of 1,000 values up to 1 and a single one of 20, two bits represent the many."""
-    centers = np.append(np.linspace(0.0, 1.0, 1000), 20.0)
-    values = Histogram(centers, np.ones(len(centers)), 0.0, 20.0)
+    """Of 1,000 values up to 1 and a single one of 5, two bits represent the many."""
+    centers = np.append(np.linspace(0.0, 1.0, 1000), 5.0)
+    values = Histogram(centers, np.ones(len(centers)), 0.0, 5.0)
 
     def error(start_range):
         quantizer = GDNSQActivationQuantizer(2, signed=False, start_bits=2, start_range=start_range)
@@ -178,7 +178,7 @@ def test_the_range_of_least_error_cuts_off_a_rare_value():
     least, cut = error("least_error")
     widest, uncut = error("min_max")
     assert least < widest
-    assert cut < 20.0 * 0.99 <= uncut * 1.02
+    assert cut < 5.0 * 0.9 < uncut * 1.02
 
 
 # The rate.
