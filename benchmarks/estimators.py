@@ -94,6 +94,7 @@ VARIANTS = {
     "ewgs": Variant(_lsq(estimator="ewgs")),
     "aewgs": Variant(_lsq(estimator="aewgs")),
     "dsq": Variant(_lsq(estimator="dsq")),
+    "dsq_learned": Variant(_lsq(estimator=keras_qat.Estimator("dsq", {"learned": True}))),
     "waveq": Variant(_lsq(code_regularization=0.01)),
     "ste": Variant(_fixed()),
     "pege_fixed": Variant(_fixed(estimator="pege", replacement="random", pull_at_one_bit=True)),

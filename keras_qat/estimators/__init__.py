@@ -1,7 +1,7 @@
 """Estimators of the gradient through rounding. Each is one pure function in one file."""
 
 from keras_qat.estimators.aewgs import adaptive_element_wise_scaling
-from keras_qat.estimators.dsq import soft_staircase
+from keras_qat.estimators.dsq import soft_code, soft_staircase
 from keras_qat.estimators.estimator import (
     Estimator,
     GridStep,
@@ -25,6 +25,7 @@ __all__ = [
     "names",
     "pull_to_code",
     "register_estimator",
+    "soft_code",
     "soft_staircase",
     "straight_through",
 ]

@@ -43,7 +43,7 @@ class Estimator:
     * `"ste"`: straight through.
     * `"ewgs"`: `delta`, in steps.
     * `"aewgs"`: `delta` from the data.
-    * `"dsq"`: `sharpness` of the soft staircase.
+    * `"dsq"`: `sharpness` of the soft staircase, and whether it is `learned`.
     * `"pege"`: `strength` and `weighting` of the pull to the nearest code.
 
     Args:
@@ -94,6 +94,18 @@ class Estimator:
         return _RULES[self.name].elementwise
 
     @property
+    def trained(self) -> dict[str, tuple[float, Callable[..., Tensor]]]:
+        """The options that train: name -> start, and the function whose derivative trains them.
+
+        An option trains if the rule can train it and the option `learned` is true.
+        """
+        rule = _RULES[self.name]
+        options = {**rule.options, **self.options}
+        if not options.get("learned"):
+            return {}
+        return {name: (options[name], soft) for name, soft in rule.trained.items()}
+
+    @property
     def variables(self) -> dict[str, float]:
         """The options that may change while a model trains, with their starting values."""
         rule = _RULES[self.name]
@@ -117,6 +129,7 @@ class _Rule:
     variables: tuple[str, ...]
     keeps_noiseless: bool
     elementwise: bool
+    trained: Mapping[str, Callable[..., Tensor]]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -137,6 +150,7 @@ def register_estimator(
     variables: tuple[str, ...] = (),
     keeps_noiseless: bool = False,
     elementwise: bool = False,
+    trained: Mapping[str, Callable[..., Tensor]] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Registers a pure function as an estimator, for configs and saved models.
 
@@ -151,6 +165,9 @@ def register_estimator(
             replacement then needs no mask on the gradient.
         elementwise: whether the gradient of an element depends only on its own noise. Clipped
             elements, which get no gradient, may then have any noise, so `x` is not clipped again.
+        trained: positive options that quantizers can train -> `(noise, option) -> soft code`, the
+            distance of the code that the rule differentiates from the nearest code, in steps. Such
+            a rule has the option `learned`, which turns this on.
 
     Raises:
         ValueError: another function has the name.
@@ -163,7 +180,7 @@ def register_estimator(
     """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        rule = _Rule(function, variables, keeps_noiseless, elementwise)
+        rule = _Rule(function, variables, keeps_noiseless, elementwise, trained or {})
         known = _RULES.get(name)
         if known is not None and known.origin != rule.origin:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -74,6 +75,7 @@ class Quantizer(keras.layers.Layer):
             seed = random.randrange(2**31)  # saved, so a loaded model selects the same elements
         self.seed = seed
         self._estimator_options: dict[str, keras.Variable] = {}
+        self._trained_options: dict[str, keras.Variable] = {}
         self.seed_generator: keras.random.SeedGenerator | None = None
         if replacement == "random":
             self._draw_from_seed()
@@ -109,6 +111,15 @@ class Quantizer(keras.layers.Layer):
             )
             for name, start in self.estimator.variables.items()
         }
+        self._trained_options = {
+            name: self.add_weight(
+                name=f"log_{name}",
+                shape=(),
+                initializer=keras.initializers.Constant(math.log(start)),
+                autocast=False,
+            )
+            for name, (start, _) in self.estimator.trained.items()
+        }
         if self.replacement is None:
             return
         self.replaced_share = self.add_weight(
@@ -131,7 +142,25 @@ class Quantizer(keras.layers.Layer):
     def estimator_now(self) -> estimators.Estimator:
         """The estimator with the current values of its options."""
         now = {name: as_tensor(option) for name, option in self._estimator_options.items()}
+        for name, logarithm in self._trained_options.items():
+            now[name] = ops.stop_gradient(ops.exp(as_tensor(logarithm)))
         return self.estimator.at(now) if now else self.estimator
+
+    def _trains_options(self, x: Tensor) -> Tensor:
+        """Zeros, whose derivatives train the options of the estimator.
+
+        They have the derivative of the code that the estimator differentiates, times the step,
+        inside of the grid.
+        """
+        position, grid = ops.stop_gradient(self.position(x)), self.grid
+        steps = (grid.qmax - grid.qmin) / grid.step
+        inside = ops.cast(ops.logical_and(position >= 0.0, position <= steps), "float32")
+        noise = ops.round(position) - position
+        added = ops.zeros_like(position)
+        for name, (_, soft) in self.estimator.trained.items():
+            code = soft(noise, ops.exp(as_tensor(self._trained_options[name])))
+            added += code - ops.stop_gradient(code)
+        return ops.stop_gradient(self.step) * inside * added
 
     def _draw_from_seed(self) -> None:
         if self.seed_generator is None:
@@ -207,9 +236,12 @@ class Quantizer(keras.layers.Layer):
 
     def _fake_quantized(self, x: Tensor, rounding: Rounding, training: bool) -> Tensor:
         """The output of a call, for a given rounding."""
-        x = self.prepare(_as_float(x))
+        given = _as_float(x)
+        x = self.prepare(given)
         options = self.training_options(x) if training else {}
         quantized = self.fake_quantize(x, rounding, **options)
+        if training and self._trained_options:
+            quantized += ops.cast(self._trains_options(given), quantized.dtype)
         if self.tap is not None:
             self.tap(quantized)
         if training and self.discretization_loss > 0.0:

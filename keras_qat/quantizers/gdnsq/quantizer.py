@@ -40,7 +40,11 @@ def check_gdnsq_options(
 
     >>> check_gdnsq_options("ste", "head", "snapped", 10)
     """
-    NoiseModel.of(estimator)
+    if NoiseModel.of(estimator).estimator.trained:
+        raise ValueError(
+            "GDNSQ trains steps and ranges, and no option of the estimator. Received: "
+            f"{estimator!r}. Leave out 'learned', or take keras_qat.LSQConfig."
+        )
     for name, value, choices in (
         ("noise_gradient", noise_gradient, NOISE_GRADIENTS),
         ("offset", offset, OFFSETS),
