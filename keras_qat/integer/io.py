@@ -19,7 +19,8 @@ from keras_qat.integer.ops import OPS, FloatWeight, IntegerOp, QuantizedArray
 from keras_qat.integer.qparams import QuantParams
 
 FORMAT = "keras_qat.IntegerGraph"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no parts in float that end on no grid (`FloatResult`)."""
 _HEADER = "header"
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -76,11 +76,17 @@ def models():
         "gdnsq_kept_format_3": lambda: trained(
             GDNSQ, [GDNSQSchedule(verbose=0, refit=False, fewer_levels="keep")], 60
         ),
+        "weights_alone_format_3": lambda: trained(
+            keras_qat.LSQConfig(weight_bits=2, activation_bits=None), [], 2
+        ),
         "pege_forward_format_3": lambda: trained(
             keras_qat.PEGEConfig(**low, order="forward"), [PEGESchedule()], 4
         ),
     }
 
+
+IN_FLOAT = ("float_part", "weights_alone_format_3")
+"""The models that are not for microcontrollers. Their files compute in float, too."""
 
 LATER = {"held_fewer", "exponent"}
 """Variables that are younger than the files. They keep the values that they start with."""
@@ -113,7 +119,7 @@ def make(name, build):
     if name != "gdnsq_learning":  # which does not deploy yet
         save_graph(qmodel.to_integer(), folder / "graph.npz")
         for target in ("litert", "tflm"):
-            if target == "tflm" and name == "float_part":
+            if target == "tflm" and name in IN_FLOAT:
                 continue
             path = folder / f"{target}.tflite"
             limits = {"max_flip_rate": 1.0, "min_argmax_agreement": 0.0}
