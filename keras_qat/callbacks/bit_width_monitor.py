@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.integer.io import replace_file
+from keras_qat.callbacks.batch_records import BatchRecords
 from keras_qat.model import QuantizedModel
-from keras_qat.training.backend_state import synchronize
 
 
-class BitWidthMonitor(keras.callbacks.Callback):
+class BitWidthMonitor(BatchRecords):
     """Records how the learned bit widths of GDNSQ come to their targets.
 
     Before the first batch, after every `every` batches and after the last batch of an epoch, it
@@ -49,12 +45,7 @@ class BitWidthMonitor(keras.callbacks.Callback):
     """
 
     def __init__(self, every: int = 50):
-        super().__init__()
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be a whole number from 1 on. Received: {every!r}")
-        self.history: dict[str, Any] = {"batches": [], "tensors": {}}
-        self._every = every
-        self._first = 0
+        super().__init__(every, {"batches": [], "tensors": {}})
 
     def on_train_begin(self, logs: Any = None) -> None:
         if not isinstance(self.model, QuantizedModel) or not self.model.learned_widths:
@@ -63,30 +54,9 @@ class BitWidthMonitor(keras.callbacks.Callback):
                 "keras_qat.quantize(model, keras_qat.GDNSQConfig(...)) returns. Received: "
                 f"{type(self.model).__name__} {self.model.name!r}"
             )
-        if not self.params.get("steps"):
-            raise ValueError(
-                "BitWidthMonitor counts the batches of the whole run, and this dataset does not "
-                "tell its length: pass steps_per_epoch to fit."
-            )
+        super().on_train_begin(logs)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._first = epoch * self.params["steps"]
-        self._forget_from(self._first if epoch == 0 else self._first + 1)
-        if not self.history["batches"]:
-            self._record(self._first)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        done = batch + 1
-        if done % self._every == 0 or done == self.params["steps"]:
-            self._record(self._first + done)
-
-    def save_json(self, path: str | os.PathLike[str]) -> None:
-        """Writes the history as JSON. If writing fails, an older file stays as it was."""
-        replace_file(path, json.dumps(self.history, allow_nan=False).encode())
-
-    def _record(self, batches: int) -> None:
-        synchronize(self.model)
-        self.history["batches"].append(batches)
+    def _add_record(self) -> None:
         names = {id(each): name for name, each in self.model.named_quantizers.items()}
         for width in self.model.learned_widths:
             bits = ops.convert_to_numpy(width.widths())
@@ -96,11 +66,3 @@ class BitWidthMonitor(keras.callbacks.Callback):
             )
             tensor["mean_bits"].append(float(np.mean(bits)))
             tensor["max_bits"].append(float(np.max(bits)))
-
-    def _forget_from(self, batches: int) -> None:
-        """Drops the records from this number of batches on, which are done again."""
-        kept = sum(done < batches for done in self.history["batches"])
-        del self.history["batches"][kept:]
-        for tensor in self.history["tensors"].values():
-            for key in ("mean_bits", "max_bits"):
-                del tensor[key][kept:]

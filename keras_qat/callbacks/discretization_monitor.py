@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,16 +9,15 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.callbacks.batch_records import BatchRecords
 from keras_qat.callbacks.channel_capacity import Channel, channel_of
 from keras_qat.input_batches import CalibrationData
-from keras_qat.integer.io import replace_file
 from keras_qat.model import QuantizedModel
-from keras_qat.training.backend_state import synchronize
 
 Array = npt.NDArray[np.floating[Any]]
 
 
-class DiscretizationMonitor(keras.callbacks.Callback):
+class DiscretizationMonitor(BatchRecords):
     """Records how far values are from their codes, for every quantizer of any method.
 
     Before the first batch, after every `every` batches and after the last batch of an epoch, it
@@ -59,18 +56,13 @@ class DiscretizationMonitor(keras.callbacks.Callback):
     """
 
     def __init__(self, data: Any, every: int = 50):
-        super().__init__()
+        super().__init__(every, {"batches": [], "replaced_share": [], "tensors": {}})
         if data is None:
             raise ValueError(
                 "DiscretizationMonitor needs a few input samples, for example "
                 "DiscretizationMonitor(x_train[:64]). Received: None"
             )
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be a whole number from 1 on. Received: {every!r}")
-        self.history: dict[str, Any] = {"batches": [], "replaced_share": [], "tensors": {}}
         self._data = data
-        self._every = every
-        self._first = 0
         self._sites: Mapping[str, Any] = {}
         self._batches: list[list[Any]] = []
         self._values: keras.Model | None = None
@@ -83,11 +75,7 @@ class DiscretizationMonitor(keras.callbacks.Callback):
                 "DiscretizationMonitor needs a model with quantizers, as keras_qat.quantize "
                 f"returns. Received: {type(model).__name__} {model.name!r}"
             )
-        if not self.params.get("steps"):
-            raise ValueError(
-                "DiscretizationMonitor counts the batches of the whole run, and this dataset does "
-                "not tell its length: pass steps_per_epoch to fit."
-            )
+        super().on_train_begin(logs)
         try:
             self._batches = list(CalibrationData(model, self._data))
         except ValueError as error:
@@ -95,29 +83,12 @@ class DiscretizationMonitor(keras.callbacks.Callback):
         sources = {name: site.source for name, site in self._sites.items() if site.kernel is None}
         self._values = keras.Model(model.inputs, sources) if sources else None
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._first = epoch * self.params["steps"]
-        self._forget_from(self._first if epoch == 0 else self._first + 1)
-        if not self.history["batches"]:
-            self._record(self._first)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        done = batch + 1
-        if done % self._every == 0 or done == self.params["steps"]:
-            self._record(self._first + done)
-
     def on_train_end(self, logs: Any = None) -> None:
         self._values, self._batches = None, []
 
-    def save_json(self, path: str | os.PathLike[str]) -> None:
-        """Writes the history as JSON. If writing fails, an older file stays as it was."""
-        replace_file(path, json.dumps(self.history, allow_nan=False).encode())
-
-    def _record(self, batches: int) -> None:
-        synchronize(self.model)
+    def _add_record(self) -> None:
         replaced = self.model.replaced_quantizers.values()
         shares = [float(keras.ops.convert_to_numpy(each.replaced_share)) for each in replaced]
-        self.history["batches"].append(batches)
         self.history["replaced_share"].append(float(np.mean(shares)) if shares else 1.0)
         for name, (rounding, clipping) in self._errors().items():
             kind = "activations" if self._sites[name].kernel is None else "weights"
@@ -144,15 +115,6 @@ class DiscretizationMonitor(keras.callbacks.Callback):
                 share = len(batch[0]) / samples
                 found[name] = found[name] + share * discretization_errors(channel, values)
         return found
-
-    def _forget_from(self, batches: int) -> None:
-        """Drops the records from this number of batches on, which are done again."""
-        kept = sum(done < batches for done in self.history["batches"])
-        for key in ("batches", "replaced_share"):
-            del self.history[key][kept:]
-        for tensor in self.history["tensors"].values():
-            for key in ("rounding", "clipping"):
-                del tensor[key][kept:]
 
 
 def discretization_errors(channel: Channel, values: Any) -> Array:

@@ -56,6 +56,13 @@ def test_a_run_that_goes_on_extends_it(tmp_path):
     assert (tmp_path / "widths.png").stat().st_size > 10_000
 
 
+def test_steps_that_run_together_are_recorded_at_their_end():
+    """Eight batches in an epoch, four at a time: the third is seen after the fourth."""
+    qmodel, monitor = new_model(steps_per_execution=4), BitWidthMonitor(every=3)
+    fit(qmodel, GDNSQSchedule(verbose=0), monitor)
+    assert monitor.history["batches"][:5] == [0, 4, 8, 12, 16]
+
+
 def test_what_cannot_be_recorded_or_drawn_is_refused(tmp_path):
     with pytest.raises(ValueError, match="every must be a whole number"):
         BitWidthMonitor(0)
