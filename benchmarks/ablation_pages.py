@@ -122,13 +122,24 @@ def main(argv: list[str]) -> None:
     for page in PAGES:
         folder = results / page.study
         known = [(each.variant, each.bits) for each in listed if each.study == page.study]
+        text = page.text.format(
+            table=table(page, folder, known),
+            pictures=pictures(folder) if page.learns_widths else "",
+        )
         path = results / f"{page.name}.md"
-        path.write_text(page.text.format(table=table(page, folder, known)), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         print(path)
+
+
+def pictures(folder: pathlib.Path) -> str:
+    """Draws the learned widths of the default runs with seed 0, and returns Markdown for them."""
+    text = ""
     for bits in (4, 2, 1):
-        widths = results / "gdnsq_ablation" / f"w{bits}a{bits}_gdnsq_seed0.widths.json"
+        widths, picture = folder / f"w{bits}a{bits}_gdnsq_seed0.widths.json", f"w{bits}a{bits}.png"
         if widths.exists():
-            keras_qat.plot_bit_widths(widths, widths.parent / f"widths_w{bits}a{bits}.png")
+            keras_qat.plot_bit_widths(widths, folder / picture)
+            text += ablation_texts.WIDTHS.format(picture=picture, bits=bits)
+    return text
 
 
 if __name__ == "__main__":

@@ -41,18 +41,17 @@ needs more batches to move 8 bits, and has six times the epochs.
 the largest change of a step at an arrival, in octaves. "Waits" and "running" are runs of the queue.
 
 {{table}}
-What it says so far:
-
-READING_GDNSQ
-
-![Learned bit widths over the batches](gdnsq_ablation/widths_w2a2.png)
-
-The learned widths of the default run with seed 0 at W2A2. The ends of the network have 8 bits.
-
-```sh
+{{pictures}}```sh
 python benchmarks/run_queue.py --minutes=90  # goes on where it was
 python benchmarks/ablation_pages.py
 ```
+"""
+
+WIDTHS = """![Learned bit widths over the batches](gdnsq_ablation/{picture})
+
+The learned widths of the default run with seed 0 at W{bits}A{bits}. The ends of the network have 8
+bits.
+
 """
 
 PEGE_CHANGES = {
