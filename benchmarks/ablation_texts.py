@@ -88,13 +88,13 @@ validation. More estimators: [estimators](estimators.md).
 {{table}}
 What it says so far:
 
-- **The order matters where replaced elements are frozen, and not here.** Smith and Islam 2026 (arXiv
-  2601.22660) find that replacing all layers at once fails at 1 bit, that the order from the input
-  on repairs it, and that the reverse order collapses. Their replaced elements pass no gradient. With
-  such elements our code says the same (`pege_frozen`, one seed each): 47.1 % forward, 37.8 % at
-  once, 10.3 % in reverse, which is chance. A layer that passes no gradient cuts off all layers in
-  front of it. PEGE's elements pass the gradient on. So the three orders are equal within their
-  intervals (three seeds), and 19 points above the best frozen one.
+- **The order matters where replaced elements are frozen, and not here.** Smith and Islam 2026
+  (arXiv 2601.22660) find that replacing all layers at once fails at 1 bit, that the order from the
+  input on repairs it, and that the reverse order collapses. Their replaced elements pass no
+  gradient. With such elements our code says the same (`pege_frozen`, one seed each): 47.1 %
+  forward, 37.8 % at once, and 10.3 % in reverse, which is chance. A layer that passes no gradient
+  cuts off all layers in front of it. PEGE's elements pass the gradient on. So the three orders are
+  equal within their intervals (three seeds), and 19 points above the best frozen one.
 - At 1 bit PEGE is above LSQ by 0.85 ± 0.57, and at 2 bits by 0.23 ± 0.04, with a lower training
   loss for every seed. At 4 bits they are equal. At 2 bits STE with fixed scales is higher still
   ([estimators](estimators.md)), so this is no lead.
