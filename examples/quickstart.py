@@ -118,7 +118,7 @@ def main(argv: list[str]) -> None:
     images, labels = splits["test"]
     table = Table(title=f"{DATASET.value}, {len(labels)} test images, seed {SEED.value}")
     for column in COLUMNS:
-        table.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
     floats = f"{accuracy(model.predict(images, verbose=0), labels):.2f} %"
     table.add_row("float", floats, "", "", "", f"{4 * model.count_params():,}", "")
     quantized = {"LSQ": (lsq, LSQ_BITS.value), "GDNSQ": (gdnsq, GDNSQ_BITS.value)}
