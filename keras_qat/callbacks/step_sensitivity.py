@@ -22,6 +22,7 @@ from keras_qat.keras_graph import (
 )
 from keras_qat.model import QuantizedModel
 from keras_qat.quantizers import Quantizer
+from keras_qat.training.backend_state import restored
 
 
 def step_sensitivity(
@@ -73,7 +74,7 @@ def step_sensitivity(
     """
     parts = list(_batches(x, y, batch_size))
     measure = _Measure(model, _loss_of(model, loss), independent)
-    with _variables_kept(model):
+    with restored(model.variables):  # a pass in training moves averages and seeds
         squares = [measure(*part) for part in parts]
     return {
         name: math.log(2.0) * math.sqrt(np.mean([each[name] for each in squares]))
@@ -155,17 +156,6 @@ def _watched_outputs(quantizers: Sequence[Quantizer], tape: Any) -> Iterator[dic
     finally:
         for quantizer in quantizers:
             quantizer.tap = None
-
-
-@contextlib.contextmanager
-def _variables_kept(model: keras.Model) -> Iterator[None]:
-    """Gives variables their values back: a pass in training moves averages and seeds."""
-    before = [ops.convert_to_numpy(variable) for variable in model.variables]
-    try:
-        yield
-    finally:
-        for variable, value in zip(model.variables, before, strict=True):
-            variable.assign(value)
 
 
 def _loss_of(model: QuantizedModel, loss: Any) -> Callable[..., Any]:

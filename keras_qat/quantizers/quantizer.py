@@ -150,7 +150,7 @@ class Quantizer(keras.layers.Layer):
         """Zeros, whose derivatives train the options of the estimator.
 
         They have the derivative of the code that the estimator differentiates, times the step,
-        inside of the grid.
+        inside of the grid. Elements that a replacement leaves out also count.
         """
         position, grid = ops.stop_gradient(self.position(x)), self.grid
         steps = (grid.qmax - grid.qmin) / grid.step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from keras import ops
 from keras_qat.input_batches import CalibrationData
 from keras_qat.keras_graph import flat_nodes
 from keras_qat.keras_moments import captured_moments
-from keras_qat.training.backend_state import synchronize
+from keras_qat.training.backend_state import restored, synchronize
 
 Array = np.ndarray
 
@@ -84,7 +83,7 @@ class Reestimation:
 
     def _statistics(self) -> Iterator[tuple[int, list[Any]]]:
         """For each batch, its size, and for every layer the mean and the variance of each call."""
-        with _restored(self._model.non_trainable_variables):
+        with restored(self._model.non_trainable_variables):
             for quantizer in getattr(self._model, "replaced_quantizers", {}).values():
                 quantizer.replaced_share.assign(1.0)
             for batch in self._batches:
@@ -216,14 +215,3 @@ def _moments_of(model: keras.Model, layers: Sequence[Any]) -> Callable[[list[Arr
         return found
 
     return compiled
-
-
-@contextlib.contextmanager
-def _restored(variables: Sequence[keras.Variable]) -> Iterator[None]:
-    """A context that restores variables at its end, for example the seeds of quantizers."""
-    values = [ops.convert_to_numpy(variable) for variable in variables]
-    try:
-        yield
-    finally:
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)

@@ -39,8 +39,8 @@ def add_reestimation(
         return None
     if type(arguments.get("x")).__name__ == "DistributedDataset":
         warnings.warn(
-            f"{model.name!r} has tensors of {MOST_BITS} bits or less, and the statistics of its "
-            "BatchNormalization would be re-estimated, but a DistributedDataset cannot be sampled. "
+            f"This fit of {model.name!r} would re-estimate the statistics of BatchNormalization, "
+            "but a DistributedDataset cannot be sampled. "
             "Pass callbacks=[keras_qat.callbacks.BatchNormReestimation(x)] with a few thousand "
             "training samples, or reestimate=False.",
             stacklevel=3,
