@@ -32,7 +32,7 @@ def float_model() -> keras.Model:
     """The float model of --model, or the one that the study's float run has trained.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: no such model exists yet.
     """
     path = pathlib.Path(resnet8.MODEL.value or FLOAT_RUN.state_folder / f"{FLOAT_RUN.name}.keras")
     if not path.exists():

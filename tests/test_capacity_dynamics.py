@@ -206,7 +206,7 @@ def test_an_older_history_names_the_way_out(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (({"epochs": [], "tensors": {}},), "no epoch yet"),
+        (({"epochs": [], "tensors": {}},), "CapacityMonitor is empty"),
         ((3,), "history must be a CapacityMonitor"),
     ],
 )

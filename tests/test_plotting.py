@@ -218,7 +218,7 @@ def test_a_file_that_is_no_json_is_named(tmp_path):
 
 
 def test_capacity_wants_an_epoch():
-    with pytest.raises(ValueError, match="no epoch yet"):
+    with pytest.raises(ValueError, match="CapacityMonitor is empty"):
         keras_qat.plot_capacity(CapacityMonitor(images(4)))
 
 

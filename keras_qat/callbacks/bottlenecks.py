@@ -8,6 +8,7 @@ from typing import Any
 
 History = Mapping[str, Any]
 Score = Callable[[Mapping[str, Any]], float | None]
+"""The score of a tensor; `None` if the ranking leaves it out."""
 
 
 def bottlenecks(history: History, n: int = 3, by: str = "bits_per_value") -> list[str]:
@@ -45,56 +46,51 @@ def ranking_scores(history: History, by: str) -> dict[str, float]:
     if not history["epochs"]:
         raise ValueError("The capacity history has no epoch yet: fit with the monitor first.")
     score, needs = RANKINGS[by]
-    ranked = {name: each for name, each in history["tensors"].items() if score(each) is not _LEFT}
+    scores = {name: score(tensor) for name, tensor in history["tensors"].items()}
+    ranked = {name: found for name, found in scores.items() if found is not None}
     if needs and not ranked:
         raise ValueError(f"The ranking {by!r} {needs}")
-    return {name: _known(score(tensor)) for name, tensor in ranked.items()}
+    return ranked
 
 
-_LEFT: Any = object()
-"""The score of a tensor that is not ranked."""
+def _last(key: str, sign: float) -> Score:
+    """`sign` times the last number; infinity if it is unknown."""
 
-
-def _smallest(key: str) -> Score:
     def score(tensor: Mapping[str, Any]) -> float | None:
-        value = tensor[key][-1] if key in tensor else _LEFT
-        return value if value is _LEFT or value is None else -value
+        if key not in tensor:
+            return None
+        value = tensor[key][-1]
+        return math.inf if value is None else sign * value
 
     return score
-
-
-def _largest(key: str) -> Score:
-    return lambda tensor: tensor[key][-1] if key in tensor else _LEFT
 
 
 def area_above_target(tensor: Mapping[str, Any]) -> float | None:
     """`sum(max(mean_bits - target, 0))` over epochs, in bits times epochs.
 
+    `None` if the width is not learned, infinity if one of its numbers is unknown.
+
     >>> area_above_target({"learned": True, "target_bits": 2, "mean_bits": [7.0, 3.5, 2.0]})
     6.5
     """
     if not tensor["learned"]:
-        return _LEFT  # type: ignore[no-any-return]
-    if None in tensor["mean_bits"]:
         return None
+    if None in tensor["mean_bits"]:
+        return math.inf
     return math.fsum(max(bits - tensor["target_bits"], 0.0) for bits in tensor["mean_bits"])
 
 
 RANKINGS: dict[str, tuple[Score, str]] = {
-    "bits_per_value": (_smallest("bits_per_value"), ""),
-    "bits_per_example": (_smallest("bits_per_example"), ""),
+    "bits_per_value": (_last("bits_per_value", -1.0), ""),
+    "bits_per_example": (_last("bits_per_example", -1.0), ""),
     "area_above_target": (
         area_above_target,
         "needs bit widths that are learned, as GDNSQConfig has them. This model has none: rank "
         "with by='bits_per_value' instead.",
     ),
     "step_sensitivity": (
-        _largest("step_sensitivity"),
+        _last("step_sensitivity", 1.0),
         "needs labels: record it with CapacityMonitor(x, labels=y).",
     ),
 }
 """Every ranking: the score of a tensor, and what a history without ranked tensors lacks."""
-
-
-def _known(score: float | None) -> float:
-    return math.inf if score is None else score

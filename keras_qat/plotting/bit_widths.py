@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from keras_qat.callbacks import BitWidthMonitor
-from keras_qat.plotting.batch_histories import checked_batches, depth_colors, label_depth
+from keras_qat.plotting.depth_colors import depth_colors, label_depth
 from keras_qat.plotting.figures import figure_class
+from keras_qat.plotting.histories import checked_history
 
 
 def plot_bit_widths(
@@ -36,7 +37,7 @@ def plot_bit_widths(
         FileNotFoundError: no such JSON file.
     """
     new_figure = figure_class("plot_bit_widths")
-    history = checked_batches(history, BitWidthMonitor, "mean_bits")
+    history = checked_history(history, BitWidthMonitor, "batches", "mean_bits")
     kinds = {
         kind: {name: each for name, each in history["tensors"].items() if f"/{kind}" in name}
         for kind in ("weights", "activations")

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from keras_qat.callbacks import CapacityMonitor
 from keras_qat.callbacks.bottlenecks import bottlenecks
-from keras_qat.plotting.capacity_histories import checked_history
 from keras_qat.plotting.figures import COLORS, MARKED, figure_class
+from keras_qat.plotting.histories import checked_history
 
 
 def plot_capacity(
@@ -44,7 +44,7 @@ def plot_capacity(
         FileNotFoundError: no such JSON file.
     """
     new_figure = figure_class("plot_capacity")
-    history = checked_history(history)
+    history = checked_history(history, CapacityMonitor, "epochs")
     tensors = list(history["tensors"].values())
     rows = np.arange(len(tensors))
     figure = new_figure(figsize=(13.0, 1.9 + 0.24 * len(rows)), layout="constrained")

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.callbacks import CapacityMonitor
-from keras_qat.plotting.capacity_histories import checked_history
 from keras_qat.plotting.figures import figure_class
+from keras_qat.plotting.histories import checked_history
 
 _CAPACITY, _HIDDEN, _ACCURACY, _QUIET = "tab:blue", "#9ec4e6", "tab:orange", "0.35"
 _AXES = {
@@ -75,7 +75,7 @@ def plot_capacity_dynamics(
     new_figure = figure_class("plot_capacity_dynamics")
     if bits not in _AXES:
         raise ValueError(f"The bits must be one of {tuple(_AXES)}. Received: {bits!r}")
-    history = checked_history(history)
+    history = checked_history(history, CapacityMonitor, "epochs")
     if "network" not in history:
         raise ValueError(
             "The capacity history has no numbers of the network: an earlier release recorded it. "

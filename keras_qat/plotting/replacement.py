@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.callbacks import DiscretizationMonitor
-from keras_qat.plotting.batch_histories import checked_batches, depth_colors, label_depth
+from keras_qat.plotting.depth_colors import depth_colors, label_depth
 from keras_qat.plotting.figures import figure_class
+from keras_qat.plotting.histories import checked_history
 
 History = DiscretizationMonitor | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -45,7 +46,7 @@ def plot_replacement(
     """
     new_figure = figure_class("plot_replacement")
     runs = {
-        title: checked_batches(history, DiscretizationMonitor, "rounding")
+        title: checked_history(history, DiscretizationMonitor, "batches", "rounding")
         for title, history in _titled(histories).items()
     }
     kinds = [k for k in _ROWS if any(_errors(run, k).size for run in runs.values())]
