@@ -1,10 +1,14 @@
 """What the small examples share: scikit-learn's digits, a float network, and how it trains."""
 
+import pathlib
+
 import keras
 import numpy as np
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
+import keras_qat
+import tflite_export
 from keras_qat.callbacks import GDNSQSchedule
 
 layers = keras.layers
@@ -82,3 +86,21 @@ def train(
 def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
     """Top-1 accuracy in percent."""
     return 100.0 * float(np.mean(np.argmax(outputs, axis=-1) == labels))
+
+
+def print_accuracies(
+    model: keras.Model,
+    qmodel: keras_qat.QuantizedModel,
+    path: pathlib.Path,
+    splits: dict[str, Split],
+    method: str,
+) -> None:
+    """Prints the test accuracy of the float model, the quantized model and its file."""
+    images, labels = splits["test"]
+    outputs = {
+        "float model": model.predict(images, verbose=0),
+        method: qmodel.predict(images, verbose=0),
+        "its file in LiteRT": tflite_export.predict(path, images),
+    }
+    for name, values in outputs.items():
+        print(f"{name:20} {accuracy(values, labels):6.2f} % of {len(labels)} test images")

@@ -131,14 +131,8 @@ def main(argv: list[str]) -> None:
     figure = draw(learned, monitor, logs, float_accuracy, schedule.targets_met_at)
     figure.savefig(folder / "capacity.png", dpi=120)
 
-    images, labels = splits["test"]
-    outputs = {
-        "float model": model.predict(images, verbose=0),
-        f"GDNSQ, W{BITS.value}A{BITS.value}": qmodel.predict(images, verbose=0),
-        "its file in LiteRT": tflite_export.predict(path, images),
-    }
-    for name, values in outputs.items():
-        print(f"{name:20} {digits.accuracy(values, labels):6.2f} % of {len(labels)} test images")
+    method = f"GDNSQ, W{BITS.value}A{BITS.value}"
+    digits.print_accuracies(model, qmodel, path, splits, method)
     print(
         f"{report.mismatches} of {report.compared_elements:,} elements differ between file and "
         f"integers.\nFiles in {folder}/: model.tflite, report.json, capacity.png."

@@ -20,8 +20,7 @@ def warn_before_fit(model: Any, arguments: Mapping[str, Any], stacklevel: int = 
         arguments: the arguments of `fit` by name.
         stacklevel: see `warnings.warn`.
     """
-    callbacks = arguments.get("callbacks")
-    callbacks = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))  # a CallbackList
+    callbacks = given_callbacks(arguments)
     validates = bool(arguments.get("validation_split")) or (
         arguments.get("validation_data") is not None
     )
@@ -31,6 +30,13 @@ def warn_before_fit(model: Any, arguments: Mapping[str, Any], stacklevel: int = 
         *_best_of_any_width(model, callbacks, validates),
     ):
         warnings.warn(message, stacklevel=stacklevel)
+
+
+def given_callbacks(arguments: Mapping[str, Any]) -> list[Any]:
+    """The callbacks of a `fit`, from its arguments by name."""
+    given = arguments.get("callbacks")
+    found = keras.tree.flatten(getattr(given, "callbacks", given))  # a CallbackList
+    return [each for each in found if each is not None]
 
 
 def _widths_without_schedule(model: Any, callbacks: list[Any]) -> Iterator[str]:

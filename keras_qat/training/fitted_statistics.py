@@ -12,6 +12,7 @@ from keras_qat.training.batch_normalization import (
     ReestimationInFit,
     trained_normalizations,
 )
+from keras_qat.training.fit_warnings import given_callbacks
 from keras_qat.training.pipeline_sample import sample_of_pipeline
 
 MOST_BITS = 2
@@ -30,8 +31,7 @@ def add_reestimation(
 
     Returns: the callback, whose `finish` is to be called after `fit`; `None` for none.
     """
-    given = arguments.get("callbacks")
-    callbacks = keras.tree.flatten(getattr(given, "callbacks", given))  # a CallbackList
+    given, callbacks = arguments.get("callbacks"), given_callbacks(arguments)
     if wanted is None:
         has_own = any(isinstance(each, BatchNormReestimation) for each in callbacks)
         wanted = not has_own and any(each.bits <= MOST_BITS for each in model.quantizers)
@@ -54,5 +54,5 @@ def add_reestimation(
         reestimation.set_model(model)
         given.callbacks.insert(0, reestimation)
     else:
-        arguments["callbacks"] = [reestimation, *(each for each in callbacks if each is not None)]
+        arguments["callbacks"] = [reestimation, *callbacks]
     return reestimation
