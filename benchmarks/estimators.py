@@ -55,6 +55,16 @@ def _gdnsq_pege(bits: int) -> keras_qat.QuantizationConfig:
     )
 
 
+def _waveq(bits: int) -> keras_qat.QuantizationConfig:
+    """Widths that start a bit above, at the strength of the row `waveq`."""
+    return keras_qat.WaveQConfig(
+        weight_bits=bits + 1,
+        activation_bits=bits,
+        code_regularization=0.01,
+        width_regularization=0.001,
+    )
+
+
 def _dorefa(**options: Any) -> Callable[[int], keras_qat.QuantizationConfig]:
     return lambda bits: keras_qat.DoReFaConfig(weight_bits=bits, activation_bits=bits, **options)
 
@@ -96,6 +106,7 @@ VARIANTS = {
     "dsq": Variant(_lsq(estimator="dsq")),
     "dsq_learned": Variant(_lsq(estimator=keras_qat.Estimator("dsq", {"learned": True}))),
     "waveq": Variant(_lsq(code_regularization=0.01)),
+    "waveq_learned": Variant(_waveq),
     "ste": Variant(_fixed()),
     "pege_fixed": Variant(_fixed(estimator="pege", replacement="random", pull_at_one_bit=True)),
 }

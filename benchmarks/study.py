@@ -259,6 +259,7 @@ def evaluate(run: Run, qmodel: keras_qat.QuantizedModel, task: Task) -> dict[str
         "tflite_accuracy": accuracy(file_outputs, labels),
         "argmax_agreement": 100.0 * float(np.mean(same)),
         "flip_rate": report.comparison.flip_rate,
+        "weight_bits": {weight.name: weight.bits for weight in report.weights},
         "mismatches": report.mismatches,
         "compared_elements": report.compared_elements,
         "file_bytes": path.stat().st_size,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         PEGEConfig,
         QuantizationConfig,
         STEConfig,
+        WaveQConfig,
     )
     from keras_qat.errors import LoweringError, UnsupportedLayerError
     from keras_qat.estimators import Estimator
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
         STEActivationQuantizer,
         STEQuantizer,
         STEWeightQuantizer,
+        WaveQWeightQuantizer,
         WeightQuantizer,
     )
     from keras_qat.saving import load_model
@@ -83,6 +85,8 @@ _HOME = {
     "STEWeightQuantizer": "keras_qat.quantizers",
     "Stage": "keras_qat.layer_rules.rule",
     "UnsupportedLayerError": "keras_qat.errors",
+    "WaveQConfig": "keras_qat.config",
+    "WaveQWeightQuantizer": "keras_qat.quantizers",
     "WeightQuantizer": "keras_qat.quantizers",
     "load_model": "keras_qat.saving",
     "plan": "keras_qat.quantization.planning",
@@ -127,6 +131,8 @@ __all__ = [
     "STEWeightQuantizer",
     "Stage",
     "UnsupportedLayerError",
+    "WaveQConfig",
+    "WaveQWeightQuantizer",
     "WeightQuantizer",
     "callbacks",
     "estimators",

@@ -23,10 +23,11 @@ from keras_qat.quantizers import (
     PACTQuantizer,
     STEActivationQuantizer,
     STEWeightQuantizer,
+    WaveQWeightQuantizer,
     WeightQuantizer,
 )
 from keras_qat.quantizers.gdnsq.quantizer import check_gdnsq_options
-from keras_qat.quantizers.grid import check_bits
+from keras_qat.quantizers.grid import MAX_BITS, check_bits
 from keras_qat.quantizers.replacement import check_replacement
 
 
@@ -86,12 +87,8 @@ class QuantizationConfig(abc.ABC):
         check_replacement(self.replacement, self.order)
         self._check_flag("per_channel")
         self._check_flag("pull_at_one_bit")
-        for name in ("code_regularization", "discretization_loss"):
-            strength = getattr(self, name)
-            if not isinstance(strength, numbers.Real) or not 0.0 <= float(strength) < math.inf:
-                raise ValueError(
-                    f"{name} must be a finite number, 0 or more. Received: {strength!r}"
-                )
+        self._check_strength("code_regularization")
+        self._check_strength("discretization_loss")
         object.__setattr__(self, "estimator", self._checked_estimator(self.estimator))
         if self.activation_estimator is not None:
             other = self._checked_estimator(self.activation_estimator)
@@ -108,6 +105,11 @@ class QuantizationConfig(abc.ABC):
         flag = getattr(self, field)
         if not isinstance(flag, bool | np.bool_):
             raise ValueError(f"{field} must be True or False. Received: {flag!r}")
+
+    def _check_strength(self, field: str) -> None:
+        strength = getattr(self, field)
+        if not isinstance(strength, numbers.Real) or not 0.0 <= float(strength) < math.inf:
+            raise ValueError(f"{field} must be a finite number, 0 or more. Received: {strength!r}")
 
     def _checked_estimator(self, identifier: Any) -> Any:
         return estimators.get(identifier)
@@ -246,6 +248,40 @@ class DoReFaConfig(QuantizationConfig):
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class WaveQConfig(DoReFaConfig):
+    """DoReFa's levels at a number of bits that each layer learns (WaveQ, arXiv 2003.00146).
+
+    A layer starts at its bits of weights and deploys at the bits it has learned. A layer of 8 bits
+    keeps them, by default the first and the last one. No activation learns its bits.
+
+    Args:
+        code_regularization: the strength of the sine whose period is learned.
+        width_regularization: the price of a bit of a layer's weights in the training loss. It
+            has to outweigh about a third of `code_regularization / 2**bits` to make a width fall.
+
+    Raises:
+        ValueError: also for a price that is not a finite number of 0 or more.
+
+    >>> WaveQConfig().weight_bits
+    7
+    """
+
+    weight_bits: int = 7
+    code_regularization: float = 0.1
+    width_regularization: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_strength("width_regularization")
+
+    def weight_quantizer(self, bits: int) -> WeightQuantizer:
+        if bits == MAX_BITS:
+            return super().weight_quantizer(bits)
+        return WaveQWeightQuantizer(bits, self.width_regularization, **self._for_weights(bits))
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GDNSQConfig(QuantizationConfig):
     """Bit widths learned with the weights (GDNSQ, arXiv 2508.14004).
 
@@ -306,6 +342,7 @@ CONFIGS: dict[str, type[QuantizationConfig]] = {
     "lsq": LSQConfig,
     "pege": PEGEConfig,
     "ste": STEConfig,
+    "waveq": WaveQConfig,
 }
 
 

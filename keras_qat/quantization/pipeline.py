@@ -58,8 +58,8 @@ def quantize(
     Args:
         model: a Functional or Sequential float model, or a built subclassed model whose `call` runs
             on symbolic tensors. Models and layers made of other layers are taken apart.
-        config: a `QuantizationConfig`, or the name `"dorefa"`, `"gdnsq"`, `"lsq"`, `"pege"` or
-            `"ste"`; 8-bit LSQ by default.
+        config: a `QuantizationConfig`, or the name `"dorefa"`, `"gdnsq"`, `"lsq"`, `"pege"`,
+            `"ste"` or `"waveq"`; 8-bit LSQ by default.
         overrides: regular expression for a whole layer name -> config for the weights and the
             output of these layers, or `None` to leave them in float. Of several patterns that
             match, the first counts. Layers in float train and run in float32, between a grid of the

@@ -13,6 +13,7 @@ from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.quantizers.slopes import SlopeQuantizer
 from keras_qat.quantizers.softmax_rounding import PutsOnGrid, SoftmaxRounding
 from keras_qat.quantizers.ste import STEActivationQuantizer, STEWeightQuantizer
+from keras_qat.quantizers.waveq import WaveQWeightQuantizer
 from keras_qat.quantizers.weight_quantizer import WeightQuantizer
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "STEWeightQuantizer",
     "SlopeQuantizer",
     "SoftmaxRounding",
+    "WaveQWeightQuantizer",
     "WeightQuantizer",
 ]

@@ -27,6 +27,25 @@ class AtLeast(keras.constraints.Constraint):
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
+class Within(keras.constraints.Constraint):
+    """Keeps a variable from `minimum` to `maximum`.
+
+    >>> [float(v) for v in Within(0.5, 2.0)(keras.ops.array([0.25, 1.0, 9.0]))]
+    [0.5, 1.0, 2.0]
+    """
+
+    def __init__(self, minimum: float, maximum: float):
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def __call__(self, w: Any) -> Any:
+        return ops.clip(w, self.minimum, self.maximum)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"minimum": self.minimum, "maximum": self.maximum}
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
 class AtMost(keras.constraints.Constraint):
     """Keeps a variable at or below `maximum`.
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding, fixed_step_size
 from keras_qat.quantizers.grid import Grid, check_bits
 from keras_qat.quantizers.replacement import Selection
@@ -61,7 +62,7 @@ class DoReFaQuantizer(WeightQuantizer):
         """Sets the scale with which the outermost codes stand for `-max|w|` and `max|w|`."""
         axes = tuple(range(kernel.ndim - 1)) if self.per_channel else None
         largest = np.maximum(np.max(np.abs(kernel), axis=axes), _SMALLEST)
-        self.set_scale(np.float32(largest / self.grid.qmax))
+        self.calibrated_scale.assign(np.float32(largest / self.grid.qmax))
 
     def fake_quantize(
         self, x: Tensor, rounding: Rounding, selection: Selection | None = None
@@ -73,8 +74,11 @@ class DoReFaQuantizer(WeightQuantizer):
         squashed = ops.tanh(ops.cast(x, "float32"))
         axes = tuple(range(len(x.shape) - 1)) if self.per_channel else None
         largest = ops.max(ops.abs(ops.stop_gradient(squashed)), axis=axes, keepdims=True)
-        ends = self.scale * float(self.grid.qmax)
-        return squashed * (ends / ops.maximum(largest, _SMALLEST))
+        return squashed * (self.ends() / ops.maximum(largest, _SMALLEST))
+
+    def ends(self) -> Tensor:
+        """`a`, the real value of the largest code, in the shape of the scale."""
+        return as_tensor(self.calibrated_scale) * float(self.grid.qmax)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

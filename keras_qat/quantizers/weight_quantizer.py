@@ -41,6 +41,11 @@ class WeightQuantizer(Quantizer):
         self.per_channel = per_channel
         self.code_regularization = float(code_regularization)
 
+    @property
+    def regularized(self) -> bool:
+        """Whether the training loss has a term of this quantizer."""
+        return self.code_regularization > 0.0
+
     def scale_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """`(channels,)`, or `()` for one scale for the kernel."""
         return (input_shape[-1],) if self.per_channel else ()

@@ -61,8 +61,8 @@ class Objective(keras.Model):
 
     @property
     def pulled_kernels(self) -> list[QuantizedKernel]:
-        """The kernels with a code regularization."""
-        return [each for each in self._kernels if each.weight_quantizer.code_regularization]
+        """The kernels whose weights or widths the loss pulls."""
+        return [each for each in self._kernels if each.weight_quantizer.regularized]
 
     @property
     def learned_widths(self) -> list[LearnedWidth]:

@@ -17,6 +17,7 @@ from keras_qat.quantizers import (
     PACTQuantizer,
     STEActivationQuantizer,
     STEWeightQuantizer,
+    WaveQWeightQuantizer,
     WeightQuantizer,
 )
 from keras_qat.quantizers.grid import round_to_codes
@@ -47,10 +48,19 @@ def dorefa(kind, bits, **kwargs):
     return PACTQuantizer(Grid.for_activations(bits, signed=kind == "signed"), **kwargs)
 
 
+def waveq(kind, bits, **kwargs):
+    """WaveQ's weights, PACT's activations."""
+    if not kind.startswith("weights") or bits == 8:
+        return dorefa(kind, bits, **kwargs)
+    per_channel = kind == "weights_per_channel"
+    return WaveQWeightQuantizer(bits, per_channel=per_channel, **kwargs)
+
+
 QUANTIZERS = {
     "ste": on_a_grid(STEWeightQuantizer, STEActivationQuantizer),
     "lsq": on_a_grid(LSQWeightQuantizer, LSQActivationQuantizer),
     "dorefa": dorefa,
+    "waveq": waveq,
     "gdnsq": gdnsq,
 }
 KINDS = ["weights_per_channel", "weights_per_tensor", "unsigned", "signed"]
