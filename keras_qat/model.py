@@ -29,13 +29,15 @@ from keras_qat.keras_graph import (
     probe_of,
     structured_inputs,
 )
+from keras_qat.keras_precision import full_precision, trains
 from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
 from keras_qat.training.finite_values import NanKeeper, check_inputs, check_predicted
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
-from keras_qat.training.objective import Objective
+from keras_qat.training.objective import ORIGINALS, Objective
+from keras_qat.training.output_kinds import Kind, output_kinds
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
@@ -44,6 +46,8 @@ _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDi
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizedModel(Objective):
     """The model that `quantize` returns. It trains, saves and loads like any Functional model.
+
+    Inference computes in float32 under every dtype policy, because the integers do.
 
     The float32 latent weights train, and a `.keras` file holds them. `to_integer` returns the
     integers that deploy.
@@ -122,7 +126,10 @@ class QuantizedModel(Objective):
         outer = outer_layer(self)
         self._outer_name = None if outer is None else outer.name
         self._exclude_grids_from_weight_decay(outer or self, once=True)
-        return super().__call__(*args, **kwargs)
+        if trains(self, kwargs):
+            return super().__call__(*args, **kwargs)
+        with full_precision(self):
+            return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if training and self._outer_name is not None:
@@ -243,6 +250,24 @@ class QuantizedModel(Objective):
             width.narrow()
         return to_integer(planned)
 
+    @property
+    def output_kinds(self) -> list[Kind]:
+        """What each output is, as the compiled loss tells: scores or values, and a threshold."""
+        return output_kinds(self)
+
+    def float_outputs(self, x: Any, batch_size: int = 64) -> list[np.ndarray] | None:
+        """What the float model, from which `quantize` made this one, predicts for these inputs.
+
+        Returns:
+            The outputs in their order; `None` if the float model is not known, as after loading.
+        """
+        original = ORIGINALS.get(self)
+        if original is None:
+            return None
+        fed = structured_inputs(original, x)
+        outputs = original.predict(fed, batch_size=batch_size, verbose=0)
+        return [np.asarray(each) for each in keras.tree.flatten(outputs)]
+
     def _check_replaced(self) -> None:
         quantizers = self.replaced_quantizers.values()
         share = min((float(as_tensor(each.replaced_share)) for each in quantizers), default=1.0)
@@ -275,6 +300,7 @@ class QuantizedModel(Objective):
             outputs |= {name: each.tensor for name, each in raw.items()}
             _PROBES[self] = probe_of(self, outputs)
         fed = structured_inputs(self, x)
-        values = _PROBES[self].predict(fed, batch_size=batch_size, verbose=0)
+        with full_precision(_PROBES[self]):
+            values = _PROBES[self].predict(fed, batch_size=batch_size, verbose=0)
         codes = {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
         return codes | {name: values[name].astype(each.dtype) for name, each in raw.items()}

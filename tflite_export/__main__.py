@@ -47,6 +47,7 @@ from tflite_export.file.runtimes import standard_error
 from tflite_export.legal.storage import WEIGHT_STORAGES
 from tflite_export.micro.firmware import write_micro
 from tflite_export.micro.memory import plan_memory
+from tflite_export.proof.output_kinds import KINDS
 from tflite_export.targets import TARGETS
 
 _TARGET = flags.DEFINE_enum("target", "litert", list(TARGETS), "Runtimes to write for.")
@@ -66,14 +67,20 @@ _SAMPLES = flags.DEFINE_string(
     "Examples for the proofs: .npy, or .npz with an array for each input. Real numbers for a "
     ".keras model, int8 codes for an .npz graph; random ones by default.",
 )
+_LABELS = flags.DEFINE_string(
+    "labels", None, "Labels of the samples (.npy), for the accuracy of model and file."
+)
+_OUTPUTS = flags.DEFINE_multi_string(
+    "output", [], "NAME=scores or NAME=values: what an output is; by default the loss tells."
+)
 _MAX_FLIP_RATE = flags.DEFINE_float(
     "max_flip_rate", None, "Largest share of layer elements that may differ from the model."
 )
 _MIN_ARGMAX_AGREEMENT = flags.DEFINE_float(
-    "min_argmax_agreement", None, "Smallest share of samples with the same largest channel."
+    "min_argmax_agreement", None, "Smallest share of positions of scores that keep their answer."
 )
 _MAX_OUTPUT_ERROR = flags.DEFINE_float(
-    "max_output_error", None, "Largest mean error of a one-channel output, as a share of its range."
+    "max_output_error", None, "Largest mean error of an output of values, as a share of its range."
 )
 _VERIFY = flags.DEFINE_bool("verify", True, "Run the runtimes and require equality.")
 _REPORT = flags.DEFINE_string("report", None, "Where to write the report as JSON.")
@@ -96,23 +103,27 @@ def main(arguments: Sequence[str]) -> int:
             check_path(arguments[2])
         model = _load_model(arguments[1])
         samples = _load_samples(_SAMPLES.value)
+        if _LABELS.value is not None:
+            samples = (samples, _load_samples(_LABELS.value))
+        outputs = _outputs()
     except (ValueError, OSError, ImportError) as error:
         return _fail(str(error), _BAD_USAGE)
     try:
         if _PLAN.value:
             print(plan_memory(model, _WEIGHT_STORAGE.value).render())
         else:
-            _export(model, arguments[2], samples)
+            _export(model, arguments[2], samples, outputs)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         return _fail(str(error), _FAILED)
     return 0
 
 
-def _export(model: Any, path: str, samples: Any) -> None:
+def _export(model: Any, path: str, samples: Any, outputs: dict[str, str]) -> None:
     options = {
         "weight_storage": _WEIGHT_STORAGE.value,
         "strict": _STRICT.value,
         "samples": samples,
+        "outputs": outputs,
         "max_flip_rate": _MAX_FLIP_RATE.value,
         "min_argmax_agreement": _MIN_ARGMAX_AGREEMENT.value,
         "max_output_error": _MAX_OUTPUT_ERROR.value,
@@ -137,6 +148,15 @@ def _export(model: Any, path: str, samples: Any) -> None:
         report.save_json(_REPORT.value)
 
 
+def _outputs() -> dict[str, str]:
+    """The kinds of outputs that --output gives, by name."""
+    pairs = [text.rpartition("=") for text in _OUTPUTS.value]
+    for (name, _, kind), text in zip(pairs, _OUTPUTS.value, strict=True):
+        if not name or kind not in KINDS:
+            raise ValueError(f"--output must be NAME=scores or NAME=values. Received: {text!r}")
+    return {name: kind for name, _, kind in pairs}
+
+
 def _load_model(path: str) -> Any:
     """The model or the graph that a file holds."""
     kind = pathlib.Path(path).suffix
@@ -148,7 +168,7 @@ def _load_model(path: str) -> Any:
     loaders: list[Callable[..., Any]] = []
     standard_error(lambda: loaders.append(keras_qat.load_model))  # no start-up messages
     try:
-        model = loaders[0](path, compile=False)
+        model = _loaded(loaders[0], path)
     except Exception as error:  # Keras, json and h5py raise different types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a readable Keras model: {reason}") from error
@@ -158,6 +178,14 @@ def _load_model(path: str) -> Any:
             "keras_qat.quantize, train it and save that model."
         )
     return model
+
+
+def _loaded(load: Callable[..., Any], path: str) -> Any:
+    """The model with its loss, which tells what the outputs are; without, if that is not known."""
+    try:
+        return load(path)
+    except Exception:  # a loss that this process does not know
+        return load(path, compile=False)
 
 
 def _check_archive(path: str) -> None:

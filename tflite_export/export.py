@@ -31,9 +31,11 @@ from tflite_export.proof.comparison import (
     compare_with_model,
 )
 from tflite_export.proof.limits import Limits, check_limits
-from tflite_export.proof.samples import code_samples, real_samples
+from tflite_export.proof.output_kinds import output_kinds
+from tflite_export.proof.samples import code_samples, real_samples, split_labels
 from tflite_export.proof.uneven_ranges import range_warnings
 from tflite_export.proof.verification import verify as verify_file
+from tflite_export.proof.worth import Answers, Metric, worth_of
 from tflite_export.report import Report
 from tflite_export.targets import get_target
 
@@ -56,6 +58,8 @@ def export(
     weight_storage: str = "auto",
     strict: bool = False,
     samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
+    metric: Metric | None = None,
+    outputs: Mapping[str, str] | None = None,
     verify: bool = True,
     max_flip_rate: float | None = None,
     min_argmax_agreement: float | None = None,
@@ -81,17 +85,23 @@ def export(
         samples: examples for the proofs, shape (samples, ...). A trained model takes real numbers,
             a graph takes int8 codes. For several inputs, pass a list in their order or a dict by
             name. The default is 32 random examples on the input grid. They say little about a
-            trained model's accuracy, so pass real data.
+            trained model's accuracy, so pass real data: `x`, or `(x, labels)`. With labels the
+            report has the metric of the float model, the trained model and the file side by side.
+        metric: `(labels, outputs) -> number`; by default the accuracy, if the model has one output
+            and that is scores. `outputs` is an array, or a dict by name for several outputs.
+        outputs: what outputs are, by name. `"scores"` decide: the largest along the last axis, or
+            the side of a threshold for a single one. `"values"` are read as numbers. By default the
+            compiled loss tells, or a softmax.
         verify: run the target's runtimes and require equality with the graph in every element.
         max_flip_rate: largest share of layer elements that may differ from the trained model. The
             default is 0.01 for `"litert"`, and 0.25 for `"tflm"`, which rounds twice.
-        min_argmax_agreement: smallest share of samples whose largest channel is the same. The
-            default is 0.99 for `"litert"` and 0.9 for `"tflm"`. Random samples are not held to
-            it, because they have no clear winner.
-        max_output_error: largest mean error of an output of one channel, as a share of its range;
-            of an output on no grid, as a share of its largest value. The default is 1/128 for
-            `"litert"` and 1/16 for `"tflm"`. Random samples are held to it for outputs on no grid
-            alone.
+        min_argmax_agreement: smallest share of positions (examples, pixels, boxes) of an output of
+            scores that keep their answer. The default is 0.99 for `"litert"` and 0.9 for `"tflm"`.
+            Random samples are not held to it, because they have no clear winner.
+        max_output_error: largest mean error of an output of values, as a share of its range; of an
+            output on no grid, as a share of its largest value. The default is 1/128 for `"litert"`
+            and 1/16 for `"tflm"`. Random samples are held to it for outputs on no grid alone. An
+            output of unknown kind has to keep one of the last two limits.
         verbose: print the report.
 
     Returns:
@@ -127,6 +137,8 @@ def export(
         weight_storage=weight_storage,
         strict=strict,
         samples=samples,
+        metric=metric,
+        outputs=outputs,
         verify=verify,
         max_flip_rate=max_flip_rate,
         min_argmax_agreement=min_argmax_agreement,
@@ -166,6 +178,8 @@ def prepare(
     weight_storage: str,
     strict: bool,
     samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None,
+    metric: Metric | None = None,
+    outputs: Mapping[str, str] | None = None,
     verify: bool,
     max_flip_rate: float | None,
     min_argmax_agreement: float | None,
@@ -186,13 +200,17 @@ def prepare(
     if strict:
         require_faithful([weight.name for weight in lossy])
 
-    comparison, uneven = None, []
+    comparison, worth, uneven = None, None, []
+    samples, labels = split_labels(graph, samples, metric)
+    kinds = output_kinds(legal, model, outputs)
     if isinstance(model, IntegerGraph):
         codes = code_samples(graph, samples)
     else:
-        real = real_samples(graph, samples)
-        comparison = compare_with_model(legal, model, real, chosen.default_profile)
+        real, answers = real_samples(graph, samples), Answers(legal)
+        comparison = compare_with_model(legal, model, real, chosen.default_profile, kinds, answers)
         codes = {name: graph.tensors[name].quantize(x) for name, x in real.items()}
+        if samples is not None:
+            worth = worth_of(answers, model, real, list(kinds.values()), labels, metric)
         if samples is not None:
             uneven = range_warnings(graph, real, getattr(model, "grid_warnings", ()))
     verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
@@ -224,6 +242,7 @@ def prepare(
             *uneven,
         ),
         float_parts=report_float_parts(stored, file),
+        worth=worth,
     )
     return Exported(data, file, legal, codes, report)
 

@@ -10,6 +10,7 @@ import pathlib
 from tflite_export.contents import FloatPartReport, OpReport, WeightReport
 from tflite_export.proof.comparison import ModelComparison
 from tflite_export.proof.verification import RuntimeVerification
+from tflite_export.proof.worth import Worth
 from tflite_export.text_table import text_table
 
 
@@ -28,6 +29,7 @@ class Report:
         comparison: the comparison with the trained model; `None` if a graph was exported.
         limits: what the numbers do not cover.
         float_parts: the layers that the file computes in float32; empty for most models.
+        worth: float model, trained model and file side by side; `None` without real samples.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Report:
     comparison: ModelComparison | None
     limits: tuple[str, ...]
     float_parts: tuple[FloatPartReport, ...] = ()
+    worth: Worth | None = None
 
     @property
     def mismatches(self) -> int:
@@ -60,6 +63,8 @@ class Report:
             content["comparison"] |= {
                 "flip_rate": self.comparison.flip_rate,
                 "max_difference": self.comparison.max_difference,
+                "argmax_agreement": self.comparison.argmax_agreement,
+                "output_errors": [dataclasses.asdict(e) for e in self.comparison.output_errors],
             }
         return json.dumps(content, indent=2)
 
@@ -81,6 +86,7 @@ class Report:
             *map(_render_float_part, self.float_parts),
             *self._render_verifications(),
             *self._render_comparison(),
+            *(self.worth.render() if self.worth else ()),
             *(f"Limit: {limit}" for limit in self.limits),
         ]
         return "\n".join(lines)
@@ -116,9 +122,7 @@ class Report:
             (t.name, t.differing, t.elements, f"{t.rate:.2e}", f"{t.max_difference:g}")
             for t in comparison.tensors
         ]
-        agreement = comparison.argmax_agreement
-        argmax = "" if agreement is None else f", argmax agreement {agreement:.2%}"
-        ran = f"{argmax} ({comparison.samples} samples, rounding of {comparison.profile})."
+        ran = f" ({comparison.samples} samples, rounding of {comparison.profile})."
         floats = [f"{found.from_('the model')}{ran}" for found in comparison.float_outputs]
         flips = [
             *text_table(("against the model", "flips", "elements", "rate", "max LSB"), rows),
@@ -128,12 +132,7 @@ class Report:
             "",
             *(flips if rows or not floats else ()),
             *(f"Output: {line}" for line in floats),
-            *(
-                f"Output {error.name!r} has one channel, judged by its steps: mean error "
-                f"{error.mean_steps:.2f} steps, at most {error.max_steps:g}, on a grid of "
-                f"{error.levels} levels."
-                for error in comparison.output_errors
-            ),
+            *(output.render() for output in comparison.outputs),
         ]
 
 

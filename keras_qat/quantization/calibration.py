@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from keras_qat.input_batches import CalibrationData
 from keras_qat.keras_graph import layer_name
+from keras_qat.keras_precision import full_precision
 from keras_qat.quantizers.initial_scale import LARGEST_VALUE, Histogram
 
 _BINS = 2048
@@ -93,5 +94,6 @@ def _values_of(
         return
     probe = keras.Model(model.inputs, list(tensors))
     for batch in data:
-        outputs = probe(batch, training=False)  # eager: tracing costs more than a few batches
+        with full_precision(probe):
+            outputs = probe(batch, training=False)  # eager: tracing costs more than a few batches
         yield [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]

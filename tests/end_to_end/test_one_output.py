@@ -46,7 +46,7 @@ def changed_answers(qmodel, path):
 
 def test_other_answers_of_a_binary_classifier_are_refused_by_its_steps(tmp_path):
     qmodel, path = binary_classifier(2), tmp_path / "net.tflite"
-    message = r"max_output_error=0\.0625 is exceeded: the output 'logit' has one channel, .* steps"
+    message = r"max_output_error=0\.0625 is exceeded: the output 'logit' is judged by its values"
     with pytest.raises(tflite_export.ExportError, match=message):
         exported(qmodel, path, weight_storage="int4")
     assert not path.exists()
@@ -57,7 +57,7 @@ def test_other_answers_of_a_binary_classifier_are_refused_by_its_steps(tmp_path)
     assert error.mean_steps > 16
     assert report.comparison.argmax_agreement is None
     assert "argmax" not in report.render()
-    assert "Output 'logit' has one channel, judged by its steps: mean error 4" in report.render()
+    assert "Output 'logit' (values): error of 4" in report.render()
     stated = json.loads(report.to_json())["comparison"]
     assert stated["output_errors"][0]["mean_steps"] == error.mean_steps
     assert stated["argmax_agreement"] is None

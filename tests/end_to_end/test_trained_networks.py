@@ -116,7 +116,8 @@ def test_raw_shortcuts_of_a_trained_network_become_layers(digits_model):
     assert all(isinstance(each, keras.layers.Layer) for each in plain.operations)
     pixels, labels = digits()[1]
     found = plain.predict(pixels, verbose=0)
-    np.testing.assert_array_equal(found, digits_model.predict(pixels, verbose=0))
+    # On a busy machine TensorFlow may split a sum in float32 among its threads in another way.
+    np.testing.assert_allclose(found, digits_model.predict(pixels, verbose=0), rtol=1e-4, atol=1e-6)
     assert np.mean(found.argmax(axis=-1) == labels) > 0.95
 
 

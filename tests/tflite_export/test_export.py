@@ -97,7 +97,9 @@ def test_a_trained_model_without_samples_uses_random_ones(graph, tmp_path):
 
 
 def flip_layer(codes):
-    codes["sum"] = np.where(codes["sum"] < 127, codes["sum"] + 1, codes["sum"]).astype(np.int8)
+    """Flips many elements, evenly over channels."""
+    flips = np.random.default_rng(0).uniform(size=codes["sum"].shape) < 0.4
+    codes["sum"] = (codes["sum"] + (flips & (codes["sum"] < 127))).astype(np.int8)
     return codes
 
 
@@ -135,7 +137,7 @@ def test_wider_limits_let_the_same_model_pass(graph, tmp_path, images):
         verbose=False,
     )
     worst = {tensor.name: tensor for tensor in report.comparison.tensors}["sum"]
-    assert worst.rate > 0.3
+    assert worst.rate > 0.1
     assert worst.max_difference == 1
 
 
@@ -315,6 +317,6 @@ def test_the_report_travels_as_json_and_text(graph, tmp_path, images):
     assert content["comparison"]["flip_rate"] == 0.0
     assert [entry["bits"] for entry in content["weights"]] == [4, 4, 4, 4]
     text = report.render()
-    for part in ("DEPTHWISE_CONV_2D", "1x5x8x5", "headroom", "argmax agreement 100.00%"):
+    for part in ("DEPTHWISE_CONV_2D", "1x5x8x5", "headroom", "100.00% of 40 answers kept"):
         assert part in text
     assert max(map(len, text.splitlines())) < 260

@@ -80,6 +80,32 @@ def test_a_trained_model_becomes_a_file(float_model, tmp_path):
     assert destination.read_bytes()[4:8] == b"TFL3"
 
 
+def unknown_elsewhere(labels, outputs):
+    """A loss that another process does not know."""
+    return keras.ops.mean(outputs)
+
+
+def test_labels_and_the_kind_of_an_output(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="classes")])
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
+    qmodel = keras_qat.quantize(model, calibration_data=x)
+    qmodel.compile("sgd", unknown_elsewhere)
+    qmodel.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", np.arange(32) % 3)
+    result = call(
+        tmp_path / "model.keras",
+        tmp_path / "net.tflite",
+        f"--samples={tmp_path / 'x.npy'}",
+        f"--labels={tmp_path / 'y.npy'}",
+        "--output=classes=scores",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Output 'classes' (scores)" in result.stdout
+    assert "accuracy" in result.stdout
+
+
 def test_memory_is_planned_without_writing(source, tmp_path):
     result = call(source, "--plan")
     assert result.returncode == 0, result.stderr
@@ -105,6 +131,7 @@ def test_help_teaches():
         (["{source}"], "usage: python -m tflite_export"),
         (["{source}", "net.tflite", "--micro_dir=x"], "--micro_dir needs --target=tflm"),
         (["{source}", "net.tflite", "--samples={text}"], "holds no arrays"),
+        (["{source}", "net.tflite", "--output=classes"], "NAME=scores or NAME=values"),
     ],
 )
 def test_bad_usage_is_one_line(source, tmp_path, arguments, message):

@@ -21,6 +21,7 @@ from tflite_export.file.file_model import FileModel
 from tflite_export.file.runtimes import measure_arena
 from tflite_export.ops.table import micro_kernel
 from tflite_export.proof.comparison import LearnedModel
+from tflite_export.proof.worth import Metric
 from tflite_export.report import Report
 
 _MADE_BY = "Written by keras_qat; not to be edited."
@@ -71,6 +72,8 @@ def write_micro(
     weight_storage: str = "auto",
     strict: bool = False,
     samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
+    metric: Metric | None = None,
+    outputs: Mapping[str, str] | None = None,
     examples: int = 2,
     arena_margin: float = 0.1,
     max_flip_rate: float | None = None,
@@ -94,8 +97,8 @@ def write_micro(
         folder: where to write; created if it does not exist. Files of these names are replaced,
             and other files stay.
         name: name of the files and of the C++ namespace: small letters, digits and underscores.
-        weight_storage, strict, samples, max_flip_rate, min_argmax_agreement, max_output_error: see
-            `tflite_export.export`.
+        weight_storage, strict, samples, metric, outputs, max_flip_rate, min_argmax_agreement,
+            max_output_error: see `tflite_export.export`.
         examples: how many of the samples the self-test holds. They take flash.
         arena_margin: share of the measured arena that is added to it.
         verbose: print the report.
@@ -126,6 +129,8 @@ def write_micro(
         weight_storage=weight_storage,
         strict=strict,
         samples=samples,
+        metric=metric,
+        outputs=outputs,
         verify=True,
         max_flip_rate=max_flip_rate,
         min_argmax_agreement=min_argmax_agreement,
@@ -134,7 +139,7 @@ def write_micro(
     measured = measure_arena(exported.data, exported.file)
     arena = _arena_with_margin(measured, arena_margin)
     inputs = {key: array[:examples] for key, array in exported.codes.items()}
-    outputs = run(exported.graph, inputs, "tflm")
+    expected = run(exported.graph, inputs, "tflm")
     count = next(iter(inputs.values())).shape[0]
     values = {
         "made_by": _MADE_BY,
@@ -146,9 +151,9 @@ def write_micro(
         "margin_percent": f"{100 * arena_margin:g}",
         "arena_bytes": arena,
         "examples": count,
-        "compared_outputs": sum(array.size for array in outputs.values()),
+        "compared_outputs": sum(array.size for array in expected.values()),
         **_resolver(exported.file),
-        **_golden(inputs, outputs, exported.file),
+        **_golden(inputs, expected, exported.file),
     }
     contents = {f"{name}_{template}": _filled(template, values).encode() for template in _TEMPLATES}
     contents[f"{name}.tflite"] = exported.data

@@ -14,8 +14,15 @@ from keras_qat.integer import IntegerGraph, ops, run
 from keras_qat.integer.fixed_point import get_profile
 from tflite_export.ops.table import export_of
 from tflite_export.proof.float_difference import FloatDifference, float_difference, merge_floats
+from tflite_export.proof.output_difference import OutputDifference, OutputTally
+from tflite_export.proof.output_kinds import VALUES, OutputKind
 
 _CHUNK = 128
+_EXACT = "xnnpack"
+"""The profile that rounds every result once, as the Keras model does."""
+
+_FEWEST_ELEMENTS = 16
+"""Elements that a channel needs for its mean difference to say something."""
 
 Samples = Mapping[str, npt.NDArray[Any]]
 
@@ -33,6 +40,15 @@ class LearnedModel(Protocol):
         """
 
 
+class Answers(Protocol):
+    """What keeps the integers of a model and of its exported graph."""
+
+    def add(
+        self, codes: Mapping[str, npt.NDArray[Any]], exported: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        """Takes a chunk of examples."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TensorDifference:
     """How two versions of one tensor differ.
@@ -42,14 +58,12 @@ class TensorDifference:
         differing: elements that differ.
         elements: elements compared.
         max_difference: largest absolute difference, in steps of the tensor's grid.
-        total: sum of all absolute differences, in steps.
     """
 
     name: str
     differing: int
     elements: int
     max_difference: float
-    total: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -58,27 +72,20 @@ class TensorDifference:
 
 
 @dataclasses.dataclass(frozen=True)
-class OutputError:
-    """How far an output of one channel is from the trained model's output.
-
-    Such an output has no largest channel to compare. It is a number, or its sign is the answer.
+class ChannelDifference:
+    """The channel of a tensor that is farthest from the trained model under exact rounding.
 
     Attributes:
-        name: the output.
-        mean_steps: mean absolute difference, in steps of the output's grid.
-        max_steps: largest absolute difference, in steps.
-        levels: number of levels of the grid.
+        name: the tensor.
+        channel: the index along the last axis.
+        mean_steps: mean absolute difference, in steps of the tensor's grid.
+        elements: elements compared.
     """
 
     name: str
+    channel: int
     mean_steps: float
-    max_steps: float
-    levels: int
-
-    @property
-    def share_of_range(self) -> float:
-        """The mean difference over the number of levels."""
-        return self.mean_steps / self.levels
+    elements: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,24 +96,36 @@ class ModelComparison:
         profile: rounding profile of the exported network.
         samples: how many examples were compared.
         tensors: the difference of every layer, in the order of the graph.
-        argmax_agreement: share of examples whose largest channel is the same. With several outputs
-            it is the lowest share. `None` if all outputs have one channel.
-        output_errors: the error of every output of one channel that is on a grid.
-        float_outputs: the difference of every output that is on no grid.
+        outputs: the difference of every output, judged by what it is.
+        float_outputs: the difference in size of every output that is on no grid.
+        exact_flip_rate: share of layer elements that differ where everything is rounded once.
+        worst_channel: the channel that differs most where everything is rounded once; `None`
+            without layers on grids.
     """
 
     profile: str
     samples: int
     tensors: tuple[TensorDifference, ...]
-    argmax_agreement: float | None
-    output_errors: tuple[OutputError, ...] = ()
+    outputs: tuple[OutputDifference, ...] = ()
     float_outputs: tuple[FloatDifference, ...] = ()
+    exact_flip_rate: float = 0.0
+    worst_channel: ChannelDifference | None = None
+
+    @property
+    def argmax_agreement(self) -> float | None:
+        """The lowest share of answers that any output keeps; `None` if all outputs are values."""
+        shares = [each.agreement for each in self.outputs if each.agreement is not None]
+        return min(shares, default=None)
+
+    @property
+    def output_errors(self) -> tuple[OutputDifference, ...]:
+        """The outputs on grids that are values, judged by their steps."""
+        return tuple(each for each in self.outputs if each.kind == VALUES and each.levels)
 
     @property
     def flip_rate(self) -> float:
         """Differing elements over all layer elements."""
-        elements = sum(tensor.elements for tensor in self.tensors)
-        return sum(tensor.differing for tensor in self.tensors) / max(elements, 1)
+        return _rate(self.tensors)
 
     @property
     def max_difference(self) -> float:
@@ -115,51 +134,92 @@ class ModelComparison:
 
 
 def compare_with_model(
-    graph: IntegerGraph, model: LearnedModel, samples: Samples, profile: str
+    graph: IntegerGraph,
+    model: LearnedModel,
+    samples: Samples,
+    profile: str,
+    kinds: Mapping[str, OutputKind],
+    answers: Answers | None = None,
 ) -> ModelComparison:
     """Runs both on the same examples, and compares their integers layer by layer.
 
-    It counts the elements that differ. For outputs, it also finds the argmax agreement, or the
-    error of an output of one channel. An output on no grid has a difference in size.
+    Each output is judged by what it is (`tflite_export.proof.output_kinds`). A target that rounds
+    twice differs from the model also where the graph is right. So the graph also runs with
+    everything rounded once, where only ties may differ.
 
     Args:
         graph: the legalized graph.
         model: the trained model.
         samples: real inputs by name, shape (samples, ...).
         profile: rounding profile with which the graph runs.
+        kinds: what each output is, by name.
+        answers: gets the integers of both, chunk by chunk.
 
     Raises:
         ValueError: the model's `layer_codes` lacks an input or an output of the graph.
     """
     count = next(iter(samples.values())).shape[0]
-    one_channel = [name for name in graph.outputs if graph.tensors[name].shape[-1] == 1]
-    single = [name for name in one_channel if graph.tensors[name].on_grid]
+    outputs = [OutputTally(graph.tensors[name], kinds[name]) for name in graph.outputs]
     in_float = [name for name in graph.outputs if not graph.tensors[name].on_grid]
-    chunks, agreeing = [], {name: 0 for name in graph.outputs if name not in one_channel}
-    floats: list[list[FloatDifference]] = []
-    outputs: list[list[TensorDifference]] = []
+    chunks, exact, floats = [], [], []
+    channels: dict[str, npt.NDArray[np.float64]] = {}
     for start in range(0, count, _CHUNK):
         part = {name: array[start : start + _CHUNK] for name, array in samples.items()}
         stated = model.layer_codes(part if len(part) > 1 else next(iter(part.values())))
         codes = _with_moved_integers(graph, stated)
-        exported = run(graph, {n: codes[n] for n in graph.inputs}, profile, keep_all=True)
+        inputs = {name: codes[name] for name in graph.inputs}
+        exported = run(graph, inputs, profile, keep_all=True)
+        once = exported if profile == _EXACT else run(graph, inputs, _EXACT, keep_all=True)
         layers = [op.output for op in graph.ops if op.output in stated]
         layers = [name for name in layers if graph.tensors[name].on_grid]
         chunks.append([tensor_difference(name, exported[name], codes[name]) for name in layers])
-        outputs.append([tensor_difference(name, exported[name], codes[name]) for name in single])
+        exact.append([tensor_difference(name, once[name], codes[name]) for name in layers])
+        for name in layers:
+            channels[name] = channels.get(name, 0.0) + _by_channel(once[name], codes[name])
         floats.append([float_difference(name, exported[name], codes[name]) for name in in_float])
-        for name in agreeing:
-            same = exported[name].argmax(axis=-1) == codes[name].argmax(axis=-1)
-            agreeing[name] += int(np.count_nonzero(same.reshape(same.shape[0], -1).all(axis=1)))
-    agreement = min(agreeing.values()) / max(count, 1) if agreeing else None
-    errors = tuple(_output_error(found, graph) for found in merge(outputs))
-    return ModelComparison(profile, count, merge(chunks), agreement, errors, merge_floats(floats))
+        for name, tally in zip(graph.outputs, outputs, strict=True):
+            tally.add(exported[name], codes[name])
+        if answers is not None:
+            answers.add(codes, exported)
+    return ModelComparison(
+        profile,
+        count,
+        merge(chunks),
+        tuple(tally.result() for tally in outputs),
+        merge_floats(floats),
+        _rate(merge(exact)),
+        _worst_channel(channels, merge(exact)),
+    )
 
 
-def _output_error(found: TensorDifference, graph: IntegerGraph) -> OutputError:
-    mean = found.total / max(found.elements, 1)
-    levels = graph.tensors[found.name].qparams.levels
-    return OutputError(found.name, mean, found.max_difference, levels)
+def _rate(tensors: Iterable[TensorDifference]) -> float:
+    found = list(tensors)
+    elements = sum(tensor.elements for tensor in found)
+    return sum(tensor.differing for tensor in found) / max(elements, 1)
+
+
+def _by_channel(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The sum of absolute differences of every channel, in steps."""
+    if actual.shape != expected.shape:
+        return np.full(expected.shape[-1], np.inf)
+    apart = np.abs(actual.astype(np.float64) - expected)
+    total: npt.NDArray[np.float64] = apart.reshape(-1, apart.shape[-1]).sum(axis=0)
+    return total
+
+
+def _worst_channel(
+    channels: Mapping[str, npt.NDArray[np.float64]], tensors: Iterable[TensorDifference]
+) -> ChannelDifference | None:
+    """The channel with the largest mean difference of all that have enough elements to judge."""
+    found = []
+    for tensor in tensors:
+        totals = channels[tensor.name]
+        elements = tensor.elements // totals.size
+        if elements >= _FEWEST_ELEMENTS:
+            worst = int(np.argmax(totals))
+            mean = float(totals[worst]) / elements
+            found.append(ChannelDifference(tensor.name, worst, mean, elements))
+    return max(found, key=lambda each: each.mean_steps, default=None)
 
 
 def _with_moved_integers(
@@ -202,11 +262,10 @@ def tensor_difference(
 ) -> TensorDifference:
     """Counts differing elements. If shape or dtype differ, all elements do."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        return TensorDifference(name, expected.size, expected.size, math.inf, math.inf)
+        return TensorDifference(name, expected.size, expected.size, math.inf)
     difference = np.abs(actual.astype(np.float64) - expected)
     worst = float(difference.max(initial=0.0))
-    differing, total = int(np.count_nonzero(difference)), float(difference.sum())
-    return TensorDifference(name, differing, expected.size, worst, total)
+    return TensorDifference(name, int(np.count_nonzero(difference)), expected.size, worst)
 
 
 def merge(chunks: Sequence[Iterable[TensorDifference]]) -> tuple[TensorDifference, ...]:
@@ -217,7 +276,6 @@ def merge(chunks: Sequence[Iterable[TensorDifference]]) -> tuple[TensorDifferenc
             sum(part.differing for part in parts),
             sum(part.elements for part in parts),
             max(part.max_difference for part in parts),
-            sum(part.total for part in parts),
         )
         for parts in zip(*chunks, strict=True)
     )

@@ -5,8 +5,21 @@ from __future__ import annotations
 import dataclasses
 
 from tflite_export.errors import ExportError
-from tflite_export.proof.comparison import ModelComparison, OutputError
+from tflite_export.proof.comparison import ModelComparison
+from tflite_export.proof.output_difference import OutputDifference
+from tflite_export.proof.output_kinds import SCORES, VALUES
 from tflite_export.targets import Target
+
+_SYSTEMATIC = 0.5
+"""Mean difference of a channel, in steps, that no flips at ties explain.
+
+Where every result is rounded once, only ties flip, by one step, and 1 % of all elements are many.
+A channel in which every second element is off is another channel.
+"""
+
+_FEW_FLIPS = 1e-3
+
+_OTHER_KIND = "If it is {kind}, say so: export(..., outputs={{{name!r}: {kind!r}}})."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,22 +27,28 @@ class Limits:
     """The limits that `check_limits` applies.
 
     Attributes:
-        max_flip_rate: largest share of layer elements that may differ.
-        min_argmax_agreement: smallest share of examples whose largest channel is the same.
-        max_output_error: largest mean error of an output of one channel, as a share of its range;
-            of an output on no grid, as a share of its largest value.
+        max_flip_rate: largest share of layer elements that may differ; 1 also allows channels that
+            differ throughout.
+        min_argmax_agreement: smallest share of positions of an output of scores that keep their
+            answer.
+        max_output_error: largest mean error of an output of values, as a share of its range; of an
+            output on no grid, as a share of its largest value.
+        judges_unknown: whether `min_argmax_agreement` also holds for outputs of unknown kind. If
+            not, such an output has to keep one of the last two limits.
     """
 
     max_flip_rate: float
     min_argmax_agreement: float
     max_output_error: float
+    judges_unknown: bool = False
 
     @classmethod
     def of(cls, target: Target, **given: float | None) -> Limits:
         """The given limits, and the target's default for every limit that is `None`."""
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = ("max_flip_rate", "min_argmax_agreement", "max_output_error")
         own = {name: getattr(target, name) for name in names}
-        return cls(**own | {name: value for name, value in given.items() if value is not None})
+        known = {name: value for name, value in given.items() if value is not None}
+        return cls(**own | known, judges_unknown="min_argmax_agreement" in known)
 
 
 def check_limits(comparison: ModelComparison, limits: Limits, answers: bool) -> None:
@@ -41,26 +60,18 @@ def check_limits(comparison: ModelComparison, limits: Limits, answers: bool) -> 
         answers: whether the examples are real, so that outputs are answers. Random examples have no
             clear winner, so their outputs are not checked, unless they are on no grid.
     """
-    worst = max(comparison.tensors, key=lambda tensor: tensor.rate, default=None)
-    where = f"; worst is {worst.name!r} with {worst.rate:.2%}" if worst else ""
+    if limits.max_flip_rate < 1.0:
+        _check_channels(comparison)
     if comparison.flip_rate > limits.max_flip_rate:
         raise ExportError(
             f"max_flip_rate={limits.max_flip_rate:g} is exceeded: {comparison.flip_rate:.3g} of "
             "the layer elements differ from the trained model under the rounding of "
-            f"{comparison.profile!r}{where}. No file was written. Use more activation bits there, "
-            "or pass a larger max_flip_rate if the task's accuracy on the integer graph is good "
-            "enough."
+            f"{comparison.profile!r}{_worst(comparison)}. No file was written. {_cause(comparison)}"
+            "Use more activation bits there, or pass a larger max_flip_rate if the task's accuracy "
+            "on the integer graph is good enough."
         )
-    agreement = comparison.argmax_agreement
-    if answers and agreement is not None and agreement < limits.min_argmax_agreement:
-        raise ExportError(
-            f"min_argmax_agreement={limits.min_argmax_agreement:g} is missed: {agreement:.3g} of "
-            f"{comparison.samples} examples keep their largest output under the rounding of "
-            f"{comparison.profile!r}{where}. No file was written. Pass samples like those the "
-            "model was trained on, or lower the limit."
-        )
-    for error in comparison.output_errors if answers else ():
-        _check_output(error, limits.max_output_error, f"{comparison.profile!r}{where}")
+    for output in comparison.outputs if answers else ():
+        _check_output(output, limits, comparison)
     for found in comparison.float_outputs:
         if not found.mean_relative <= limits.max_output_error:
             raise ExportError(
@@ -71,13 +82,68 @@ def check_limits(comparison: ModelComparison, limits: Limits, answers: bool) -> 
             )
 
 
-def _check_output(error: OutputError, limit: float, rounding: str) -> None:
-    if error.share_of_range > limit:
+def _check_channels(comparison: ModelComparison) -> None:
+    """Refuses a graph with a channel that is not what the model computes."""
+    worst = comparison.worst_channel
+    if worst is not None and worst.mean_steps > _SYSTEMATIC:
         raise ExportError(
-            f"max_output_error={limit:.3g} is exceeded: the output {error.name!r} has one channel, "
-            "so its error is measured in steps. It differs from the trained model by "
-            f"{error.mean_steps:.1f} steps on average (at most {error.max_steps:g}), on a grid of "
-            f"{error.levels} levels, under the rounding of {rounding}. No file was written. Use "
-            "more bits there, or pass a larger max_output_error if the task's accuracy on the "
-            "integer graph is good enough."
+            f"Channel {worst.channel} of {worst.name!r} differs from the trained model by "
+            f"{worst.mean_steps:.2g} steps on average ({worst.elements} elements), with every "
+            "result rounded once. No file was written. That is no rounding: the integers of this "
+            "layer, or of one before it, are not those of the model. If a layer has a rule of your "
+            "own (keras_qat.register_rule), compare its lower() with its call(). Otherwise please "
+            "report it; max_flip_rate=1 writes the file nevertheless."
         )
+
+
+def _check_output(output: OutputDifference, limits: Limits, comparison: ModelComparison) -> None:
+    lost = output.agreement is not None and output.agreement < limits.min_argmax_agreement
+    far = output.levels > 0 and output.share_of_range > limits.max_output_error
+    if output.kind == SCORES or (output.kind is None and limits.judges_unknown):
+        if lost:
+            raise ExportError(_too_few_answers(output, limits, comparison))
+    elif far and (output.kind == VALUES or lost):
+        raise ExportError(
+            f"max_output_error={limits.max_output_error:.3g} is exceeded: the output "
+            f"{output.name!r} is judged by its values, in steps. It differs from the trained model "
+            f"by {output.mean_steps:.1f} steps on average (at most {output.max_steps:g}), on a "
+            f"grid of {output.levels} levels, under the rounding of {comparison.profile!r}"
+            f"{_worst(comparison)}. No file was written. {_cause(comparison)}Use more bits there, "
+            "or pass a larger max_output_error if the task's accuracy on the integer graph is good "
+            f"enough. {_OTHER_KIND.format(name=output.name, kind=SCORES)}"
+        )
+
+
+def _too_few_answers(output: OutputDifference, limits: Limits, comparison: ModelComparison) -> str:
+    how = "their largest output"
+    if output.threshold is not None:
+        how = f"their side of {output.threshold:g}"
+    places = "examples" if output.positions == comparison.samples else "positions"
+    return (
+        f"min_argmax_agreement={limits.min_argmax_agreement:g} is missed: {output.agreement:.3g} "
+        f"of {output.positions} {places} of the output {output.name!r} keep {how} under the "
+        f"rounding of {comparison.profile!r}{_worst(comparison)}. No file was written. "
+        f"{_cause(comparison)}Pass samples like those the model was trained on, or lower the "
+        "limit. "
+        f"{_OTHER_KIND.format(name=output.name, kind=VALUES)}"
+    )
+
+
+def _worst(comparison: ModelComparison) -> str:
+    worst = max(comparison.tensors, key=lambda tensor: tensor.rate, default=None)
+    return f"; worst is {worst.name!r} with {worst.rate:.2%}" if worst else ""
+
+
+def _cause(comparison: ModelComparison) -> str:
+    """Whether the target's rounding or the integers themselves make the difference."""
+    if comparison.exact_flip_rate > _FEW_FLIPS:
+        return (
+            f"With every result rounded once, {comparison.exact_flip_rate:.3g} of the elements "
+            "differ too. "
+        )
+    if comparison.flip_rate > _FEW_FLIPS:
+        return (
+            f"{comparison.profile!r} rounds twice; rounded once, {comparison.exact_flip_rate:.2g} "
+            "of the elements differ. "
+        )
+    return ""

@@ -35,6 +35,23 @@ def code_samples(
     return codes
 
 
+def split_labels(graph: IntegerGraph, samples: Any, metric: Any = None) -> tuple[Any, Any]:
+    """The inputs and the labels of `(x, labels)`; inputs alone have the labels `None`.
+
+    Raises:
+        ValueError: a metric without labels.
+    """
+    pair = isinstance(samples, tuple) and len(samples) == 2
+    if pair and (metric is not None or len(graph.inputs) == 1):
+        return samples[0], samples[1]
+    if metric is not None:
+        raise ValueError(
+            "A metric needs labels: pass samples=(x, labels). "
+            f"Received: samples of type {type(samples).__name__}"
+        )
+    return samples, None
+
+
 def real_samples(
     graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
 ) -> Samples:
