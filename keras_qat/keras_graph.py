@@ -244,7 +244,12 @@ def outer_layer(layer: keras.layers.Layer) -> Any:
 
 def packed_outputs(model: keras.Model, outputs: list[Any]) -> Any:
     """The values of the model's outputs, in the structure that a call of the model returns."""
-    return keras.tree.pack_sequence_as(functional(model)._outputs_struct, outputs)
+    return keras.tree.pack_sequence_as(output_structure(model), outputs)
+
+
+def output_structure(model: keras.Model) -> Any:
+    """The symbolic outputs in the structure that a call of the model returns."""
+    return functional(model)._outputs_struct
 
 
 def flat_nodes(model: keras.Model) -> Iterator[GraphNode]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_qat.conversion.exact_inference import connect
 from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
+from keras_qat.conversion.tensor_names import inherit_labels, set_labels
 from keras_qat.conversion.to_integer import (
     placed_codes,
     quantized_tensors,
@@ -25,6 +26,7 @@ from keras_qat.keras_graph import (
     build_optimizer,
     exclude_from_weight_decay,
     flat_inputs,
+    layer_name,
     outer_layer,
     probe_of,
     structured_inputs,
@@ -38,6 +40,8 @@ from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
 from keras_qat.training.objective import ORIGINALS, Objective
 from keras_qat.training.output_kinds import Kind, output_kinds
+
+_NAMES, _LABELS = "output_names", "output_labels"
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
@@ -76,13 +80,15 @@ class QuantizedModel(Objective):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         connect(self)
+        inherit_labels(self)
         self._outer_name: str | None = None
         self._spared_by: int | None = None  # the id of an optimizer
         self._nan_keeper = NanKeeper(self)
         self.plan: Any = None  # the plan of `quantize`; a loaded model has none
 
     def get_config(self) -> dict[str, Any]:
-        return stamped(super().get_config())
+        named = {_NAMES: list(self.output_names), _LABELS: list(self.output_labels)}
+        return stamped(super().get_config()) | (named if self.output_labels else {})
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> QuantizedModel:
@@ -91,7 +97,10 @@ class QuantizedModel(Objective):
         Raises:
             ValueError: a newer keras_qat saved the configuration.
         """
-        model: QuantizedModel = super().from_config(unstamped(config), custom_objects)
+        config = unstamped(config)
+        names, labels = config.pop(_NAMES, None), config.pop(_LABELS, ())
+        model: QuantizedModel = super().from_config(config, custom_objects)
+        set_labels(model, names or [layer_name(tensor) for tensor in model.outputs], labels)
         return model
 
     @property

@@ -269,7 +269,7 @@ def test_layer_codes_are_int8_by_the_names_of_the_integer_graph(trained):
     codes, graph = trained.layer_codes(X), trained.to_integer()
     assert set(codes) == {
         *("image", "stem_relu", "conv_bn", "add_relu", "separable_depthwise"),
-        *("separable_relu6", "pool", "head", "head_softmax"),
+        *("separable_relu6", "pool", "head_linear", "head"),
     }
     for name, values in codes.items():
         grid: QuantParams = graph.tensors[name].qparams
@@ -277,7 +277,7 @@ def test_layer_codes_are_int8_by_the_names_of_the_integer_graph(trained):
         assert values.shape == (64, *graph.tensors[name].shape[1:])
         assert values.min() >= grid.qmin
         assert values.max() <= grid.qmax
-    outputs = graph.tensors["head_softmax"].qparams.dequantize(codes["head_softmax"])
+    outputs = graph.tensors["head"].qparams.dequantize(codes["head"])
     np.testing.assert_array_equal(outputs, trained.predict(X, verbose=0))
     np.testing.assert_array_equal(codes["image"], graph.tensors["image"].qparams.quantize(X))
 
@@ -289,7 +289,7 @@ def test_layer_codes_follow_training():
     qmodel.fit(X, Y, verbose=0)
     after = qmodel.layer_codes(X)
     assert any(np.any(after[name] != before[name]) for name in before)
-    outputs = qmodel.to_integer().tensors["head_softmax"].qparams.dequantize(after["head_softmax"])
+    outputs = qmodel.to_integer().tensors["head"].qparams.dequantize(after["head"])
     np.testing.assert_array_equal(outputs, qmodel.predict(X, verbose=0))
 
 

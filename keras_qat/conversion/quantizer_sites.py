@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.conversion.to_integer import tensor_names
+from keras_qat.conversion.tensor_names import tensor_names
 from keras_qat.keras_graph import GraphNode, nodes
 from keras_qat.layer_rules.multiplications import kernel_macs
 from keras_qat.quantized_layers import QuantizedKernel, QuantizeWrapper, quantized_kernels
@@ -49,7 +49,7 @@ def quantizer_sites(model: keras.Model) -> dict[str, QuantizerSite]:
 
     Names are `"conv/weights"` for kernels and `"relu/activations"` for tensors.
     """
-    names = tensor_names(model)
+    names = tensor_names(model, labelled=False)
     grids: dict[int, str] = {}  # the quantized tensor that a tensor comes from, by its id
     found: dict[str, QuantizerSite] = {}
     for node in nodes(model):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_qat.conversion.float_ends import float_ends
+from keras_qat.conversion.tensor_names import tensor_names
 from keras_qat.errors import LoweringError
 from keras_qat.integer import GraphBuilder, IntegerGraph
 from keras_qat.integer.graph import NO_GRID
@@ -29,8 +30,10 @@ def to_integer(model: keras.Model) -> IntegerGraph:
 
     A tensor has the name of the layer that yields it (`"conv_1"` for the second call of a shared
     layer `"conv"`). An input has the name by which the model is fed: its key, if the model was
-    built on a dict of inputs, else the name of its input layer. A sequence may be an image of one
-    row. An output that is in float, as with `activation_bits=None`, is a float32 tensor.
+    built on a dict of inputs, else the name of its input layer. An output has its name in
+    the model that `quantize` was given: its key, or the name of its layer. A sequence may be an
+    image of one row. An output that is in float, as with `activation_bits=None`, is a float32
+    tensor.
 
     Raises:
         LoweringError: a part of the model has no exact integer form, or holds NaN or infinity.
@@ -143,27 +146,6 @@ class _Lowering:
             )
         tensor: str = value
         return tensor
-
-
-def tensor_names(model: keras.Model) -> dict[int, str]:
-    """The name of every symbolic tensor, by `id(tensor)`: the name of the layer that yields it.
-
-    The second output of a layer `"attention"` is `"attention/1"`. Inputs have the names by which
-    the model is fed. No other tensor has the name of an input.
-    """
-    keys = input_keys(model)
-    names = {id(tensor): key for tensor, key in zip(model.inputs, keys, strict=True)}
-    called = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    taken = {*keys, *(layer.name for layer in called)}
-    for node in nodes(model):
-        name, count = node.operation.name, node.call_index
-        if count or name in keys:
-            while (name := f"{node.operation.name}_{count}") in taken:
-                count += 1
-        taken.add(name)
-        for index, tensor in enumerate(node.outputs):
-            names[id(tensor)] = f"{name}/{index}" if index else name
-    return names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,6 +22,7 @@ class BitWidthPolicy:
         config: the config of all layers without an override.
         overrides: regular expression for a whole layer name -> config, or `None` for float.
         origins: layer name -> name of that layer in the user's model.
+        paths: see `LayerConfigs`.
 
     Raises:
         ValueError: the pattern of an override matches no layer, or is not a regular expression.
@@ -33,10 +34,11 @@ class BitWidthPolicy:
         config: QuantizationConfig,
         overrides: Overrides,
         origins: Mapping[str, str],
+        paths: Mapping[str, Collection[str]] | None = None,
     ):
         self._graph = graph
         self._config = config
-        self._configs = LayerConfigs(config, overrides, origins)
+        self._configs = LayerConfigs(config, overrides, origins, paths)
         self._origins = origins
         self._ends = _ends(graph)
         self._check_patterns()
@@ -106,11 +108,12 @@ class BitWidthPolicy:
     def _check_patterns(self) -> None:
         names = [layer.name for layer in self._graph.model.layers] + list(self._origins.values())
         names += [call.name for call in self._graph.calls if _is_raw(call.layer)]
+        aliases = [alias for name in names for alias in self._configs.aliases(name)]
         for pattern, _ in self._configs.overrides:
-            if not any(pattern.fullmatch(name) for name in names):
+            if not any(map(pattern.fullmatch, aliases)):
                 raise ValueError(
                     f"The override {pattern.pattern!r} matches no layer. Patterns are regular "
-                    f"expressions for a whole layer name. The layers are: {', '.join(names)}"
+                    f"expressions for a whole layer name. The layers are: {', '.join(aliases)}"
                 )
 
 

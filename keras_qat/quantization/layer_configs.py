@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
@@ -16,6 +16,7 @@ class LayerConfigs:
         config: the config of all layers without an override.
         overrides: regular expression for a whole layer name -> config, or `None` for float.
         origins: layer name -> name of that layer in the user's model.
+        paths: name of a layer of an inner model -> its paths, such as `"base/conv1"`.
 
     Attributes:
         overrides: every pattern, compiled, and its config.
@@ -29,9 +30,11 @@ class LayerConfigs:
         config: QuantizationConfig,
         overrides: Overrides,
         origins: Mapping[str, str] | None = None,
+        paths: Mapping[str, Collection[str]] | None = None,
     ):
         self._config = config
         self._origins = origins or {}
+        self._paths = paths or {}
         self.overrides = [
             (compiled(pattern), None if value is None else configs.get(value))
             for pattern, value in overrides.items()
@@ -40,10 +43,16 @@ class LayerConfigs:
     def config_for(self, names: Sequence[str]) -> tuple[QuantizationConfig | None, bool]:
         """The config of the last of these layers with an override, and whether there is one."""
         for name in reversed(names):
+            aliases = self.aliases(name)
             for pattern, config in self.overrides:
-                if pattern.fullmatch(name) or pattern.fullmatch(self._origins.get(name, name)):
+                if any(map(pattern.fullmatch, aliases)):
                     return config, True
         return self._config, False
+
+    def aliases(self, name: str) -> list[str]:
+        """All names by which overrides know a layer."""
+        names = dict.fromkeys([name, self._origins.get(name, name)])
+        return [*names, *(path for each in names for path in self._paths.get(each, ()))]
 
     def is_left_in_float(self, name: str) -> bool:
         """Whether an override leaves the layer (or input) `name` in float."""

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_qat.config import QuantizationConfig
+from keras_qat.conversion.tensor_names import label_outputs
 from keras_qat.keras_graph import flat_nodes, own_methods
 from keras_qat.model import QuantizedModel
 from keras_qat.quantization.calibration import activation_histograms
@@ -61,8 +62,9 @@ def quantize(
         config: a `QuantizationConfig`, or the name `"dorefa"`, `"gdnsq"`, `"lsq"`, `"pege"`,
             `"ste"` or `"waveq"`; 8-bit LSQ by default.
         overrides: regular expression for a whole layer name -> config for the weights and the
-            output of these layers, or `None` to leave them in float. Of several patterns that
-            match, the first counts. Layers in float train and run in float32, between a grid of the
+            output of these layers, or `None` to leave them in float. A layer of an inner model also
+            has its path as a name, such as `"base/conv1"`. Of several patterns that match, the
+            first counts. Layers in float train and run in float32, between a grid of the
             config's `add_bits` before them and a grid of its `input_bits` behind them. Such a model
             exports for LiteRT only. With a config whose `activation_bits` is `None`, layers run in
             float32 between the same grids, and their weights train on grids; what they yield as an
@@ -100,6 +102,7 @@ def quantize(
     _warn_of_own_code(model, prepared, check_overrides(overrides))
     quantized: QuantizedModel
     quantized, quantizers = insert_quantizers(prepared.rules, plan, QuantizedModel)
+    label_outputs(quantized, like=prepared.graph)
     _calibrate_weights(quantized)
     _calibrate_activations(quantizers, prepared)
     for message in plan.warnings:

@@ -33,6 +33,7 @@ from keras_qat.quantization.layer_configs import LayerConfigs
 from keras_qat.quantization.model_checks import check_graph, check_model, check_weights
 from keras_qat.quantization.overrides import Overrides, check_overrides
 from keras_qat.quantization.passes.normalize import normalize
+from keras_qat.quantization.passes.paths import inner_paths, paths_of
 from keras_qat.quantization.passes.to_layers import to_layers
 from keras_qat.quantization.passes.tracing import as_graph
 from keras_qat.quantization.plan import (
@@ -99,7 +100,7 @@ def prepare(
         )
     graph = as_graph(model, calibration_data)
     check_graph(graph)
-    named = LayerConfigs(config, overrides)
+    named = LayerConfigs(config, overrides, paths=inner_paths(graph))
     reasons, whole = layer_problems(graph, named)
     if not unsupported:
         refuse(graph.name, reasons.values())
@@ -108,6 +109,8 @@ def prepare(
         return name in reasons or name in whole or named.is_left_in_float(name)
 
     plain = to_layers(graph, left_in_float)
+    paths = paths_of(plain)
+    named = LayerConfigs(config, overrides, paths=paths)
     # The layers that replace raw operations need rules too.
     reasons |= layer_problems(plain, named, checked={layer.name for layer in graph.layers})[0]
     if not unsupported:
@@ -120,8 +123,8 @@ def prepare(
     known_as = {**origins, **{name: name for name in reasons}}
     in_float: dict[str, None] = {re.escape(name): None for name in reasons}
     every = {**in_float, **overrides}
-    rules = RuledGraph(normalized, LayerConfigs(config, every, known_as).computes_in_float)
-    policy = BitWidthPolicy(rules, config, every, known_as)
+    rules = RuledGraph(normalized, LayerConfigs(config, every, known_as, paths).computes_in_float)
+    policy = BitWidthPolicy(rules, config, every, known_as, paths)
     grids = GridPlanner(rules, policy)
     planned = _Planner(rules, policy, grids, reasons).plan(model.name)
     prepared = _measured(graph, rules, planned, policy, data)

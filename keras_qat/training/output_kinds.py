@@ -36,7 +36,8 @@ def output_kinds(model: keras.Model) -> list[Kind]:
     compiled = getattr(model, "_compile_loss", None)
     loss = getattr(compiled, "_user_loss", None)
     if isinstance(loss, dict):
-        return [kind_of(loss.get(name)) for name in names]
+        keys = getattr(model, "output_labels", None) or names
+        return [kind_of(loss.get(n, loss.get(key))) for n, key in zip(names, keys, strict=True)]
     losses = keras.tree.flatten(loss) if isinstance(loss, list | tuple) else [loss] * len(names)
     return (
         [kind_of(each) for each in losses] if len(losses) == len(names) else [_UNKNOWN] * len(names)

@@ -187,7 +187,7 @@ def test_the_file_answers_as_the_model(qmodel, written):
     assert report.mismatches == 0
     for result in report.verifications:
         (found,) = result.float_tensors
-        assert (found.name, result.tensors) == ("head_softmax", ())
+        assert (found.name, result.tensors) == ("head", ())
         assert found.relative <= CLOSE
     (against_keras,) = report.comparison.float_outputs
     assert against_keras.relative <= CLOSE
@@ -199,10 +199,10 @@ def test_the_report_says_what_was_compared(written, tmp_path):
     _, report, _ = written
     text = report.render()
     assert "target litert, float32 I/O" in text
-    assert "to float32 tensor head_softmax" in text
+    assert "to float32 tensor head" in text
     assert "conv 8x3x3x8, 1 bit, 576 bytes" in text
-    assert "XNNPACK): float32 tensor 'head_softmax' differs from the graph by at most" in text
-    assert "Output: float32 tensor 'head_softmax' differs from the model by at most" in text
+    assert "XNNPACK): float32 tensor 'head' differs from the graph by at most" in text
+    assert "Output: float32 tensor 'head' differs from the model by at most" in text
     assert "of 0 elements" not in text
     assert "weights of" not in text
     report.save_json(tmp_path / "report.json")
@@ -324,7 +324,7 @@ def test_monitors_and_pictures_have_weights_alone(qmodel):
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert len(titles) == 5
     assert all("weights" in title for title in titles)
-    assert set(qmodel.layer_codes(images(2))) == {"image", "head_softmax"}
+    assert set(qmodel.layer_codes(images(2))) == {"image", "head"}
 
 
 def every_weight_layer():

@@ -55,16 +55,21 @@ class Worth:
 
 
 class Answers:
-    """Collects the real outputs of the trained model and of the file, chunk by chunk."""
+    """Collects the real outputs of the trained model and of the file, chunk by chunk.
+
+    Attributes:
+        names: the outputs in their order; one may be listed twice.
+    """
 
     def __init__(self, graph: IntegerGraph):
         self._graph = graph
+        self.names = graph.outputs
         self._trained: dict[str, list[Array]] = {name: [] for name in graph.outputs}
         self._file: dict[str, list[Array]] = {name: [] for name in graph.outputs}
 
     def add(self, codes: Mapping[str, Array], exported: Mapping[str, Array]) -> None:
         """Adds a chunk: the integers of the model and of the exported graph."""
-        for name in self._graph.outputs:
+        for name in dict.fromkeys(self._graph.outputs):
             tensor = self._graph.tensors[name]
             self._trained[name].append(tensor.dequantize(codes[name]))
             self._file[name].append(tensor.dequantize(exported[name]))
@@ -103,12 +108,13 @@ def worth_of(
     """
     trained, file = answers.of_trained(), answers.of_file()
     asked = getattr(model, "float_outputs", None)
+    names = answers.names
     x = samples if len(samples) > 1 else next(iter(samples.values()))
     found = None if asked is None else asked(x)
     original: dict[str, Array] = {}
     if found is not None:
-        shaped = zip(trained.items(), found, strict=True)
-        original = {name: np.reshape(each, like.shape) for (name, like), each in shaped}
+        shaped = zip(names, found, strict=True)
+        original = {name: np.reshape(each, trained[name].shape) for name, each in shaped}
     worth = Worth(
         trained_sqnr={name: _sqnr(original[name], trained[name]) for name in original},
         file_sqnr={name: _sqnr(original[name], file[name]) for name in original},

@@ -22,6 +22,7 @@ from keras_qat.keras_graph import (
 )
 from keras_qat.layer_rules.restrictions import joinable
 from keras_qat.quantization.passes.layer_copies import LayerCopies, unused_name
+from keras_qat.quantization.passes.paths import set_path
 from keras_qat.quantization.passes.slicing import Chain, slice_layers
 from keras_qat.quantization.passes.tracing import expanded, may_expand
 from keras_qat.quantized_layers import absolute, approximate_gelu, square
@@ -69,12 +70,15 @@ class _Builder:
         self.copies = LayerCopies()
         self._outer = {id(layer) for layer in model.layers}  # these keep their names
         self._taken = {layer.name for layer in model.layers}
+        self._inside: list[str] = []  # the names of the inner models around a call
 
     def call(self, node: GraphNode, args: Arguments, kwargs: Options) -> Any:
         """Replaces one call in the graph."""
         operation = node.operation
         if is_graph(operation):
+            self._inside.append(operation.name)
             outputs = replay(operation, flat_inputs(operation, args[0]), self.call)
+            self._inside.pop()
             return packed_outputs(operation, outputs)
         graph = None if self._stays_whole(operation.name) else expanded(node)
         if graph is not None:
@@ -92,7 +96,9 @@ class _Builder:
     def _copy(self, layer: Any) -> Any:
         if id(layer) in self._outer:
             return copy_of(layer)
-        return copy_of(layer, name=unused_name(layer.name, self._taken))
+        copy = copy_of(layer, name=unused_name(layer.name, self._taken))
+        set_path(copy, [*self._inside, layer.name])
+        return copy
 
     def _apply(self, chain: Chain, operation: Any, tensors: list[Any]) -> Any:
         value = tensors if chain[0][0] in _OF_TWO else tensors[0]
