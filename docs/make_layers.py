@@ -47,10 +47,12 @@ OPS: dict[Any, tuple[type[ops.IntegerOp], ...]] = {
     pooling.lower_global_average: (ops.Mean,),
     pooling.lower_global_max: (ops.MaxPool2D,),
     pooling.lower_max_pooling: (ops.MaxPool2D,),
+    shape.lower_center_crop: (ops.Crop,),
     shape.lower_cropping: (ops.Crop,),
     shape.lower_identity: (),
     shape.lower_interpolation: (ops.InterpolatePixels,),
     shape.lower_permute: (ops.Transpose,),
+    shape.lower_repeat_vector: (ops.Gather, ops.Reshape),
     shape.lower_reshape: (ops.Reshape,),
     shape.lower_upsampling: (ops.RepeatPixels,),
     shape.lower_zero_padding: (ops.Pad,),
@@ -103,7 +105,9 @@ NOTES: dict[type, str] = {
         "one number, or one for each channel; one positive factor of an input that weight layers "
         "read is no op"
     ),
-    layers.Softmax: _LAST_AXIS,
+    layers.CenterCrop: "of images of a known size, which it does not enlarge",
+    layers.RandomCrop: "of images that have its size already: in inference Keras does not crop",
+    layers.Softmax: "over another axis it stands between two Permute",
     layers.Subtract: _SIZES,
     layers.UpSampling2D: (
         "nearest; bilinear for sizes that are powers of two, with a product up to 256"

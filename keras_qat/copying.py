@@ -48,9 +48,9 @@ def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
             it, holds a function that the user wrote and that Keras cannot find by its name: the
             copy, and any saved model, would have another function or none.
     """
-    config = {**config_of(layer), **changes}
+    make: Any = kind or type(layer)
+    config = {**config_of(layer, make if isinstance(layer, make) else None), **changes}
     try:
-        make: Any = kind or type(layer)
         copy = make.from_config(config)
     except Exception as error:
         for attribute, function in _functions(layer).items():
@@ -66,14 +66,19 @@ def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
     return copy
 
 
-def config_of(layer: Any) -> dict[str, Any]:
+def config_of(layer: Any, kind: type | None = None) -> dict[str, Any]:
     """The configuration of a layer.
+
+    Args:
+        layer: the layer.
+        kind: its class, or the base whose options are wanted.
 
     Raises:
         ValueError: the layer's `get_config` fails.
     """
     try:
-        config: dict[str, Any] = layer.get_config()
+        stated: Any = type(layer) if kind is None else kind
+        config: dict[str, Any] = stated.get_config(layer)
     except Exception as error:
         raise _no_copy(layer, error) from error
     return config

@@ -32,6 +32,8 @@ def unsupported_reason(node: GraphNode) -> str:
         return reason
     if isinstance(layer, layers.UpSampling2D) and (reason := _reason_of_interpolated(layer)):
         return reason
+    if isinstance(layer, (layers.CenterCrop, layers.RandomCrop)):
+        return _reason_of_crop(layer, shape)
     if isinstance(layer, layers.BatchNormalization) and layer.axis not in last_axis:
         return "only the last axis can be normalized"
     if isinstance(layer, layers.Concatenate) and layer.axis in (0, -len(shape)):
@@ -55,7 +57,12 @@ def unsupported_reason(node: GraphNode) -> str:
 
 
 def covers_everything(layer: Any, node: GraphNode) -> bool:
-    return tuple(layer.pool_size) == tuple(node.inputs[0].shape[1:-1])
+    """Whether an average has one window, of the size of the image or too large for a pooling."""
+    window, shape = tuple(layer.pool_size), tuple(node.inputs[0].shape[1:-1])
+    if None in shape or any(size != 1 for size in node.outputs[0].shape[1:-1]):
+        return False
+    covered = all(each >= size for each, size in zip(window, shape, strict=True))
+    return window == shape or (covered and math.prod(window) > _LARGEST_AVERAGE_WINDOW)
 
 
 def joinable(shapes: Sequence[tuple[int | None, ...]]) -> bool:
@@ -68,6 +75,24 @@ def joinable(shapes: Sequence[tuple[int | None, ...]]) -> bool:
         return False
     full = [(shape[0], *(1,) * (rank - len(shape)), *shape[1:]) for shape in shapes]
     return all(len({*sizes} - {1}) <= 1 for sizes in zip(*full, strict=True))
+
+
+def _reason_of_crop(layer: Any, shape: tuple[int | None, ...]) -> str:
+    height, width = shape[1:3]
+    wanted = (layer.height, layer.width)
+    if height is None or width is None:
+        return "it needs images of a known size; give the model's input a height and a width"
+    if isinstance(layer, layers.RandomCrop) and (height, width) != wanted:
+        return (
+            f"in inference Keras does not crop, so images of {height}x{width} stay as they are; "
+            "crop at random where the data is loaded, and use CenterCrop in the model"
+        )
+    if height < layer.height or width < layer.width:
+        return (
+            f"images of {height}x{width} are smaller than its {layer.height}x{layer.width}, so it "
+            "resizes them; use ZeroPadding2D, or resize where the data is loaded"
+        )
+    return ""
 
 
 def _reason_of_interpolated(layer: Any) -> str:

@@ -13,6 +13,7 @@ import keras
 from keras_qat.copying import builtin_name, copy_of
 from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import GraphNode
+from keras_qat.layer_rules.inherited import computing_kind
 from keras_qat.layer_rules.restrictions import (
     AVERAGE_POOLING,
     covers_everything,
@@ -37,15 +38,20 @@ from keras_qat.lowering.pooling import (
     lower_max_pooling,
 )
 from keras_qat.lowering.shape import (
+    lower_center_crop,
     lower_cropping,
     lower_identity,
     lower_interpolation,
     lower_permute,
+    lower_repeat_vector,
     lower_reshape,
+    lower_take,
     lower_upsampling,
     lower_zero_padding,
 )
 from keras_qat.quantized_layers import (
+    CastTo,
+    Function,
     QuantizeActivation,
     QuantizeAdd,
     QuantizeBatchNormalization,
@@ -59,6 +65,7 @@ from keras_qat.quantized_layers import (
     QuantizeEinsumDense,
     QuantizeELU,
     QuantizeEmbedding,
+    QuantizeFunction,
     QuantizeLeakyReLU,
     QuantizeMultiHeadAttention,
     QuantizePReLU,
@@ -67,6 +74,8 @@ from keras_qat.quantized_layers import (
     QuantizeSharedPReLU,
     QuantizeSubtract,
     QuantizeWrapper,
+    StopGradient,
+    Take,
     absolute,
     approximate_gelu,
     square,
@@ -124,6 +133,7 @@ _BATCH_NORMALIZATION = dataclasses.replace(_AFFINE, stand_in=_as(QuantizeBatchNo
 _LEAKY_RELU, _SHARED_PRELU = _pointwise(QuantizeLeakyReLU), _pointwise(QuantizeSharedPReLU)
 _PRELU = Rule(Output.QUANTIZE, wide_inputs=True, stand_in=QuantizePReLU.of)
 _ELU = _pointwise(QuantizeELU)
+_FUNCTION = _pointwise(QuantizeFunction)
 _UNSUPPORTED = Rule(Output.QUANTIZE)
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
 _MAX_POOLING = Rule(Output.SAME_AS_INPUT, lower_max_pooling)
@@ -134,6 +144,20 @@ _UPSAMPLING = Rule(Output.SAME_AS_INPUT, lower_upsampling)
 _INTERPOLATION = Rule(Output.ROUND_TO_INPUT, lower_interpolation)
 _ATTENTION = Rule(Output.FLOAT, wrapper=QuantizeMultiHeadAttention)
 _ZERO_PADDING = Rule(Output.SAME_AS_INPUT, lower_zero_padding)
+
+_AUGMENTATIONS = (
+    *(layers.AugMix, layers.RandAugment, layers.RandomBrightness, layers.RandomColorDegeneration),
+    *(
+        layers.RandomColorJitter,
+        layers.RandomContrast,
+        layers.RandomCrop,
+        layers.RandomElasticTransform,
+    ),
+    *(layers.RandomErasing, layers.RandomFlip, layers.RandomGaussianBlur, layers.RandomGrayscale),
+    *(layers.RandomHue, layers.RandomInvert, layers.RandomPerspective, layers.RandomPosterization),
+    *(layers.RandomRotation, layers.RandomSaturation, layers.RandomSharpness, layers.RandomShear),
+    *(layers.RandomTranslation, layers.RandomZoom),
+)
 
 RULES: dict[type, Rule] = {
     layers.Conv1D: _weights(QuantizeConv1D),
@@ -169,6 +193,9 @@ RULES: dict[type, Rule] = {
     layers.GlobalMaxPooling2D: _GLOBAL_MAX,
     layers.Cropping1D: _CROPPING,
     layers.Cropping2D: _CROPPING,
+    layers.CenterCrop: Rule(Output.SAME_AS_INPUT, lower_center_crop),
+    layers.RepeatVector: Rule(Output.SAME_AS_INPUT, lower_repeat_vector),
+    Take: Rule(Output.SAME_AS_INPUT, lower_take),
     layers.Permute: Rule(Output.SAME_AS_INPUT, lower_permute),
     layers.UpSampling1D: _UPSAMPLING,
     layers.UpSampling2D: _UPSAMPLING,
@@ -176,36 +203,22 @@ RULES: dict[type, Rule] = {
     layers.Reshape: Rule(Output.SAME_AS_INPUT, lower_reshape),
     layers.ZeroPadding1D: _ZERO_PADDING,
     layers.ZeroPadding2D: _ZERO_PADDING,
+    CastTo: dataclasses.replace(_IDENTITY, stand_in=CastTo.between_grids),
+    StopGradient: _IDENTITY,
     layers.ActivityRegularization: _IDENTITY,
+    layers.AlphaDropout: _IDENTITY,
     layers.Dropout: _IDENTITY,
     layers.GaussianDropout: _IDENTITY,
     layers.GaussianNoise: _IDENTITY,
+    layers.Identity: _IDENTITY,
     layers.SpatialDropout1D: _IDENTITY,
     layers.SpatialDropout2D: _IDENTITY,
-    layers.AugMix: _AUGMENTATION,
-    layers.RandAugment: _AUGMENTATION,
-    layers.RandomBrightness: _AUGMENTATION,
-    layers.RandomColorDegeneration: _AUGMENTATION,
-    layers.RandomColorJitter: _AUGMENTATION,
-    layers.RandomContrast: _AUGMENTATION,
-    layers.RandomElasticTransform: _AUGMENTATION,
-    layers.RandomErasing: _AUGMENTATION,
-    layers.RandomFlip: _AUGMENTATION,
-    layers.RandomGaussianBlur: _AUGMENTATION,
-    layers.RandomGrayscale: _AUGMENTATION,
-    layers.RandomHue: _AUGMENTATION,
-    layers.RandomInvert: _AUGMENTATION,
-    layers.RandomPerspective: _AUGMENTATION,
-    layers.RandomPosterization: _AUGMENTATION,
-    layers.RandomRotation: _AUGMENTATION,
-    layers.RandomSaturation: _AUGMENTATION,
-    layers.RandomSharpness: _AUGMENTATION,
-    layers.RandomShear: _AUGMENTATION,
-    layers.RandomTranslation: _AUGMENTATION,
-    layers.RandomZoom: _AUGMENTATION,
+    **dict.fromkeys(_AUGMENTATIONS, _AUGMENTATION),
     layers.Softmax: _SOFTMAX,
     layers.ELU: _ELU,
     QuantizeELU: _ELU,
+    Function: _FUNCTION,
+    QuantizeFunction: _FUNCTION,
     layers.LeakyReLU: _LEAKY_RELU,
     QuantizeLeakyReLU: _LEAKY_RELU,
     layers.PReLU: _PRELU,
@@ -262,18 +275,21 @@ def rule_of(node: GraphNode) -> Rule:
     Raises:
         UnsupportedLayerError: the layer has no rule here. The message says why.
     """
-    layer, kind = node.operation, type(node.operation)
+    layer = node.operation
+    kind = type(layer) if type(layer) in RULES else computing_kind(layer)
     if not isinstance(layer, layers.Layer):
         reason = "this raw operation has no layer that computes the same; use a supported layer"
         raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     if kind in _ACTIVATION_LAYERS:
-        rule = _activation_rule(layer)
+        rule = activation_rule(layer)
     elif kind in (layers.ReLU, QuantizeReLU):
         rule = _relu_rule(layer)
     elif kind is layers.PReLU and math.prod(layer.alpha.shape) == 1:
         rule = _SHARED_PRELU
     elif kind in AVERAGE_POOLING and covers_everything(layer, node):
         rule = _GLOBAL_AVERAGE
+    elif kind in (Function, QuantizeFunction):
+        rule = _function_rule(layer)
     elif kind is layers.UpSampling2D and layer.interpolation == "bilinear":
         rule = _INTERPOLATION
     else:
@@ -332,10 +348,13 @@ def register_rule(layer_type: type[keras.layers.Layer], rule: Rule) -> None:
 def _unsupported_reason(node: GraphNode) -> str:
     layer = node.operation
     ours = type(layer).__module__.startswith(("keras.", "keras_qat."))
-    if ours and hasattr(layer, "activation") and _activation_rule(layer) is None:
-        return (
-            f"no rule for its activation {_activation_name(layer)!r}; "
-            "take a function of one number from keras.activations"
+    if ours and hasattr(layer, "activation") and activation_rule(layer) is None:
+        said = f"no rule for its activation {_activation_name(layer)!r}; "
+        if isinstance(layer.activation, layers.Layer):
+            return said + "put that layer behind this one, as a layer of its own"
+        return said + (
+            "take a function of keras.activations, or one of keras.ops that runs on symbolic "
+            "tensors"
         )
     if ours and isinstance(getattr(layer, "activation", None), layers.Layer):
         behind = dataclasses.replace(node, operation=layer.activation, inputs=node.outputs)
@@ -344,7 +363,7 @@ def _unsupported_reason(node: GraphNode) -> str:
     return unsupported_reason(node)
 
 
-def _activation_rule(layer: Any) -> Rule | None:
+def activation_rule(layer: Any) -> Rule | None:
     """The rule of the layer's activation, if that is a layer, or a function of Keras or of ours."""
     activation = layer.activation
     if isinstance(activation, layers.Layer):
@@ -356,6 +375,11 @@ def _activation_rule(layer: Any) -> Rule | None:
     ours = any(activation is each for each in _OURS)
     name = activation.__name__ if ours else builtin_name(activation)
     return None if name is None else ACTIVATIONS.get(name)
+
+
+def _function_rule(layer: Any) -> Rule:
+    negative, signed = layer.signs()
+    return dataclasses.replace(_FUNCTION, unsigned=not negative, signed=signed)
 
 
 def _activation_name(layer: Any) -> str:

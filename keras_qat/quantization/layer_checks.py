@@ -12,8 +12,9 @@ from keras_qat.keras_graph import GraphNode, flat_nodes
 from keras_qat.layer_rules.restrictions import unsupported_reason
 from keras_qat.layer_rules.table import RULES, rule_of, supported_layers
 from keras_qat.quantization.layer_configs import LayerConfigs
+from keras_qat.quantization.passes.equal_forms import EqualForms, is_one_function
+from keras_qat.quantization.passes.raw_operations import layers_of
 from keras_qat.quantization.passes.split_activations import SPLIT_TYPES
-from keras_qat.quantization.passes.to_layers import layers_of
 from keras_qat.quantization.passes.tracing import expanded, lost_by_expanding
 
 
@@ -32,6 +33,7 @@ def layer_problems(
     """
     problems: dict[str, str] = {}
     whole: set[str] = set()
+    forms = EqualForms()
     for node in flat_nodes(model):
         name = node.operation.name
         if name in checked or layers_of(node) is not None or configs.is_left_in_float(name):
@@ -40,7 +42,10 @@ def layer_problems(
             if type(node.operation) not in SPLIT_TYPES:
                 whole.add(name)
             continue
-        graph = expanded(node)
+        form = forms.of(node)
+        graph = expanded(node) if form is None else form.graph
+        if graph is not None and form is None and is_one_function(graph):
+            continue
         inside = {} if graph is None else layer_problems(graph, configs)[0]
         try:
             if graph is None or inside:

@@ -12,6 +12,8 @@ from keras_qat.quantized_layers.conv2d_transpose import QuantizeConv2DTranspose
 from keras_qat.quantized_layers.dense import QuantizeDense
 from keras_qat.quantized_layers.depthwise_conv1d import QuantizeDepthwiseConv1D
 from keras_qat.quantized_layers.depthwise_conv2d import QuantizeDepthwiseConv2D
+from keras_qat.quantized_layers.function import Function, QuantizeFunction
+from keras_qat.quantized_layers.moves import CastTo, StopGradient, Take
 from keras_qat.quantized_layers.pointwise import (
     Pointwise,
     QuantizeActivation,
@@ -37,6 +39,8 @@ from keras_qat.quantized_layers.weight_only import (
 )
 
 __all__ = [
+    "CastTo",
+    "Function",
     "Pointwise",
     "QuantizeActivation",
     "QuantizeAdd",
@@ -51,6 +55,7 @@ __all__ = [
     "QuantizeELU",
     "QuantizeEinsumDense",
     "QuantizeEmbedding",
+    "QuantizeFunction",
     "QuantizeLeakyReLU",
     "QuantizeMultiHeadAttention",
     "QuantizePReLU",
@@ -60,6 +65,8 @@ __all__ = [
     "QuantizeSubtract",
     "QuantizeWrapper",
     "QuantizedKernel",
+    "StopGradient",
+    "Take",
     "WeightOnlyWrapper",
     "absolute",
     "approximate_gelu",

@@ -54,6 +54,7 @@ EXAMPLES: dict[type[ops.IntegerOp], IntegerGraph] = {
     ops.FloatPart: difference_graph(2.0, GRID, GRID, GRID),
     ops.FloatResult: result_graph(GRID, GRID),
     ops.FullyConnected: _linear(ops.FullyConnected, (1, 8), (5, 8)),
+    ops.Gather: one_of(lambda x, y: ops.Gather(x, y, (3, 0, 0), 2)),
     ops.InterpolatePixels: one_of(lambda x, y: ops.InterpolatePixels(x, y, (2, 4))),
     ops.Lookup: one_of(lambda x, y: ops.Lookup(x, y, _TABLE)),
     ops.MaxPool2D: one_of(lambda x, y: ops.MaxPool2D(x, y, (2, 2), (2, 2))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keras_qat.integer import IntegerGraph, ops
+from tflite_export.errors import ExportError
 from tflite_export.ops.emission import Emission, file_operator, int32_constant
 from tflite_export.ops.grids import check_same_grid, require_range, require_same_scale
 from tflite_export.ops.op_export import EVERY_TARGET, NO_WEIGHTS, OpExport, no_constants
@@ -56,6 +57,19 @@ def _check_pad(op: ops.Pad, graph: IntegerGraph, target: Target) -> None:
     require_range(op, graph, (low, high))
 
 
+def _check_transpose(op: ops.Transpose, graph: IntegerGraph, target: Target) -> None:
+    check_same_grid(op, graph, target)
+    rank, most = len(op.permutation), _MOST_AXES[target.name]
+    if rank > most:
+        raise ExportError(
+            f"Op {op.output!r} orders {rank} axes anew, the batch included, and TRANSPOSE of "
+            f"target {target.name!r} orders at most {most}. Use several Permute layers with "
+            "Reshape layers between them, each of which moves fewer axes."
+        )
+
+
+_MOST_AXES = {"litert": 6, "tflm": 5}
+
 RESHAPE_OPERATOR = OperatorType(
     "RESHAPE",
     MicroKernel(resolver="AddReshape", structure_bytes=0, channel_bytes=0, scratch=no_scratch),
@@ -104,7 +118,7 @@ CROP = OpExport(
 )
 TRANSPOSE = OpExport(
     emit=_emit_transpose,
-    check=check_same_grid,
+    check=_check_transpose,
     check_constants=no_constants,
     operators=(TRANSPOSE_OPERATOR,),
     targets=EVERY_TARGET,

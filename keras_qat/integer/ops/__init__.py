@@ -6,6 +6,7 @@ from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
 from keras_qat.integer.ops.dense import FullyConnected
 from keras_qat.integer.ops.elementwise import Maximum, MaximumOfTwo, Minimum, MinimumOfTwo
 from keras_qat.integer.ops.float_part import FloatPart, FloatResult, FloatWeight
+from keras_qat.integer.ops.gather import Gather
 from keras_qat.integer.ops.lookup import Lookup
 from keras_qat.integer.ops.op import (
     Activation,
@@ -33,6 +34,7 @@ OPS: dict[str, type[IntegerOp]] = {
     "FloatPart": FloatPart,
     "FloatResult": FloatResult,
     "FullyConnected": FullyConnected,
+    "Gather": Gather,
     "InterpolatePixels": InterpolatePixels,
     "Lookup": Lookup,
     "MaxPool2D": MaxPool2D,
@@ -68,6 +70,7 @@ __all__ = [
     "FloatResult",
     "FloatWeight",
     "FullyConnected",
+    "Gather",
     "IntegerOp",
     "InterpolatePixels",
     "LinearOp",

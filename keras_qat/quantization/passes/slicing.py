@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 
-layers = keras.layers
+from keras_qat.quantization.passes.recipes import NOTHING, Chain
+from keras_qat.quantized_layers import Take
 
-Chain = list[tuple[type, dict[str, Any]]]
+layers = keras.layers
 
 _CROP_AND_POOL = {
     3: (layers.Cropping1D, layers.MaxPooling1D),
@@ -24,12 +25,13 @@ _CHANNELS_LAST = {3: (2, 1), 4: (2, 3, 1)}
 def slice_layers(shape: tuple[int | None, ...], key: Any, result: tuple[int, ...]) -> Chain | None:
     """The layers that compute `x[key]`; `None` if there are none.
 
-    All examples must be taken, and slices must run forward. Time steps, height and width are
-    cropped, and thinned by pooling windows of one value. Channels are permuted to the front first,
-    and then cut in the same way.
+    All examples must be taken. Time steps, height and width are cropped, and thinned by pooling
+    windows of one value. Channels are permuted to the front first, and then cut in the same way.
+    Slices that run backward, and slices of other tensors than features, sequences and images, are
+    taken place by place.
 
     Args:
-        shape: the shape of `x`: features, sequences or images, examples first.
+        shape: the shape of `x`, examples first.
         key: the expression in the brackets.
         result: the shape of `x[key]`.
 
@@ -37,10 +39,14 @@ def slice_layers(shape: tuple[int | None, ...], key: Any, result: tuple[int, ...
     ['Cropping1D', 'Reshape']
     """
     ranges = _ranges(shape, key)
-    if ranges is None or len(shape) not in (2, 3, 4):
+    if ranges is None:
         return None
     sizes = _known(shape)
     reshaped = (layers.Reshape, {"target_shape": result[1:]})
+    if len(shape) not in (2, 3, 4) or any(each.step < 1 for each in ranges):
+        chain = _places(ranges, sizes)
+        kept = tuple(map(len, ranges)) == result[1:]
+        return (chain if kept else [*chain, reshaped]) or NOTHING
     if len(shape) == 2:
         as_sequence = (layers.Reshape, {"target_shape": (*sizes, 1)})
         return [as_sequence, *_cut(ranges, sizes), reshaped]
@@ -55,7 +61,16 @@ def slice_layers(shape: tuple[int | None, ...], key: Any, result: tuple[int, ...
         ]
     if tuple(map(len, ranges)) != result[1:]:
         chain.append(reshaped)
-    return chain or [(layers.Activation, {"activation": "linear"})]
+    return chain or NOTHING
+
+
+def _places(ranges: list[range], sizes: tuple[int, ...]) -> Chain:
+    """A `Take` for every axis that is not taken whole, in its order."""
+    return [
+        (Take, {"indices": list(taken), "axis": axis})
+        for axis, (taken, size) in enumerate(zip(ranges, sizes, strict=True), start=1)
+        if taken != range(size)
+    ]
 
 
 def _known(shape: tuple[int | None, ...]) -> tuple[int, ...]:
@@ -79,10 +94,10 @@ def _ranges(shape: tuple[int | None, ...], key: Any) -> list[range] | None:
         if isinstance(each, slice):
             found = range(size)[each]
         elif isinstance(each, numbers.Integral):
-            found = range(size)[each:][:1]
+            found = range(size)[each:][:1]  # an index beyond the end takes nothing
         else:
             return None
-        if found.step < 1 or not len(found):
+        if not len(found):
             return None
         taken.append(found)
     return taken

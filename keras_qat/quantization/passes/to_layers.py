@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_qat.copying import copy_of
 from keras_qat.keras_graph import (
@@ -20,20 +17,20 @@ from keras_qat.keras_graph import (
     rebuild,
     replay,
 )
-from keras_qat.layer_rules.restrictions import joinable
+from keras_qat.layer_rules.inherited import computing_kind
+from keras_qat.quantization.passes.equal_forms import EqualForms, is_one_function
+from keras_qat.quantization.passes.functions import function_layer
 from keras_qat.quantization.passes.layer_copies import LayerCopies, unused_name
 from keras_qat.quantization.passes.paths import set_path
-from keras_qat.quantization.passes.slicing import Chain, slice_layers
+from keras_qat.quantization.passes.raw_operations import is_constant, layers_of
+from keras_qat.quantization.passes.recipes import Chain, Link, Recipe
 from keras_qat.quantization.passes.tracing import expanded, may_expand
-from keras_qat.quantized_layers import absolute, approximate_gelu, square
 
 layers = keras.layers
 
 Arguments = tuple[Any, ...]
 Options = dict[str, Any]
 
-_NOTHING: Chain = [(layers.Activation, {"activation": "linear"})]
-_SPATIAL = (1, 2)
 _OF_TWO = (layers.Add, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract)
 
 
@@ -56,7 +53,8 @@ def to_layers(
     built does not outlast `fit`, and `trainable=False` does. A model with nothing to change is
     returned itself.
     """
-    if all(_is_plain_layer(node.operation) for node in nodes(model)):
+    forms = EqualForms()
+    if all(_is_plain_layer(node, forms) for node in nodes(model)):
         return model
     builder = _Builder(model, stays_whole)
     result = rebuild(model, builder.call)
@@ -68,9 +66,12 @@ class _Builder:
     def __init__(self, model: keras.Model, stays_whole: Callable[[str], bool]):
         self._stays_whole = stays_whole
         self.copies = LayerCopies()
+        self._forms = EqualForms()
         self._outer = {id(layer) for layer in model.layers}  # these keep their names
         self._taken = {layer.name for layer in model.layers}
         self._inside: list[str] = []  # the names of the inner models around a call
+        self._replaced: dict[int, Any] = {}
+        self._named: dict[int, tuple[Any, str]] = {}  # layers that take the name of another
 
     def call(self, node: GraphNode, args: Arguments, kwargs: Options) -> Any:
         """Replaces one call in the graph."""
@@ -80,276 +81,87 @@ class _Builder:
             outputs = replay(operation, flat_inputs(operation, args[0]), self.call)
             self._inside.pop()
             return packed_outputs(operation, outputs)
-        graph = None if self._stays_whole(operation.name) else expanded(node)
-        if graph is not None:
-            given = [x for x in keras.tree.flatten((args, kwargs)) if not _is_constant(x)]
-            values = {id(x): value for x, value in zip(node.inputs, given, strict=True)}
-            return packed_outputs(graph, replay(graph, list(values.values()), self.call))
         if isinstance(operation, layers.Layer):
-            return self.copies.of(operation, self._copy)(*args, **kwargs)
-        chain = layers_of(node)
-        if chain is None:
+            return self._call_layer(node, args, kwargs)
+        recipe = layers_of(node)
+        if recipe is None:
             return operation(*args, **kwargs)
-        operands = [x for x in (*args, *kwargs.values()) if not _is_constant(x)]
-        return self._apply(chain, operation, operands)
+        values = self._values(node, args, kwargs)
+        operands = [values[id(tensor)] for tensor in node.inputs]
+        return self._apply(recipe, operation, operands)
+
+    def _call_layer(self, node: GraphNode, args: Arguments, kwargs: Options) -> Any:
+        layer = node.operation
+        whole = self._stays_whole(layer.name)
+        form = None if whole else self._forms.of(node)
+        graph = form.graph if form is not None else None if whole else expanded(node)
+        if graph is None:
+            return self.copies.of(layer, self._copy)(*args, **kwargs)
+        values = list(self._values(node, args, kwargs).values())
+        if form is None and is_one_function(graph):
+            self._gives_its_name_away(layer)
+            return self._linked(function_layer(graph), layer.name, values[0])
+        if form is not None:
+            self._gives_its_name_away(layer)
+            if form.named is not None and id(form.named) not in self._named:
+                self._named[id(form.named)] = (form.named, unused_name(layer.name, self._taken))
+        return packed_outputs(graph, replay(graph, values, self.call))
+
+    @staticmethod
+    def _values(node: GraphNode, args: Arguments, kwargs: Options) -> dict[int, Any]:
+        """The value of each distinct input, by the id of the old tensor."""
+        given = [x for x in keras.tree.flatten((args, kwargs)) if not is_constant(x)]
+        return {id(x): value for x, value in zip(node.inputs, given, strict=True)}
+
+    def _gives_its_name_away(self, layer: Any) -> None:
+        """Frees the name of a layer that is not in the new model."""
+        if id(layer) not in self._replaced and id(layer) in self._outer:
+            self._replaced[id(layer)] = layer
+            self._taken.discard(layer.name)
 
     def _copy(self, layer: Any) -> Any:
+        kind = computing_kind(layer)
+        if id(layer) in self._named:
+            return copy_of(layer, kind, name=self._named[id(layer)][1])
         if id(layer) in self._outer:
-            return copy_of(layer)
-        copy = copy_of(layer, name=unused_name(layer.name, self._taken))
+            return copy_of(layer, kind)
+        copy = copy_of(layer, kind, name=unused_name(layer.name, self._taken))
         set_path(copy, [*self._inside, layer.name])
         return copy
 
-    def _apply(self, chain: Chain, operation: Any, tensors: list[Any]) -> Any:
-        value = tensors if chain[0][0] in _OF_TWO else tensors[0]
-        for kind, options in chain[:-1]:
-            name = unused_name(f"{operation.name}_{kind.__name__.lower()}", self._taken)
-            value = kind(**options, name=name)(value)
-        kind, options = chain[-1]
-        return kind(**options, name=unused_name(operation.name, self._taken))(value)
-
-
-def _is_plain_layer(operation: Any) -> bool:
-    is_layer = isinstance(operation, layers.Layer)
-    return is_layer and not is_graph(operation) and not may_expand(operation)
-
-
-def layers_of(node: GraphNode) -> Chain | None:
-    """The layers that compute a raw operation; `None` if there are none, or it is a layer."""
-    find = _LAYERS.get(type(node.operation).__name__)
-    if find is None or isinstance(node.operation, layers.Layer):
-        return None
-    return find(node, *node.fill_in({id(tensor): tensor for tensor in node.inputs}))
-
-
-def _of_two(node: GraphNode, args: Arguments = (), kwargs: Options | None = None) -> Chain | None:
-    """The merge layer of two tensors of one rank."""
-    shapes = [tensor.shape for tensor in node.inputs]
-    if len({len(shape) for shape in shapes}) > 1 or not joinable(shapes):
-        return None
-    return [(getattr(layers, type(node.operation).__name__), {})]
-
-
-def _is_constant(value: Any) -> bool:
-    return not any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(value))
-
-
-def _rescaling(node: GraphNode, scale: Any = 1.0, offset: Any = 0.0) -> Chain | None:
-    """`scale * x + offset`, with one number or with one number for each channel."""
-    channels = node.outputs[0].shape[-1]
-    arrays = [ops.convert_to_numpy(each).astype(np.float32) for each in (scale, offset)]
-    known = node.inputs[0].shape == node.outputs[0].shape
-    if not known or any(x.size > 1 and (x.size, *x.shape[-1:]) != (channels,) * 2 for x in arrays):
-        return None
-    scale, offset = (float(x.item()) if x.size == 1 else x.ravel().tolist() for x in arrays)
-    return [(layers.Rescaling, {"scale": scale, "offset": offset})]
-
-
-def _multiply(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    constants = [x for x in args if _is_constant(x)]
-    return _rescaling(node, scale=constants[0]) if len(constants) == 1 else _of_two(node)
-
-
-def _divide(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    divisible = len(args) == 2 and _is_constant(args[1]) and np.all(args[1])
-    return _rescaling(node, scale=1.0 / np.asarray(args[1], np.float64)) if divisible else None
-
-
-def _subtract(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    left, right = args if len(args) == 2 else (None, None)
-    if _is_constant(right) and right is not None:
-        return _rescaling(node, offset=-np.asarray(right))
-    if _is_constant(left) and left is not None:
-        return _rescaling(node, scale=-1.0, offset=left)
-    return _of_two(node)
-
-
-def _negative(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    return _rescaling(node, scale=-1.0)
-
-
-def _add(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    constants = [x for x in args if _is_constant(x)]
-    return _rescaling(node, offset=constants[0]) if len(constants) == 1 else _of_two(node)
-
-
-def _concatenate(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
-    return [(layers.Concatenate, {"axis": node.operation.axis})]
-
-
-def _maximum(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """A maximum with 0 is a ReLU."""
-    constants = [x for x in args if _is_constant(x)]
-    if not constants:
-        return _of_two(node)
-    is_relu = np.ndim(constants[0]) == 0 and constants[0] == 0
-    return [(layers.ReLU, {})] if is_relu else None
-
-
-def _clip(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """A clip from 0 on is a ReLU with an upper limit."""
-    low, high = node.operation.x_min, node.operation.x_max
-    plain = all(isinstance(each, int | float) for each in (low, high))
-    return [(layers.ReLU, {"max_value": high})] if plain and low == 0 < high else None
-
-
-def _relu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
-    return [(layers.ReLU, {})]
-
-
-def _relu_function(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
-    """`keras.activations.relu`, with its options."""
-    names = ("max_value", "negative_slope", "threshold")
-    return [(layers.ReLU, {name: getattr(node.operation, name) for name in names})]
-
-
-def _relu6(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
-    return [(layers.ReLU, {"max_value": 6.0})]
-
-
-def _activation(name: str, **defaults: Any) -> Callable[..., Chain | None]:
-    """`Activation(name)`, for an operation whose options have the given values."""
-
-    def find(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-        options = {option: getattr(node.operation, option) for option in defaults}
-        return [(layers.Activation, {"activation": name})] if options == defaults else None
-
-    return find
-
-
-def _function(function: Callable[[Any], Any]) -> Callable[..., Chain]:
-    """`Activation` of a function of `keras_qat`."""
-    return lambda node, args, kwargs: [(layers.Activation, {"activation": function})]
-
-
-def _gelu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
-    function = approximate_gelu if node.operation.approximate else keras.activations.gelu
-    return [(layers.Activation, {"activation": function})]
-
-
-def _elu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
-    return [(layers.ELU, {"alpha": node.operation.alpha})]
-
-
-def _leaky_relu(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
-    return [(layers.LeakyReLU, {"negative_slope": node.operation.negative_slope})]
-
-
-def _softmax(node: GraphNode, args: Arguments, kwargs: Options) -> Chain:
-    return [(layers.Softmax, {"axis": node.operation.axis})]
-
-
-def _reshape(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    before, after = node.inputs[0].shape[1:], node.outputs[0].shape[1:]
-    if None in (*before, *after) or math.prod(before) != math.prod(after):
-        return None
-    return [(layers.Reshape, {"target_shape": after})]
-
-
-def _transpose(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    axes = node.operation.axes
-    if not axes or axes[0] != 0:
-        return None
-    return [(layers.Permute, {"dims": tuple(axes[1:])})]
-
-
-def _mean(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    return _global(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, node)
-
-
-def _max(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    if node.operation.initial is not None:
-        return None
-    return _global(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, node)
-
-
-def _global(over_sequence: type, over_image: type, node: GraphNode) -> Chain | None:
-    rank, axis = len(node.inputs[0].shape), node.operation.axis
-    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
-    if None in axes:
-        return None
-    places = tuple(sorted(each % rank for each in axes))
-    kind = {(3, (1,)): over_sequence, (4, _SPATIAL): over_image}.get((rank, places))
-    return None if kind is None else [(kind, {"keepdims": bool(node.operation.keepdims)})]
-
-
-def _get_item(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    return slice_layers(node.inputs[0].shape, args[1], node.outputs[0].shape)
-
-
-def _pad(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """Zeros around steps, or around height and width and channels."""
-    operation = node.operation
-    value = args[1] if len(args) > 1 else kwargs.get("constant_values")
-    widths = tuple(tuple(pair) for pair in operation.pad_width)
-    if operation.mode != "constant" or value not in (None, 0) or any(widths[0]):
-        return None
-    if len(widths) == 3 and not any(widths[2]):
-        return [(layers.ZeroPadding1D, {"padding": widths[1]})]
-    if len(widths) != 4:
-        return None
-    chain: Chain = []
-    if any(map(any, widths[1:3])):
-        chain.append((layers.ZeroPadding2D, {"padding": widths[1:3]}))
-    if any(widths[3]):
-        chain += [
-            (layers.Permute, {"dims": (3, 1, 2)}),
-            (layers.ZeroPadding2D, {"padding": (widths[3], (0, 0))}),
-            (layers.Permute, {"dims": (2, 3, 1)}),
+    def _apply(self, recipe: Recipe, operation: Any, tensors: list[Any]) -> Any:
+        name = operation.name
+        if recipe.join is not None:
+            chains = recipe.before or ([],) * len(tensors)
+            pairs = zip(chains, tensors, strict=True)
+            operands = [self._chained(chain, name, tensor) for chain, tensor in pairs]
+            last = recipe.outputs == ([],)
+            joined = self._linked(recipe.join, name, operands, last)
+            if last:
+                return joined
+            tensors = [joined]
+        merges = recipe.outputs[0][0][0] in (*_OF_TWO, layers.Concatenate)
+        value = tensors if merges else tensors[0]
+        found = [
+            self._linked(chain[-1], name, self._chained(chain[:-1], name, value))
+            for chain in recipe.outputs
         ]
-    return chain or _NOTHING
+        return found if len(found) > 1 else found[0]
+
+    def _chained(self, chain: Chain, name: str, value: Any) -> Any:
+        for link in chain:
+            value = self._linked(link, name, value, last=False)
+        return value
+
+    def _linked(self, link: Link, name: str, value: Any, last: bool = True) -> Any:
+        """A new layer on a value. The last one takes the name of the replaced operation."""
+        kind, options = link
+        name = name if last else f"{name}_{kind.__name__.lower()}"
+        return kind(**options, name=unused_name(name, self._taken))(value)
 
 
-def _conversion(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """Nothing, for a conversion to the same dtype."""
-    return _NOTHING if node.inputs[0].dtype == node.outputs[0].dtype else None
-
-
-_LAYERS: dict[str, Callable[[GraphNode, Arguments, Options], Chain | None]] = {
-    "Add": _add,
-    "Absolute": _function(absolute),
-    "Cast": _conversion,
-    "Clip": _clip,
-    "Concatenate": _concatenate,
-    "ConvertToTensor": _conversion,
-    "Divide": _divide,
-    "Celu": _activation("celu", alpha=1.0),
-    "Elu": _elu,
-    "Exp": _activation("exponential"),
-    "Gelu": _gelu,
-    "GetItem": _get_item,
-    "HardShrink": _activation("hard_shrink", threshold=0.5),
-    "HardSigmoid": _activation("hard_sigmoid"),
-    "HardSilu": _activation("hard_silu"),
-    "HardTanh": _activation("hard_tanh"),
-    "LeakyRelu": _leaky_relu,
-    "LogSigmoid": _activation("log_sigmoid"),
-    "Max": _max,
-    "Maximum": _maximum,
-    "Mean": _mean,
-    "Minimum": _of_two,
-    "Multiply": _multiply,
-    "Negative": _negative,
-    "Pad": _pad,
-    "ReLU": _relu_function,
-    "Relu": _relu,
-    "Relu6": _relu6,
-    "Reshape": _reshape,
-    "Selu": _activation("selu"),
-    "Sigmoid": _activation("sigmoid"),
-    "Silu": _activation("silu"),
-    "SoftShrink": _activation("soft_shrink", threshold=0.5),
-    "Softmax": _softmax,
-    "Subtract": _subtract,
-    "Softplus": _activation("softplus"),
-    "Softsign": _activation("softsign"),
-    "SparsePlus": _activation("sparse_plus"),
-    "SparseSigmoid": _activation("sparse_sigmoid"),
-    "Square": _function(square),
-    "Squareplus": _activation("squareplus", b=4),
-    "Tanh": _activation("tanh"),
-    "TanhShrink": _activation("tanh_shrink"),
-    "Transpose": _transpose,
-    "TrueDivide": _divide,
-}
-"""The class name of an operation in Keras -> the function that finds its layers."""
+def _is_plain_layer(node: GraphNode, forms: EqualForms) -> bool:
+    layer = node.operation
+    if not isinstance(layer, layers.Layer) or is_graph(layer) or may_expand(layer):
+        return False
+    return computing_kind(layer) is type(layer) and forms.of(node) is None

@@ -29,6 +29,7 @@ from keras_qat.keras_graph import (
     variables_in,
     with_inner_layers,
 )
+from keras_qat.layer_rules.inherited import computing_kind
 from keras_qat.layer_rules.table import RULES
 
 
@@ -239,14 +240,16 @@ def _public(options: dict[str, Any]) -> str:
 
 
 def may_expand(operation: Any) -> bool:
-    """Whether this is a custom layer: one that a user wrote, without a rule.
+    """Whether this is a custom layer: one that a user wrote, without a rule. A Lambda is one.
 
     A model with a complete layer graph is none. A model whose `call` a user wrote is one.
     """
+    if type(operation) is keras.layers.Lambda:
+        return True
     return (
         isinstance(operation, keras.layers.Layer)
         and type(operation) not in RULES
-        and not type(operation).__module__.startswith(("keras.", "keras_qat."))
+        and not computing_kind(operation).__module__.startswith(("keras.", "keras_qat."))
         and not is_graph(operation)
     )
 
