@@ -33,9 +33,8 @@ if TYPE_CHECKING:
         plot_grids,
         plot_replacement,
     )
-    from keras_qat.quantization.pipeline import quantize
+    from keras_qat.quantization.pipeline import plan, quantize
     from keras_qat.quantization.plan import LayerPlan, QuantizationPlan
-    from keras_qat.quantization.planning import plan
     from keras_qat.quantizers import (
         ActivationQuantizer,
         DoReFaQuantizer,
@@ -89,7 +88,7 @@ _HOME = {
     "WaveQWeightQuantizer": "keras_qat.quantizers",
     "WeightQuantizer": "keras_qat.quantizers",
     "load_model": "keras_qat.saving",
-    "plan": "keras_qat.quantization.planning",
+    "plan": "keras_qat.quantization.pipeline",
     "plot_bit_widths": "keras_qat.plotting",
     "plot_capacity": "keras_qat.plotting",
     "plot_capacity_dynamics": "keras_qat.plotting",

@@ -67,13 +67,24 @@ class CalibrationData:
                     "calibration_data=dataset.take(8)."
                 )
             for batch in data:
-                inputs = batch[0] if isinstance(batch, tuple) else batch
+                inputs = batch[0] if self._has_labels(batch) else batch
                 yield [np.asarray(array) for array in self._in_order(inputs)]
         else:
             raise ValueError(
                 "calibration_data must be an array, a dict or list of arrays, or an iterable of "
                 f"batches. Received: {type(data).__name__}"
             )
+
+    def _has_labels(self, batch: Any) -> bool:
+        """Whether a batch is `(inputs, labels)` or `(inputs, labels, weights)`.
+
+        A tuple of arrays may also be the inputs of a model with several: then their shapes fit.
+        """
+        if not isinstance(batch, tuple) or len(batch) != len(self._shapes) or len(batch) == 1:
+            return isinstance(batch, tuple)
+        shapes = [getattr(each, "shape", None) for each in batch]
+        pairs = zip(shapes, self._shapes, strict=True)
+        return not all(shape is not None and _fits(shape, expected) for shape, expected in pairs)
 
     def _in_order(self, inputs: Any) -> list[Any]:
         if isinstance(inputs, Mapping):
@@ -94,11 +105,7 @@ class CalibrationData:
 
     def _check(self, batch: list[Any]) -> list[Array]:
         for array, shape, name in zip(batch, self._shapes, self._names, strict=True):
-            fits = len(array.shape) == len(shape) and all(
-                expected in (None, size)
-                for size, expected in zip(array.shape[1:], shape[1:], strict=True)
-            )
-            if not fits or not len(array):
+            if not _fits(array.shape, shape) or not len(array):
                 raise ValueError(
                     f"Calibration data for input {name!r} must have shape {shape}. "
                     f"Received: {array.shape}"
@@ -110,6 +117,13 @@ class CalibrationData:
                 f"{[len(array) for array in arrays]} in a batch"
             )
         return arrays
+
+
+def _fits(shape: Any, expected: Any) -> bool:
+    """Whether samples of this shape are samples of an input, whose sizes may be unknown."""
+    return len(shape) == len(expected) and all(
+        wanted in (None, size) for size, wanted in zip(shape[1:], expected[1:], strict=True)
+    )
 
 
 def _as_numbers(array: Any, name: str) -> Array:

@@ -36,12 +36,13 @@ from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
 from keras_qat.training.finite_values import NanKeeper, check_inputs, check_predicted
+from keras_qat.training.fit_callbacks import TargetCheck, add_callback
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
 from keras_qat.training.objective import ORIGINALS, Objective
 from keras_qat.training.output_kinds import Kind, output_kinds
 
-_NAMES, _LABELS = "output_names", "output_labels"
+_NAMES, _LABELS, _TARGET = "output_names", "output_labels", "target"
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
@@ -84,11 +85,13 @@ class QuantizedModel(Objective):
         self._outer_name: str | None = None
         self._spared_by: int | None = None  # the id of an optimizer
         self._nan_keeper = NanKeeper(self)
+        self.target: str | None = None
         self.plan: Any = None  # the plan of `quantize`; a loaded model has none
 
     def get_config(self) -> dict[str, Any]:
         named = {_NAMES: list(self.output_names), _LABELS: list(self.output_labels)}
-        return stamped(super().get_config()) | (named if self.output_labels else {})
+        known = {_TARGET: self.target} if self.target else {}
+        return stamped(super().get_config()) | (named if self.output_labels else {}) | known
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> QuantizedModel:
@@ -99,8 +102,10 @@ class QuantizedModel(Objective):
         """
         config = unstamped(config)
         names, labels = config.pop(_NAMES, None), config.pop(_LABELS, ())
+        target = config.pop(_TARGET, None)
         model: QuantizedModel = super().from_config(config, custom_objects)
         set_labels(model, names or [layer_name(tensor) for tensor in model.outputs], labels)
+        model.target = target
         return model
 
     @property
@@ -168,6 +173,8 @@ class QuantizedModel(Objective):
         warn_before_fit(self, arguments)
         build_optimizer(self)
         reestimation = add_reestimation(self, arguments, reestimate)
+        if self.target is not None:
+            add_callback(self, arguments, TargetCheck(self.target), first=False)
         history = super().fit(**arguments)
         if reestimation is not None:
             reestimation.finish()

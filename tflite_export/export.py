@@ -93,8 +93,9 @@ def export(
             the side of a threshold for a single one. `"values"` are read as numbers. By default the
             compiled loss tells, or a softmax.
         verify: run the target's runtimes and require equality with the graph in every element.
-        max_flip_rate: largest share of layer elements that may differ from the trained model. The
-            default is 0.01 for `"litert"`, and 0.25 for `"tflm"`, which rounds twice.
+        max_flip_rate: largest share of layer elements that may differ from the trained model, end
+            to end. By default any share may: outputs are judged, and each layer alone. On the
+            model's own inputs a layer may differ at ties only; 1 turns that check off too.
         min_argmax_agreement: smallest share of positions (examples, pixels, boxes) of an output of
             scores that keep their answer. The default is 0.99 for `"litert"` and 0.9 for `"tflm"`.
             Random samples are not held to it, because they have no clear winner.

@@ -22,7 +22,8 @@ def graph_of(model: Any, planned: bool = False) -> IntegerGraph:
     if not (hasattr(model, "to_integer") and hasattr(model, "layer_codes")):
         raise ValueError(
             "model must be an IntegerGraph, or a trained model with to_integer() and "
-            "layer_codes(x), such as keras_qat.quantize returns. "
+            "layer_codes(x), such as keras_qat.quantize returns. A part of such a model is one as "
+            "keras_qat.QuantizedModel(part.inputs, part.outputs). "
             f"Received: {type(model).__name__}"
         )
     aims = planned and hasattr(model, "planned_integer")

@@ -166,7 +166,8 @@ class GridPlanner:
             raise UnsupportedLayerError(
                 f"{call.name!r} ({type(call.layer).__name__}): it joins the output of a Softmax "
                 "with other tensors. A Softmax has a fixed grid in every runtime. Make the Softmax "
-                "a separate output."
+                "a separate output, or join in float32 for LiteRT alone: "
+                f"overrides={{{call.name!r}: keras_qat.LSQConfig(activation_bits=None)}}."
             )
         for start in starts:
             self._merge(starts[0], start)

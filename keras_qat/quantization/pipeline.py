@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -10,6 +11,7 @@ from keras import ops
 
 from keras_qat.config import QuantizationConfig
 from keras_qat.conversion.tensor_names import label_outputs
+from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import flat_nodes, own_methods
 from keras_qat.model import QuantizedModel
 from keras_qat.quantization.calibration import activation_histograms
@@ -22,6 +24,7 @@ from keras_qat.quantization.planning import PreparedModel, prepare
 from keras_qat.quantized_layers import quantized_kernels
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import Histogram
+from keras_qat.targets import checked_target, problem_on
 from keras_qat.training.objective import ORIGINALS
 
 _STEPS = (
@@ -36,6 +39,7 @@ def quantize(
     *,
     overrides: Overrides | None = None,
     calibration_data: Any = None,
+    target: str | None = None,
 ) -> QuantizedModel:
     """A new model that computes on integer grids and trains with plain `fit`.
 
@@ -73,13 +77,16 @@ def quantize(
             `"sum_partial"` and `"sum"`. The name in the given model matches both parts.
         calibration_data: a few hundred input samples: an array, a dict or list of arrays for
             several inputs, or an iterable of batches such as a `tf.data.Dataset`.
+        target: `"litert"` or `"tflm"` refuses now, before any training, what `tflite_export.export`
+            would refuse for that target. `fit` then looks again after every epoch, and warns. The
+            model keeps the target (`QuantizedModel.target`). `None` checks nothing.
 
     Returns:
         A `QuantizedModel`, not compiled.
 
     Raises:
         UnsupportedLayerError: layers have no rule, or would lose something if they were taken
-            apart. The message lists all of them.
+            apart. The message lists all of them. Or the target cannot hold the network.
         ValueError: a model that computes something else once it is taken apart, a function that the
             user wrote and that Keras does not find again by its name, a model without a layer graph
             or without layers, weights that are not float32, calibration data that does not fit,
@@ -95,21 +102,80 @@ def quantize(
     >>> [layer.name for layer in qmodel.layers][1:]
     ['features_quantizer', 'dense', 'dense_quantizer']
     """
+    checked_target(target)
     prepared = prepare(model, config, overrides, calibration_data, unsupported=False)
     plan = prepared.plan
     refuse(model.name, (each.why_not for each in plan.unsupported if each.why_not != LEFT_IN_FLOAT))
     _check_something_is_quantized(plan, overrides)
     _warn_of_own_code(model, prepared, check_overrides(overrides))
-    quantized: QuantizedModel
-    quantized, quantizers = insert_quantizers(prepared.rules, plan, QuantizedModel)
-    label_outputs(quantized, like=prepared.graph)
-    _calibrate_weights(quantized)
-    _calibrate_activations(quantizers, prepared)
-    for message in plan.warnings:
+    quantized = _built(prepared)
+    if target is not None and (problem := problem_on(quantized.planned_integer(), target)):
+        raise UnsupportedLayerError(_not_on(target, problem))
+    quantized.target = target
+    for message in (*plan.warnings, *filter(None, [prepared.untrained])):
         warnings.warn(message, stacklevel=2)
     quantized.plan = plan
     ORIGINALS[quantized] = prepared.graph
     return quantized
+
+
+def plan(
+    model: keras.Model,
+    config: QuantizationConfig | str | dict[str, Any] | None = None,
+    *,
+    overrides: Overrides | None = None,
+    calibration_data: Any = None,
+    target: str | None = None,
+) -> QuantizationPlan:
+    """What `quantize` with these arguments would do to every layer, and at what cost.
+
+    Nothing is quantized, and the model does not change. Layers without a rule are listed with the
+    reason, while `quantize` raises an error. If `quantize` accepts the model, the plan equals
+    `quantize(...).plan`. Without calibration data the signs of grids are unknown (`signed` is
+    `None`), and there are fewer `warnings`.
+
+    Args:
+        model, config, overrides: see `quantize`.
+        calibration_data: see `quantize`, or `None`. A subclassed model needs it for the shapes of
+            its inputs.
+        target: with a target, the plan's last warning says if that cannot hold the network.
+
+    Raises:
+        ValueError: see `quantize`; or a target without calibration data.
+        UnsupportedLayerError: tensors cannot share a grid, or the calls of an `Average` have
+            different numbers of tensors.
+
+    >>> import keras, keras_qat
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])
+    >>> [layer.weight_bits for layer in plan(model, keras_qat.LSQConfig(weight_bits=4)).layers]
+    [8]
+    """
+    checked_target(target)
+    if target is not None and calibration_data is None:
+        raise ValueError(
+            "plan(target=...) needs calibration_data, because what a target holds depends on "
+            f"scales. Received: target={target!r}, calibration_data=None"
+        )
+    prepared = prepare(model, config, overrides, calibration_data, unsupported=True)
+    if target is None or prepared.plan.unsupported:
+        return prepared.plan
+    problem = problem_on(_built(prepared).planned_integer(), target)
+    said = (*prepared.plan.warnings, *filter(None, [_not_on(target, problem)]))
+    return dataclasses.replace(prepared.plan, warnings=said)
+
+
+def _built(prepared: PreparedModel) -> QuantizedModel:
+    """The calibrated model of a plan."""
+    quantized: QuantizedModel
+    quantized, quantizers = insert_quantizers(prepared.rules, prepared.plan, QuantizedModel)
+    label_outputs(quantized, like=prepared.graph)
+    _calibrate_weights(quantized)
+    _calibrate_activations(quantizers, prepared)
+    return quantized
+
+
+def _not_on(target: str, problem: str) -> str:
+    return problem and f"Target {target!r} cannot hold this network: {problem}"
 
 
 def _check_something_is_quantized(plan: QuantizationPlan, overrides: Overrides | None) -> None:

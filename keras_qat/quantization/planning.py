@@ -27,6 +27,7 @@ from keras_qat.quantization.costs import (
     stored_bytes_in_float,
     stored_slopes,
 )
+from keras_qat.quantization.fresh_statistics import with_statistics_of
 from keras_qat.quantization.grid_planning import GridPlanner
 from keras_qat.quantization.layer_checks import layer_problems, refuse
 from keras_qat.quantization.layer_configs import LayerConfigs
@@ -62,6 +63,7 @@ class PreparedModel:
         data: the calibration data, or `None`.
         ranges: the least and the largest value of each tensor of the plan's grids, grid by grid.
         whole: names of layers that need no rule and are not taken apart.
+        untrained: what was done to statistics of BatchNormalization, in words; mostly empty.
     """
 
     graph: keras.Model
@@ -70,6 +72,7 @@ class PreparedModel:
     data: CalibrationData | None
     ranges: np.ndarray
     whole: frozenset[str] = frozenset()
+    untrained: str = ""
 
     def grid_tensors(self) -> list[Any]:
         """The tensors of the plan's grids in the normalized model, grid by grid."""
@@ -118,8 +121,10 @@ def prepare(
     needs_data = not unsupported or calibration_data is not None
     data = CalibrationData(graph, calibration_data) if needs_data else None
     normalized, origins = normalize(plain, left_in_float)
+    untrained = ""
     if data is not None:
         _check_answers(model, graph, normalized, data)
+        normalized, untrained = with_statistics_of(normalized, graph, data)
     known_as = {**origins, **{name: name for name in reasons}}
     in_float: dict[str, None] = {re.escape(name): None for name in reasons}
     every = {**in_float, **overrides}
@@ -128,39 +133,7 @@ def prepare(
     grids = GridPlanner(rules, policy)
     planned = _Planner(rules, policy, grids, reasons).plan(model.name)
     prepared = _measured(graph, rules, planned, policy, data)
-    return dataclasses.replace(prepared, whole=frozenset(whole))
-
-
-def plan(
-    model: keras.Model,
-    config: QuantizationConfig | str | dict[str, Any] | None = None,
-    *,
-    overrides: Overrides | None = None,
-    calibration_data: Any = None,
-) -> QuantizationPlan:
-    """What `quantize` with these arguments would do to every layer, and at what cost.
-
-    Nothing is quantized, and the model does not change. Layers without a rule are listed with the
-    reason, while `quantize` raises an error. If `quantize` accepts the model, the plan equals
-    `quantize(...).plan`. Without calibration data the signs of grids are unknown (`signed` is
-    `None`), and there are fewer `warnings`.
-
-    Args:
-        model, config, overrides: see `quantize`.
-        calibration_data: see `quantize`, or `None`. A subclassed model needs it for the shapes of
-            its inputs.
-
-    Raises:
-        ValueError: see `quantize`.
-        UnsupportedLayerError: tensors cannot share a grid, or the calls of an `Average` have
-            different numbers of tensors.
-
-    >>> import keras, keras_qat
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="dense")])
-    >>> [layer.weight_bits for layer in plan(model, keras_qat.LSQConfig(weight_bits=4)).layers]
-    [8]
-    """
-    return prepare(model, config, overrides, calibration_data, unsupported=True).plan
+    return dataclasses.replace(prepared, whole=frozenset(whole), untrained=untrained)
 
 
 class _Planner:

@@ -36,6 +36,10 @@ _INPUT_ADVICE = (
 )
 _OUTPUT_ADVICE = " Make them outputs of their own, or train on targets of like ranges."
 _JOINED_ADVICE = " Bring the tensors to like ranges before they are joined, or keep them apart."
+_JOINED_OUTPUT_ADVICE = (
+    " Make them outputs of their own, or join them in float32 at the end of the model, for LiteRT "
+    "alone: overrides={{{name!r}: keras_qat.LSQConfig(activation_bits=None)}}."
+)
 
 
 class ColumnRanges:
@@ -185,7 +189,10 @@ class _Finder:
         names = [repr(name) for name in known]
         few = FEW if worth is not None else FEW_OF_OUTPUTS
         shared = SharedRange(what, "tensor", names, low, high, worth, grid.bits, few=few)
-        yield shared, _JOINED_ADVICE
+        joins = [call for call in self._rules.calls if call.name == grid.joined_by]
+        ends = any(self._rules.is_output(call.node.outputs[0]) for call in joins)
+        named = _JOINED_OUTPUT_ADVICE.format(name=grid.joined_by)
+        yield shared, named if ends else _JOINED_ADVICE
 
     def _expected(self, tensor: Any) -> tuple[Array, Array] | None:
         """The ranges of the columns from the statistics of a Normalization that reads them."""

@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_qat.keras_graph import falls
+from keras_qat.training.fit_callbacks import given_callbacks
 
 
 def warn_before_fit(model: Any, arguments: Mapping[str, Any], stacklevel: int = 3) -> None:
@@ -30,13 +30,6 @@ def warn_before_fit(model: Any, arguments: Mapping[str, Any], stacklevel: int = 
         *_best_of_any_width(model, callbacks, validates),
     ):
         warnings.warn(message, stacklevel=stacklevel)
-
-
-def given_callbacks(arguments: Mapping[str, Any]) -> list[Any]:
-    """The callbacks of a `fit`, from its arguments by name."""
-    given = arguments.get("callbacks")
-    found = keras.tree.flatten(getattr(given, "callbacks", given))  # a CallbackList
-    return [each for each in found if each is not None]
 
 
 def _widths_without_schedule(model: Any, callbacks: list[Any]) -> Iterator[str]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import keras
-
 from keras_qat.training.batch_normalization import (
     BatchNormReestimation,
     ReestimationInFit,
     trained_normalizations,
 )
-from keras_qat.training.fit_warnings import given_callbacks
+from keras_qat.training.fit_callbacks import add_callback, given_callbacks
 from keras_qat.training.pipeline_sample import sample_of_pipeline
 
 MOST_BITS = 2
@@ -31,7 +29,7 @@ def add_reestimation(
 
     Returns: the callback, whose `finish` is to be called after `fit`; `None` for none.
     """
-    given, callbacks = arguments.get("callbacks"), given_callbacks(arguments)
+    callbacks = given_callbacks(arguments)
     if wanted is None:
         has_own = any(isinstance(each, BatchNormReestimation) for each in callbacks)
         wanted = not has_own and any(each.bits <= MOST_BITS for each in model.quantizers)
@@ -50,9 +48,5 @@ def add_reestimation(
     if not batches:
         return None
     reestimation = ReestimationInFit(batches)
-    if isinstance(given, keras.callbacks.CallbackList):
-        reestimation.set_model(model)
-        given.callbacks.insert(0, reestimation)
-    else:
-        arguments["callbacks"] = [reestimation, *callbacks]
+    add_callback(model, arguments, reestimation, first=True)
     return reestimation

@@ -123,11 +123,11 @@ def test_channels_of_a_sequence():
         keras_qat.quantize(model, calibration_data=data)
 
 
-def boxes_and_scores(apart):
+def boxes_and_scores(apart, activation="sigmoid"):
     """A detector's two heads: boxes in pixels, scores from 0 to 1."""
     inputs = keras.Input((6,), name="features")
     boxes = layers.Dense(4, name="boxes")(inputs)
-    scores = layers.Dense(2, activation="sigmoid", name="scores")(inputs)
+    scores = layers.Dense(2, activation=activation, name="scores")(inputs)
     outputs = [boxes, scores] if apart else layers.Concatenate(name="both")([boxes, scores])
     model = keras.Model(inputs, outputs)
     model.get_layer("boxes").kernel.assign(300.0 * images(6, (4,)))
@@ -137,12 +137,33 @@ def boxes_and_scores(apart):
 def test_a_concatenation_of_boxes_and_scores(tmp_path):
     x = images(200, (6,))
     model = boxes_and_scores(apart=False)
-    with pytest.warns(UserWarning, match=r"What 'both' joins .*'scores.*keep them apart"):
+    with pytest.warns(UserWarning, match=r"What 'both' joins .*'scores.*outputs of their own"):
         qmodel = keras_qat.quantize(model, calibration_data=x)
     (found,) = keras_qat.plan(model, calibration_data=x).warnings
     assert "'both'" in found
     report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
     assert any("What 'both' joins" in limit for limit in report.limits)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_joining_in_float_at_the_end_is_a_way_out(activation, tmp_path):
+    x = images(200, (6,))
+    model = boxes_and_scores(False, activation)
+    how = {"both": keras_qat.LSQConfig(activation_bits=None)}
+    said = r"overrides=\{'both': keras_qat\.LSQConfig\(activation_bits=None\)\}"
+    if activation == "softmax":
+        with pytest.raises(keras_qat.UnsupportedLayerError, match=said):
+            keras_qat.quantize(model, calibration_data=x)
+    else:
+        with pytest.warns(UserWarning, match=said):
+            keras_qat.quantize(model, calibration_data=x)
+    qmodel = keras_qat.quantize(model, overrides=how, calibration_data=x)
+    assert qmodel.output_names == ["both"]
+    path = tmp_path / "net.tflite"
+    report = tflite_export.export(qmodel, path, samples=x, verbose=False)
+    assert report.mismatches == 0
+    for found in (qmodel.predict(x, verbose=0), tflite_export.predict(path, x)):
+        assert np.abs(found - model.predict(x, verbose=0))[:, 4:].max() < 0.02
 
 
 def test_separate_outputs_are_the_way_out(tmp_path):

@@ -110,9 +110,16 @@ def rotate_outputs(codes):
 
 def test_too_many_flips_leave_no_file(graph, tmp_path, images):
     model = TrainedModel(graph, flip_layer)
-    with pytest.raises(ExportError, match=r"max_flip_rate=0\.01 is exceeded: .* worst is 'sum'"):
+    with pytest.raises(ExportError, match=r"where each layer runs alone.* worst is 'sum'"):
         export(model, tmp_path / "net.tflite", samples=images[:8], verbose=False)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_limit_on_flips_end_to_end(graph, tmp_path, images):
+    options = {"target": "tflm", "samples": images, "verbose": False}
+    export(TrainedModel(graph), tmp_path / "net.tflite", **options)
+    with pytest.raises(ExportError, match=r"max_flip_rate=1e-06 is exceeded: .* worst is "):
+        export(TrainedModel(graph), tmp_path / "net.tflite", max_flip_rate=1e-6, **options)
 
 
 def test_other_answers_leave_no_file(graph, tmp_path, images):
@@ -145,7 +152,13 @@ def test_a_failed_export_leaves_the_old_file(graph, tmp_path, images):
     path = tmp_path / "net.tflite"
     path.write_bytes(b"precious")
     with pytest.raises(ExportError, match="max_flip_rate"):
-        export(TrainedModel(graph, flip_layer), path, samples=images[:8], verbose=False)
+        export(
+            TrainedModel(graph, flip_layer),
+            path,
+            samples=images[:8],
+            max_flip_rate=0.01,
+            verbose=False,
+        )
     assert path.read_bytes() == b"precious"
     assert os.listdir(tmp_path) == ["net.tflite"]
 

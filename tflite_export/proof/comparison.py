@@ -21,9 +21,6 @@ _CHUNK = 128
 _EXACT = "xnnpack"
 """The profile that rounds every result once, as the Keras model does."""
 
-_FEWEST_ELEMENTS = 16
-"""Elements that a channel needs for its mean difference to say something."""
-
 Samples = Mapping[str, npt.NDArray[Any]]
 
 
@@ -73,18 +70,20 @@ class TensorDifference:
 
 @dataclasses.dataclass(frozen=True)
 class ChannelDifference:
-    """The channel of a tensor that is farthest from the trained model under exact rounding.
+    """The channel that is farthest from the trained model where each layer runs alone.
 
     Attributes:
         name: the tensor.
         channel: the index along the last axis.
         mean_steps: mean absolute difference, in steps of the tensor's grid.
+        max_steps: largest absolute difference, in steps.
         elements: elements compared.
     """
 
     name: str
     channel: int
     mean_steps: float
+    max_steps: float
     elements: int
 
 
@@ -98,9 +97,10 @@ class ModelComparison:
         tensors: the difference of every layer, in the order of the graph.
         outputs: the difference of every output, judged by what it is.
         float_outputs: the difference in size of every output that is on no grid.
-        exact_flip_rate: share of layer elements that differ where everything is rounded once.
-        worst_channel: the channel that differs most where everything is rounded once; `None`
-            without layers on grids.
+        exact_flip_rate: share of layer elements that differ where each layer runs alone, on the
+            model's own integers, rounded once.
+        worst_channel: the channel that differs most there; `None` without layers on grids.
+        worst_alone: the layer with the most flips there; empty without layers on grids.
     """
 
     profile: str
@@ -110,6 +110,7 @@ class ModelComparison:
     float_outputs: tuple[FloatDifference, ...] = ()
     exact_flip_rate: float = 0.0
     worst_channel: ChannelDifference | None = None
+    worst_alone: str = ""
 
     @property
     def argmax_agreement(self) -> float | None:
@@ -143,9 +144,9 @@ def compare_with_model(
 ) -> ModelComparison:
     """Runs both on the same examples, and compares their integers layer by layer.
 
-    Each output is judged by what it is (`tflite_export.proof.output_kinds`). A target that rounds
-    twice differs from the model also where the graph is right. So the graph also runs with
-    everything rounded once, where only ties may differ.
+    Each output is judged by what it is (`tflite_export.proof.output_kinds`). Flips of one layer are
+    inputs of the next, and a target that rounds twice flips more. So each layer also runs alone, on
+    the model's own integers and rounded once, where only ties may differ.
 
     Args:
         graph: the legalized graph.
@@ -162,20 +163,23 @@ def compare_with_model(
     outputs = [OutputTally(graph.tensors[name], kinds[name]) for name in graph.outputs]
     in_float = [name for name in graph.outputs if not graph.tensors[name].on_grid]
     chunks, exact, floats = [], [], []
-    channels: dict[str, npt.NDArray[np.float64]] = {}
+    channels: dict[str, _ByChannel] = {}
     for start in range(0, count, _CHUNK):
         part = {name: array[start : start + _CHUNK] for name, array in samples.items()}
         stated = model.layer_codes(part if len(part) > 1 else next(iter(part.values())))
         codes = _with_moved_integers(graph, stated)
         inputs = {name: codes[name] for name in graph.inputs}
         exported = run(graph, inputs, profile, keep_all=True)
-        once = exported if profile == _EXACT else run(graph, inputs, _EXACT, keep_all=True)
+        own = {name: codes[name] for name in graph.tensors if name in codes}
+        alone = run(graph, inputs, _EXACT, keep_all=True, given=own)
         layers = [op.output for op in graph.ops if op.output in stated]
         layers = [name for name in layers if graph.tensors[name].on_grid]
         chunks.append([tensor_difference(name, exported[name], codes[name]) for name in layers])
-        exact.append([tensor_difference(name, once[name], codes[name]) for name in layers])
+        exact.append([tensor_difference(name, alone[name], codes[name]) for name in layers])
         for name in layers:
-            channels[name] = channels.get(name, 0.0) + _by_channel(once[name], codes[name])
+            total, most = _by_channel(alone[name], codes[name])
+            before = channels.get(name, (0.0 * total, 0.0 * most))
+            channels[name] = before[0] + total, np.maximum(before[1], most)
         floats.append([float_difference(name, exported[name], codes[name]) for name in in_float])
         for name, tally in zip(graph.outputs, outputs, strict=True):
             tally.add(exported[name], codes[name])
@@ -189,7 +193,11 @@ def compare_with_model(
         merge_floats(floats),
         _rate(merge(exact)),
         _worst_channel(channels, merge(exact)),
+        max(merge(exact), key=lambda each: each.rate, default=_NOTHING).name,
     )
+
+
+_NOTHING = TensorDifference("", 0, 0, 0.0)
 
 
 def _rate(tensors: Iterable[TensorDifference]) -> float:
@@ -198,28 +206,30 @@ def _rate(tensors: Iterable[TensorDifference]) -> float:
     return sum(tensor.differing for tensor in found) / max(elements, 1)
 
 
-def _by_channel(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """The sum of absolute differences of every channel, in steps."""
+_ByChannel = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def _by_channel(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> _ByChannel:
+    """The sum and the largest of the absolute differences of every channel, in steps."""
     if actual.shape != expected.shape:
-        return np.full(expected.shape[-1], np.inf)
+        return (np.full(expected.shape[-1], np.inf),) * 2
     apart = np.abs(actual.astype(np.float64) - expected)
-    total: npt.NDArray[np.float64] = apart.reshape(-1, apart.shape[-1]).sum(axis=0)
-    return total
+    apart = apart.reshape(-1, apart.shape[-1])
+    return apart.sum(axis=0), apart.max(axis=0, initial=0.0)
 
 
 def _worst_channel(
-    channels: Mapping[str, npt.NDArray[np.float64]], tensors: Iterable[TensorDifference]
+    channels: Mapping[str, _ByChannel], tensors: Iterable[TensorDifference]
 ) -> ChannelDifference | None:
-    """The channel with the largest mean difference of all that have enough elements to judge."""
+    """The channel with the largest difference, and of these the one with the largest mean."""
     found = []
     for tensor in tensors:
-        totals = channels[tensor.name]
+        totals, most = channels[tensor.name]
         elements = tensor.elements // totals.size
-        if elements >= _FEWEST_ELEMENTS:
-            worst = int(np.argmax(totals))
-            mean = float(totals[worst]) / elements
-            found.append(ChannelDifference(tensor.name, worst, mean, elements))
-    return max(found, key=lambda each: each.mean_steps, default=None)
+        worst = int(np.lexsort((totals, most))[-1])
+        mean = float(totals[worst]) / max(elements, 1)
+        found.append(ChannelDifference(tensor.name, worst, mean, float(most[worst]), elements))
+    return max(found, key=lambda each: (each.max_steps, each.mean_steps), default=None)
 
 
 def _with_moved_integers(

@@ -1,0 +1,45 @@
+"""Targets that exporters register, and whether they can hold a network.
+
+An exporter names its targets in the entry points `keras_qat.targets` of its package. Each loads
+`check(graph, target)`, which raises a `ValueError` for an `IntegerGraph` that does not fit.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from keras_qat.integer import IntegerGraph
+
+GROUP = "keras_qat.targets"
+
+
+def known_targets() -> list[str]:
+    """The names of all targets of the installed exporters.
+
+    >>> known_targets()
+    ['litert', 'tflm']
+    """
+    return sorted({point.name for point in importlib.metadata.entry_points(group=GROUP)})
+
+
+def checked_target(target: Any) -> str | None:
+    """The name of a target, or `None` for none.
+
+    Raises:
+        ValueError: no such target.
+    """
+    known = known_targets()
+    if target is None or (isinstance(target, str) and target in known):
+        return target
+    raise ValueError(f"The target must be None or one of {known}. Received: {target!r}")
+
+
+def problem_on(graph: IntegerGraph, target: str) -> str:
+    """Why a target cannot hold a network, in words; empty if it can."""
+    (check, *_) = importlib.metadata.entry_points(group=GROUP, name=target)
+    try:
+        check.load()(graph, target)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,60 @@
+"""The callbacks of a `fit`: those that its user gave, and those that a quantized model adds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_qat.targets import problem_on
+
+
+def given_callbacks(arguments: Mapping[str, Any]) -> list[Any]:
+    """The callbacks of a `fit`, from its arguments by name."""
+    given = arguments.get("callbacks")
+    found = keras.tree.flatten(getattr(given, "callbacks", given))  # a CallbackList
+    return [each for each in found if each is not None]
+
+
+def add_callback(model: Any, arguments: dict[str, Any], callback: Any, first: bool) -> None:
+    """Adds a callback to a `fit`, in front of the user's callbacks or behind them.
+
+    Args:
+        model: the model that trains.
+        arguments: the arguments of `fit` by name; they are changed.
+        callback: the callback.
+        first: whether it comes in front.
+    """
+    given = arguments.get("callbacks")
+    if isinstance(given, keras.callbacks.CallbackList):
+        callback.set_model(model)
+        given.callbacks.insert(0 if first else len(given.callbacks), callback)
+        return
+    callbacks = given_callbacks(arguments)
+    arguments["callbacks"] = [callback, *callbacks] if first else [*callbacks, callback]
+
+
+class TargetCheck(keras.callbacks.Callback):
+    """Warns once, after the epoch in which the target no longer holds the network."""
+
+    def __init__(self, target: str):
+        super().__init__()
+        self._target = target
+        self._warned = False
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._warned:
+            return
+        try:
+            problem = problem_on(self.model.planned_integer(), self._target)
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            self._warned = True
+            warnings.warn(
+                f"After epoch {epoch + 1}, target {self._target!r} cannot hold "
+                f"{self.model.name!r} any more: {problem}",
+                stacklevel=2,
+            )

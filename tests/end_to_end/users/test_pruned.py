@@ -1,0 +1,61 @@
+"""A pruned network: a constraint keeps the zeros, in training and in the file."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tests.end_to_end.users.deployed import exported, trained
+
+layers = keras.layers
+
+
+@keras.saving.register_keras_serializable(package="pruned")
+class KeepZeros(keras.constraints.Constraint):
+    """Multiplies by a mask."""
+
+    def __init__(self, mask):
+        self.mask = np.asarray(mask, np.float32)
+
+    def __call__(self, weights):
+        return weights * ops.convert_to_tensor(self.mask, weights.dtype)
+
+    def get_config(self):
+        return {"mask": self.mask.tolist()}
+
+
+def pruned(model, share=0.7):
+    """The same model with its smallest weights set to 0, and kept there."""
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            kernel = np.asarray(layer.kernel)
+            mask = np.abs(kernel) > np.quantile(np.abs(kernel), share)
+            layer.kernel.assign(kernel * mask)
+            layer.kernel_constraint = layer.kernel.constraint = KeepZeros(mask)
+    return model
+
+
+def network():
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, 3), name="image"),
+            layers.Conv2D(16, 3, activation="relu", name="first"),
+            layers.Conv2D(16, 3, activation="relu", name="second"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, activation="softmax", name="classes"),
+        ]
+    )
+
+
+def test_zeros_stay_zeros(tmp_path):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 96)
+    x = (rng.normal(0, 0.5, (96, 12, 12, 3)) + np.eye(3)[y][:, None, None, :]).astype(np.float32)
+    model = pruned(network())
+    loss = "sparse_categorical_crossentropy"
+    qmodel = trained(model, x, y, rate=1e-2, loss=loss)
+    exported(qmodel, x, tmp_path)
+    for name in ("first", "second"):
+        wrapper = qmodel.get_layer(name)
+        codes = np.asarray(wrapper.weight_quantizer.codes(wrapper.channels_last_kernel()))
+        assert np.mean(codes == 0) >= 0.69
