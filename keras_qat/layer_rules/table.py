@@ -215,6 +215,7 @@ RULES: dict[type, Rule] = {
     layers.SpatialDropout2D: _IDENTITY,
     **dict.fromkeys(_AUGMENTATIONS, _AUGMENTATION),
     layers.Softmax: _SOFTMAX,
+    layers.TimeDistributed: Rule(Output.QUANTIZE),  # replaced by its layer before rules apply
     layers.ELU: _ELU,
     QuantizeELU: _ELU,
     Function: _FUNCTION,

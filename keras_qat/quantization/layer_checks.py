@@ -66,7 +66,8 @@ def _needs_no_rule(node: GraphNode) -> bool:
     if type(layer) in SPLIT_TYPES:
         return not unsupported_reason(node) and not getattr(layer.activation, "weights", ())
     if isinstance(layer, keras.layers.Layer):
-        return type(layer) not in RULES and not layer.weights
+        ruled = type(layer) in RULES and not isinstance(layer, keras.layers.TimeDistributed)
+        return not ruled and not layer.weights
     given = keras.tree.flatten(node.fill_in({id(tensor): tensor for tensor in node.inputs}))
     constants = [each for each in given if not isinstance(each, keras.KerasTensor)]
     return all(len(getattr(each, "shape", ())) < 2 for each in constants)
