@@ -89,8 +89,9 @@ class ModelComparison:
         profile: rounding profile of the exported network.
         samples: how many examples were compared.
         tensors: the difference of every layer, in the order of the graph.
-        argmax_agreement: share of examples whose largest channel is the same. With several outputs
-            it is the lowest share. `None` if all outputs have one channel.
+        argmax_agreement: share of examples whose largest channel is the same, or whose indices are
+            the same for an output of ARG_MAX. With several outputs it is the lowest share. `None`
+            if all outputs have one channel.
         output_errors: the error of every output of one channel that is on a grid.
         float_outputs: the difference of every output that is on no grid.
     """
@@ -134,8 +135,10 @@ def compare_with_model(
     count = next(iter(samples.values())).shape[0]
     one_channel = [name for name in graph.outputs if graph.tensors[name].shape[-1] == 1]
     single = [name for name in one_channel if graph.tensors[name].on_grid]
-    in_float = [name for name in graph.outputs if not graph.tensors[name].on_grid]
-    chunks, agreeing = [], {name: 0 for name in graph.outputs if name not in one_channel}
+    in_float = [name for name in graph.outputs if graph.tensors[name].dtype == "float32"]
+    indices = {name for name in graph.outputs if graph.tensors[name].dtype == "int32"}
+    answers = [name for name in graph.outputs if name in indices or name not in one_channel]
+    chunks, agreeing = [], dict.fromkeys(answers, 0)
     floats: list[list[FloatDifference]] = []
     outputs: list[list[TensorDifference]] = []
     for start in range(0, count, _CHUNK):
@@ -144,12 +147,16 @@ def compare_with_model(
         codes = _with_moved_integers(graph, stated)
         exported = run(graph, {n: codes[n] for n in graph.inputs}, profile, keep_all=True)
         layers = [op.output for op in graph.ops if op.output in stated]
-        layers = [name for name in layers if graph.tensors[name].on_grid]
+        layers = [name for name in layers if graph.tensors[name].dtype != "float32"]
         chunks.append([tensor_difference(name, exported[name], codes[name]) for name in layers])
         outputs.append([tensor_difference(name, exported[name], codes[name]) for name in single])
         floats.append([float_difference(name, exported[name], codes[name]) for name in in_float])
         for name in agreeing:
-            same = exported[name].argmax(axis=-1) == codes[name].argmax(axis=-1)
+            found, wanted = (
+                each if name in indices else each.argmax(axis=-1)
+                for each in (exported[name], codes[name])
+            )
+            same = found == wanted
             agreeing[name] += int(np.count_nonzero(same.reshape(same.shape[0], -1).all(axis=1)))
     agreement = min(agreeing.values()) / max(count, 1) if agreeing else None
     errors = tuple(_output_error(found, graph) for found in merge(outputs))
