@@ -59,6 +59,8 @@ def layer_problems(
         except UnsupportedLayerError as error:
             lost = lost_by_expanding(node)
             reason = f"{error}, and taken apart {lost}" if lost else str(error)
+            if graph is None and type(node.operation) is keras.layers.Lambda:
+                reason += ", and no form of its function in keras.ops; write it with keras.ops"
             problems[name] = "; it calls ".join([reason, *inside.values()])
     return problems, whole
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from keras_qat.layer_rules.table import activation_rule
 from keras_qat.quantization.passes.functions import function_layer, is_pointwise
 from keras_qat.quantization.passes.raw_operations import layers_of, softmax_over
 from keras_qat.quantization.passes.split_activations import SPLIT_TYPES
+from keras_qat.quantization.passes.tensorflow_functions import on_symbolic
 from keras_qat.quantized_layers import Function
 
 layers = keras.layers
@@ -107,9 +109,9 @@ class EqualForms:
         known = name_of_tensorflow(activation)
         if known is None:
             fresh = _input_like(x)
-            graph = graph_between(fresh, activation(fresh))
+            graph = graph_between(fresh, on_symbolic(activation, (fresh,)))
             if not is_one_function(graph):
-                return activation(x), None
+                return on_symbolic(activation, (x,)), None
         name = f"{layer.name}_{_said(activation)}"
         own = self._once(
             layer,
@@ -160,7 +162,9 @@ def _input_like(tensor: Any) -> Any:
 
 def _linear(layer: Any, kind: type, x: Any) -> Any:
     """The same layer without its activation, with its weights."""
-    linear = copy_of(layer, kind, activation="linear", activity_regularizer=None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+        linear = copy_of(layer, kind, activation="linear", activity_regularizer=None)
     linear(x)
     linear.set_weights(layer.get_weights()[: len(linear.weights)])
     return linear
