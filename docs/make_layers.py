@@ -63,6 +63,7 @@ REPLACED_BY: dict[type, tuple[type, ...]] = {
     layers.Average: (layers.Add, layers.Rescaling),
     layers.SeparableConv1D: (layers.DepthwiseConv1D, layers.Conv1D),
     layers.SeparableConv2D: (layers.DepthwiseConv2D, layers.Conv2D),
+    layers.TimeDistributed: (layers.Cropping1D, layers.Reshape, layers.Concatenate),
 }
 """Layers that become others before anything else, and so have no integer ops of their own."""
 
@@ -109,6 +110,9 @@ NOTES: dict[type, str] = {
     layers.RandomCrop: "of images that have its size already: in inference Keras does not crop",
     layers.Softmax: "over another axis it stands between two Permute",
     layers.Subtract: _SIZES,
+    layers.TimeDistributed: (
+        "its layer on the last axis, as a Dense, and else on every step, for up to 32 steps"
+    ),
     layers.UpSampling2D: (
         "nearest; bilinear for sizes that are powers of two, with a product up to 256"
     ),

@@ -41,6 +41,11 @@ BASES: dict[type, tuple[list[tuple[int, ...]], dict[str, Any]]] = {
     layers.Reshape: ([SEQUENCE], {"target_shape": (4, 8)}),
     layers.Flatten: ([SEQUENCE], {}),
     layers.Dot: ([SEQUENCE] * 2, {"axes": 2}),
+    layers.TimeDistributed: ([SEQUENCE], {}),
+    layers.RepeatVector: ([VECTOR], {"n": 3}),
+    layers.CenterCrop: ([IMAGE], {"height": 5, "width": 6}),
+    layers.Identity: ([VECTOR], {}),
+    layers.AlphaDropout: ([VECTOR], {"rate": 0.3}),
     layers.Dropout: ([VECTOR], {"rate": 0.3}),
     layers.GaussianDropout: ([VECTOR], {"rate": 0.3}),
     layers.GaussianNoise: ([VECTOR], {"stddev": 0.3}),
@@ -151,6 +156,7 @@ NOT_VARIED = {
     **dict.fromkeys(
         ["input_dim", "output_dim", "equation", "output_shape", "head_dim"], "part of the base"
     ),
+    **dict.fromkeys(["n", "height", "width", "layer"], "part of the base"),
     **dict.fromkeys(["num_query_heads", "num_key_value_heads"], "part of the base"),
     **dict.fromkeys(["l1", "l2"], "varied where it is not the base"),
     **dict.fromkeys(["momentum", "renorm_clipping", "renorm_momentum"], "of training statistics"),
@@ -175,12 +181,8 @@ def refusal(case: "Case") -> str:
         return "interpolation='nearest' and 'bilinear' have a rule"
     if case.kind in TRANSPOSED and case.option == "dilation_rate":
         return "no transposed convolution with a dilation"
-    if (case.kind, case.option, case.value) == (layers.Softmax, "axis", 1):
-        return "only a softmax over the last axis"
     if (case.kind, case.option, case.value) == (layers.BatchNormalization, "axis", 1):
         return "only the last axis can be normalized"
-    if case.kind is layers.Activation and str(case.value).startswith("layer: "):
-        return "no rule for its activation"
     if case.kind is layers.RandomShear:
         return "cannot be copied"  # Keras 3.15 does not make it from its own configuration
     return ""
@@ -211,6 +213,8 @@ class Case:
     def layer(self) -> Any:
         _, base = BASES[self.kind]
         options = {**base, **({self.option: _made(self.value)} if self.option else {})}
+        if self.kind is layers.TimeDistributed:
+            options["layer"] = layers.Dense(5, activation="relu", name="inner")
         if (self.kind, self.option) == (layers.Normalization, "mean"):
             options |= {"axis": -1, "variance": [1.0, 2.0, 1.0, 0.5, 1.0, 1.0]}
         if (self.kind, self.option, self.value) == (layers.Normalization, "axis", -1):

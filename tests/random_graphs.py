@@ -35,6 +35,19 @@ _RAW = (
     lambda x, y: x * y,
     lambda x, y: keras.ops.maximum(x, 0.5 * y),
     lambda x, y: keras.ops.relu(x) + keras.ops.sigmoid(y),
+    lambda x, y: keras.ops.where(x > 0.25, x, 0.5 * x) - y,
+)
+_MOVES = (
+    lambda x: keras.ops.flip(x, 1),
+    lambda x: keras.ops.roll(x, 1, -1),
+    lambda x: keras.ops.take(x, [0, -1, 0], axis=1),
+    lambda x: keras.ops.swapaxes(x, 1, -1),
+    lambda x: keras.ops.concatenate(keras.ops.split(x, [1], axis=1)[::-1], axis=1),
+    lambda x: keras.ops.stack(keras.ops.unstack(x, axis=-1), axis=1),
+    lambda x: x[:, ::-1],
+    lambda x: keras.ops.max(x, axis=-1, keepdims=True),
+    lambda x: keras.ops.sum(x, axis=1, keepdims=True),
+    lambda x: keras.ops.clip(x, -0.5, 1.0),
 )
 
 
@@ -74,7 +87,7 @@ class RandomNetwork:
         if len(x.shape) > 2:
             steps += [self._convolution] * 3 + [self._depthwise, self._separable, self._transposed]
             steps += [self._pooling, self._global_pooling, self._padding, self._cropping]
-            steps += [self._upsampling, self._moved, self._excite, self._shared]
+            steps += [self._upsampling, self._moved, self._excite, self._shared, self._reordered]
         else:
             steps.append(self._unfolded)
         return self._one_of(*steps)(x)
@@ -218,6 +231,11 @@ class RandomNetwork:
             return self._new(layers.Flatten)(x)
         *space, channels = x.shape[1:]
         return self._new(layers.Reshape, (*space[::-1], channels))(x)
+
+    def _reordered(self, x: Any) -> Any:
+        """Raw operations that move values, or that look along another axis."""
+        kept = [move for move in _MOVES if x.shape[1] > 1 or "split" not in move.__code__.co_names]
+        return self._one_of(*kept)(x)
 
     def _unfolded(self, x: Any) -> Any:
         """Features become a sequence, or an image of one pixel."""

@@ -315,4 +315,4 @@ def _deployable(*quantizers: PutsOnGrid) -> bool:
 
 
 def _moves_the_grid(node: GraphNode) -> bool:
-    return _rule(node).output in (Output.QUANTIZE, Output.FIXED, Output.FLOAT)
+    return _rule(node).output in (Output.QUANTIZE, Output.FIXED, Output.INDEX, Output.FLOAT)

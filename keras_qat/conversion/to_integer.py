@@ -169,13 +169,20 @@ def raw_inputs(model: keras.Model) -> dict[str, RawTensor]:
 
 
 def raw_outputs(model: keras.Model) -> dict[str, RawTensor]:
-    """Every model output that layers in float yield, by its name in the integer graph."""
+    """Every model output that is on no grid, by its name in the integer graph.
+
+    Layers in float yield float32. The place of a largest value is int32.
+    """
     ends = float_ends(model, (raw.tensor for raw in raw_inputs(model).values()))
     names = tensor_names(model)
+    found = {id(tensor): "float32" for tensor in model.outputs if id(tensor) in ends}
+    for node in nodes(model):
+        if rule_or_float(node).output is Output.INDEX:
+            found[id(node.outputs[0])] = "int32"
     return {
-        names[id(tensor)]: RawTensor(tensor, "float32")
+        names[id(tensor)]: RawTensor(tensor, found[id(tensor)])
         for tensor in model.outputs
-        if id(tensor) in ends
+        if id(tensor) in found
     }
 
 

@@ -19,8 +19,8 @@ class IntegerTensor:
 
     Attributes:
         dtype: `"int8"`. An input that only layers in float read has no grid: its dtype is
-            `"float32"` or `"int32"`, and its `qparams` mean nothing. Nor has the output of a
-            `FloatResult`, whose dtype is `"float32"`.
+            `"float32"` or `"int32"`, and its `qparams` mean nothing. Nor have the output of a
+            `FloatResult`, whose dtype is `"float32"`, and of an `ArgMax`, whose dtype is `"int32"`.
     """
 
     name: str

@@ -20,6 +20,8 @@ MERGES = (
     *(layers.Multiply, layers.Subtract),
 )
 _LARGEST_AVERAGE_WINDOW = 256
+MOST_STEPS = 32
+"""The most time steps for which a TimeDistributed is written out step by step."""
 
 
 def unsupported_reason(node: GraphNode) -> str:
@@ -32,6 +34,12 @@ def unsupported_reason(node: GraphNode) -> str:
         return reason
     if isinstance(layer, layers.UpSampling2D) and (reason := _reason_of_interpolated(layer)):
         return reason
+    if isinstance(layer, layers.TimeDistributed):
+        return (
+            f"it becomes its layer, called on every step, for 1 to {MOST_STEPS} known steps. "
+            f"Received: {shape}. Give the model's input a number of steps, and cut it into shorter "
+            "pieces if it has more, or put the steps into the batch outside of the model"
+        )
     if isinstance(layer, (layers.CenterCrop, layers.RandomCrop)):
         return _reason_of_crop(layer, shape)
     if isinstance(layer, layers.BatchNormalization) and layer.axis not in last_axis:

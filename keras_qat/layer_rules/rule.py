@@ -21,6 +21,7 @@ class Output(enum.Enum):
     ROUND_TO_INPUT = "the input's grid; values are rounded to it again"
     SHARED = "one grid with all inputs, whose quantizers become one"
     FIXED = "the runtimes' own grid"
+    INDEX = "no grid: whole numbers, as an output of the model"
     FLOAT = "a quantizer where integers follow; the layer itself computes in float32"
 
 

@@ -13,6 +13,7 @@ import keras
 from keras_qat.copying import builtin_name, copy_of
 from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import GraphNode
+from keras_qat.layer_rules.equal_operations import why_no_layer
 from keras_qat.layer_rules.inherited import computing_kind
 from keras_qat.layer_rules.restrictions import (
     AVERAGE_POOLING,
@@ -20,7 +21,7 @@ from keras_qat.layer_rules.restrictions import (
     unsupported_reason,
 )
 from keras_qat.layer_rules.rule import Output, Rule, Stage
-from keras_qat.lowering.activation import lower_relu, lower_relu6, lower_softmax
+from keras_qat.lowering.activation import lower_argmax, lower_relu, lower_relu6, lower_softmax
 from keras_qat.lowering.affine import lower_affine
 from keras_qat.lowering.merge import (
     lower_add,
@@ -50,6 +51,7 @@ from keras_qat.lowering.shape import (
     lower_zero_padding,
 )
 from keras_qat.quantized_layers import (
+    ArgMax,
     CastTo,
     Function,
     QuantizeActivation,
@@ -195,6 +197,7 @@ RULES: dict[type, Rule] = {
     layers.Cropping2D: _CROPPING,
     layers.CenterCrop: Rule(Output.SAME_AS_INPUT, lower_center_crop),
     layers.RepeatVector: Rule(Output.SAME_AS_INPUT, lower_repeat_vector),
+    ArgMax: Rule(Output.INDEX, lower_argmax, unsigned=True),
     Take: Rule(Output.SAME_AS_INPUT, lower_take),
     layers.Permute: Rule(Output.SAME_AS_INPUT, lower_permute),
     layers.UpSampling1D: _UPSAMPLING,
@@ -215,6 +218,7 @@ RULES: dict[type, Rule] = {
     layers.SpatialDropout2D: _IDENTITY,
     **dict.fromkeys(_AUGMENTATIONS, _AUGMENTATION),
     layers.Softmax: _SOFTMAX,
+    layers.TimeDistributed: Rule(Output.QUANTIZE),  # replaced by its layer before rules apply
     layers.ELU: _ELU,
     QuantizeELU: _ELU,
     Function: _FUNCTION,
@@ -278,7 +282,7 @@ def rule_of(node: GraphNode) -> Rule:
     layer = node.operation
     kind = type(layer) if type(layer) in RULES else computing_kind(layer)
     if not isinstance(layer, layers.Layer):
-        reason = "this raw operation has no layer that computes the same; use a supported layer"
+        reason = why_no_layer(kind.__name__)
         raise UnsupportedLayerError(f"{layer.name!r} ({kind.__name__}): {reason}")
     if kind in _ACTIVATION_LAYERS:
         rule = activation_rule(layer)

@@ -1,4 +1,4 @@
-"""Lowers ReLU, ReLU6 and Softmax."""
+"""Lowers ReLU, ReLU6, Softmax, and the place of the largest value."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_qat.integer import ops
+from keras_qat.integer.graph import NO_GRID
 from keras_qat.integer.ops.op import six_in_steps
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT
 from keras_qat.lowering.context import LoweringContext, Value, integer_operand
@@ -41,6 +42,13 @@ def lower_softmax(layer: Any, operands: list[Value], context: LoweringContext) -
     """SOFTMAX, on the output grid that runtimes accept."""
     source = integer_operand(operands[0], layer.name)
     return context.builder.add(ops.Softmax((source,), context.name), SOFTMAX_OUTPUT)
+
+
+def lower_argmax(layer: Any, operands: list[Value], context: LoweringContext) -> Value:
+    """ARG_MAX, whose output is int32."""
+    source = integer_operand(operands[0], layer.name)
+    axis = layer.axis % (len(context.output_shape) + 2)
+    return context.builder.add(ops.ArgMax((source,), context.name, axis), NO_GRID)
 
 
 def _clamp_at_zero(source: str, name: str, context: LoweringContext) -> str:

@@ -148,7 +148,7 @@ class GridPlanner:
         first = operands[0]
         members = (*first.members, name) if first.stage and rule.joins else (name,)
         sign = _sign_behind(call, operands)
-        if rule.output is Output.FIXED:
+        if rule.output in (Output.FIXED, Output.INDEX):
             return _TensorState(sign)
         if rule.output is Output.QUANTIZE:
             return _TensorState(sign, rule.yields, members=members, minimum_bits=rule.minimum_bits)

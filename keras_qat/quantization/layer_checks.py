@@ -8,12 +8,12 @@ from typing import Any
 import keras
 
 from keras_qat.errors import UnsupportedLayerError
-from keras_qat.keras_graph import GraphNode, flat_nodes
+from keras_qat.keras_graph import GraphNode, flat_nodes, is_graph, nodes
 from keras_qat.layer_rules.restrictions import unsupported_reason
 from keras_qat.layer_rules.table import RULES, rule_of, supported_layers
 from keras_qat.quantization.layer_configs import LayerConfigs
 from keras_qat.quantization.passes.equal_forms import EqualForms, is_one_function
-from keras_qat.quantization.passes.raw_operations import layers_of
+from keras_qat.quantization.passes.raw_operations import layers_of, regions_of
 from keras_qat.quantization.passes.split_activations import SPLIT_TYPES
 from keras_qat.quantization.passes.tracing import expanded, lost_by_expanding
 
@@ -34,9 +34,15 @@ def layer_problems(
     problems: dict[str, str] = {}
     whole: set[str] = set()
     forms = EqualForms()
+    in_tables = _in_tables(model)
     for node in flat_nodes(model):
         name = node.operation.name
-        if name in checked or layers_of(node) is not None or configs.is_left_in_float(name):
+        if (
+            name in checked
+            or id(node.outputs[0]) in in_tables
+            or layers_of(node) is not None
+            or configs.is_left_in_float(name)
+        ):
             continue
         if configs.computes_in_float(name) and _needs_no_rule(node):
             if type(node.operation) not in SPLIT_TYPES:
@@ -53,8 +59,19 @@ def layer_problems(
         except UnsupportedLayerError as error:
             lost = lost_by_expanding(node)
             reason = f"{error}, and taken apart {lost}" if lost else str(error)
+            if graph is None and type(node.operation) is keras.layers.Lambda:
+                reason += ", and no form of its function in keras.ops; write it with keras.ops"
             problems[name] = "; it calls ".join([reason, *inside.values()])
     return problems, whole
+
+
+def _in_tables(model: keras.Model) -> set[int]:
+    """The tensors, by `id(tensor)`, of operations that become a table together."""
+    found = set(regions_of(model).inside)
+    for node in nodes(model):
+        if is_graph(node.operation):
+            found |= _in_tables(node.operation)
+    return found
 
 
 def _needs_no_rule(node: GraphNode) -> bool:
@@ -66,7 +83,8 @@ def _needs_no_rule(node: GraphNode) -> bool:
     if type(layer) in SPLIT_TYPES:
         return not unsupported_reason(node) and not getattr(layer.activation, "weights", ())
     if isinstance(layer, keras.layers.Layer):
-        return type(layer) not in RULES and not layer.weights
+        ruled = type(layer) in RULES and not isinstance(layer, keras.layers.TimeDistributed)
+        return not ruled and not layer.weights
     given = keras.tree.flatten(node.fill_in({id(tensor): tensor for tensor in node.inputs}))
     constants = [each for each in given if not isinstance(each, keras.KerasTensor)]
     return all(len(getattr(each, "shape", ())) < 2 for each in constants)

@@ -211,6 +211,8 @@ class _Planner:
             return "float32"
         if call.rule.output is Output.FIXED:
             return "8 bits, the runtimes' own"
+        if call.rule.output is Output.INDEX:
+            return "int32"
         if self._grids.grid_of(tensor) is not None:
             return "as its input"
         return "fused"
@@ -218,6 +220,12 @@ class _Planner:
     def _problem(self, call: Call) -> str:
         """Why a layer cannot read its input, given the planned grids; empty if it can."""
         layer, tensor = call.layer, call.node.inputs[0]
+        if (index := self._rules.index_before(call)) is not None:
+            return (
+                f"{layer.name!r} ({type(layer).__name__}): it reads the indices of {index!r}, "
+                "which are an output of the model alone. Make them an output, and compute with "
+                "them outside of the model"
+            )
         if isinstance(layer, keras.layers.Embedding) and self._grids.grid_of(tensor) is not None:
             return (
                 f"{layer.name!r} (Embedding): it reads whole numbers, which a grid would round. "

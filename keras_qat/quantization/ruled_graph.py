@@ -89,6 +89,12 @@ class RuledGraph:
         """Whether the tensor is an output of the model."""
         return None in self._consumers.get(id(tensor), [])
 
+    def index_before(self, call: Call) -> str | None:
+        """The name of a layer that yields indices to this call; `None` without one."""
+        makers = (self._by_output.get(id(tensor)) for tensor in call.node.inputs)
+        found = (each.name for each in makers if each and each.rule.output is Output.INDEX)
+        return next(found, None)
+
     def is_called_once(self, call: Call) -> bool:
         return self._counts[id(call.layer)] == 1
 

@@ -5,6 +5,7 @@ from keras_qat.quantized_layers.affine import (
     QuantizeBatchNormalization,
     QuantizeRescaling,
 )
+from keras_qat.quantized_layers.argmax import ArgMax
 from keras_qat.quantized_layers.conv1d import QuantizeConv1D
 from keras_qat.quantized_layers.conv1d_transpose import QuantizeConv1DTranspose
 from keras_qat.quantized_layers.conv2d import QuantizeConv2D
@@ -39,6 +40,7 @@ from keras_qat.quantized_layers.weight_only import (
 )
 
 __all__ = [
+    "ArgMax",
     "CastTo",
     "Function",
     "Pointwise",

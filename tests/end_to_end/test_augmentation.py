@@ -19,6 +19,7 @@ ARGUMENTS = {
     layers.RandomBrightness: (0.5,),
     layers.RandomColorDegeneration: (0.5,),
     layers.RandomContrast: (0.5,),
+    layers.RandomCrop: (8, 8),
     layers.RandomHue: (0.5,),
     layers.RandomPosterization: (3,),
     layers.RandomRotation: (0.5,),

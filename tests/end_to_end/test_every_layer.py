@@ -28,7 +28,7 @@ CLIPPED_COSINE = 0.75
 NO_GRADIENT = 1e-3
 """Beside that of the inputs: what rounding errors leave, as for a bias before a normalization."""
 RANDOM = (
-    *(layers.Dropout, layers.GaussianDropout, layers.GaussianNoise),
+    *(layers.AlphaDropout, layers.Dropout, layers.GaussianDropout, layers.GaussianNoise),
     *(layers.SpatialDropout1D, layers.SpatialDropout2D),
 )
 

@@ -46,6 +46,7 @@ _TABLE = np.arange(-128, 128)[::-1].astype(np.int8)
 
 EXAMPLES: dict[type[ops.IntegerOp], IntegerGraph] = {
     ops.Add: _of_two(ops.Add),
+    ops.ArgMax: one_of(lambda x, y: ops.ArgMax(x, y, 3)),
     ops.AveragePool2D: one_of(lambda x, y: ops.AveragePool2D(x, y, (2, 2), (2, 2))),
     ops.Concatenate: _of_two(lambda x, y: ops.Concatenate(x, y, 3)),
     ops.Conv2D: _linear(ops.Conv2D, IMAGE, (3, 2, 2, 2)),

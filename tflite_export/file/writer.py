@@ -21,6 +21,7 @@ _ENUMERATIONS = {
     "fusedActivationFunction": "ActivationFunctionType",
     "inDataType": "TensorType",
     "outDataType": "TensorType",
+    "outputType": "TensorType",
     "padding": "Padding",
 }
 

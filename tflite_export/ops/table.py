@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from keras_qat.integer import ops
 from tflite_export.errors import ExportError
 from tflite_export.ops import (
+    argmax,
     arithmetic,
     concatenate,
     conv,
@@ -29,6 +30,7 @@ from tflite_export.ops.operator_type import MicroKernel, OperatorType
 
 OP_EXPORTS: dict[type[ops.IntegerOp], OpExport] = {
     ops.Add: arithmetic.ADD,
+    ops.ArgMax: argmax.ARG_MAX,
     ops.AveragePool2D: pool.AVERAGE_POOL_2D,
     ops.Concatenate: concatenate.CONCATENATE,
     ops.Conv2D: conv.CONV_2D,

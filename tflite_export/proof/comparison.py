@@ -161,7 +161,7 @@ def compare_with_model(
     """
     count = next(iter(samples.values())).shape[0]
     outputs = [OutputTally(graph.tensors[name], kinds[name]) for name in graph.outputs]
-    in_float = [name for name in graph.outputs if not graph.tensors[name].on_grid]
+    in_float = [name for name in graph.outputs if graph.tensors[name].dtype == "float32"]
     chunks, exact, floats = [], [], []
     channels: dict[str, _ByChannel] = {}
     for start in range(0, count, _CHUNK):
@@ -173,7 +173,7 @@ def compare_with_model(
         own = {name: codes[name] for name in graph.tensors if name in codes}
         alone = run(graph, inputs, _EXACT, keep_all=True, given=own)
         layers = [op.output for op in graph.ops if op.output in stated]
-        layers = [name for name in layers if graph.tensors[name].on_grid]
+        layers = [name for name in layers if graph.tensors[name].dtype != "float32"]
         chunks.append([tensor_difference(name, exported[name], codes[name]) for name in layers])
         exact.append([tensor_difference(name, alone[name], codes[name]) for name in layers])
         for name in layers:

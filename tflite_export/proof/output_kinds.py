@@ -75,6 +75,9 @@ def output_kinds(
     found = {}
     for name, (kind, threshold) in zip(graph.outputs, stated, strict=True):
         kind = told.get(name, kind or (SCORES if name in softmax else None))
+        if graph.tensors[name].dtype == "int32":
+            found[name] = OutputKind(SCORES)  # indices of the largest
+            continue
         one = graph.tensors[name].shape[-1] == 1
         if kind == VALUES or not one:
             found[name] = OutputKind(kind, threshold if kind == SCORES else None)

@@ -151,7 +151,7 @@ def verify_runtime(
         samples: int8 inputs by name, shape (samples, ...).
     """
     count = next(iter(samples.values())).shape[0]
-    in_float = [op.output for op in graph.ops if not graph.tensors[op.output].on_grid]
+    in_float = [op.output for op in graph.ops if op.output_dtype == "float32"]
     chunks, float_chunks = [], []
     for start in range(0, count, _CHUNK):
         inputs = {name: array[start : start + _CHUNK] for name, array in samples.items()}

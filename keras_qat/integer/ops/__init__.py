@@ -1,5 +1,6 @@
 """The integer ops, each a frozen dataclass, and the table of their names."""
 
+from keras_qat.integer.ops.argmax import ArgMax
 from keras_qat.integer.ops.arithmetic import Add, ArithmeticOp, Mul, Sub
 from keras_qat.integer.ops.concatenate import Concatenate
 from keras_qat.integer.ops.conv import Conv2D, DepthwiseConv2D
@@ -26,6 +27,7 @@ from keras_qat.integer.ops.transpose_conv import TransposeConv2D
 
 OPS: dict[str, type[IntegerOp]] = {
     "Add": Add,
+    "ArgMax": ArgMax,
     "AveragePool2D": AveragePool2D,
     "Concatenate": Concatenate,
     "Conv2D": Conv2D,
@@ -59,6 +61,7 @@ __all__ = [
     "SOFTMAX_OUTPUT",
     "Activation",
     "Add",
+    "ArgMax",
     "ArithmeticOp",
     "AveragePool2D",
     "BinaryOp",

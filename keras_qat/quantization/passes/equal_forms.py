@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +15,15 @@ from keras import ops
 from keras_qat.copying import builtin_name, copy_of
 from keras_qat.keras_graph import GraphNode, graph_between, is_graph, nodes, replay
 from keras_qat.layer_rules.inherited import computing_kind
+from keras_qat.layer_rules.restrictions import MOST_STEPS
 from keras_qat.layer_rules.table import activation_rule
 from keras_qat.quantization.passes.functions import function_layer, is_pointwise
 from keras_qat.quantization.passes.raw_operations import layers_of, softmax_over
 from keras_qat.quantization.passes.split_activations import SPLIT_TYPES
+from keras_qat.quantization.passes.tensorflow_functions import on_symbolic
 from keras_qat.quantized_layers import Function
 
 layers = keras.layers
-
-MOST_STEPS = 32
-"""The most time steps for which a TimeDistributed is written out step by step."""
 
 _OF_LAST_AXIS = (
     *(layers.Activation, layers.Dense, layers.Dropout, layers.ELU, layers.GaussianNoise),
@@ -58,7 +58,7 @@ class EqualForms:
             return None
         kind = computing_kind(layer)
         if kind is layers.TimeDistributed:
-            return _over_time(node)
+            return self._over_time(node)
         if kind is layers.Softmax:
             return self._softmax(node)
         if kind in (layers.Activation, *SPLIT_TYPES):
@@ -86,7 +86,7 @@ class EqualForms:
         if not _is_own_activation(node, alone):
             return None
         x = y = _input_like(node.inputs[0])
-        linear = regularized = None
+        linear = None
         if not alone:
             linear = self._once(layer, "linear", lambda: _linear(layer, kind, x))
             y = linear(x)
@@ -94,12 +94,7 @@ class EqualForms:
             outputs, own = self._activated(layer, y)
         except Exception:  # a function of the user's may raise anything
             return None
-        if layer.activity_regularizer is not None:
-            options = {"activity_regularizer": layer.activity_regularizer}
-            regularized = self._once(
-                layer, "regularized", lambda: layers.Activation("linear", **options)
-            )
-            outputs = regularized(outputs)
+        outputs, regularized = self._regularized(layer, outputs)
         behind = regularized if regularized is not None else own
         return EqualForm(graph_between(x, outputs), behind if alone else linear)
 
@@ -114,9 +109,9 @@ class EqualForms:
         known = name_of_tensorflow(activation)
         if known is None:
             fresh = _input_like(x)
-            graph = graph_between(fresh, activation(fresh))
+            graph = graph_between(fresh, on_symbolic(activation, (fresh,)))
             if not is_one_function(graph):
-                return activation(x), None
+                return on_symbolic(activation, (x,)), None
         name = f"{layer.name}_{_said(activation)}"
         own = self._once(
             layer,
@@ -128,6 +123,31 @@ class EqualForms:
             ),
         )
         return own(x), own
+
+    def _over_time(self, node: GraphNode) -> EqualForm | None:
+        """A layer for every step: on the last axis at once, if it is such, or step by step."""
+        layer, x = node.operation, _input_like(node.inputs[0])
+        inner = layer.layer
+        if None in x.shape[1:]:
+            return None
+        named = None if is_graph(inner) else inner
+        if _is_of_last_axis(inner):
+            outputs = _applied(inner, x)
+        elif x.shape[1] <= MOST_STEPS:
+            outputs = ops.stack([inner(x[:, step]) for step in range(x.shape[1])], axis=1)
+        else:
+            return None
+        outputs, behind = self._regularized(layer, outputs)
+        return EqualForm(graph_between(x, outputs), named or behind)
+
+    def _regularized(self, layer: Any, outputs: Any) -> tuple[Any, Any]:
+        """Outputs behind the regularizer of a layer that is replaced; and the layer that has it."""
+        if layer.activity_regularizer is None:
+            return outputs, None
+        options = {"activity_regularizer": layer.activity_regularizer}
+        make = functools.partial(layers.Activation, "linear", **options)
+        regularized = self._once(layer, "regularized", make)
+        return regularized(outputs), regularized
 
     def _once(self, layer: Any, part: str, make: Callable[[], Any]) -> Any:
         key = (id(layer), part)
@@ -142,7 +162,9 @@ def _input_like(tensor: Any) -> Any:
 
 def _linear(layer: Any, kind: type, x: Any) -> Any:
     """The same layer without its activation, with its weights."""
-    linear = copy_of(layer, kind, activation="linear", activity_regularizer=None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+        linear = copy_of(layer, kind, activation="linear", activity_regularizer=None)
     linear(x)
     linear.set_weights(layer.get_weights()[: len(linear.weights)])
     return linear
@@ -214,19 +236,6 @@ def is_one_function(graph: keras.Model) -> bool:
         return kinds == [Function]
     straight = all(len(node.inputs) == 1 for node in found)
     return not (straight and set(kinds) <= {layers.ReLU, layers.Rescaling})
-
-
-def _over_time(node: GraphNode) -> EqualForm | None:
-    """A layer for every step: on the last axis at once, if it is one such, or step by step."""
-    inner, x = node.operation.layer, _input_like(node.inputs[0])
-    if None in x.shape[1:]:
-        return None
-    if _is_of_last_axis(inner):
-        return EqualForm(graph_between(x, _applied(inner, x)), None if is_graph(inner) else inner)
-    if x.shape[1] > MOST_STEPS:
-        return None
-    steps = [inner(x[:, step]) for step in range(x.shape[1])]
-    return EqualForm(graph_between(x, ops.stack(steps, axis=1)))
 
 
 def _applied(layer: Any, x: Any) -> Any:

@@ -12,7 +12,7 @@ from keras import ops
 from keras_qat.keras_graph import GraphNode
 from keras_qat.layer_rules.restrictions import joinable
 from keras_qat.quantization.passes import moves, reductions
-from keras_qat.quantization.passes.functions import function_of
+from keras_qat.quantization.passes.functions import Regions, function_of
 from keras_qat.quantization.passes.recipes import Chain, Recipe, recipe_of
 from keras_qat.quantized_layers import absolute, approximate_gelu, square
 
@@ -34,6 +34,11 @@ def layers_of(node: GraphNode) -> Recipe | None:
             return recipe_of(found)
     function = function_of(node)
     return None if function is None else recipe_of([function])
+
+
+def regions_of(graph: keras.Model) -> Regions:
+    """The operations of a graph that are a table together, because one of them has no layers."""
+    return Regions(graph, lambda node: layers_of(node) is not None)
 
 
 def is_constant(value: Any) -> bool:
@@ -185,7 +190,7 @@ def softmax_over(axis: Any, rank: int) -> Chain | None:
 
 
 def _normalize(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """`UnitNormalization`, where the least norm is below what float32 squares can tell from 0."""
+    """`UnitNormalization`: for norms above `epsilon`, and for 0, both compute the same."""
     operation = node.operation
     epsilon = keras.backend.epsilon() if operation.epsilon is None else operation.epsilon
     if operation.order != 2 or epsilon > _LEAST_NORM or operation.axis in (None, 0):
@@ -201,6 +206,7 @@ _LAYERS: dict[str, Finder] = {
     "Absolute": _function(absolute),
     "Amax": reductions.maximum,
     "Append": moves.append,
+    "Argmax": reductions.argmax,
     "ArraySplit": moves.split,
     "AveragePool": reductions.pooling(layers.AveragePooling1D, layers.AveragePooling2D),
     "BroadcastTo": moves.broadcast_to,

@@ -9,6 +9,7 @@ import keras
 
 from keras_qat.keras_graph import GraphNode
 from keras_qat.quantization.passes.recipes import NOTHING, Chain
+from keras_qat.quantized_layers import ArgMax
 
 layers = keras.layers
 
@@ -36,6 +37,13 @@ def maximum(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
     if getattr(node.operation, "initial", None) is not None:
         return None
     return _reduction(node, *_MAXIMA)
+
+
+def argmax(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
+    axis, rank = node.operation.axis, len(node.inputs[0].shape)
+    if node.operation.keepdims or axis is None or axis % rank == 0:
+        return None
+    return [(ArgMax, {"axis": axis % rank})]
 
 
 def _axes(node: GraphNode) -> list[int] | None:

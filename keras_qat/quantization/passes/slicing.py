@@ -87,7 +87,7 @@ def _ranges(shape: tuple[int | None, ...], key: Any) -> list[range] | None:
         whole = (slice(None),) * (len(shape) - len(key) + 1)
         key = (*key[: dots[0]], *whole, *key[dots[0] + 1 :])
     key += (slice(None),) * (len(shape) - len(key))
-    if None in shape[1:] or key[0] != slice(None):
+    if None in shape[1:] or not _takes_all(key[0]):
         return None
     taken = []
     for size, each in zip(_known(shape), key[1:], strict=True):
@@ -101,6 +101,10 @@ def _ranges(shape: tuple[int | None, ...], key: Any) -> list[range] | None:
             return None
         taken.append(found)
     return taken
+
+
+def _takes_all(key: Any) -> bool:
+    return isinstance(key, slice) and (key.start or 0, key.stop, key.step or 1) == (0, None, 1)
 
 
 def _cut(taken: list[range], sizes: tuple[int, ...]) -> Chain:

@@ -22,7 +22,7 @@ from keras_qat.quantization.passes.equal_forms import EqualForms, is_one_functio
 from keras_qat.quantization.passes.functions import function_layer
 from keras_qat.quantization.passes.layer_copies import LayerCopies, unused_name
 from keras_qat.quantization.passes.paths import set_path
-from keras_qat.quantization.passes.raw_operations import is_constant, layers_of
+from keras_qat.quantization.passes.raw_operations import is_constant, layers_of, regions_of
 from keras_qat.quantization.passes.recipes import Chain, Link, Recipe
 from keras_qat.quantization.passes.tracing import expanded, may_expand
 
@@ -70,6 +70,8 @@ class _Builder:
         self._outer = {id(layer) for layer in model.layers}  # these keep their names
         self._taken = {layer.name for layer in model.layers}
         self._inside: list[str] = []  # the names of the inner models around a call
+        self._regions = regions_of(model)
+        self._values_so_far: dict[int, Any] = {}  # by the id of the old tensor
         self._replaced: dict[int, Any] = {}
         self._named: dict[int, tuple[Any, str]] = {}  # layers that take the name of another
 
@@ -78,11 +80,14 @@ class _Builder:
         operation = node.operation
         if is_graph(operation):
             self._inside.append(operation.name)
-            outputs = replay(operation, flat_inputs(operation, args[0]), self.call)
+            outputs = self._replayed(operation, flat_inputs(operation, args[0]))
             self._inside.pop()
             return packed_outputs(operation, outputs)
         if isinstance(operation, layers.Layer):
             return self._call_layer(node, args, kwargs)
+        function = self._function_of_several(node, args, kwargs)
+        if function is not None:
+            return function
         recipe = layers_of(node)
         if recipe is None:
             return operation(*args, **kwargs)
@@ -99,13 +104,31 @@ class _Builder:
             return self.copies.of(layer, self._copy)(*args, **kwargs)
         values = list(self._values(node, args, kwargs).values())
         if form is None and is_one_function(graph):
-            self._gives_its_name_away(layer)
-            return self._linked(function_layer(graph), layer.name, values[0])
+            return self._linked(function_layer(graph), self._name_given_away(layer), values[0])
         if form is not None:
-            self._gives_its_name_away(layer)
+            name = self._name_given_away(layer)
             if form.named is not None and id(form.named) not in self._named:
-                self._named[id(form.named)] = (form.named, unused_name(layer.name, self._taken))
-        return packed_outputs(graph, replay(graph, values, self.call))
+                self._named[id(form.named)] = (form.named, unused_name(name, self._taken))
+        return packed_outputs(graph, self._replayed(graph, values))
+
+    def _replayed(self, graph: keras.Model, inputs: list[Any]) -> list[Any]:
+        outer = self._regions
+        self._regions = regions_of(graph)
+        outputs = replay(graph, inputs, self.call)
+        self._regions = outer
+        return outputs
+
+    def _function_of_several(self, node: GraphNode, args: Arguments, kwargs: Options) -> Any:
+        """The table of all operations that end in this one; `None` if it is on its own."""
+        tensor = node.outputs[0]
+        self._values_so_far.update(self._values(node, args, kwargs))
+        if id(tensor) in self._regions.results:
+            root, graph = self._regions.results[id(tensor)]
+            value = self._values_so_far[id(root)]
+            return self._linked(function_layer(graph), node.operation.name, value)
+        if id(tensor) in self._regions.inside:
+            return node.operation(*args, **kwargs)  # it is part of a table, and nothing reads it
+        return None
 
     @staticmethod
     def _values(node: GraphNode, args: Arguments, kwargs: Options) -> dict[int, Any]:
@@ -113,11 +136,14 @@ class _Builder:
         given = [x for x in keras.tree.flatten((args, kwargs)) if not is_constant(x)]
         return {id(x): value for x, value in zip(node.inputs, given, strict=True)}
 
-    def _gives_its_name_away(self, layer: Any) -> None:
-        """Frees the name of a layer that is not in the new model."""
-        if id(layer) not in self._replaced and id(layer) in self._outer:
+    def _name_given_away(self, layer: Any) -> str:
+        """The name of a layer that is not in the new model, free from its first call on."""
+        name: str = self._named.get(id(layer), (layer, layer.name))[1]
+        has_name = id(layer) in self._outer or id(layer) in self._named
+        if has_name and id(layer) not in self._replaced:
             self._replaced[id(layer)] = layer
-            self._taken.discard(layer.name)
+            self._taken.discard(name)
+        return name
 
     def _copy(self, layer: Any) -> Any:
         kind = computing_kind(layer)

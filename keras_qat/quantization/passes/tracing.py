@@ -31,6 +31,7 @@ from keras_qat.keras_graph import (
 )
 from keras_qat.layer_rules.inherited import computing_kind
 from keras_qat.layer_rules.table import RULES
+from keras_qat.quantization.passes.tensorflow_functions import on_symbolic
 
 
 def as_graph(model: keras.Model, data: Any) -> keras.Model:
@@ -138,7 +139,7 @@ class _Trace:
         self._layer = layer
         kwargs = {name: value for name, value in kwargs.items() if name != "training"}
         told = "training" in inspect.signature(layer.call).parameters
-        outputs, adds_losses = call_and_losses(
+        outputs, adds_losses = _called(
             layer, args, {**kwargs, "training": False} if told else kwargs
         )
         self.graph = graph_between(inputs, outputs, layer.name)
@@ -153,7 +154,7 @@ class _Trace:
         try:
             # The scope drops the values that the call assigns to variables.
             with keras.StatelessScope(collect_losses=True) as scope:
-                outputs, _ = call_and_losses(self._layer, args, {**kwargs, "training": True})
+                outputs, _ = _called(self._layer, args, {**kwargs, "training": True})
                 graph = graph_between(inputs, outputs)
         except Exception:  # a custom call() may raise anything; in inference it did not
             self._differs = True
@@ -179,6 +180,18 @@ class _Trace:
                 "with trainable = False.",
                 stacklevel=2,
             )
+
+
+def _called(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
+    """What a call of the layer yields, and whether it adds losses. It may call TensorFlow."""
+    found: list[bool] = []
+
+    def call(*own_args: Any, **own_kwargs: Any) -> Any:
+        outputs, adds_losses = call_and_losses(layer, own_args, own_kwargs)
+        found.append(adds_losses)
+        return outputs
+
+    return on_symbolic(call, args, kwargs), any(found)
 
 
 def _kept_in_inference(graph: keras.Model) -> list[str]:
