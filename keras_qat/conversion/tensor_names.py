@@ -61,7 +61,8 @@ def _name_outputs(model: keras.Model, names: dict[int, str], taken: set[str]) ->
     seen: dict[int, str] = {}
     for tensor, label in zip(model.outputs, labels, strict=False):
         place = id(before.get(id(tensor), tensor))
-        if place in seen or names[place] in keys:
+        second = names[place].startswith(f"{label}/")  # another output of one layer
+        if place in seen or names[place] in keys or second:
             continue
         unique, count = label, 0
         while unique in keys or unique in seen.values():
