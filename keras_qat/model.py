@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_qat.conversion.exact_inference import connect
+from keras_qat.conversion.file_needs import check_file
 from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
 from keras_qat.conversion.to_integer import (
     placed_codes,
@@ -32,6 +33,7 @@ from keras_qat.keras_graph import (
 from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
+from keras_qat.training.backend_state import restored
 from keras_qat.training.finite_values import NanKeeper, check_inputs, check_predicted
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
@@ -216,6 +218,15 @@ class QuantizedModel(Objective):
         )
         return super().export(*args, **kwargs)
 
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves like any Keras model, and warns of code of yours that loading will need.
+
+        Raises:
+            ValueError: a layer in float that no file can state. Nothing is written.
+        """
+        check_file(self)
+        super().save(filepath, *args, **kwargs)
+
     def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Loads weights like any Keras model, also from files with old names of quantizers."""
         with reading_old_names(self.quantizers, filepath):
@@ -237,11 +248,10 @@ class QuantizedModel(Objective):
         Raises:
             LoweringError: a part of the model has no exact integer form, or holds NaN or infinity.
         """
-        planned = type(self).from_config(self.get_config())
-        planned.set_weights(self.get_weights())
-        for width in planned.learned_widths:
-            width.narrow()
-        return to_integer(planned)
+        with restored(self.variables):
+            for width in self.learned_widths:
+                width.narrow()
+            return to_integer(self)
 
     def _check_replaced(self) -> None:
         quantizers = self.replaced_quantizers.values()

@@ -207,7 +207,7 @@ class _Planner:
         why_not = problem or self._reasons.get(layer.name, LEFT_IN_FLOAT)
         return LayerPlan(
             name=layer.name,
-            layer_type=type(layer).__name__,
+            layer_type=type(getattr(layer, "held", layer)).__name__,
             output_shape=tuple(tensor.shape[1:]),
             rule=call.rule,
             config=config,

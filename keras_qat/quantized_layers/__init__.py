@@ -12,6 +12,7 @@ from keras_qat.quantized_layers.conv2d_transpose import QuantizeConv2DTranspose
 from keras_qat.quantized_layers.dense import QuantizeDense
 from keras_qat.quantized_layers.depthwise_conv1d import QuantizeDepthwiseConv1D
 from keras_qat.quantized_layers.depthwise_conv2d import QuantizeDepthwiseConv2D
+from keras_qat.quantized_layers.living import LivingLayer
 from keras_qat.quantized_layers.pointwise import (
     Pointwise,
     QuantizeActivation,
@@ -37,6 +38,7 @@ from keras_qat.quantized_layers.weight_only import (
 )
 
 __all__ = [
+    "LivingLayer",
     "Pointwise",
     "QuantizeActivation",
     "QuantizeAdd",

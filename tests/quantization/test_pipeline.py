@@ -211,7 +211,7 @@ def mine(x):
 def test_one_error_lists_every_layer_without_a_rule_and_the_ways_out():
     model = after_input(
         layers.Conv2D(4, 1, activation=mine, name="conv"),
-        layers.Lambda(lambda x: 2 * x, name="twice"),
+        layers.Lambda(lambda x: 2**x, name="twice"),
         Power(2.0),
         layers.Activation(mine, name="function"),
         layers.Activation(keras.ops.gelu, name="gelu"),

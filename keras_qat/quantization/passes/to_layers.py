@@ -21,7 +21,7 @@ from keras_qat.keras_graph import (
     replay,
 )
 from keras_qat.layer_rules.restrictions import joinable
-from keras_qat.quantization.passes.layer_copies import LayerCopies, unused_name
+from keras_qat.quantization.passes.layer_copies import LayerCopies, float_copy_of, unused_name
 from keras_qat.quantization.passes.slicing import Chain, slice_layers
 from keras_qat.quantization.passes.tracing import expanded, may_expand
 from keras_qat.quantized_layers import absolute, approximate_gelu, square
@@ -82,7 +82,8 @@ class _Builder:
             values = {id(x): value for x, value in zip(node.inputs, given, strict=True)}
             return packed_outputs(graph, replay(graph, list(values.values()), self.call))
         if isinstance(operation, layers.Layer):
-            return self.copies.of(operation, self._copy)(*args, **kwargs)
+            make = self._float_copy if self._stays_whole(operation.name) else self._copy
+            return self.copies.of(operation, make)(*args, **kwargs)
         chain = layers_of(node)
         if chain is None:
             return operation(*args, **kwargs)
@@ -90,9 +91,14 @@ class _Builder:
         return self._apply(chain, operation, operands)
 
     def _copy(self, layer: Any) -> Any:
-        if id(layer) in self._outer:
-            return copy_of(layer)
-        return copy_of(layer, name=unused_name(layer.name, self._taken))
+        return copy_of(layer, **self._new_name(layer))
+
+    def _float_copy(self, layer: Any) -> Any:
+        return float_copy_of(layer, **self._new_name(layer))
+
+    def _new_name(self, layer: Any) -> Options:
+        outer = id(layer) in self._outer
+        return {} if outer else {"name": unused_name(layer.name, self._taken)}
 
     def _apply(self, chain: Chain, operation: Any, tensors: list[Any]) -> Any:
         value = tensors if chain[0][0] in _OF_TWO else tensors[0]

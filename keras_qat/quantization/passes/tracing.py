@@ -197,6 +197,7 @@ def _acts_otherwise_in_training(layer: Any) -> bool:
     return any(each.trainable or isinstance(each, _RANDOM) for each in inner)
 
 
+_LAMBDA = keras.layers.Lambda
 _RANDOM = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise)
 
 
@@ -241,14 +242,13 @@ def _public(options: dict[str, Any]) -> str:
 def may_expand(operation: Any) -> bool:
     """Whether this is a custom layer: one that a user wrote, without a rule.
 
-    A model with a complete layer graph is none. A model whose `call` a user wrote is one.
+    A model with a complete layer graph is none. A model whose `call` a user wrote is one, and so is
+    a Lambda.
     """
-    return (
-        isinstance(operation, keras.layers.Layer)
-        and type(operation) not in RULES
-        and not type(operation).__module__.startswith(("keras.", "keras_qat."))
-        and not is_graph(operation)
-    )
+    kind = type(operation)
+    of_keras = kind.__module__.startswith(("keras.", "keras_qat.")) and kind is not _LAMBDA
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return is_layer and kind not in RULES and not of_keras and not is_graph(operation)
 
 
 def _symbolic_inputs(model: keras.Model, data: Any) -> Any:
