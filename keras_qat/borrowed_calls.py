@@ -27,9 +27,14 @@ class Borrowed:
 
 
 def borrowed_call(
-    layer: Any, pairs: Pairs, trainable: Sequence[bool], args: Any, kwargs: Any
+    layer: Any,
+    pairs: Pairs,
+    trainable: Sequence[bool],
+    args: Any,
+    kwargs: Any,
+    halves: bool = False,
 ) -> Borrowed:
-    """Calls a layer in float32 on other variables. The layer itself stays as it is.
+    """Calls a layer on other variables. The layer itself stays as it is.
 
     Args:
         layer: the layer whose code runs.
@@ -37,13 +42,14 @@ def borrowed_call(
         trainable: whether the layer, and each layer inside it, is trainable in this call.
         args: the positional arguments.
         kwargs: the keyword arguments.
+        halves: whether it computes in its own dtype; by default in float32 instead of halves.
     """
     inner = with_inner_layers(layer)
     seen = [set(each._loss_ids) for each in inner]
     scope = keras.StatelessScope(state_mapping=list(pairs), collect_losses=True)
     before = dict(scope.state_mapping)
     try:
-        with _in_float32(inner), _trainable(inner, trainable), scope:
+        with _in_float32([] if halves else inner), _trainable(inner, trainable), scope:
             outputs = layer(*args, **kwargs)
     finally:
         for each, ids in zip(inner, seen, strict=False):
@@ -57,9 +63,19 @@ def borrowed_call(
     return Borrowed(outputs, updates, tuple(scope.losses))
 
 
-def called_like(layer: Any, other: Any) -> None:
-    """Makes Keras pass `layer` the arguments that it passes `other`, and `training` in any case."""
+def called_like(layer: Any, other: Any, first: str = "") -> None:
+    """Makes Keras pass `layer` the arguments that it passes `other`, and `training` in any case.
+
+    Args:
+        layer: the layer that is called.
+        other: the layer whose `call` names the arguments.
+        first: the name of another argument before them; empty for none.
+    """
     signature = inspect.signature(other.call)
+    if first:
+        extra = inspect.Parameter(first, inspect.Parameter.POSITIONAL_ONLY)
+        found = [extra, *signature.parameters.values()]
+        signature = signature.replace(parameters=found)
     names = list(signature.parameters)
     if "training" not in names:
         kind = inspect.Parameter.KEYWORD_ONLY

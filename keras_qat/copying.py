@@ -54,6 +54,8 @@ def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
             function that the user wrote and that Keras cannot find by its name: the copy would
             have another function or none.
     """
+    if hasattr(layer, "again"):  # a `LivingLayer` knows how
+        return layer.again(**changes)
     try:
         return _copy_of(layer, kind, changes)
     except ValueError:

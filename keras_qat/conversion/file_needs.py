@@ -14,7 +14,7 @@ from keras import ops
 
 from keras_qat.copying import code_of_the_user
 from keras_qat.keras_graph import GraphNode, nodes, with_inner_layers
-from keras_qat.quantized_layers import LivingLayer
+from keras_qat.quantized_layers import LivingBranch, LivingIdentity, LivingLayer
 from keras_qat.training.backend_state import restored
 
 _CHECKED: weakref.WeakSet[keras.Model] = weakref.WeakSet()
@@ -129,17 +129,18 @@ def _computes_the_same(node: GraphNode, loaded: Any) -> bool:
     values = {id(tensor): _sample(tensor, rng) for tensor in node.inputs}
     args, kwargs = node.fill_in(values)
     layer = node.operation
+    mode = isinstance(layer, LivingBranch | LivingIdentity)  # they compute in training alone
     with restored(layer.variables):
         try:
-            expected = layer(*args, **{**kwargs, "training": False})
+            expected = layer(*args, **{**kwargs, "training": mode})
         except Exception:  # random values may be out of the range that it takes
             return True
-    other = LivingLayer(loaded, name=layer.name)
+    other = layer.again(loaded)
     try:
-        other(*args, **{**kwargs, "training": False})
+        other(*args, **{**kwargs, "training": mode})
         for mine, variable in zip(layer.variables, other.variables, strict=True):
             variable.assign(mine)
-        found = other(*args, **{**kwargs, "training": False})
+        found = other(*args, **{**kwargs, "training": mode})
     except Exception:  # its configuration says too little
         return False
     pairs = zip(keras.tree.flatten(expected), keras.tree.flatten(found), strict=True)

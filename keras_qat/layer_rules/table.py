@@ -46,6 +46,9 @@ from keras_qat.lowering.shape import (
     lower_zero_padding,
 )
 from keras_qat.quantized_layers import (
+    LearnedRescaling,
+    LivingBranch,
+    LivingIdentity,
     QuantizeActivation,
     QuantizeAdd,
     QuantizeBatchNormalization,
@@ -150,6 +153,7 @@ RULES: dict[type, Rule] = {
     layers.Normalization: _AFFINE,
     layers.Rescaling: _AFFINE,
     QuantizeRescaling: _AFFINE,
+    LearnedRescaling: dataclasses.replace(_AFFINE, stand_in=None),
     layers.Add: _ADD,  # like Multiply, chained before rules apply if it has more than two inputs
     layers.Subtract: _SUBTRACT,
     layers.Multiply: _MULTIPLY,
@@ -182,6 +186,8 @@ RULES: dict[type, Rule] = {
     layers.GaussianNoise: _IDENTITY,
     layers.SpatialDropout1D: _IDENTITY,
     layers.SpatialDropout2D: _IDENTITY,
+    LivingIdentity: _IDENTITY,
+    LivingBranch: _AUGMENTATION,
     layers.AugMix: _AUGMENTATION,
     layers.RandAugment: _AUGMENTATION,
     layers.RandomBrightness: _AUGMENTATION,

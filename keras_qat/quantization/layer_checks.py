@@ -8,7 +8,12 @@ from typing import Any
 import keras
 
 from keras_qat.errors import UnsupportedLayerError
-from keras_qat.keras_graph import GraphNode, flat_nodes
+from keras_qat.keras_graph import (
+    GraphNode,
+    flat_nodes,
+    own_trainable_weights,
+    shared_weights,
+)
 from keras_qat.layer_rules.restrictions import unsupported_reason
 from keras_qat.layer_rules.table import RULES, rule_of, supported_layers
 from keras_qat.quantization.layer_configs import LayerConfigs
@@ -32,6 +37,7 @@ def layer_problems(
     """
     problems: dict[str, str] = {}
     whole: set[str] = set()
+    tied = shared_weights(model)
     for node in flat_nodes(model):
         name = node.operation.name
         if name in checked or layers_of(node) is not None or configs.is_left_in_float(name):
@@ -41,6 +47,9 @@ def layer_problems(
                 whole.add(name)
             continue
         graph = expanded(node)
+        if graph is not None and (reason := _reason_of_tied(node.operation, tied)):
+            problems[name] = reason
+            continue
         inside = {} if graph is None else layer_problems(graph, configs)[0]
         try:
             if graph is None or inside:
@@ -50,6 +59,18 @@ def layer_problems(
             reason = f"{error}, and taken apart {lost}" if lost else str(error)
             problems[name] = "; it calls ".join([reason, *inside.values()])
     return problems, whole
+
+
+def _reason_of_tied(layer: Any, tied: dict[int, list[str]]) -> str:
+    """Why a custom layer cannot be taken apart if it shares weights; empty if it shares none."""
+    for variable in own_trainable_weights(layer):
+        others = [name for name in tied.get(id(variable), []) if name != layer.name]
+        if others:
+            return (
+                f"{layer.name!r} ({type(layer).__name__}): it shares the weight {variable.name!r} "
+                f"with {', '.join(map(repr, others))}, and taken apart the two would train apart"
+            )
+    return ""
 
 
 def _needs_no_rule(node: GraphNode) -> bool:

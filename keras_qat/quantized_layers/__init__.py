@@ -12,7 +12,8 @@ from keras_qat.quantized_layers.conv2d_transpose import QuantizeConv2DTranspose
 from keras_qat.quantized_layers.dense import QuantizeDense
 from keras_qat.quantized_layers.depthwise_conv1d import QuantizeDepthwiseConv1D
 from keras_qat.quantized_layers.depthwise_conv2d import QuantizeDepthwiseConv2D
-from keras_qat.quantized_layers.living import LivingLayer
+from keras_qat.quantized_layers.learned_rescaling import LearnedRescaling
+from keras_qat.quantized_layers.living import LivingBranch, LivingIdentity, LivingLayer
 from keras_qat.quantized_layers.pointwise import (
     Pointwise,
     QuantizeActivation,
@@ -38,6 +39,9 @@ from keras_qat.quantized_layers.weight_only import (
 )
 
 __all__ = [
+    "LearnedRescaling",
+    "LivingBranch",
+    "LivingIdentity",
     "LivingLayer",
     "Pointwise",
     "QuantizeActivation",

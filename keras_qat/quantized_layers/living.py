@@ -61,7 +61,7 @@ class LivingLayer(keras.layers.Layer):
         super().__init__(**kwargs)
         self._held = _Held(layer)
         self._flags = tuple(each.trainable for each in with_inner_layers(layer))
-        called_like(self, layer)
+        self._take_signature()
         self.supports_masking = layer.supports_masking
         if layer.built:
             self._adopt()
@@ -69,6 +69,9 @@ class LivingLayer(keras.layers.Layer):
             self.trainable = trainable
         else:
             self._trainable = trainable  # parts of the layer may be frozen, and stay so
+
+    def _take_signature(self) -> None:
+        called_like(self, self.held)
 
     @property
     def held(self) -> Any:
@@ -86,16 +89,25 @@ class LivingLayer(keras.layers.Layer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._held.pairs is None:
-            build_by_call(self.held, args, kwargs)
+            build_by_call(self.held, self._arguments(args), kwargs)
             self._flags = tuple(each.trainable for each in with_inner_layers(self.held))
             self._adopt()
         return super().__call__(*args, **kwargs)
 
     def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        return self._borrowed(args, {**kwargs}, training)
+
+    def _arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of the held layer."""
+        return args
+
+    def _borrowed(self, args: Any, kwargs: Any, training: bool | None) -> Any:
+        """The outputs of the held layer. New values of variables and losses are kept."""
         if training is not None and knows_training(self.held):
             kwargs["training"] = training
         pairs = self._held.pairs or ()
-        result = borrowed_call(self.held, pairs, self._flags, args, kwargs)
+        halves = self.compute_dtype != "float32"
+        result = borrowed_call(self.held, pairs, self._flags, args, kwargs, halves)
         for variable, value in result.updates:
             variable.assign(value)
         for loss in result.losses:
@@ -112,6 +124,21 @@ class LivingLayer(keras.layers.Layer):
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return self.held.compute_mask(inputs, previous_mask)
+
+    def again(self, held: Any = None, **changes: Any) -> Any:
+        """Another layer of this type, with the same held layer or another one.
+
+        Args:
+            held: the held layer; by default the same one.
+            **changes: options that differ.
+        """
+        options = {"name": self.name, "trainable": self.trainable, "dtype": self.dtype_policy}
+        return type(self)(self.held if held is None else held, **{**options, **changes})
+
+    def take_values(self) -> None:
+        """Sets the variables to the values of the held layer."""
+        for theirs, ours in self._held.pairs or ():
+            ours.assign(theirs)
 
     def _adopt(self) -> None:
         """Adds a variable for each variable of the held layer, with its value."""
@@ -167,6 +194,59 @@ class LivingLayer(keras.layers.Layer):
                     f"safe_mode=False, to keras_qat.load_model. Received: {error}"
                 ) from error
         return cls(alive, **config)
+
+
+class _Branch(LivingLayer):
+    """Base of layers that run the code of another layer in training alone.
+
+    Args:
+        layer: the other layer.
+        losses: whether its call adds losses in inference too.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, losses: bool = False, **kwargs: Any):
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        super().__init__(layer, **kwargs)
+        self.losses_in_inference = losses
+
+    def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        if not training and not self.losses_in_inference:
+            return args[0]
+        outputs = self._borrowed(self._arguments(args), kwargs, training)
+        return outputs if training else args[0]
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return keras.KerasTensor(args[0].shape, self.compute_dtype)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        return previous_mask
+
+    def again(self, held: Any = None, **changes: Any) -> Any:
+        return super().again(held, losses=self.losses_in_inference, **changes)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "losses": self.losses_in_inference}
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class LivingIdentity(_Branch):
+    """The identity in inference, as Dropout is. In training, the code of another layer.
+
+    >>> noise = keras.layers.Lambda(lambda x, training=None: 2 * x if training else x)
+    >>> [float(y) for y in LivingIdentity(noise)(keras.ops.array([0.5, -1.0]))]
+    [0.5, -1.0]
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_qat")
+class LivingBranch(_Branch):
+    """Its first argument in inference. In training, the code of another layer on the others."""
+
+    def _take_signature(self) -> None:
+        called_like(self, self.held, first="inferred")
+
+    def _arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return args[1:]
 
 
 def _in_float32(tensor: Any) -> Any:

@@ -28,7 +28,7 @@ def float_copy_of(layer: Any, **changes: Any) -> Any:
         **changes: entries of the configuration that differ: name and dtype.
     """
     if isinstance(layer, LivingLayer):
-        return LivingLayer(layer.held, trainable=layer.trainable, **{"name": layer.name, **changes})
+        return layer.again(**changes)
     try:
         copy = copy_of(layer, **changes)
     except ValueError:

@@ -69,6 +69,7 @@ class _Builder:
         self.copies = LayerCopies()
         self._outer = {id(layer) for layer in model.layers}  # these keep their names
         self._taken = {layer.name for layer in model.layers}
+        self._freed: set[str] = set()  # of layers that are taken apart
 
     def call(self, node: GraphNode, args: Arguments, kwargs: Options) -> Any:
         """Replaces one call in the graph."""
@@ -78,6 +79,8 @@ class _Builder:
             return packed_outputs(operation, outputs)
         graph = None if self._stays_whole(operation.name) else expanded(node)
         if graph is not None:
+            if id(operation) in self._outer:
+                self._freed.add(operation.name)
             given = [x for x in keras.tree.flatten((args, kwargs)) if not _is_constant(x)]
             values = {id(x): value for x, value in zip(node.inputs, given, strict=True)}
             return packed_outputs(graph, replay(graph, list(values.values()), self.call))
@@ -97,8 +100,12 @@ class _Builder:
         return float_copy_of(layer, **self._new_name(layer))
 
     def _new_name(self, layer: Any) -> Options:
-        outer = id(layer) in self._outer
-        return {} if outer else {"name": unused_name(layer.name, self._taken)}
+        if id(layer) in self._outer:
+            return {}
+        if layer.name in self._freed:  # the one layer that a custom layer becomes
+            self._freed.discard(layer.name)
+            return {}
+        return {"name": unused_name(layer.name, self._taken)}
 
     def _apply(self, chain: Chain, operation: Any, tensors: list[Any]) -> Any:
         value = tensors if chain[0][0] in _OF_TWO else tensors[0]
