@@ -38,6 +38,7 @@ from keras_qat.training.finite_values import NanKeeper, check_inputs, check_pred
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
 from keras_qat.training.objective import Objective
+from keras_qat.training.outer_models import stepping_model, takes_quantization_loss
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
@@ -127,19 +128,26 @@ class QuantizedModel(Objective):
         return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if training and self._outer_name is not None:
-            self._warn_of_outer_model()
+        if training:
+            self._look_outside()
         outputs = super().call(inputs, training=training, mask=mask)
         return self._nan_keeper(flat_inputs(self, inputs), outputs)
 
-    def _warn_of_outer_model(self) -> None:
+    def _look_outside(self) -> None:
+        """Warns if another model trains this one, and its loss lacks terms of quantization."""
+        outer = stepping_model(self)
+        if outer is not None:
+            self._exclude_grids_from_weight_decay(outer, once=True)
+        name = self._outer_name if outer is None else outer.name
+        if name is None or (outer is not None and takes_quantization_loss(outer)):
+            return
         parts = {
             "its penalty on bit widths": self.bit_width_penalty and self.learned_widths,
             "its loss against a teacher": self._distillation,
             "its code regularization": self.pulled_kernels,
             "its discretization loss": self.discretization_log,
         }
-        warn_of_outer_model(self.name, self._outer_name, parts)
+        warn_of_outer_model(self.name, name, parts)
 
     def fit(self, *args: Any, reestimate: bool | None = None, **kwargs: Any) -> Any:
         """Trains like any Keras model. Warns first if this `fit` would not end as expected.
