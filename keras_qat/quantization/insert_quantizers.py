@@ -8,6 +8,7 @@ import keras
 
 from keras_qat.copying import config_of, copy_of
 from keras_qat.keras_graph import GraphNode, input_name, layer_name, rebuild
+from keras_qat.keras_masks import with_masks
 from keras_qat.kernel_places import kernel_places
 from keras_qat.layer_rules.restrictions import AVERAGE_POOLING
 from keras_qat.layer_rules.rule import Output
@@ -93,7 +94,7 @@ class _Inserter:
         """Calls the copy of a layer in float32 on dequantized inputs, and quantizes its outputs."""
         layer = self.copies.of(node.operation, lambda layer: _float_copy(layer, planned))
         args, kwargs = keras.tree.map_structure(self._off_its_grid, (args, kwargs))
-        outputs = layer(*args, **kwargs)
+        outputs = layer(*args, **with_masks(layer, args, kwargs))
         found = []
         for start, tensor in zip(planned.starts, keras.tree.flatten(outputs), strict=True):
             if start is None:

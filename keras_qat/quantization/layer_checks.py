@@ -14,6 +14,7 @@ from keras_qat.keras_graph import (
     own_trainable_weights,
     shared_weights,
 )
+from keras_qat.keras_masks import makers, mask_tensors, read_masks
 from keras_qat.layer_rules.restrictions import unsupported_reason
 from keras_qat.layer_rules.table import RULES, rule_of, supported_layers
 from keras_qat.quantization.layer_configs import LayerConfigs
@@ -37,9 +38,11 @@ def layer_problems(
     """
     problems: dict[str, str] = {}
     whole: set[str] = set()
-    tied = shared_weights(model)
+    tied, masks, made_by = shared_weights(model), mask_tensors(model), makers(model)
     for node in flat_nodes(model):
         name = node.operation.name
+        if node.outputs and id(node.outputs[0]) in masks:
+            continue
         if name in checked or layers_of(node) is not None or configs.is_left_in_float(name):
             continue
         if configs.computes_in_float(name) and _needs_no_rule(node):
@@ -51,6 +54,9 @@ def layer_problems(
             problems[name] = reason
             continue
         inside = {} if graph is None else layer_problems(graph, configs)[0]
+        if reason := _reason_of_mask(node, made_by):
+            problems[name] = reason
+            continue
         try:
             if graph is None or inside:
                 rule_of(node)
@@ -59,6 +65,22 @@ def layer_problems(
             reason = f"{error}, and taken apart {lost}" if lost else str(error)
             problems[name] = "; it calls ".join([reason, *inside.values()])
     return problems, whole
+
+
+_MASKED = (keras.layers.GlobalAveragePooling1D, keras.layers.Softmax)
+"""Layers with a rule whose result depends on a mask."""
+
+
+def _reason_of_mask(node: GraphNode, made_by: dict[int, str]) -> str:
+    """Why a layer that reads a mask cannot be quantized; empty if it can."""
+    layer = node.operation
+    masks = read_masks(node) if type(layer) in _MASKED else {}
+    for mask in masks.values():
+        return (
+            f"{layer.name!r} ({type(layer).__name__}): it reads the mask that "
+            f"{made_by.get(id(mask), 'a layer')!r} makes, and integers have no masks"
+        )
+    return ""
 
 
 def _reason_of_tied(layer: Any, tied: dict[int, list[str]]) -> str:

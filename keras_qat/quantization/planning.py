@@ -42,7 +42,7 @@ from keras_qat.quantization.plan import (
     QuantizationPlan,
     described_bits,
 )
-from keras_qat.quantization.ruled_graph import Call, RuledGraph
+from keras_qat.quantization.ruled_graph import MASK, Call, RuledGraph
 from keras_qat.quantization.uneven_ranges import ColumnRanges, range_warnings, watched_tensors
 
 _COMPARED = 16
@@ -266,7 +266,7 @@ def _measured(
         planned = dataclasses.replace(planned, warnings=messages)
         return PreparedModel(graph, rules, planned, None, np.zeros((0, 2)))
     check_weights(call.layer for call in rules.calls if _is_checked(call, policy))
-    in_float = [call for call in rules.calls if policy.is_float(call)]
+    in_float = [call for call in rules.calls if policy.is_float(call) and call.rule is not MASK]
     of_float = [tensor for call in in_float for tensor in call.node.outputs]
     seen = list({id(tensor): tensor for tensor in [*tensors, *of_float]}.values())
     ranges = activation_ranges(rules.model, seen, data, columns.see)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ def stepping_model(inner: keras.Model) -> keras.Model | None:
     Keras tells a layer of an outer call, and of an outer training step nothing. So the step is
     looked up among the calls that run.
     """
-    frame: Any = sys._getframe(1)
+    frame: Any = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name in _STEPS and frame.f_code.co_varnames:
             owner = frame.f_locals.get(frame.f_code.co_varnames[0])
