@@ -1,4 +1,4 @@
-"""Copies layers by their configuration, and refuses copies that would lose a function."""
+"""Copies layers by their configuration, and refuses copies that would lose something."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import sys
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_qat.keras_graph import with_inner_layers
 
 _OF_TENSORFLOW = ("elu", "relu", "relu6", "selu", "sigmoid", "softplus", "softsign", "tanh")
 """Functions of `tf.nn` that compute the same as the Keras function with that name."""
+
+_LONGEST = 400
 
 
 def builtin_name(function: Any) -> str | None:
@@ -38,20 +41,36 @@ def builtin_name(function: Any) -> str | None:
 def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
     """A new, unbuilt layer with the same configuration, except for `changes`.
 
+    Functions and objects that the user wrote, such as a constraint, need no registration: if Keras
+    cannot make them anew, the copy of a Keras layer holds the same ones.
+
     Args:
         layer: the layer.
         kind: the class of the copy; by default the class of the layer.
         **changes: entries of the configuration that differ.
 
     Raises:
-        ValueError: the layer cannot be made from its configuration. Or the layer, or a layer inside
-            it, holds a function that the user wrote and that Keras cannot find by its name: the
-            copy, and any saved model, would have another function or none.
+        ValueError: the layer cannot be made from its configuration. Or a layer inside it holds a
+            function that the user wrote and that Keras cannot find by its name: the copy would
+            have another function or none.
     """
+    if hasattr(layer, "again"):  # a `LivingLayer` knows how
+        return layer.again(**changes)
+    try:
+        return _copy_of(layer, kind, changes)
+    except ValueError:
+        if not (held := _held_objects(layer)):
+            raise
+        return _copy_of(layer, kind, {**held, **changes})
+
+
+def _copy_of(layer: Any, kind: type | None, changes: dict[str, Any]) -> Any:
     make: Any = kind or type(layer)
     config = {**config_of(layer, make if isinstance(layer, make) else None), **changes}
     try:
-        copy = make.from_config(config)
+        safe = "safe_mode" in inspect.signature(make.from_config).parameters
+        options = {"safe_mode": False} if safe else {}  # this process made the layer
+        copy = make.from_config(config, **options)
     except Exception as error:
         for attribute, function in _functions(layer).items():
             if attribute not in changes and not _is_from_keras(function):
@@ -64,6 +83,35 @@ def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
             if not given and not _computes_the_same(copied.get(attribute), function):
                 raise _not_found_again(mine, attribute, function)
     return copy
+
+
+def loses_something(layer: Any, copy: Any) -> bool:
+    """Whether a copy has another name than its layer, or another plain value of an attribute.
+
+    This happens to a class whose `get_config` does not state all arguments of its constructor.
+    """
+    if type(layer).__module__.startswith("keras."):
+        return False
+    mine, others = vars(layer), vars(copy)
+    both = [name for name in mine if name in others and not name.startswith("_")]
+    ours = ("built", "dtype_policy")
+    return any(
+        _is_plain(mine[name]) and not _equal(mine[name], others[name])
+        for name in both
+        if name not in ours
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    plain = (bool, int, float, str, tuple, np.ndarray, type(None))
+    return isinstance(value, plain)
+
+
+def _equal(value: Any, other: Any) -> bool:
+    try:
+        return type(value) is type(other) and bool(np.all(np.asarray(value == other)))
+    except Exception:  # values of classes that do not compare
+        return False
 
 
 def config_of(layer: Any, kind: type | None = None) -> dict[str, Any]:
@@ -84,11 +132,50 @@ def config_of(layer: Any, kind: type | None = None) -> dict[str, Any]:
     return config
 
 
+def _held_objects(layer: Any) -> dict[str, Any]:
+    """The entries of a Keras layer's configuration that are functions or objects of the user's."""
+    if not type(layer).__module__.startswith(("keras.", "keras_qat.")):
+        return {}
+    try:
+        names: Any = layer.get_config()
+    except Exception:  # of an object that cannot state its own configuration
+        names = inspect.signature(type(layer).__init__).parameters
+    found = {name: getattr(layer, name, None) for name in names}
+    return {name: value for name, value in found.items() if is_of_the_user(value)}
+
+
+def code_of_the_user(layer: Any) -> dict[str, Any]:
+    """The functions and callable objects that a layer holds and that are not from Keras."""
+    if type(layer) is keras.layers.TFSMLayer:  # it holds functions of TensorFlow
+        return {}
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if is_of_the_user(value) and not hasattr(type(layer), name)
+    }
+
+
+def is_of_the_user(value: Any) -> bool:
+    """Whether a value is a function or a callable object that is not from Keras.
+
+    >>> is_of_the_user(lambda x: x), is_of_the_user(keras.activations.relu)
+    (True, False)
+    """
+    if not callable(value) or isinstance(value, type | keras.layers.Layer):
+        return False
+    if inspect.isfunction(value):
+        return not _is_from_keras(value)
+    return not type(value).__module__.startswith(("keras.", "keras_qat."))
+
+
 def _no_copy(layer: Any, error: Exception) -> ValueError:
+    received = f"{type(error).__name__}: {error}"
+    if len(received) > _LONGEST:  # Keras prints whole arrays of a configuration
+        received = f"{received[: _LONGEST // 2]} ... {received[-_LONGEST // 2 :]}"
     return ValueError(
         f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied with its get_config() and "
-        f"from_config(). Received: {type(error).__name__}: {error}. Correct these two methods, or "
-        "take the layer out of the model."
+        f"from_config(). Received: {received}. Correct these two methods, or take the layer out of "
+        "the model."
     )
 
 

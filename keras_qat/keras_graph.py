@@ -112,6 +112,15 @@ def own_trainable_weights(layer: keras.layers.Layer) -> list[Any]:
     return [each for each in layer.trainable_variables if id(each) not in of_layers]
 
 
+def shared_weights(model: keras.Model) -> dict[int, list[str]]:
+    """By the id of each trainable variable that several layers hold, the names of these layers."""
+    holders: dict[int, list[str]] = {}
+    for layer in with_inner_layers(model):
+        for variable in layer._trainable_variables:
+            holders.setdefault(id(variable), []).append(layer.name)
+    return {key: names for key, names in holders.items() if len(names) > 1}
+
+
 def with_inner_layers(layer: Any) -> list[Any]:
     """The layer and every layer inside it, in the same order for equal layers."""
     return list(layer._flatten_layers())
@@ -138,11 +147,13 @@ def falls(model: keras.Model, name: str) -> bool:
 
 def call_and_losses(layer: keras.layers.Layer, args: Any, kwargs: Any) -> tuple[Any, bool]:
     """The result of `layer.call`, and whether the call adds losses, which are then dropped."""
-    before = list(layer._losses)
+    before, added = list(layer._losses), list[Any]()
     layer._losses.clear()
+    object.__setattr__(layer, "add_loss", added.append)  # which refuses symbolic tensors
     try:
-        return layer.call(*args, **kwargs), bool(layer._losses)
+        return layer.call(*args, **kwargs), bool(layer._losses or added)
     finally:
+        object.__delattr__(layer, "add_loss")
         layer._losses[:] = before
 
 

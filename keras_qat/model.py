@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_qat.conversion.exact_inference import connect
+from keras_qat.conversion.file_needs import check_file
 from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
 from keras_qat.conversion.tensor_names import inherit_labels, set_labels
 from keras_qat.conversion.to_integer import (
@@ -35,11 +36,13 @@ from keras_qat.keras_precision import full_precision, trains
 from keras_qat.quantizers import LoweringError, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
+from keras_qat.training.backend_state import restored
 from keras_qat.training.finite_values import NanKeeper, check_inputs, check_predicted
 from keras_qat.training.fit_callbacks import TargetCheck, add_callback
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
 from keras_qat.training.objective import ORIGINALS, Objective
+from keras_qat.training.outer_models import stepping_model, takes_quantization_loss
 from keras_qat.training.output_kinds import Kind, output_kinds
 
 _NAMES, _LABELS, _TARGET = "output_names", "output_labels", "target"
@@ -146,19 +149,26 @@ class QuantizedModel(Objective):
             return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if training and self._outer_name is not None:
-            self._warn_of_outer_model()
+        if training:
+            self._look_outside()
         outputs = super().call(inputs, training=training, mask=mask)
         return self._nan_keeper(flat_inputs(self, inputs), outputs)
 
-    def _warn_of_outer_model(self) -> None:
+    def _look_outside(self) -> None:
+        """Warns if another model trains this one, and its loss lacks terms of quantization."""
+        outer = stepping_model(self)
+        if outer is not None:
+            self._exclude_grids_from_weight_decay(outer, once=True)
+        name = self._outer_name if outer is None else outer.name
+        if name is None or (outer is not None and takes_quantization_loss(outer)):
+            return
         parts = {
             "its penalty on bit widths": self.bit_width_penalty and self.learned_widths,
             "its loss against a teacher": self._distillation,
             "its code regularization": self.pulled_kernels,
             "its discretization loss": self.discretization_log,
         }
-        warn_of_outer_model(self.name, self._outer_name, parts)
+        warn_of_outer_model(self.name, name, parts)
 
     def fit(self, *args: Any, reestimate: bool | None = None, **kwargs: Any) -> Any:
         """Trains like any Keras model. Warns first if this `fit` would not end as expected.
@@ -239,6 +249,15 @@ class QuantizedModel(Objective):
         )
         return super().export(*args, **kwargs)
 
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves like any Keras model, and warns of code of yours that loading will need.
+
+        Raises:
+            ValueError: a layer in float that no file can state. Nothing is written.
+        """
+        check_file(self)
+        super().save(filepath, *args, **kwargs)
+
     def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Loads weights like any Keras model, also from files with old names of quantizers."""
         with reading_old_names(self.quantizers, filepath):
@@ -260,11 +279,10 @@ class QuantizedModel(Objective):
         Raises:
             LoweringError: a part of the model has no exact integer form, or holds NaN or infinity.
         """
-        planned = type(self).from_config(self.get_config())
-        planned.set_weights(self.get_weights())
-        for width in planned.learned_widths:
-            width.narrow()
-        return to_integer(planned)
+        with restored(self.variables):
+            for width in self.learned_widths:
+                width.narrow()
+            return to_integer(self)
 
     @property
     def output_kinds(self) -> list[Kind]:

@@ -85,11 +85,31 @@ def test_a_function_of_the_users_own_is_never_taken_for_that_of_keras(place, fun
     assert error.max() < 0.05 * np.abs(expected).max()
 
 
+def answers(model, x):
+    return np.asarray(model.predict(x, verbose=0))
+
+
+def is_near(qmodel, model, x):
+    expected = answers(model, x)
+    return np.abs(answers(qmodel, x) - expected).max() < 0.05 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("function", [relu, bent], ids=lambda function: function.__name__)
-def test_a_function_that_keras_does_not_find_again_is_refused_in_float_as_well(function):
+def test_a_function_that_keras_does_not_find_again_is_kept_in_float(function, tmp_path):
+    x = images(64, (6, 6, 3))
     model = network(PLACES["Dense"](function))
-    with pytest.raises(ValueError, match=r"'own' \(Dense\): its activation .*register_keras"):
-        keras_qat.quantize(model, overrides={"own": None}, calibration_data=images(4, (6, 6, 3)))
+    qmodel = keras_qat.quantize(model, overrides={"own": None}, calibration_data=x)
+    assert is_near(qmodel, model, x)
+    if function is bent:
+        with pytest.warns(UserWarning, match=r"custom_objects=\{'bent': bent\}"):
+            qmodel.save(tmp_path / "model.keras")
+        loaded = keras_qat.load_model(tmp_path / "model.keras", custom_objects={"bent": bent})
+        np.testing.assert_array_equal(answers(loaded, x), answers(qmodel, x))
+        return
+    with pytest.raises(ValueError, match=r"'own' \(Dense\) cannot be saved.*save_weights"):
+        qmodel.save(tmp_path / "model.keras")  # the name is one that Keras has
+    assert not any(tmp_path.iterdir())
+    qmodel.save_weights(tmp_path / "model.weights.h5")
 
 
 def test_a_registered_function_is_kept_in_float_and_in_the_file(tmp_path):
@@ -116,12 +136,51 @@ def test_other_homes_of_a_keras_function_are_known(module, name):
     assert error.max() < 0.05 * np.abs(expected).max()
 
 
-def test_a_regularizer_of_the_users_own_is_never_taken_for_that_of_keras():
+def test_a_regularizer_of_the_users_own_is_never_taken_for_that_of_keras(tmp_path):
     dense = layers.Dense(4, kernel_regularizer=l2, name="own")
-    with pytest.raises(ValueError, match=r"'own' .*kernel_regularizer is a function of your own"):
-        copy_of(dense)
-    with pytest.raises(ValueError, match="kernel_regularizer is a function of your own"):
-        keras_qat.quantize(network(dense), calibration_data=images(4, (6, 6, 3)))
+    assert copy_of(dense).kernel_regularizer is l2
+    qmodel = keras_qat.quantize(network(dense), calibration_data=images(4, (6, 6, 3)))
+    (loss,) = qmodel.losses
+    np.testing.assert_allclose(loss, np.abs(dense.kernel).sum(), rtol=1e-6)
+    with pytest.warns(UserWarning, match=r"does not hold code of your own.*'l2': l2"):
+        qmodel.save(tmp_path / "model.keras")
+    with keras.saving.custom_object_scope({"l2": l2}):
+        loaded = keras_qat.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.losses, qmodel.losses)
+
+
+class Mask(keras.constraints.Constraint):
+    """Keeps the zeros of a pruned kernel. Keras knows nothing of it."""
+
+    def __init__(self, mask):
+        self.mask = np.asarray(mask, "float32")
+
+    def __call__(self, weights):
+        return weights * self.mask
+
+    def get_config(self):
+        return {"mask": self.mask.tolist()}
+
+
+def test_a_constraint_that_is_not_registered_holds_in_training_and_in_the_file(tmp_path):
+    x = images(64, (6, 6, 3))
+    mask = (np.arange(16).reshape(4, 4) % 3 == 0).astype("float32")
+    model = network(layers.Dense(4, kernel_constraint=Mask(mask), name="own"))
+    start = mask * np.linspace(-1.0, 1.0, 16).reshape(4, 4)
+    model.get_layer("own").kernel.assign(start)
+    qmodel = keras_qat.quantize(model, calibration_data=x)
+    qmodel.compile("adam", "mse")
+    qmodel.fit(x, np.ones((64, 4, 4, 2)), epochs=2, verbose=0)
+    kernel = np.asarray(qmodel.get_layer("own").layer.kernel)
+    assert not kernel[mask == 0].any()
+    assert np.abs(kernel - start).max() > 1e-4
+    with pytest.warns(
+        UserWarning, match=r"custom_objects=\{'Mask': Mask\} to keras_qat.load_model"
+    ):
+        qmodel.save(tmp_path / "model.keras")
+    qmodel.save(tmp_path / "again.keras")  # said once
+    loaded = keras_qat.load_model(tmp_path / "model.keras", custom_objects={"Mask": Mask})
+    np.testing.assert_array_equal(answers(loaded, x), answers(qmodel, x))
 
 
 @pytest.mark.parametrize(
@@ -174,15 +233,27 @@ INSIDE = {
 
 @pytest.mark.parametrize("kind", INSIDE)
 def test_a_function_inside_a_layer_that_stays_in_float_is_never_taken_for_that_of_keras(kind):
+    x = images(32, (5, 3))
     inputs = keras.Input((5, 3))
     own = INSIDE[kind]()
     model = keras.Model(inputs, layers.Dense(2)(own(inputs)))
-    with pytest.raises(ValueError, match="its activation is a function of your own"):
-        keras_qat.quantize(model, overrides={own.name: None}, calibration_data=images(4, (5, 3)))
+    qmodel = keras_qat.quantize(model, overrides={own.name: None}, calibration_data=x)
+    assert is_near(qmodel, model, x)
 
 
-def test_a_layer_without_a_configuration_is_named():
+def test_a_layer_without_a_configuration_stays_in_float():
+    x = images(64, (6, 6, 3))
     leaky = functools.partial(keras.activations.leaky_relu, negative_slope=0.5)
     model = network(layers.Dense(4, activation=leaky, name="own"))
-    with pytest.raises(ValueError, match=r"'own' \(Dense\) cannot be copied.*functools.partial"):
-        keras_qat.quantize(model, overrides={"own": None}, calibration_data=images(4, (6, 6, 3)))
+    qmodel = keras_qat.quantize(model, overrides={"own": None}, calibration_data=x)
+    assert is_near(qmodel, model, x)
+
+
+def test_a_layer_that_cannot_be_copied_is_named_without_its_arrays():
+    class Odd(layers.Dense):
+        def get_config(self):
+            raise TypeError(str(np.zeros(10_000).tolist()))
+
+    with pytest.raises(ValueError, match=r"'own' \(Odd\) cannot be copied") as error:
+        copy_of(Odd(4, name="own"))
+    assert len(str(error.value)) < 1000

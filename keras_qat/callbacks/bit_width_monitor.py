@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat.callbacks.batch_records import BatchRecords
-from keras_qat.model import QuantizedModel
+from keras_qat.callbacks.trained_model import trained_model
 
 
 class BitWidthMonitor(BatchRecords):
@@ -46,9 +46,11 @@ class BitWidthMonitor(BatchRecords):
 
     def __init__(self, every: int = 50):
         super().__init__(every, {"batches": [], "tensors": {}})
+        self._quantized: Any = None  # the quantized model, once training begins
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if not isinstance(self.model, QuantizedModel) or not self.model.learned_widths:
+        self._quantized = trained_model(self.model)
+        if self._quantized is None or not self._quantized.learned_widths:
             raise ValueError(
                 "BitWidthMonitor needs a model that learns its bit widths, as "
                 "keras_qat.quantize(model, keras_qat.GDNSQConfig(...)) returns. Received: "
@@ -57,8 +59,8 @@ class BitWidthMonitor(BatchRecords):
         super().on_train_begin(logs)
 
     def _add_record(self) -> None:
-        names = {id(each): name for name, each in self.model.named_quantizers.items()}
-        for width in self.model.learned_widths:
+        names = {id(each): name for name, each in self._quantized.named_quantizers.items()}
+        for width in self._quantized.learned_widths:
             bits = ops.convert_to_numpy(width.widths())
             tensor = self.history["tensors"].setdefault(
                 names[id(width.quantizer)],

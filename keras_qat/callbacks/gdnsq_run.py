@@ -70,20 +70,30 @@ class RunState:
 class GDNSQRun:
     """The work before and after each batch of one `fit`.
 
+    Args:
+        model: the quantized model.
+        state: the state of the run.
+        handling: what the run does to grids.
+        verbose: whether it prints lines.
+        trainer: the model of the `fit`: the quantized one, or one around it.
+
     Attributes:
         assisted: the widths narrowed by hand in this epoch.
         refit_octaves: the largest change of a step, in octaves, at an arrival in this epoch.
     """
 
-    def __init__(self, model: QuantizedModel, state: RunState, handling: Handling, verbose: int):
+    def __init__(
+        self, model: QuantizedModel, state: RunState, handling: Handling, verbose: int, trainer: Any
+    ):
         self._model = model
+        self._trainer = trainer
         self._state = state
         self._schedule = state.plan.annealing()
         self._handling = handling
         self._planned = handling.forces and state.plan.deadline > 0
         self._verbose = verbose
         self._check_every = max(1, int(state.plan.batches) // _CHECKS_IN_A_RUN)
-        self._settable = _has_settable_rate(model.optimizer)
+        self._settable = _has_settable_rate(trainer.optimizer)
         deploys = all(width.quantizer.deployable for width in model.learned_widths)
         self._ends_penalty = handling.forces and handling.hold and deploys
         self._factor = 1.0
@@ -105,7 +115,7 @@ class GDNSQRun:
 
     def set_rates(self) -> None:
         """Sets the learning rate and the temperature for the next batch."""
-        synchronize(self._model)
+        synchronize(self._trainer)
         progress = self._state.progress
         state = progress.annealing
         held = progress.converged and self._ends_penalty
@@ -118,7 +128,7 @@ class GDNSQRun:
             self._take_over_learning_rate()
         self._epoch_begins = False
         self._last_set = np.float32(self._factor * self._state.plan.learning_rate_at(state))
-        self._model.optimizer.learning_rate = self._last_set
+        self._trainer.optimizer.learning_rate = self._last_set
 
     def advance(self) -> None:
         """Updates the progress after a batch."""
@@ -126,7 +136,7 @@ class GDNSQRun:
         done = self._schedule.advance(state.progress.annealing, state.progress.converged)
         state.note(batches=done.batches, converged_batches=done.converged_batches)
         if state.progress.batches % self._check_every == 0:
-            synchronize(self._model)
+            synchronize(self._trainer)
             self.check()
         state.save()
 
@@ -190,7 +200,7 @@ class GDNSQRun:
 
     def _take_over_learning_rate(self) -> None:
         """Adopts a learning rate that another callback set since the last batch."""
-        found = float(ops.convert_to_numpy(self._model.optimizer.learning_rate))
+        found = float(ops.convert_to_numpy(self._trainer.optimizer.learning_rate))
         if found != self._last_set and self._last_set:
             self._factor *= found / float(self._last_set)
 

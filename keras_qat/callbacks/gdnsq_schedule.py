@@ -10,8 +10,8 @@ import numpy as np
 from keras import ops
 
 from keras_qat.callbacks.gdnsq_run import GDNSQRun, Handling, RunState, missed_bits
+from keras_qat.callbacks.trained_model import check_loss_of_outer, trained_model
 from keras_qat.keras_graph import falls, inner_optimizer, learning_rate_of
-from keras_qat.model import QuantizedModel
 from keras_qat.training.learned_bit_widths import LearnedWidth
 from keras_qat.training.training_plan import TrainingPlan, planned_run, published_plan
 
@@ -131,6 +131,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
         self.anneal = anneal
         self.exponent = exponent
         self._run: GDNSQRun | None = None
+        self._quantized: Any = None  # the quantized model, once training begins
 
     @property
     def targets_met_at(self) -> int | None:
@@ -145,12 +146,14 @@ class GDNSQSchedule(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._run = None
-        if not isinstance(self.model, QuantizedModel) or self.model.bit_width_penalty is None:
+        self._quantized = trained_model(self.model)
+        if self._quantized is None or self._quantized.bit_width_penalty is None:
             raise ValueError(
                 "GDNSQSchedule needs a model that learns its bit widths, as "
                 "keras_qat.quantize(model, keras_qat.GDNSQConfig(...)) returns. Received: "
                 f"{type(self.model).__name__} {self.model.name!r}"
             )
+        check_loss_of_outer(self.model, self._quantized, "GDNSQSchedule")
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._run is None:  # BackupAndRestore restores a killed run in on_train_begin
@@ -167,7 +170,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
-            widths = self.model.learned_widths
+            widths = self._quantized.learned_widths
             logs.update(feasible_metrics(logs, widths, lambda name: falls(self.model, name)))
             logs["assisted_widths"] = len(self._running.assisted)
             logs["refit_octaves"] = self._running.refit_octaves
@@ -183,7 +186,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
                 "GDNSQSchedule plans the whole run, and this dataset does not tell its length: "
                 "pass steps_per_epoch to fit."
             )
-        state = RunState(self.model.bit_width_penalty)
+        state = RunState(self._quantized.bit_width_penalty)
         continues = state.continues(steps * epochs, steps, epoch)
         if not continues:
             rates = _learning_rates(self.model.optimizer, steps * (epochs - epoch))
@@ -198,18 +201,18 @@ class GDNSQSchedule(keras.callbacks.Callback):
             fill=self.fewer_levels == "fill",
             hold=self.after_arrival == "hold",
         )
-        run = GDNSQRun(self.model, state, handling, self.verbose)
+        run = GDNSQRun(self._quantized, state, handling, self.verbose, self.model)
         if not continues:
             run.check()  # a width that starts at its target has arrived
         return run
 
     def _plan(self, learning_rates: np.ndarray) -> TrainingPlan:
-        distance = max(0.0, max(map(missed_bits, self.model.learned_widths), default=0.0))
+        distance = max(0.0, max(map(missed_bits, self._quantized.learned_widths), default=0.0))
         if self.recipe == "published":
             return published_plan(learning_rates, distance)
         adaptive = not isinstance(inner_optimizer(self.model.optimizer), keras.optimizers.SGD)
         plan = planned_run(learning_rates, distance, self.arrive_by, adaptive)
-        for width in self.model.learned_widths:
+        for width in self._quantized.learned_widths:
             width.quantizer.set_rate(plan.log_step_multiplier)
         return plan
 

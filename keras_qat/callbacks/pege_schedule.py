@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.model import QuantizedModel
+from keras_qat.callbacks.trained_model import check_loss_of_outer, trained_model
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.replacement import share_in_order
 from keras_qat.schedules import Cosine, Exponential, Linear, Logarithmic, Schedule
@@ -105,14 +105,16 @@ class PEGESchedule(keras.callbacks.Callback):
         self._share: float | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        model = self.model
-        self._quantizers = model.replaced_quantizers if isinstance(model, QuantizedModel) else {}
+        model, quantized = self.model, trained_model(self.model)
+        self._quantizers = {} if quantized is None else quantized.replaced_quantizers
         if not self._quantizers:
             raise ValueError(
                 "PEGESchedule needs a model that replaces its elements progressively, as "
                 "keras_qat.quantize(model, keras_qat.PEGEConfig(...)) returns. Received: "
                 f"{type(model).__name__} {model.name!r}"
             )
+        if quantized is not None and quantized.pulled_kernels:
+            check_loss_of_outer(model, quantized, "PEGESchedule")
         steps = self.params.get("steps")
         if not steps:
             raise ValueError(

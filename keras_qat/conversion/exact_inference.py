@@ -20,6 +20,7 @@ from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.layer_rules.rule import Output, Rule, Stage
 from keras_qat.layer_rules.table import RULES, rule_or_float
 from keras_qat.quantized_layers import (
+    LearnedRescaling,
     QuantizeAdd,
     QuantizeBatchNormalization,
     QuantizePReLU,
@@ -265,7 +266,7 @@ def _between_grids(
     return left, right, behind.quantizer
 
 
-_AFFINE = (QuantizeBatchNormalization, QuantizeRescaling)
+_AFFINE = (LearnedRescaling, QuantizeBatchNormalization, QuantizeRescaling)
 _FINDERS: dict[type, Callable[[_Graph, GraphNode, _Behind], Any]] = {
     QuantizeAdd: _of_sum,
     QuantizeSubtract: _of_sum,

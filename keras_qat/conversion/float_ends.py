@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_qat.keras_graph import consumers, nodes
+from keras_qat.keras_masks import data_inputs
 from keras_qat.quantizers import Dequantize, Quantizer, SoftmaxRounding
 
 
@@ -27,7 +28,7 @@ def float_ends(model: keras.Model, raw: Iterable[Any]) -> set[int]:
     for node in nodes(model):
         layer = node.operation
         on_grid = isinstance(layer, Quantizer | SoftmaxRounding)
-        reads_float = any(id(tensor) in in_float for tensor in node.inputs)
+        reads_float = any(id(tensor) in in_float for tensor in data_inputs(node))
         if isinstance(layer, Dequantize) or (reads_float and not on_grid):
             in_float.update(map(id, node.outputs))
         if reads_float and not on_grid:

@@ -15,6 +15,7 @@ from keras_qat.integer import GraphBuilder, IntegerGraph
 from keras_qat.integer.graph import NO_GRID
 from keras_qat.integer.reshapes import without_needless_reshapes
 from keras_qat.keras_graph import GraphNode, consumers, input_keys, nodes, replay
+from keras_qat.keras_masks import is_mask_name
 from keras_qat.layer_rules.rule import Output
 from keras_qat.layer_rules.table import rule_or_float
 from keras_qat.lowering.context import GraphInput, LoweringContext, integer_operand
@@ -96,7 +97,8 @@ class _Lowering:
             return PendingFloat((source,), places=(tensor,), tensor=tensor)
         found = keras.tree.flatten((args, kwargs))
         in_float = [value for value in found if isinstance(value, PendingFloat)]
-        if in_float:
+        data = {name: value for name, value in kwargs.items() if not is_mask_name(name)}
+        if any(isinstance(value, PendingFloat) for value in keras.tree.flatten((args, data))):
             values = list(map(self._ended, call_in_float(node, in_float)))
             return values if len(values) > 1 else values[0]
         if isinstance(layer, QuantizeWrapper):

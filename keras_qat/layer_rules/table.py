@@ -54,6 +54,9 @@ from keras_qat.quantized_layers import (
     ArgMax,
     CastTo,
     Function,
+    LearnedRescaling,
+    LivingBranch,
+    LivingIdentity,
     QuantizeActivation,
     QuantizeAdd,
     QuantizeBatchNormalization,
@@ -147,14 +150,15 @@ _INTERPOLATION = Rule(Output.ROUND_TO_INPUT, lower_interpolation)
 _ATTENTION = Rule(Output.FLOAT, wrapper=QuantizeMultiHeadAttention)
 _ZERO_PADDING = Rule(Output.SAME_AS_INPUT, lower_zero_padding)
 
+_NOTHING_IN_INFERENCE = (
+    *(StopGradient, LivingIdentity, layers.ActivityRegularization, layers.AlphaDropout),
+    *(layers.Dropout, layers.GaussianDropout, layers.GaussianNoise, layers.Identity),
+    *(layers.SpatialDropout1D, layers.SpatialDropout2D),
+)
 _AUGMENTATIONS = (
     *(layers.AugMix, layers.RandAugment, layers.RandomBrightness, layers.RandomColorDegeneration),
-    *(
-        layers.RandomColorJitter,
-        layers.RandomContrast,
-        layers.RandomCrop,
-        layers.RandomElasticTransform,
-    ),
+    *(layers.RandomColorJitter, layers.RandomContrast, layers.RandomCrop),
+    layers.RandomElasticTransform,
     *(layers.RandomErasing, layers.RandomFlip, layers.RandomGaussianBlur, layers.RandomGrayscale),
     *(layers.RandomHue, layers.RandomInvert, layers.RandomPerspective, layers.RandomPosterization),
     *(layers.RandomRotation, layers.RandomSaturation, layers.RandomSharpness, layers.RandomShear),
@@ -176,6 +180,7 @@ RULES: dict[type, Rule] = {
     layers.Normalization: _AFFINE,
     layers.Rescaling: _AFFINE,
     QuantizeRescaling: _AFFINE,
+    LearnedRescaling: dataclasses.replace(_AFFINE, stand_in=None),
     layers.Add: _ADD,  # like Multiply, chained before rules apply if it has more than two inputs
     layers.Subtract: _SUBTRACT,
     layers.Multiply: _MULTIPLY,
@@ -207,16 +212,9 @@ RULES: dict[type, Rule] = {
     layers.ZeroPadding1D: _ZERO_PADDING,
     layers.ZeroPadding2D: _ZERO_PADDING,
     CastTo: dataclasses.replace(_IDENTITY, stand_in=CastTo.between_grids),
-    StopGradient: _IDENTITY,
-    layers.ActivityRegularization: _IDENTITY,
-    layers.AlphaDropout: _IDENTITY,
-    layers.Dropout: _IDENTITY,
-    layers.GaussianDropout: _IDENTITY,
-    layers.GaussianNoise: _IDENTITY,
-    layers.Identity: _IDENTITY,
-    layers.SpatialDropout1D: _IDENTITY,
-    layers.SpatialDropout2D: _IDENTITY,
+    **dict.fromkeys(_NOTHING_IN_INFERENCE, _IDENTITY),
     **dict.fromkeys(_AUGMENTATIONS, _AUGMENTATION),
+    LivingBranch: _AUGMENTATION,
     layers.Softmax: _SOFTMAX,
     layers.TimeDistributed: Rule(Output.QUANTIZE),  # replaced by its layer before rules apply
     layers.ELU: _ELU,

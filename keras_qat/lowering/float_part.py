@@ -55,6 +55,11 @@ class PendingFloat(Pending):
         """The op that writes tensor `name` in float32, on no grid."""
         return self._part(builder, name, ops.FloatResult)
 
+    def _names(self) -> tuple[str, ...]:
+        """The names of the calls, without operations that compute masks."""
+        named = [call for call in self.calls if call.outputs[0].dtype != "bool"]
+        return tuple(dict.fromkeys(call.operation.name for call in named or self.calls))
+
     def _part(self, builder: GraphBuilder, name: str, kind: type[ops.FloatPart]) -> ops.FloatPart:
         tensors = [builder.tensor(source) for source in self.sources]
         signature = [(each.shape, "float32" if each.on_grid else each.dtype) for each in tensors]
@@ -67,7 +72,7 @@ class PendingFloat(Pending):
             self.sources,
             name,
             file=np.frombuffer(_converted(self, signature, weights), np.uint8),
-            layers=tuple(dict.fromkeys(call.operation.name for call in self.calls)),
+            layers=self._names(),
             target_shape=tuple(self.tensor.shape[1:]),
             weights=tuple(weight for found in weights.values() for weight in found),
         )

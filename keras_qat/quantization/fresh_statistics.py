@@ -17,7 +17,14 @@ from keras_qat.training.batch_normalization import Reestimation, trained_normali
 
 _FAR = 3.0
 """The factor between running variance and variance of the data, in the median of the channels,
-beyond which a layer has hardly been trained. Samples of 64 examples are off by a fifth at most."""
+beyond which statistics do not fit. The statistics of 64 examples are off by a fifth at most."""
+
+_UNTRAINED = 0.15
+"""The largest relative distance from a mix of mean 0 and variance 1 with the data's statistics.
+
+A running average starts at mean 0 and variance 1. Other statistics come from training on other
+data, or from the user: they stay.
+"""
 
 
 def with_statistics_of(
@@ -60,16 +67,32 @@ def _far_layers(model: keras.Model, batch: list[Any]) -> dict[str, float]:
         network(batch, training=True)
     far = {}
     for layer, calls in zip(layers, found, strict=True):
-        factors = [_factor(layer, ops.convert_to_numpy(variance)) for _, variance in calls]
+        of_data = [tuple(map(ops.convert_to_numpy, moments)) for moments in calls]
+        factors = [_factor(layer, mean, variance) for mean, variance in of_data]
         if factors and max(factors) > _FAR:
             far[layer.name] = max(factors)
     return far
 
 
-def _factor(layer: Any, variance: np.ndarray) -> float:
-    """The median over channels of the factor between two variances, 1 or more."""
-    running = ops.convert_to_numpy(layer.moving_variance) + layer.epsilon
-    ratio = np.log(np.asarray(variance).reshape(running.shape) + layer.epsilon) - np.log(running)
+def _factor(layer: Any, mean: np.ndarray, variance: np.ndarray) -> float:
+    """The median over channels of the factor between two variances, 1 or more.
+
+    It is 1 for statistics that no average has on its way from mean 0 and variance 1 to the data.
+    """
+    running = np.asarray(ops.convert_to_numpy(layer.moving_variance), np.float64)
+    center = np.asarray(ops.convert_to_numpy(layer.moving_mean), np.float64)
+    mean, variance = (
+        np.reshape(each, running.shape).astype(np.float64) for each in (mean, variance)
+    )
+    if not np.all(np.isfinite([running, center, mean, variance])) or np.any(running <= 0.0):
+        return 1.0
+    toward = np.concatenate([1.0 - variance, -mean])
+    away = np.concatenate([running - variance, center - mean])
+    share = np.clip(toward @ away / max(toward @ toward, 1e-12), 0.0, 1.0)
+    left = (away - share * toward) / np.concatenate([running, np.sqrt(running)])
+    if np.sqrt(np.mean(np.square(left))) > _UNTRAINED:
+        return 1.0
+    ratio = np.log(variance + layer.epsilon) - np.log(running + layer.epsilon)
     return float(np.exp(np.median(np.abs(ratio))))
 
 

@@ -10,10 +10,11 @@ import keras
 from keras_qat.config import QuantizationConfig
 from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import input_name
+from keras_qat.keras_masks import data_inputs
 from keras_qat.layer_rules.rule import Output, Stage
 from keras_qat.quantization.bit_width_policy import BitWidthPolicy
 from keras_qat.quantization.plan import NEGATIVE, Place, PlannedGrid, PlannedTensor, Sign
-from keras_qat.quantization.ruled_graph import Call, RuledGraph
+from keras_qat.quantization.ruled_graph import MASK, Call, RuledGraph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +108,7 @@ class GridPlanner:
         looked_up = [
             reader is not None and isinstance(reader.layer, keras.layers.Embedding)
             for reader in self._graph.readers(tensor)
+            if reader is None or reader.rule is not MASK
         ]
         is_float = keras.backend.is_float_dtype(tensor.dtype)
         return not is_float or (bool(looked_up) and all(looked_up))
@@ -127,7 +129,7 @@ class GridPlanner:
         own, _ = self._policy.config_for([name])
         for index, tensor in enumerate(call.node.outputs):
             self._states[id(tensor)] = _TensorState(sign, Stage.FLOAT)
-            if self._needs_grid(tensor, own):
+            if call.rule is not MASK and self._needs_grid(tensor, own):
                 config, bits = self._policy.behind_float(name)
                 place = Place(call.index, index)
                 self._start(tensor, PlannedTensor(place, name, (name,), config, bits, sign))
@@ -144,7 +146,7 @@ class GridPlanner:
 
     def _state_behind(self, call: Call) -> _TensorState:
         rule, name = call.rule, call.name
-        operands = [self._states[id(tensor)] for tensor in call.node.inputs]
+        operands = [self._states[id(tensor)] for tensor in data_inputs(call.node)]
         first = operands[0]
         members = (*first.members, name) if first.stage and rule.joins else (name,)
         sign = _sign_behind(call, operands)

@@ -8,10 +8,11 @@ import keras
 
 from keras_qat.copying import config_of, copy_of
 from keras_qat.keras_graph import GraphNode, input_name, layer_name, rebuild
+from keras_qat.keras_masks import with_masks
 from keras_qat.kernel_places import kernel_places
 from keras_qat.layer_rules.restrictions import AVERAGE_POOLING
 from keras_qat.layer_rules.rule import Output
-from keras_qat.quantization.passes.layer_copies import LayerCopies, unused_name
+from keras_qat.quantization.passes.layer_copies import LayerCopies, float_copy_of, unused_name
 from keras_qat.quantization.plan import LayerPlan, Place, QuantizationPlan
 from keras_qat.quantization.ruled_graph import ABSORBED, RuledGraph
 from keras_qat.quantized_layers import QuantizeWrapper
@@ -93,7 +94,7 @@ class _Inserter:
         """Calls the copy of a layer in float32 on dequantized inputs, and quantizes its outputs."""
         layer = self.copies.of(node.operation, lambda layer: _float_copy(layer, planned))
         args, kwargs = keras.tree.map_structure(self._off_its_grid, (args, kwargs))
-        outputs = layer(*args, **kwargs)
+        outputs = layer(*args, **with_masks(layer, args, kwargs))
         found = []
         for start, tensor in zip(planned.starts, keras.tree.flatten(outputs), strict=True):
             if start is None:
@@ -139,11 +140,17 @@ def _float_copy(layer: Any, planned: LayerPlan) -> Any:
     of a layer on grids computes in float32 as well where no grid is before it.
     """
     # The dtype is float32 for any dtype policy, because the runtimes compute these in float32.
-    changes: dict[str, Any] = {"dtype": "float32"} if "dtype" in config_of(layer) else {}
-    copy = copy_of(layer, **changes)
     if planned.config is None or planned.rule.wrapper is None:
-        return copy
-    wrapper: Any = planned.rule.wrapper
+        return float_copy_of(layer, **_in_float32(layer))
+    copy, wrapper = copy_of(layer, **_in_float32(layer)), planned.rule.wrapper
     if issubclass(wrapper, QuantizeWrapper):
         return wrapper(copy, planned.weight_quantizer())
     return wrapper(copy, [planned.weight_quantizer() for _ in kernel_places(layer)])
+
+
+def _in_float32(layer: Any) -> dict[str, Any]:
+    """The change of a configuration to float32, if it states a dtype."""
+    try:
+        return {"dtype": "float32"} if "dtype" in config_of(layer) else {}
+    except ValueError:  # without a configuration, it becomes a `LivingLayer` in float32
+        return {}

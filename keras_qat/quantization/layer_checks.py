@@ -8,7 +8,15 @@ from typing import Any
 import keras
 
 from keras_qat.errors import UnsupportedLayerError
-from keras_qat.keras_graph import GraphNode, flat_nodes, is_graph, nodes
+from keras_qat.keras_graph import (
+    GraphNode,
+    flat_nodes,
+    is_graph,
+    nodes,
+    own_trainable_weights,
+    shared_weights,
+)
+from keras_qat.keras_masks import makers, mask_tensors, read_masks
 from keras_qat.layer_rules.restrictions import unsupported_reason
 from keras_qat.layer_rules.table import RULES, rule_of, supported_layers
 from keras_qat.quantization.layer_configs import LayerConfigs
@@ -35,8 +43,11 @@ def layer_problems(
     whole: set[str] = set()
     forms = EqualForms()
     in_tables = _in_tables(model)
+    tied, masks, made_by = shared_weights(model), mask_tensors(model), makers(model)
     for node in flat_nodes(model):
         name = node.operation.name
+        if node.outputs and id(node.outputs[0]) in masks:
+            continue
         if (
             name in checked
             or id(node.outputs[0]) in in_tables
@@ -52,7 +63,13 @@ def layer_problems(
         graph = expanded(node) if form is None else form.graph
         if graph is not None and form is None and is_one_function(graph):
             continue
+        if form is None and graph is not None and (reason := _reason_of_tied(node.operation, tied)):
+            problems[name] = reason
+            continue
         inside = {} if graph is None else layer_problems(graph, configs)[0]
+        if reason := _reason_of_mask(node, made_by):
+            problems[name] = reason
+            continue
         try:
             if graph is None or inside:
                 rule_of(node)
@@ -72,6 +89,34 @@ def _in_tables(model: keras.Model) -> set[int]:
         if is_graph(node.operation):
             found |= _in_tables(node.operation)
     return found
+
+
+_MASKED = (keras.layers.GlobalAveragePooling1D, keras.layers.Softmax)
+"""Layers with a rule whose result depends on a mask."""
+
+
+def _reason_of_mask(node: GraphNode, made_by: dict[int, str]) -> str:
+    """Why a layer that reads a mask cannot be quantized; empty if it can."""
+    layer = node.operation
+    masks = read_masks(node) if type(layer) in _MASKED else {}
+    for mask in masks.values():
+        return (
+            f"{layer.name!r} ({type(layer).__name__}): it reads the mask that "
+            f"{made_by.get(id(mask), 'a layer')!r} makes, and integers have no masks"
+        )
+    return ""
+
+
+def _reason_of_tied(layer: Any, tied: dict[int, list[str]]) -> str:
+    """Why a custom layer cannot be taken apart if it shares weights; empty if it shares none."""
+    for variable in own_trainable_weights(layer):
+        others = [name for name in tied.get(id(variable), []) if name != layer.name]
+        if others:
+            return (
+                f"{layer.name!r} ({type(layer).__name__}): it shares the weight {variable.name!r} "
+                f"with {', '.join(map(repr, others))}, and taken apart the two would train apart"
+            )
+    return ""
 
 
 def _needs_no_rule(node: GraphNode) -> bool:

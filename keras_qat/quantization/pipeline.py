@@ -56,6 +56,9 @@ def quantize(
     The first and the last weight layers, the inputs, the outputs, and tensors that enter an Add,
     Subtract or Multiply get 8 bits unless the config or an override says otherwise.
 
+    Layers that a user wrote are taken apart where that is possible: weights that they add stay
+    trainable, and what they do in training alone lives on in `fit`.
+
     A layer with `trainable = False` stays frozen, and so do the scales of its weights. The scales
     of its output belong to an activation, and train. A tensor or a channel of zeros, or of values
     below about 1e-15, gets a scale on which the values are zero.
@@ -87,9 +90,9 @@ def quantize(
     Raises:
         UnsupportedLayerError: layers have no rule, or would lose something if they were taken
             apart. The message lists all of them. Or the target cannot hold the network.
-        ValueError: a model that computes something else once it is taken apart, a function that the
-            user wrote and that Keras does not find again by its name, a model without a layer graph
-            or without layers, weights that are not float32, calibration data that does not fit,
+        ValueError: a model that computes something else once it is taken apart, a quantized layer
+            that cannot be copied by its configuration, a model without a layer graph or without
+            layers, weights that are not float32, calibration data that does not fit,
             weights or values that are not finite or beyond 1e18, an override that matches nothing,
             overrides that leave all layers in float, a bit width outside 1 to 8.
 

@@ -44,7 +44,7 @@ from keras_qat.quantization.plan import (
     QuantizationPlan,
     described_bits,
 )
-from keras_qat.quantization.ruled_graph import Call, RuledGraph
+from keras_qat.quantization.ruled_graph import MASK, Call, RuledGraph
 from keras_qat.quantization.uneven_ranges import ColumnRanges, range_warnings, watched_tensors
 
 _COMPARED = 16
@@ -183,7 +183,7 @@ class _Planner:
         why_not = problem or self._reasons.get(layer.name, LEFT_IN_FLOAT)
         return LayerPlan(
             name=layer.name,
-            layer_type=type(layer).__name__,
+            layer_type=type(getattr(layer, "held", layer)).__name__,
             output_shape=tuple(tensor.shape[1:]),
             rule=call.rule,
             config=config,
@@ -250,7 +250,7 @@ def _measured(
         planned = dataclasses.replace(planned, warnings=messages)
         return PreparedModel(graph, rules, planned, None, np.zeros((0, 2)))
     check_weights(call.layer for call in rules.calls if _is_checked(call, policy))
-    in_float = [call for call in rules.calls if policy.is_float(call)]
+    in_float = [call for call in rules.calls if policy.is_float(call) and call.rule is not MASK]
     of_float = [tensor for call in in_float for tensor in call.node.outputs]
     seen = list({id(tensor): tensor for tensor in [*tensors, *of_float]}.values())
     ranges = activation_ranges(rules.model, seen, data, columns.see)

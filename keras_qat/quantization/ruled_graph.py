@@ -11,11 +11,15 @@ import keras
 import numpy as np
 
 from keras_qat.keras_graph import GraphNode, consumers, nodes
+from keras_qat.keras_masks import mask_tensors
 from keras_qat.layer_rules.rule import Output, Rule
 from keras_qat.layer_rules.table import rule_or_float
 from keras_qat.lowering.shape import lower_identity
 from keras_qat.quantization.plan import Place
 from keras_qat.quantized_layers import QuantizeWrapper
+
+MASK = Rule(Output.FLOAT)
+"""The rule of a raw operation that computes the mask of a sequence."""
 
 ABSORBED = Rule(Output.SAME_AS_INPUT)
 """The rule of a Rescaling whose factor joins the weight scales of the layers that read it."""
@@ -61,7 +65,8 @@ class RuledGraph:
 
     def __init__(self, model: keras.Model, stays_float: Callable[[str], bool]):
         self.model = model
-        found = [Call(node, rule_or_float(node), index) for index, node in enumerate(nodes(model))]
+        self.masks = mask_tensors(model)
+        found = [Call(node, self._rule(node), index) for index, node in enumerate(nodes(model))]
         self._by_output = {id(tensor): call for call in found for tensor in call.node.outputs}
         self._consumers = consumers(model)
         self._counts = Counter(id(call.layer) for call in found)
@@ -71,6 +76,9 @@ class RuledGraph:
             for call in found
         ]
         self._by_output = {id(tensor): call for call in self.calls for tensor in call.node.outputs}
+
+    def _rule(self, node: GraphNode) -> Rule:
+        return MASK if id(node.outputs[0]) in self.masks else rule_or_float(node)
 
     def tensor(self, place: Place) -> Any:
         """The symbolic tensor at a place."""

@@ -14,6 +14,8 @@ from keras_qat.quantized_layers.dense import QuantizeDense
 from keras_qat.quantized_layers.depthwise_conv1d import QuantizeDepthwiseConv1D
 from keras_qat.quantized_layers.depthwise_conv2d import QuantizeDepthwiseConv2D
 from keras_qat.quantized_layers.function import Function, QuantizeFunction
+from keras_qat.quantized_layers.learned_rescaling import LearnedRescaling
+from keras_qat.quantized_layers.living import LivingBranch, LivingIdentity, LivingLayer
 from keras_qat.quantized_layers.moves import CastTo, StopGradient, Take
 from keras_qat.quantized_layers.pointwise import (
     Pointwise,
@@ -43,6 +45,10 @@ __all__ = [
     "ArgMax",
     "CastTo",
     "Function",
+    "LearnedRescaling",
+    "LivingBranch",
+    "LivingIdentity",
+    "LivingLayer",
     "Pointwise",
     "QuantizeActivation",
     "QuantizeAdd",

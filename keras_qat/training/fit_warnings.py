@@ -95,6 +95,7 @@ def warn_of_outer_model(name: str, outer_name: str | None, parts: Mapping[str, A
     if lost:
         warnings.warn(
             f"The quantized model {name!r} trains inside {outer_name!r}, whose loss does not have "
-            f"{lost}. Quantize the whole model, and train that.",
+            f"{lost}. Quantize the whole model, and train that. Or write the loss yourself, and "
+            f"take it from {name}.quantization_loss(loss).",
             stacklevel=3,
         )

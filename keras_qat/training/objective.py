@@ -120,7 +120,20 @@ class Objective(keras.Model):
     ) -> Any:
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        loss = self._task_loss(x, y, y_pred, sample_weight)
+        return self.quantization_loss(self._task_loss(x, y, y_pred, sample_weight))
+
+    def quantization_loss(self, task_loss: Any) -> Any:
+        """The loss to train on: a task loss with the terms of quantization.
+
+        These are the code regularization, the discretization loss, and the penalty on bit widths
+        around all. `compute_loss` of this model has them. Call this method in the `train_step` or
+        the `compute_loss` of another model that trains this one inside it, such as a distiller,
+        once for each training step.
+
+        Args:
+            task_loss: a scalar, with all other terms in it.
+        """
+        loss = ops.convert_to_tensor(task_loss)
         if pulled := self.pulled_kernels:
             loss += replica_share(sum(map(code_regularization, pulled)))
         if self.discretization_log is not None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_qat.copying import copy_of
-from keras_qat.quantized_layers import QuantizeWrapper, WeightOnlyWrapper
+from keras_qat.copying import copy_of, loses_something
+from keras_qat.keras_graph import with_inner_layers
+from keras_qat.quantized_layers import LivingLayer, QuantizeWrapper, WeightOnlyWrapper
 
 StaysFloat = Callable[[str], bool]
 """Tells for a layer name whether the layer stays in float, and so stays as it is."""
@@ -17,6 +18,27 @@ StaysFloat = Callable[[str], bool]
 def nothing_stays_float(name: str) -> bool:
     """The `StaysFloat` of a model without layers in float."""
     return False
+
+
+def float_copy_of(layer: Any, **changes: Any) -> Any:
+    """A copy of a layer that stays in float, or a `LivingLayer` if it has no faithful copy.
+
+    Args:
+        layer: the layer.
+        **changes: entries of the configuration that differ: name and dtype.
+    """
+    if isinstance(layer, LivingLayer):
+        return layer.again(**changes)
+    try:
+        copy = copy_of(layer, **changes)
+    except ValueError:
+        return LivingLayer(layer, **changes)
+    wanted = changes.get("name", layer.name)
+    lost = copy.name != wanted or any(
+        loses_something(mine, others)
+        for mine, others in zip(with_inner_layers(layer), with_inner_layers(copy), strict=False)
+    )
+    return LivingLayer(layer, **{"name": wanted, **changes}) if lost else copy
 
 
 class LayerCopies:
@@ -44,6 +66,8 @@ class LayerCopies:
     def copy_weights(self) -> None:
         """Gives every copy the weights of its layer, if both have as many."""
         for layer, _, holder in self._copies.values():
+            if isinstance(holder, LivingLayer):
+                continue  # it began with the values of its layer
             if len(layer.weights) == len(holder.weights):
                 holder.set_weights(layer.get_weights())
             if isinstance(holder, keras.layers.Normalization):

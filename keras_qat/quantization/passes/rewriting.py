@@ -9,7 +9,12 @@ from typing import Any
 import keras
 
 from keras_qat.keras_graph import GraphNode, rebuild
-from keras_qat.quantization.passes.layer_copies import LayerCopies, StaysFloat, unused_name
+from keras_qat.quantization.passes.layer_copies import (
+    LayerCopies,
+    StaysFloat,
+    float_copy_of,
+    unused_name,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +109,8 @@ class Rewriting:
         """Replaces one call in the graph."""
         layer = node.operation
         if self._rewrite_of(layer) is None:
-            return self.copies.of(layer)(*args, **kwargs)
+            make = float_copy_of if self._stays_float(layer.name) else None
+            return self.copies.of(layer, make)(*args, **kwargs)
         first, *others = self._chain_of(layer)
         outputs = first.layer(*args, **kwargs)
         for part in others:

@@ -20,7 +20,7 @@ from keras_qat.keras_graph import (
 from keras_qat.layer_rules.inherited import computing_kind
 from keras_qat.quantization.passes.equal_forms import EqualForms, is_one_function
 from keras_qat.quantization.passes.functions import function_layer
-from keras_qat.quantization.passes.layer_copies import LayerCopies, unused_name
+from keras_qat.quantization.passes.layer_copies import LayerCopies, float_copy_of, unused_name
 from keras_qat.quantization.passes.paths import set_path
 from keras_qat.quantization.passes.raw_operations import is_constant, layers_of, regions_of
 from keras_qat.quantization.passes.recipes import Chain, Link, Recipe
@@ -74,6 +74,7 @@ class _Builder:
         self._values_so_far: dict[int, Any] = {}  # by the id of the old tensor
         self._replaced: dict[int, Any] = {}
         self._named: dict[int, tuple[Any, str]] = {}  # layers that take the name of another
+        self._freed: set[str] = set()  # of layers that are taken apart
 
     def call(self, node: GraphNode, args: Arguments, kwargs: Options) -> Any:
         """Replaces one call in the graph."""
@@ -101,7 +102,7 @@ class _Builder:
         form = None if whole else self._forms.of(node)
         graph = form.graph if form is not None else None if whole else expanded(node)
         if graph is None:
-            return self.copies.of(layer, self._copy)(*args, **kwargs)
+            return self.copies.of(layer, self._float_copy if whole else self._copy)(*args, **kwargs)
         values = list(self._values(node, args, kwargs).values())
         if form is None and is_one_function(graph):
             return self._linked(function_layer(graph), self._name_given_away(layer), values[0])
@@ -109,6 +110,8 @@ class _Builder:
             name = self._name_given_away(layer)
             if form.named is not None and id(form.named) not in self._named:
                 self._named[id(form.named)] = (form.named, unused_name(name, self._taken))
+        elif id(layer) in self._outer:
+            self._freed.add(layer.name)
         return packed_outputs(graph, self._replayed(graph, values))
 
     def _replayed(self, graph: keras.Model, inputs: list[Any]) -> list[Any]:
@@ -149,11 +152,22 @@ class _Builder:
         kind = computing_kind(layer)
         if id(layer) in self._named:
             return copy_of(layer, kind, name=self._named[id(layer)][1])
-        if id(layer) in self._outer:
-            return copy_of(layer, kind)
-        copy = copy_of(layer, kind, name=unused_name(layer.name, self._taken))
+        copy = copy_of(layer, kind, **self._new_name(layer))
         set_path(copy, [*self._inside, layer.name])
         return copy
+
+    def _float_copy(self, layer: Any) -> Any:
+        copy = float_copy_of(layer, **self._new_name(layer))
+        set_path(copy, [*self._inside, layer.name])
+        return copy
+
+    def _new_name(self, layer: Any) -> Options:
+        if id(layer) in self._outer:
+            return {}
+        if layer.name in self._freed:  # the one layer that a custom layer becomes
+            self._freed.discard(layer.name)
+            return {}
+        return {"name": unused_name(layer.name, self._taken)}
 
     def _apply(self, recipe: Recipe, operation: Any, tensors: list[Any]) -> Any:
         name = operation.name

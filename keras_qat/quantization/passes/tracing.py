@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import inspect
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
+from keras_qat.borrowed_calls import variables_that_may_train
 from keras_qat.keras_graph import (
     GraphNode,
     call_and_losses,
@@ -26,12 +28,18 @@ from keras_qat.keras_graph import (
     is_graph,
     nodes,
     own_trainable_weights,
+    packed_outputs,
     variables_in,
     with_inner_layers,
 )
 from keras_qat.layer_rules.inherited import computing_kind
 from keras_qat.layer_rules.table import RULES
+from keras_qat.lowering.shape import lower_identity
+from keras_qat.quantization.passes.own_weights import covered_by, with_layers
+from keras_qat.quantization.passes.stand_ins import OwnWeightError, stand_ins
 from keras_qat.quantization.passes.tensorflow_functions import on_symbolic
+from keras_qat.quantization.passes.traced_graphs import kept_in_inference, outline, without_training
+from keras_qat.quantized_layers import LivingBranch, LivingIdentity
 
 
 def as_graph(model: keras.Model, data: Any) -> keras.Model:
@@ -55,7 +63,7 @@ def as_graph(model: keras.Model, data: Any) -> keras.Model:
         )
     inputs = _symbolic_inputs(model, data)
     try:
-        trace = _Trace(model, (inputs,), {}, inputs)
+        trace = _Trace(model, (inputs,), {}, inputs, is_model=True)
     except Exception as error:
         raise ValueError(
             f"The subclassed model {model.name!r} ({type(model).__name__}) has no layer graph, and "
@@ -92,15 +100,12 @@ def lost_by_expanding(node: GraphNode) -> str:
 
 
 def warn_of_training(node: GraphNode, stays_whole: Callable[[str], bool]) -> None:
-    """Warns if a layer that is taken apart, or one inside it, does something else in training."""
+    """Warns if a layer that is taken apart, or one inside it, fixes `training` for layers."""
     name = node.operation.name
     trace = None if stays_whole(name) else _traced(node)
     if trace is None or trace.loses:
         return
-    trace.warn_of_training(
-        f"Leave it in float with overrides={{{name!r}: None}}, or write it with layers that know "
-        "of training, such as keras.layers.Dropout."
-    )
+    trace.warn_of_training("")
     for inner in flat_nodes(trace.graph):
         warn_of_training(inner, stays_whole)
 
@@ -131,37 +136,114 @@ class _Trace:
     """A call of a layer, or of a model, on symbolic tensors.
 
     Attributes:
-        graph: the graph of the layers and raw operations that it calls in inference.
+        graph: the graph of the layers and raw operations that it calls in inference. What a layer
+            does in training alone, and losses that it adds, are in it where that is possible.
         loses: what this graph does not keep, in words; empty if nothing.
     """
 
-    def __init__(self, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Any):
-        self._layer = layer
+    def __init__(
+        self,
+        layer: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: Any,
+        is_model: bool = False,
+    ):
+        self._layer, self._is_model = layer, is_model
         kwargs = {name: value for name, value in kwargs.items() if name != "training"}
         told = "training" in inspect.signature(layer.call).parameters
-        outputs, adds_losses = _called(
-            layer, args, {**kwargs, "training": False} if told else kwargs
-        )
-        self.graph = graph_between(inputs, outputs, layer.name)
-        self._differs = False
-        self._fixed = [] if told else _kept_in_inference(self.graph)
+        call = {**kwargs, "training": False} if told else kwargs
+        self.graph, losses, self._reason = _graph_of(layer, args, call, inputs)
+        self._differs, self._lives, losses_in_training = False, False, losses
+        self._fixed = [] if told else kept_in_inference(self.graph)
         if told:
-            adds_losses |= self._compare_training(args, kwargs, inputs)
-        self.loses = _lost(layer, adds_losses, self.graph)
+            losses_in_training |= self._compare_training(args, kwargs, inputs)
+        self._adds_losses = losses or losses_in_training
+        self._weighted = self.graph
+        if not is_model and (self._differs or self._adds_losses):
+            self._keep_branch(args, kwargs, losses)
+        self._keep_activity_regularizer()
+        self.loses = self._lost()
 
     def _compare_training(self, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Any) -> bool:
         """Compares a call in training with inference; returns whether it adds losses."""
         try:
             # The scope drops the values that the call assigns to variables.
-            with keras.StatelessScope(collect_losses=True) as scope:
-                outputs, _ = _called(self._layer, args, {**kwargs, "training": True})
-                graph = graph_between(inputs, outputs)
+            with keras.StatelessScope():
+                graph, adds_losses, _ = _graph_of(
+                    self._layer, args, {**kwargs, "training": True}, inputs
+                )
         except Exception:  # a custom call() may raise anything; in inference it did not
             self._differs = True
             return False
-        self._differs = _outline(graph) != _outline(self.graph)
-        self._fixed = _kept_in_inference(graph)
-        return bool(scope.losses)
+        self._differs = outline(graph) != outline(self.graph)
+        self._fixed = kept_in_inference(graph)
+        if self._differs and outline(graph, _is_identity) == outline(self.graph, _is_identity):
+            self.graph, self._differs = without_training(graph), False
+        return adds_losses
+
+    def _keep_branch(self, args: tuple[Any, ...], kwargs: dict[str, Any], losses: bool) -> None:
+        """Adds a layer that runs the code of the custom layer in training, if that is possible."""
+        if len(self.graph.outputs) != 1 or packed_outputs(self.graph, [None]) is not None:
+            return  # several outputs, or one in a list
+        (output,), layer = self.graph.outputs, self._layer
+        losses = losses or layer.activity_regularizer is not None
+        if not any(True for _ in nodes(self.graph)):
+            outputs = _living(LivingIdentity, layer, losses)(*args, **kwargs)
+        elif not variables_that_may_train(layer) and output.dtype == layer.compute_dtype:
+            outputs = _living(LivingBranch, layer, losses)(output, *args, **kwargs)
+        else:
+            return
+        self.graph = graph_between(self.graph.inputs, outputs, layer.name)
+        self._differs, self._adds_losses, self._lives = False, False, True
+
+    def _keep_activity_regularizer(self) -> None:
+        regularizer = self._layer.activity_regularizer
+        if regularizer is None or self._lives:
+            return
+        name = f"{self._layer.name}_regularized"
+        outputs = [
+            keras.layers.Activation(
+                "linear",
+                activity_regularizer=regularizer,
+                name=f"{name}_{index}" if index else name,
+            )(output)
+            for index, output in enumerate(self.graph.outputs)
+        ]
+        packed = packed_outputs(self.graph, outputs)
+        self.graph = graph_between(input_structure(self.graph), packed, self._layer.name)
+
+    def _lost(self) -> str:
+        layer = self._layer
+        if has_own_dunder_call(layer):
+            return "it has a __call__ of its own, which would be lost"
+        weights = ", ".join(dict.fromkeys(repr(each.name) for each in self._lost_weights()))
+        if weights and not self._lives:
+            use = f": no layer states {self._reason}" if self._reason else ""
+            lost = "which would become constants"
+            return f"it trains weights in raw operations ({weights}), {lost}{use}"
+        if self._adds_losses:
+            return _ADDS_LOSSES
+        if self._differs and not self._is_model:
+            return (
+                "it does something else in training, which its parts do not state (in a layer of "
+                "its own, without weights, that would be kept)"
+            )
+        return ""
+
+    def _lost_weights(self) -> list[Any]:
+        found = nodes(self.graph)
+        raw = [node for node in found if not isinstance(node.operation, keras.layers.Layer)]
+        called = {id(node.operation) for node in nodes(self.graph)}
+        tables = [
+            each.embeddings
+            for each in with_inner_layers(self._layer)
+            if type(each) is keras.layers.Embedding and each.built and id(each) not in called
+        ]
+        own = [*own_trainable_weights(self._layer), *tables]
+        own += [variable for node in raw for variable in variables_in(node)]
+        covered = covered_by(self._weighted)
+        return [each for each in own if each.trainable and id(each) not in covered]
 
     def warn_of_training(self, way_out: str) -> None:
         """Warns if the call does something else in training, or fixes `training` for layers."""
@@ -194,68 +276,51 @@ def _called(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
     return on_symbolic(call, args, kwargs), any(found)
 
 
-def _kept_in_inference(graph: keras.Model) -> list[str]:
-    """The names of layers called with `training=False` that act otherwise in training."""
-    return [
-        node.operation.name
-        for node in nodes(graph)
-        if isinstance(node.operation, keras.layers.Layer)
-        and node.option("training", None) is False
-        and _acts_otherwise_in_training(node.operation)
-    ]
+def _graph_of(
+    layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: Any
+) -> tuple[keras.Model, bool, str]:
+    """The graph of a call, whether it adds losses, and which use of a weight no layer states."""
+    reason = ""
+    try:
+        with stand_ins(layer) as found:
+            if not found:
+                raise OwnWeightError
+            outputs, adds_losses = _called(layer, args, kwargs)
+        return with_layers(layer, inputs, outputs, found), adds_losses, ""
+    except OwnWeightError as error:
+        reason = str(error)
+    except Exception:  # a call may read a variable in a way that symbolic tensors do not know
+        reason = ""
+    outputs, adds_losses = _called(layer, args, kwargs)
+    return graph_between(inputs, outputs, layer.name), adds_losses, reason
 
 
-def _acts_otherwise_in_training(layer: Any) -> bool:
-    kinds = (keras.layers.BatchNormalization, *_RANDOM)
-    inner = [each for each in with_inner_layers(layer) if isinstance(each, kinds)]
-    return any(each.trainable or isinstance(each, _RANDOM) for each in inner)
+_LIVING: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+"""The last living layer of each custom layer, so that a second call of it calls the same one."""
 
 
-_RANDOM = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise)
+def _living(kind: Any, layer: Any, losses: bool) -> Any:
+    kept: Any = _LIVING.get(id(layer))
+    if type(kept) is not kind or kept.held is not layer or kept.losses_in_inference is not losses:
+        kept = _LIVING[id(layer)] = kind(layer, losses)
+    kept.take_values()
+    return kept
 
 
-def _lost(layer: Any, adds_losses: bool, graph: keras.Model) -> str:
-    own = own_trainable_weights(layer)
-    raw = [node for node in nodes(graph) if not isinstance(node.operation, keras.layers.Layer)]
-    own += [variable for node in raw for variable in variables_in(node)]
-    weights = ", ".join(dict.fromkeys(repr(variable.name) for variable in own))
-    if has_own_dunder_call(layer):
-        return "it has a __call__ of its own, which would be lost"
-    if weights:
-        return f"it trains weights in raw operations ({weights}), which would become constants"
-    if adds_losses:
-        return _ADDS_LOSSES
-    if layer.activity_regularizer is not None:
-        return "it has an activity_regularizer, which would be lost"
-    return ""
-
-
-def _outline(graph: keras.Model) -> list[tuple[Any, ...]]:
-    """A comparable form of a graph: every operation, its options, and the tensors that it reads."""
-    numbers = {id(tensor): index for index, tensor in enumerate(graph.inputs)}
-    found: list[tuple[Any, ...]] = []
-    for node in nodes(graph):
-        operation = node.operation
-        is_layer = isinstance(operation, keras.layers.Layer)
-        constants = node.fill_in({id(tensor): None for tensor in node.inputs})
-        options = {} if is_layer else {**vars(operation), "name": None}
-        read = [numbers[id(tensor)] for tensor in node.inputs]
-        kind = id(operation) if is_layer else type(operation)
-        found.append((kind, read, "" if is_layer else repr(constants), _public(options)))
-        for tensor in node.outputs:
-            numbers[id(tensor)] = len(numbers)
-    found.append(tuple(numbers[id(tensor)] for tensor in graph.outputs))
-    return found
-
-
-def _public(options: dict[str, Any]) -> str:
-    return repr({name: value for name, value in options.items() if not name.startswith("_")})
+def _is_identity(node: GraphNode) -> bool:
+    """Whether a layer does nothing in inference."""
+    rule = RULES.get(type(node.operation))
+    if rule is not None:
+        return rule.lower is lower_identity
+    trace = _traced(node)
+    return trace is not None and all(map(_is_identity, nodes(trace.graph)))
 
 
 def may_expand(operation: Any) -> bool:
-    """Whether this is a custom layer: one that a user wrote, without a rule. A Lambda is one.
+    """Whether this is a custom layer: one that a user wrote, without a rule.
 
-    A model with a complete layer graph is none. A model whose `call` a user wrote is one.
+    A model with a complete layer graph is none. A model whose `call` a user wrote is one, and so is
+    a Lambda.
     """
     if type(operation) is keras.layers.Lambda:
         return True

@@ -66,7 +66,6 @@ REFUSED = {
     "stack_of_examples": lambda x: ops.stack([x, x], axis=0),
     "flip_of_examples": lambda x: ops.flip(x, 0),
     "roll_of_everything": lambda x: ops.roll(x, 1),
-    "cast_to_integers": lambda x: ops.cast(ops.cast(x, "int32"), "float32"),
 }
 
 

@@ -1,0 +1,170 @@
+"""Finds the code of the user's that the file of a model needs, before the file is written."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_qat.copying import code_of_the_user
+from keras_qat.keras_graph import GraphNode, nodes, with_inner_layers
+from keras_qat.quantized_layers import LivingBranch, LivingIdentity, LivingLayer
+from keras_qat.training.backend_state import restored
+
+_CHECKED: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+_UNSAFE = (keras.layers.Lambda, keras.layers.TFSMLayer)
+_LARGEST_DIFFERENCE = 1e-5
+_LONGEST = 200
+
+
+def check_file(model: keras.Model) -> None:
+    """Warns once of the code that loading a file of the model will need.
+
+    Raises:
+        ValueError: a layer that no file can state, so that a loaded model would not have it, or
+            would have another one.
+    """
+    if model in _CHECKED:
+        return
+    own: dict[str, Any] = {}
+    unsafe: dict[str, None] = {}
+    for node in nodes(model):
+        layer = getattr(node.operation, "held", node.operation)
+        if not isinstance(layer, keras.layers.Layer):
+            continue
+        found = dict(_own_code(layer))
+        for name, value in found.items():
+            if own.setdefault(name, value) is not value:
+                raise _not_in_a_file(node, f"two objects of your own have the name {name!r}")
+        lambdas = any(isinstance(each, _UNSAFE) for each in with_inner_layers(layer))
+        if lambdas and _needs_unsafe_loading(layer):
+            unsafe[layer.name] = None
+        is_living = isinstance(node.operation, LivingLayer)
+        if node.call_index == 0 and (found or is_living):
+            _check_loaded(node, layer, found, layer.name in unsafe)
+    _CHECKED.add(model)
+    _warn(model, own, list(unsafe))
+
+
+def _warn(model: keras.Model, own: dict[str, Any], unsafe: list[str]) -> None:
+    needed = []
+    if own:
+        listing = ", ".join(f"{name!r}: {name}" for name in own)
+        needed.append(f"custom_objects={{{listing}}}")
+    if unsafe:
+        needed.append(f"safe_mode=False (for {', '.join(map(repr, unsafe))})")
+    if needed:
+        registering = (
+            " Classes and functions that are registered with "
+            "@keras.saving.register_keras_serializable(package='mine') need no custom_objects."
+        )
+        warnings.warn(
+            f"The file of the model {model.name!r} does not hold code of your own. To load it, "
+            f"pass {' and '.join(needed)} to keras_qat.load_model.{registering if own else ''}",
+            stacklevel=4,
+        )
+
+
+def _own_code(layer: Any) -> Iterator[tuple[str, Any]]:
+    """The classes and functions of the user's in a layer that are not registered, by name."""
+    for inner in with_inner_layers(layer):
+        for value in (inner, *code_of_the_user(inner).values()):
+            code = value if inspect.isfunction(value) else type(value)
+            ours = code.__module__.startswith(("keras.", "keras_qat."))
+            if code.__name__ != "<lambda>" and not ours and not _is_registered(code):
+                yield code.__name__, code
+
+
+def _is_registered(code: Any) -> bool:
+    name = keras.saving.get_registered_name(code)
+    return keras.saving.get_registered_object(name) is code
+
+
+def _needs_unsafe_loading(layer: Any) -> bool:
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    except Exception:  # Keras refuses it with errors of several types
+        return True
+    return False
+
+
+def _check_loaded(node: GraphNode, layer: Any, own: dict[str, Any], unsafe: bool) -> None:
+    """Raises ValueError unless a file gives a layer back."""
+    try:
+        with keras.saving.custom_object_scope(own):
+            config = keras.saving.serialize_keras_object(layer)
+            loaded = keras.saving.deserialize_keras_object(config, safe_mode=not unsafe)
+    except Exception as error:  # get_config and from_config of a user may raise anything
+        raise _not_in_a_file(node, f"{type(error).__name__}: {_short(error)}") from error
+    for mine, others in zip(with_inner_layers(layer), with_inner_layers(loaded), strict=False):
+        for name, value in code_of_the_user(mine).items():
+            other = vars(others).get(name)
+            if _code_of(other) is not _code_of(value):
+                raise _not_in_a_file(node, f"its {name} would be {other!r} instead of {value!r}")
+    if isinstance(node.operation, LivingLayer) and not _computes_the_same(node, loaded):
+        raise _not_in_a_file(node, "what its get_config() states computes something else")
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _code_of(value: Any) -> Any:
+    """A function itself, or the class of an object; a lambda that was loaded has its own code."""
+    if not inspect.isfunction(value):
+        return type(value)
+    return value.__code__ if value.__name__ == "<lambda>" else value
+
+
+def _computes_the_same(node: GraphNode, loaded: Any) -> bool:
+    """Whether a layer that was made from its configuration answers as the living one does."""
+    rng = np.random.default_rng(0)
+    values = {id(tensor): _sample(tensor, rng) for tensor in node.inputs}
+    args, kwargs = node.fill_in(values)
+    layer = node.operation
+    mode = isinstance(layer, LivingBranch | LivingIdentity)  # they compute in training alone
+    with restored(layer.variables):
+        try:
+            expected = layer(*args, **{**kwargs, "training": mode})
+        except Exception:  # random values may be out of the range that it takes
+            return True
+    other = layer.again(loaded)
+    try:
+        other(*args, **{**kwargs, "training": mode})
+        for mine, variable in zip(layer.variables, other.variables, strict=True):
+            variable.assign(mine)
+        found = other(*args, **{**kwargs, "training": mode})
+    except Exception:  # its configuration says too little
+        return False
+    pairs = zip(keras.tree.flatten(expected), keras.tree.flatten(found), strict=True)
+    return all(_close(*map(ops.convert_to_numpy, pair)) for pair in pairs)
+
+
+def _close(expected: Any, found: Any) -> bool:
+    same = expected.shape == found.shape
+    return same and bool(np.allclose(expected, found, _LARGEST_DIFFERENCE, _LARGEST_DIFFERENCE))
+
+
+def _sample(tensor: Any, rng: np.random.Generator) -> Any:
+    shape = [2 if size is None else size for size in tensor.shape]
+    if not keras.backend.is_float_dtype(tensor.dtype):
+        return ops.zeros(shape, tensor.dtype)
+    return ops.cast(rng.normal(size=shape), tensor.dtype)
+
+
+def _not_in_a_file(node: GraphNode, reason: str) -> ValueError:
+    layer = getattr(node.operation, "held", node.operation)
+    return ValueError(
+        f"Layer {node.operation.name!r} ({type(layer).__name__}) cannot be saved: no file would "
+        f"give it back. Received: {reason}. Write its get_config() and from_config(), and "
+        "functions with names of their own that are registered with "
+        "@keras.saving.register_keras_serializable(package='mine'). "
+        "Or save the weights alone with save_weights(), which the quantized model loads again."
+    )
