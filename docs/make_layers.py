@@ -7,6 +7,7 @@ run an integer op. This script adds the integer ops of each rule, and its restri
 from __future__ import annotations
 
 import pathlib
+import textwrap
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ from keras_qat.integer import ops
 from keras_qat.layer_rules.rule import Output
 from keras_qat.layer_rules.table import ACTIVATIONS, RULES, Rule
 from keras_qat.lowering import activation, affine, merge, pointwise, pooling, shape
+from keras_qat.quantization.passes.raw_operations import supported_operations
 from tflite_export.ops.table import runs_on
 
 layers = keras.layers
@@ -141,6 +143,22 @@ output.
 """
 
 
+_OPERATIONS_HEAD = """
+## Raw operations
+
+Operations of `keras.ops` and slices, by the names of their classes. These become layers of the
+tables above, over any axis but the examples. Runtimes move integers with RESHAPE, TRANSPOSE,
+STRIDED_SLICE, GATHER and CONCATENATION:
+
+{layers}
+
+These compute a function of one number where all their other arguments are numbers, alone or several
+together, and become a table of 256 values:
+
+{tables}
+"""
+
+
 def integer_ops(kind: type, rule: Rule) -> tuple[type[ops.IntegerOp], ...]:
     """The ops that a layer can become; a `KeyError` where `OPS` does not state them."""
     if kind in REPLACED_BY:
@@ -165,7 +183,13 @@ def render() -> str:
         for used, names in functions.items()
     ]
     lines = [_HEAD, _LAYERS_HEAD, *(f"{row}\n" for row in sorted(rows)), _FUNCTIONS_HEAD]
-    return "".join([*lines, *(f"{group}\n" for group in groups)])
+    lines += [f"{group}\n" for group in groups]
+    as_layers, as_tables = (_wrapped(names) for names in supported_operations())
+    return "".join([*lines, _OPERATIONS_HEAD.format(layers=as_layers, tables=as_tables)])
+
+
+def _wrapped(names: list[str]) -> str:
+    return textwrap.fill(", ".join(names), width=110)
 
 
 def _row(kind: type, used: tuple[type[ops.IntegerOp], ...]) -> str:

@@ -10,7 +10,8 @@ _OF_ANY_CLASS = frozenset(
     (
         *("__annotations__", "__doc__", "__firstlineno__", "__init__", "__module__"),
         *("__orig_bases__", "__parameters__", "__qualname__", "__repr__"),
-        *("__static_attributes__", "__str__", "from_config", "get_config"),
+        *("__static_attributes__", "__str__", "compute_output_shape", "from_config"),
+        "get_config",
     )
 )
 """What a class can define and still compute what its base computes."""

@@ -63,8 +63,8 @@ def _check_transpose(op: ops.Transpose, graph: IntegerGraph, target: Target) -> 
     if rank > most:
         raise ExportError(
             f"Op {op.output!r} orders {rank} axes anew, the batch included, and TRANSPOSE of "
-            f"target {target.name!r} orders at most {most}. Use several Permute layers with "
-            "Reshape layers between them, each of which moves fewer axes."
+            f"target {target.name!r} orders at most {most}. Use several Permute layers, each of "
+            "which exchanges two blocks of neighboring axes."
         )
 
 

@@ -12,7 +12,7 @@ from keras_qat.keras_graph import GraphNode, consumers, graph_between, nodes
 from keras_qat.quantization.passes.recipes import Link
 from keras_qat.quantized_layers import Function
 
-_POINTWISE = frozenset(
+POINTWISE = frozenset(
     (
         *("Abs", "Absolute", "Add", "Arccos", "Arccosh", "Arcsin", "Arcsinh", "Arctan", "Arctan2"),
         *("Arctanh", "Cast", "Cbrt", "Ceil", "Celu", "Clip", "ConvertToTensor", "Copy", "Cos"),
@@ -43,7 +43,7 @@ def is_pointwise(graph: keras.Model) -> bool:
 
 
 def _is_pointwise(node: GraphNode) -> bool:
-    if type(node.operation).__name__ not in _POINTWISE or _is_layer(node.operation):
+    if type(node.operation).__name__ not in POINTWISE or _is_layer(node.operation):
         return False
     given = node.fill_in({id(tensor): tensor for tensor in node.inputs})
     constants = [x for x in keras.tree.flatten(given) if not isinstance(x, keras.KerasTensor)]
@@ -56,8 +56,11 @@ def _options(operation: Any) -> list[Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """A number, or an option such as a dtype; no array, and no variable."""
-    return value is None or isinstance(value, bool | int | float | str | np.number)
+    """A number, or an option such as a dtype; no array of several numbers, and no variable."""
+    if value is None or isinstance(value, bool | int | float | str | np.number):
+        return True
+    one_number = hasattr(value, "dtype") and getattr(value, "shape", None) == ()
+    return one_number and not isinstance(value, keras.Variable)
 
 
 def _is_layer(operation: Any) -> bool:

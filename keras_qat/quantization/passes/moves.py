@@ -106,9 +106,9 @@ def _slices(node: GraphNode, keys: Sequence[Any]) -> Recipe | None:
 
 
 def concatenate(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    axis = node.operation.axis
-    if len(args[0] if args else kwargs.get("xs", ())) != len(node.inputs):
-        return None  # a constant, or one tensor twice
+    axis, given = node.operation.axis, args[0] if args else kwargs.get("xs")
+    if not isinstance(given, list | tuple) or not all(map(_is_symbolic, given)):
+        return None
     return None if axis is None else [(layers.Concatenate, {"axis": axis})]
 
 
@@ -134,7 +134,8 @@ def stack(node: GraphNode, args: Arguments, kwargs: Options) -> Recipe | None:
     shape = node.outputs[0].shape
     axis = node.operation.axis % len(shape)
     given = args[0] if args else kwargs["x"]
-    if axis == 0 or None in shape[1:] or not all(map(_is_symbolic, given)):
+    symbolic = isinstance(given, list | tuple) and all(map(_is_symbolic, given))
+    if axis == 0 or None in shape[1:] or not symbolic:
         return None
     one = (layers.Reshape, {"target_shape": (*shape[1:axis], 1, *shape[axis + 1 :])})
     return Recipe(([],), ([one],) * len(given), (layers.Concatenate, {"axis": axis}))

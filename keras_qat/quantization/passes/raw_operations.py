@@ -12,7 +12,7 @@ from keras import ops
 from keras_qat.keras_graph import GraphNode
 from keras_qat.layer_rules.restrictions import joinable
 from keras_qat.quantization.passes import moves, reductions
-from keras_qat.quantization.passes.functions import Regions, function_of
+from keras_qat.quantization.passes.functions import POINTWISE, Regions, function_of
 from keras_qat.quantization.passes.recipes import Chain, Recipe, recipe_of
 from keras_qat.quantized_layers import absolute, approximate_gelu, square
 
@@ -34,6 +34,17 @@ def layers_of(node: GraphNode) -> Recipe | None:
             return recipe_of(found)
     function = function_of(node)
     return None if function is None else recipe_of([function])
+
+
+def supported_operations() -> tuple[list[str], list[str]]:
+    """Class names of operations in Keras that become layers, and of those that become tables.
+
+    An operation that becomes layers does so for most of its options.
+
+    >>> supported_operations()[0][:3]
+    ['Absolute', 'Add', 'Amax']
+    """
+    return sorted(_LAYERS), sorted(POINTWISE - _LAYERS.keys())
 
 
 def regions_of(graph: keras.Model) -> Regions:

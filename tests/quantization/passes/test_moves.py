@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_qat
+import tflite_export
 from keras_qat.errors import UnsupportedLayerError
 from tests.models import images
 from tests.quantization.passes.rewritten import (
@@ -66,6 +67,7 @@ REFUSED = {
     "stack_of_examples": lambda x: ops.stack([x, x], axis=0),
     "flip_of_examples": lambda x: ops.flip(x, 0),
     "roll_of_everything": lambda x: ops.roll(x, 1),
+    "cast_to_integers": lambda x: ops.cast(x, "int32"),
 }
 
 
@@ -119,3 +121,25 @@ def test_a_reshape_to_the_batch_and_the_rest_is_a_reshape():
     model = after_a_layer(Rest())
     qmodel = keras_qat.quantize(model, calibration_data=images(8, (6, 6, 4)))
     assert qmodel.output_shape == (None, 144)
+
+
+def of_six_axes(*orders):
+    inputs = keras.Input((2, 3, 2, 2, 2), name="input")
+    x = layers.Dense(2, name="before")(inputs)
+    for order in orders:
+        x = layers.Permute(order)(x)
+    return keras.Model(inputs, x)
+
+
+def test_a_permutation_of_too_many_axes_has_a_way_out(tmp_path):
+    """Axes that stay together count as one."""
+    whole = of_six_axes((5, 3, 2, 4, 1))
+    by_blocks = of_six_axes((5, 1, 2, 3, 4), (1, 4, 2, 3, 5), (1, 2, 4, 3, 5), (1, 2, 3, 5, 4))
+    by_blocks.set_weights(whole.get_weights())
+    x = images(16, (2, 3, 2, 2, 2))
+    np.testing.assert_array_equal(by_blocks.predict(x, verbose=0), whole.predict(x, verbose=0))
+    qmodel = keras_qat.quantize(whole, calibration_data=x)
+    tflite_export.export(qmodel, tmp_path / "net.tflite", samples=x, verbose=False)
+    with pytest.raises(tflite_export.ExportError, match="exchanges two blocks of neighboring axes"):
+        tflite_export.export(qmodel, tmp_path / "net.tflite", target="tflm", samples=x)
+    assert_deploys(by_blocks, tmp_path)
