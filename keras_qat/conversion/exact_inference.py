@@ -30,7 +30,7 @@ from keras_qat.quantized_layers import (
 )
 from keras_qat.quantized_layers.accumulators import WeightAccumulator
 from keras_qat.quantized_layers.add import SumGrids
-from keras_qat.quantized_layers.affine import AffineAccumulator
+from keras_qat.quantized_layers.affine import AffineAccumulator, DeferredAffine
 from keras_qat.quantized_layers.prelu import PReLUGrids
 from keras_qat.quantized_layers.product import ProductAccumulator
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SoftmaxRounding
@@ -191,6 +191,23 @@ class _Graph:
             node = self._producers.get(id(node.inputs[0]))
         return None if node is None else node.operation
 
+    def affines_before(self, node: GraphNode) -> tuple[list[Any], Any]:
+        """The affine maps whose results only the next map reads, and the tensor before them."""
+        maps: list[Any] = []
+        tensor = node.inputs[0]
+        producer = self._producers.get(id(tensor))
+        while producer is not None and isinstance(producer.operation, _AFFINE):
+            if self._only_reader(tensor) is None:
+                break
+            maps.insert(0, producer.operation)
+            tensor = producer.inputs[0]
+            producer = self._producers.get(id(tensor))
+        return maps, tensor
+
+    def joins_maps(self, layer: Any) -> bool:
+        """Whether an affine map may be computed by another one behind it, or with one before it."""
+        return self._calls[id(layer), 0] == 1 and layer.activity_regularizer is None
+
     def _behind(self, node: GraphNode) -> _Behind | None:
         """What is behind the op; `None` unless fused layers and one quantizer follow."""
         affines: list[Any] = []
@@ -231,12 +248,20 @@ def _of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> WeightAccumu
     )
 
 
-def _of_affine(graph: _Graph, node: GraphNode, behind: _Behind) -> AffineAccumulator | None:
-    """`None` also for a map that is fused into the op before it, or that another map joins."""
-    before = graph.grid_before(node.inputs[0])
-    if before is None or behind.affines or not _deployable(before, behind.quantizer):
+def _of_affine(
+    graph: _Graph, node: GraphNode, behind: _Behind
+) -> AffineAccumulator | DeferredAffine | None:
+    """`None` also for maps that are fused into the op before them."""
+    maps, tensor = graph.affines_before(node)
+    before = graph.grid_before(tensor)
+    if before is None or not _deployable(before, behind.quantizer):
         return None
-    return AffineAccumulator(node.operation, before, behind.quantizer, behind.ceiling)
+    every = (*maps, node.operation, *behind.affines)
+    if len(every) > 1 and not all(map(graph.joins_maps, every)):
+        return None
+    if behind.affines:
+        return DeferredAffine()
+    return AffineAccumulator(every, before, behind.quantizer, behind.ceiling)
 
 
 def _of_sum(graph: _Graph, node: GraphNode, behind: _Behind) -> SumGrids | None:

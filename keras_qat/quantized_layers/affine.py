@@ -21,23 +21,23 @@ _IMAGE_RANK = 4
 
 @dataclasses.dataclass(frozen=True)
 class AffineAccumulator:
-    """The quantizers around an affine map. They are found in the graph, never saved.
+    """The quantizers around one affine map or several. They are found in the graph, never saved.
 
     Attributes:
-        layer: the affine map.
+        layers: the affine maps, in order. The last one computes all of them.
         input_quantizer: the layer that puts the input on its grid.
         output_quantizer: the quantizer of the result.
         ceiling: the ceiling of an activation before `output_quantizer`; `None` without one.
     """
 
-    layer: Any
+    layers: tuple[Any, ...]
     input_quantizer: PutsOnGrid
     output_quantizer: ActivationQuantizer
     ceiling: float | None = None
 
     def integer_affine(self, x: Tensor) -> Tensor:
         """`gain * x + offset`, with the offset rounded to a whole number of accumulator units."""
-        gain, offset = inference_affine(self.layer)
+        gain, offset = self._affine()
         unit = self._unit(gain)
         safe = ops.where(unit > 0, unit, 1.0)
         rounded = ops.where(unit > 0, ops.round(offset / safe) * safe, offset)
@@ -45,13 +45,29 @@ class AffineAccumulator:
 
     def rounding(self) -> Rounding:
         """Rounds the result to codes from the accumulator, like the integer op."""
-        gain, _ = inference_affine(self.layer)
+        gain, _ = self._affine()
         scale = self.output_quantizer.scale
         ceiling = None if self.ceiling is None else self.ceiling / scale
         return accumulator_rounding(self._unit(gain) / scale, ceiling)
 
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        gain, offset = inference_affine(self.layers[0])
+        for layer in self.layers[1:]:
+            factor, added = inference_affine(layer)
+            gain, offset = gain * factor, offset * factor + added
+        return gain, offset
+
     def _unit(self, gain: Tensor) -> Tensor:
         return self.input_quantizer.scale * ops.abs(gain) / UNIT
+
+
+@dataclasses.dataclass(frozen=True)
+class DeferredAffine:
+    """What an affine map before another one is told: the last one computes both in inference."""
+
+    def integer_affine(self, x: Tensor) -> Tensor:
+        """The input."""
+        return x
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -64,7 +80,7 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.connections: dict[int, AffineAccumulator] = {}
+        self.connections: dict[int, AffineAccumulator | DeferredAffine] = {}
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:
         if training and mask is None and self._has_kernel(inputs):
@@ -113,7 +129,7 @@ class QuantizeRescaling(keras.layers.Layer):
     def __init__(self, scale: Any, offset: Any = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.scale, self.offset = scale, offset
-        self.connections: dict[int, AffineAccumulator] = {}
+        self.connections: dict[int, AffineAccumulator | DeferredAffine] = {}
 
     @classmethod
     def of(cls, layer: Any) -> QuantizeRescaling:

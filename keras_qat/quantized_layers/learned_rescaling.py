@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_qat.quantized_layers.affine import AffineAccumulator
+from keras_qat.quantized_layers.affine import AffineAccumulator, DeferredAffine
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.tensors import Tensor
 
@@ -60,7 +60,7 @@ class LearnedRescaling(keras.layers.Layer):
         self.scale_constraint = keras.constraints.get(scale_constraint)
         self.offset_constraint = keras.constraints.get(offset_constraint)
         self.supports_masking = True
-        self.connections: dict[int, AffineAccumulator] = {}
+        self.connections: dict[int, AffineAccumulator | DeferredAffine] = {}
 
     def build(self, input_shape: Any) -> None:
         self.scale_variable = self._weight("scale", self.scale_shape, "ones")

@@ -185,6 +185,8 @@ class LivingLayer(keras.layers.Layer):
         alive, layer = _ALIVE.get(config.pop("held", "")), config.pop("layer", None)
         if alive is None:
             try:
+                if layer is None:
+                    raise ValueError("the layer had no configuration when it was saved")
                 alive = keras.saving.deserialize_keras_object(layer, custom_objects)
             except Exception as error:
                 kind = "" if layer is None else f" ({layer['class_name']})"

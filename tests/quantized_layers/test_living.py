@@ -232,6 +232,14 @@ def test_a_file_says_what_it_needs_and_then_computes_equal(tmp_path, another_pro
     assert loaded.output_names == qmodel.output_names
 
 
+def test_a_file_without_the_configuration_of_a_layer_says_so(tmp_path, another_process):
+    qmodel = quantized(CASES["no get_config"](), "own")
+    keras.saving.save_model(qmodel, tmp_path / "net.keras")  # past the check of `save`
+    another_process()
+    with pytest.raises(Exception, match=r"'own'.*had no configuration when it was saved"):
+        keras_qat.load_model(tmp_path / "net.keras")
+
+
 @keras.saving.register_keras_serializable(package="tests")
 class Kept(Rich):
     """Takes a list, and states it."""

@@ -25,11 +25,12 @@ layers = keras.layers
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Weight:
-    """A variable, or its first rows, in another shape or transposed."""
+    """A variable, or its first rows, in another shape, transposed or negated."""
 
     variable: Any
     shape: tuple[int, ...]
     transposed: bool = False
+    negated: bool = False
 
 
 @dataclasses.dataclass(eq=False)
@@ -172,6 +173,7 @@ class _Walker:
 
 def _values(weight: _Weight) -> Any:
     values = ops.convert_to_numpy(weight.variable)
+    values = -values if weight.negated else values
     return values.T if weight.transposed else values
 
 
@@ -271,6 +273,17 @@ def _add(walker: _Walker, node: GraphNode, *args: Any) -> Any:
     return _rescaled(walker, walker.tensor(x), {"offset": offset})
 
 
+def _subtract(walker: _Walker, node: GraphNode, *args: Any) -> Any:
+    """`x - w` is the sum of `x` and a weight that starts with `-w`."""
+    if len(args) != 2 or not isinstance(args[1], _Weight):
+        return None
+    variable = args[1].variable
+    symmetric = type(variable.regularizer) in (type(None), keras.regularizers.L2)
+    if not symmetric or variable.constraint is not None:
+        return None
+    return _add(walker, node, args[0], dataclasses.replace(args[1], negated=True))
+
+
 def _weighted(
     walker: _Walker, node: GraphNode, x: Any, kernel: _Weight, role: str, kind: Any, options: Any
 ) -> _Lazy:
@@ -365,6 +378,7 @@ _USES: dict[str, Callable[..., Any]] = {
     "Einsum": _einsum,
     "Matmul": _matmul,
     "Multiply": _multiply,
+    "Subtract": _subtract,
     "Tensordot": _matmul,
 }
 """The class name of an operation in Keras -> the function that finds its layer."""

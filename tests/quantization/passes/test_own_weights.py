@@ -63,6 +63,12 @@ CASES = {
     "layer scale": (ROWS, lambda: Own(lambda s, x: x * s.g, g=(1, 4)), 1),
     "one number": (ROWS, lambda: Own(lambda s, x: ops.multiply(s.g, x), g=()), 1),
     "bias": (IMAGE, lambda: Own(lambda s, x: x + ops.reshape(s.b, (1, 1, 1, 4)), b=(4,)), 1),
+    "shifted and scaled": (ROWS, lambda: Own(lambda s, x: (x - s.b) * s.g, b=(4,), g=(4,)), 2),
+    "with constants": (
+        ROWS,
+        lambda: Own(lambda s, x: (x * s.g + 1.0) * 0.5 + s.b, g=(4,), b=(4,)),
+        2,
+    ),
     "table": (ROWS, lambda: Own(lambda s, x: x + s.b, b=ROWS), 1),
     "longer table": (ROWS, lambda: Own(lambda s, x: x + s.b[None, : x.shape[1]], b=(9, 4)), 1),
     "affine table": (ROWS, lambda: Own(lambda s, x: x * s.g + s.b, g=(1, *ROWS), b=ROWS), 2),
