@@ -40,6 +40,11 @@ needs more batches to move 8 bits, and has six times the epochs.
 "Narrowed" is how many widths were narrowed by hand in a run, counted once in an epoch, and "refit"
 the largest change of a step at an arrival, in octaves. "Waits" and "running" are runs of the queue.
 
+At W2A2, over three seeds, the gradient alone brings every width to its target after a third of the
+run: nothing is narrowed by hand. Setting the steps anew at an arrival is worth 0.47 points, with an
+interval without 0, so it stays the default. Levels that stay free under the penalty, as published,
+lie within the spread. A learning rate that does not fall costs about two points (one seed).
+
 {{table}}
 {{pictures}}```sh
 python benchmarks/run_queue.py --minutes=90  # goes on where it was
