@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_qat.config import QuantizationConfig
@@ -26,6 +27,9 @@ from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.targets import checked_target, problem_on
 from keras_qat.training.objective import ORIGINALS
+
+_PRUNED = 0.5
+"""Share of zeros from which on a kernel is taken for a pruned one."""
 
 _STEPS = (
     *("train_step", "test_step", "predict_step"),
@@ -115,7 +119,8 @@ def quantize(
     if target is not None and (problem := problem_on(quantized.planned_integer(), target)):
         raise UnsupportedLayerError(_not_on(target, problem))
     quantized.target = target
-    for message in (*plan.warnings, *filter(None, [prepared.untrained])):
+    said = filter(None, [prepared.untrained, _pruned(prepared.rules.model)])
+    for message in (*plan.warnings, *said):
         warnings.warn(message, stacklevel=2)
     quantized.plan = plan
     ORIGINALS[quantized] = prepared.graph
@@ -179,6 +184,24 @@ def _built(prepared: PreparedModel) -> QuantizedModel:
 
 def _not_on(target: str, problem: str) -> str:
     return problem and f"Target {target!r} cannot hold this network: {problem}"
+
+
+def _pruned(model: keras.Model) -> str:
+    """A warning of kernels whose zeros training would fill; empty if there are none."""
+    found = {}
+    for layer in model.layers:
+        for variable in layer.trainable_variables:
+            share = float(np.mean(ops.convert_to_numpy(variable) == 0.0))
+            if "kernel" in variable.name and _PRUNED <= share < 1.0 and variable.constraint is None:
+                found[layer.name] = share
+    if not found:
+        return ""
+    name, share = next(iter(found.items()))
+    return (
+        f"{len(found)} layers have kernels that are mostly zeros ({name!r}: {share:.0%}), and "
+        "training fills zeros. To keep them, give these layers of the float model a "
+        "kernel_constraint that multiplies by the mask of the other weights."
+    )
 
 
 def _check_something_is_quantized(plan: QuantizationPlan, overrides: Overrides | None) -> None:

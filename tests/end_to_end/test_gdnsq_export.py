@@ -71,7 +71,7 @@ def check_levels(graph, report, weight_bits, activation_bits):
     found = [op for op in graph.ops if isinstance(op, ops.LinearOp)]
     assert len(found) == len(report.weights) == 5
     for op, line in zip(found, report.weights, strict=True):
-        bits = 8 if op.output.split("/")[0] in ("stem_relu", "head") else weight_bits
+        bits = 8 if op.output.split("/")[0] in ("stem_relu", "head_linear") else weight_bits
         assert most_levels(op) <= 2**bits
         assert line.bits == op.weight_bits <= bits
     for name in ("separable_depthwise", "separable_relu6"):

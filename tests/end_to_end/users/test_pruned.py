@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
+import keras_qat
 from tests.end_to_end.users.deployed import exported, trained
 
 layers = keras.layers
@@ -23,14 +25,15 @@ class KeepZeros(keras.constraints.Constraint):
         return {"mask": self.mask.tolist()}
 
 
-def pruned(model, share=0.7):
-    """The same model with its smallest weights set to 0, and kept there."""
+def pruned(model, share=0.7, constraint=KeepZeros):
+    """The same model with its smallest weights set to 0, and kept there by the constraint."""
     for layer in model.layers:
         if hasattr(layer, "kernel"):
             kernel = np.asarray(layer.kernel)
             mask = np.abs(kernel) > np.quantile(np.abs(kernel), share)
             layer.kernel.assign(kernel * mask)
-            layer.kernel_constraint = layer.kernel.constraint = KeepZeros(mask)
+            if constraint is not None:
+                layer.kernel_constraint = layer.kernel.constraint = constraint(mask)
     return model
 
 
@@ -59,3 +62,10 @@ def test_zeros_stay_zeros(tmp_path):
         wrapper = qmodel.get_layer(name)
         codes = np.asarray(wrapper.weight_quantizer.codes(wrapper.channels_last_kernel()))
         assert np.mean(codes == 0) >= 0.69
+
+
+def test_zeros_that_nothing_keeps_are_named():
+    x = np.random.default_rng(0).normal(size=(16, 12, 12, 3)).astype(np.float32)
+    message = r"3 layers have kernels that are mostly zeros \('first': 70%\).*kernel_constraint"
+    with pytest.warns(UserWarning, match=message):
+        keras_qat.quantize(pruned(network(), constraint=None), calibration_data=x)
