@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -66,7 +68,8 @@ def copy_of(layer: Any, kind: type | None = None, **changes: Any) -> Any:
 
 def _copy_of(layer: Any, kind: type | None, changes: dict[str, Any]) -> Any:
     make: Any = kind or type(layer)
-    config = {**config_of(layer, make if isinstance(layer, make) else None), **changes}
+    with _set_aside(layer, changes):
+        config = {**config_of(layer, make if isinstance(layer, make) else None), **changes}
     try:
         safe = "safe_mode" in inspect.signature(make.from_config).parameters
         options = {"safe_mode": False} if safe else {}  # this process made the layer
@@ -83,6 +86,19 @@ def _copy_of(layer: Any, kind: type | None, changes: dict[str, Any]) -> Any:
             if not given and not _computes_the_same(copied.get(attribute), function):
                 raise _not_found_again(mine, attribute, function)
     return copy
+
+
+@contextlib.contextmanager
+def _set_aside(layer: Any, names: Iterable[str]) -> Iterator[None]:
+    """A layer without the user's functions and objects of these names, which may not serialize."""
+    held = {name: vars(layer)[name] for name in names if is_of_the_user(vars(layer).get(name))}
+    try:
+        for name in held:
+            setattr(layer, name, keras.activations.linear if name == "activation" else None)
+        yield
+    finally:
+        for name, value in held.items():
+            setattr(layer, name, value)
 
 
 def loses_something(layer: Any, copy: Any) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_qat.keras_graph import functional
+
 Kind = tuple[str | None, float | None]
 """`"scores"`, `"values"` or `None` if nothing tells, and the threshold of single scores."""
 
@@ -32,7 +34,7 @@ def output_kinds(model: keras.Model) -> list[Kind]:
     >>> output_kinds(model)
     [('values', None)]
     """
-    names = model.output_names
+    names = functional(model).output_names
     compiled = getattr(model, "_compile_loss", None)
     loss = getattr(compiled, "_user_loss", None)
     if isinstance(loss, dict):

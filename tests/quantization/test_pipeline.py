@@ -293,7 +293,6 @@ def add_of_one():
             lambda: after_input(layers.BatchNormalization(axis=1, name="layer")),
             "only the last axis can be normalized",
         ),
-        (lambda: after_input(layers.Softmax(axis=1, name="layer")), "only a softmax over the last"),
         (
             lambda: after_input(layers.AveragePooling2D((17, 16), name="layer"), shape=(40, 40, 1)),
             "an average over 272 values has no rule",
@@ -307,7 +306,6 @@ def add_of_one():
         "bicubic",
         "one",
         "axis",
-        "softmax",
         "window",
     ],
 )

@@ -89,18 +89,9 @@ OVER_SEQUENCES = {
 }
 WITHOUT_LAYER = {
     "add_of_another_rank": lambda x, y: x + ops.max(y, axis=(0, 1, 2)),
-    "celu_with_another_alpha": lambda x, y: ops.celu(x, alpha=0.5),
-    "soft_shrink_with_another_threshold": lambda x, y: ops.soft_shrink(x, threshold=0.1),
-    "maximum_with_a_number": lambda x, y: ops.maximum(x, 0.5),
-    "add_a_number_for_each_pixel": lambda x, y: x + np.ones((8, 8, 1), "float32"),
-    "divide_by_zero": lambda x, y: x / 0.0,
-    "divide_a_number": lambda x, y: 1.0 / x,
-    "mean_of_channels": lambda x, y: ops.mean(x, axis=-1),
     "mean_of_everything": lambda x, y: ops.mean(x),
     "max_with_start": lambda x, y: ops.max(x, axis=(1, 2), initial=0.0),
     "slice_of_examples": lambda x, y: x[1:, :],
-    "clip_from_below_zero": lambda x, y: ops.clip(x, -1.0, 1.0),
-    "slice_backwards": lambda x, y: x[:, ::-1],
     "pad_with_ones": lambda x, y: ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1.0),
     "pad_by_reflection": lambda x, y: ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect"),
 }
