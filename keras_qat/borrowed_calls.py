@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_qat.keras_graph import with_inner_layers
+from keras_qat.keras_precision import in_float32
 
 Pairs = Sequence[tuple[Any, Any]]
 """Variables of a layer, each with the variable of another layer that stands for it."""
@@ -49,7 +50,7 @@ def borrowed_call(
     scope = keras.StatelessScope(state_mapping=list(pairs), collect_losses=True)
     before = dict(scope.state_mapping)
     try:
-        with _in_float32([] if halves else inner), _trainable(inner, trainable), scope:
+        with in_float32([] if halves else inner), _trainable(inner, trainable), scope:
             outputs = layer(*args, **kwargs)
     finally:
         for each, ids in zip(inner, seen, strict=False):
@@ -122,20 +123,6 @@ def _like(value: Any) -> Any:
     if isinstance(value, keras.KerasTensor) or ops.is_tensor(value):
         return keras.KerasTensor(value.shape, keras.backend.standardize_dtype(value.dtype))
     return value
-
-
-@contextlib.contextmanager
-def _in_float32(layers: Sequence[Any]) -> Iterator[None]:
-    """Layers with another dtype policy compute in float32 inside the context."""
-    halves = [each for each in layers if each.compute_dtype in ("float16", "bfloat16")]
-    before = [each._dtype_policy for each in halves]
-    try:
-        for each in halves:
-            each._dtype_policy = keras.DTypePolicy("float32")
-        yield
-    finally:
-        for each, policy in zip(halves, before, strict=True):
-            each._dtype_policy = policy
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -140,12 +141,21 @@ def config_of(layer: Any, kind: type | None = None) -> dict[str, Any]:
     Raises:
         ValueError: the layer's `get_config` fails.
     """
+    stated: Any = type(layer) if kind is None else kind
     try:
-        stated: Any = type(layer) if kind is None else kind
-        config: dict[str, Any] = stated.get_config(layer)
+        with quiet_about_lambdas():
+            config: dict[str, Any] = stated.get_config(layer)
     except Exception as error:
         raise _no_copy(layer, error) from error
     return config
+
+
+@contextlib.contextmanager
+def quiet_about_lambdas() -> Iterator[None]:
+    """Silences Keras' warning about a lambda in a configuration that no file gets."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+        yield
 
 
 def _held_objects(layer: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -12,11 +12,10 @@ _HALF = ("bfloat16", "float16")
 _FULL = keras.DTypePolicy("float32")
 
 
-@contextlib.contextmanager
-def full_precision(model: Any) -> Iterator[None]:
-    """Layers of half precision compute in float32 meanwhile. A graph traced here keeps it.
+def full_precision(model: Any) -> contextlib.AbstractContextManager[None]:
+    """A model and all layers in it compute in float32 inside the context.
 
-    Policies and variables are untouched afterwards.
+    A graph that is traced there keeps it. Policies and variables are the same afterwards.
 
     >>> dense = keras.layers.Dense(1, dtype="mixed_float16")
     >>> model = keras.Sequential([keras.Input((2,)), dense])
@@ -25,7 +24,13 @@ def full_precision(model: Any) -> Iterator[None]:
     >>> inside, dense.compute_dtype
     ('float32', 'float16')
     """
-    halves = [layer for layer in model._flatten_layers() if layer.compute_dtype in _HALF]
+    return in_float32(model._flatten_layers())
+
+
+@contextlib.contextmanager
+def in_float32(layers: Iterable[Any]) -> Iterator[None]:
+    """These layers compute in float32 inside the context, if they compute in half precision."""
+    halves = [layer for layer in layers if layer.compute_dtype in _HALF]
     policies = [layer._dtype_policy for layer in halves]
     try:
         for layer in halves:

@@ -66,10 +66,7 @@ def test_inference_is_that_of_a_float32_model(qmodel):
 def test_evaluation_is_that_of_a_float32_model(qmodel):
     expected = in_float32(qmodel)
     expected.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    # One loss is a mean of batches in the loop of fit's optimizer, the other is not: float32.
-    assert qmodel.evaluate(X, Y, verbose=0) == pytest.approx(
-        expected.evaluate(X, Y, verbose=0), rel=1e-6
-    )
+    assert qmodel.evaluate(X, Y, verbose=0) == expected.evaluate(X, Y, verbose=0)
 
 
 def test_training_stays_in_half_precision(qmodel, monkeypatch):

@@ -205,14 +205,19 @@ def prepare(
     samples, labels = split_labels(graph, samples, metric)
     kinds = output_kinds(legal, model, outputs)
     if isinstance(model, IntegerGraph):
+        if labels is not None:
+            raise ValueError(
+                "Labels and a metric compare a trained model with its file. Received: an "
+                "IntegerGraph, which states its integers alone"
+            )
         codes = code_samples(graph, samples)
     else:
         real, answers = real_samples(graph, samples), Answers(legal)
-        comparison = compare_with_model(legal, model, real, chosen.default_profile, kinds, answers)
+        profile = chosen.default_profile
+        comparison = compare_with_model(legal, model, real, profile, kinds, answers.add)
         codes = {name: graph.tensors[name].quantize(x) for name, x in real.items()}
         if samples is not None:
             worth = worth_of(answers, model, real, list(kinds.values()), labels, metric)
-        if samples is not None:
             uneven = range_warnings(graph, real, getattr(model, "grid_warnings", ()))
     verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
     unproven = set(chosen.profiles) - set(runnable_profiles(legal, chosen))

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.copying import code_of_the_user
+from keras_qat.copying import code_of_the_user, quiet_about_lambdas
 from keras_qat.keras_graph import GraphNode, nodes, with_inner_layers
 from keras_qat.quantized_layers import LivingBranch, LivingIdentity, LivingLayer
 from keras_qat.training.backend_state import restored
@@ -42,11 +42,12 @@ def check_file(model: keras.Model) -> None:
         for name, value in found.items():
             if own.setdefault(name, value) is not value:
                 raise _not_in_a_file(node, f"two objects of your own have the name {name!r}")
+        held = any(map(code_of_the_user, with_inner_layers(layer)))
         lambdas = any(isinstance(each, _UNSAFE) for each in with_inner_layers(layer))
-        if lambdas and _needs_unsafe_loading(layer):
+        if (held or lambdas) and _needs_unsafe(layer, found):
             unsafe[layer.name] = None
         is_living = isinstance(node.operation, LivingLayer)
-        if node.call_index == 0 and (found or is_living):
+        if node.call_index == 0 and (found or held or is_living):
             _check_loaded(node, layer, found, layer.name in unsafe)
     _CHECKED.add(model)
     _warn(model, own, list(unsafe))
@@ -86,20 +87,28 @@ def _is_registered(code: Any) -> bool:
     return keras.saving.get_registered_object(name) is code
 
 
-def _needs_unsafe_loading(layer: Any) -> bool:
-    try:
-        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
-    except Exception:  # Keras refuses it with errors of several types
-        return True
+def _needs_unsafe(layer: Any, own: dict[str, Any]) -> bool:
+    """Whether Keras makes a layer of lambdas from its configuration in unsafe mode alone."""
+    for safe_mode in (True, False):
+        try:
+            _again(layer, own, safe_mode)
+        except Exception:  # Keras refuses it with errors of several types
+            continue
+        return not safe_mode
     return False
+
+
+def _again(layer: Any, own: dict[str, Any], safe_mode: bool) -> Any:
+    """The layer from its configuration, as a file would give it."""
+    with keras.saving.custom_object_scope(own), quiet_about_lambdas():
+        config = keras.saving.serialize_keras_object(layer)
+        return keras.saving.deserialize_keras_object(config, safe_mode=safe_mode)
 
 
 def _check_loaded(node: GraphNode, layer: Any, own: dict[str, Any], unsafe: bool) -> None:
     """Raises ValueError unless a file gives a layer back."""
     try:
-        with keras.saving.custom_object_scope(own):
-            config = keras.saving.serialize_keras_object(layer)
-            loaded = keras.saving.deserialize_keras_object(config, safe_mode=not unsafe)
+        loaded = _again(layer, own, safe_mode=not unsafe)
     except Exception as error:  # get_config and from_config of a user may raise anything
         raise _not_in_a_file(node, f"{type(error).__name__}: {_short(error)}") from error
     for mine, others in zip(with_inner_layers(layer), with_inner_layers(loaded), strict=False):

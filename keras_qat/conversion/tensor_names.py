@@ -15,6 +15,7 @@ from keras_qat.keras_graph import (
     nodes,
     output_structure,
 )
+from keras_qat.names import unused_name
 from keras_qat.quantized_layers import QuantizeWrapper
 from keras_qat.quantizers import PutsOnGrid
 
@@ -58,22 +59,19 @@ def _name_outputs(model: keras.Model, names: dict[int, str], taken: set[str]) ->
         for node in nodes(model)
         if isinstance(node.operation, PutsOnGrid)
     }
-    seen: dict[int, str] = {}
+    given = set(keys)
+    labelled: dict[int, str] = {}
     for tensor, label in zip(model.outputs, labels, strict=False):
         place = id(before.get(id(tensor), tensor))
         second = names[place].startswith(f"{label}/")  # another output of one layer
-        if place in seen or names[place] in keys or second:
-            continue
-        unique, count = label, 0
-        while unique in keys or unique in seen.values():
-            count += 1
-            unique = f"{label}_{count}"
-        seen[place] = unique
-    for place, name in list(names.items()):
-        if name in seen.values() and place not in seen:
-            names[place] = _unused(f"{name}_linear", taken | set(seen.values()))
-            taken.add(names[place])
-    names.update(seen)
+        if place not in labelled and names[place] not in keys and not second:
+            labelled[place] = unused_name(label, given)
+    taken |= given
+    for place, name in names.items():
+        if place in labelled:
+            names[place] = labelled[place]
+        elif name in given - keys:
+            names[place] = unused_name(f"{name}_linear", taken)
 
 
 def _names_before_quantizers(model: keras.Model) -> list[str]:
@@ -95,14 +93,6 @@ def _names_before_quantizers(model: keras.Model) -> list[str]:
             name = inner.operation.name if name.startswith(f"{inner.operation.name}_") else name
         found.append(name)
     return found
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    candidate, count = name, 0
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    return candidate
 
 
 def label_outputs(model: keras.Model, like: keras.Model) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_qat.input_batches import CalibrationData
-from keras_qat.keras_graph import GraphNode, rebuild
 from keras_qat.keras_moments import captured_moments
-from keras_qat.quantization.passes.layer_copies import LayerCopies
+from keras_qat.quantization.passes.layer_copies import nothing_stays_float
+from keras_qat.quantization.passes.rewriting import Rewriting
 from keras_qat.training.backend_state import restored
 from keras_qat.training.batch_normalization import Reestimation, trained_normalizations
 
@@ -46,7 +46,7 @@ def with_statistics_of(
     far = _far_layers(model, next(iter(data)))
     if not far:
         return model, ""
-    copy = _copied(model) if model is given else model
+    copy = Rewriting(model, [], nothing_stays_float).rebuilt() if model is given else model
     Reestimation(copy, data)()
     worst = max(far, key=far.__getitem__)
     return copy, (
@@ -94,14 +94,3 @@ def _factor(layer: Any, mean: np.ndarray, variance: np.ndarray) -> float:
         return 1.0
     ratio = np.log(variance + layer.epsilon) - np.log(running + layer.epsilon)
     return float(np.exp(np.median(np.abs(ratio))))
-
-
-def _copied(model: keras.Model) -> keras.Model:
-    copies = LayerCopies()
-
-    def call(node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return copies.of(node.operation)(*args, **kwargs)
-
-    result = rebuild(model, call)
-    copies.copy_weights()
-    return result

@@ -12,7 +12,8 @@ from keras_qat.keras_masks import with_masks
 from keras_qat.kernel_places import kernel_places
 from keras_qat.layer_rules.restrictions import AVERAGE_POOLING
 from keras_qat.layer_rules.rule import Output
-from keras_qat.quantization.passes.layer_copies import LayerCopies, float_copy_of, unused_name
+from keras_qat.names import unused_name
+from keras_qat.quantization.passes.layer_copies import LayerCopies, float_copy_of
 from keras_qat.quantization.plan import LayerPlan, Place, QuantizationPlan
 from keras_qat.quantization.ruled_graph import ABSORBED, RuledGraph
 from keras_qat.quantized_layers import QuantizeWrapper

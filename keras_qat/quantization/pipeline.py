@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from typing import Any
 
@@ -30,6 +31,11 @@ from keras_qat.training.objective import ORIGINALS
 
 _PRUNED = 0.5
 """Share of zeros from which on a kernel is taken for a pruned one."""
+
+_WRITTEN_BY_HAND = 256
+"""Smaller kernels with zeros, such as identities, are mostly written by hand."""
+
+_MOST_NAMED = 4
 
 _STEPS = (
     *("train_step", "test_step", "predict_step"),
@@ -188,19 +194,21 @@ def _not_on(target: str, problem: str) -> str:
 
 def _pruned(model: keras.Model) -> str:
     """A warning of kernels whose zeros training would fill; empty if there are none."""
-    found = {}
-    for layer in model.layers:
-        for variable in layer.trainable_variables:
-            share = float(np.mean(ops.convert_to_numpy(variable) == 0.0))
-            if "kernel" in variable.name and _PRUNED <= share < 1.0 and variable.constraint is None:
-                found[layer.name] = share
+    found = [
+        f"{layer.name!r} ({share:.0%})"
+        for layer in model.layers
+        for variable in layer.trainable_variables
+        if "kernel" in variable.name and variable.constraint is None
+        if math.prod(variable.shape) >= _WRITTEN_BY_HAND
+        if _PRUNED <= (share := float(np.mean(ops.convert_to_numpy(variable) == 0.0))) < 1.0
+    ]
     if not found:
         return ""
-    name, share = next(iter(found.items()))
+    named = ", ".join(found[:_MOST_NAMED]) + (", ..." if len(found) > _MOST_NAMED else "")
     return (
-        f"{len(found)} layers have kernels that are mostly zeros ({name!r}: {share:.0%}), and "
-        "training fills zeros. To keep them, give these layers of the float model a "
-        "kernel_constraint that multiplies by the mask of the other weights."
+        f"Kernels are mostly zeros in the layers {named}, and training fills zeros. To keep them, "
+        "give these layers of the float model a kernel_constraint that multiplies by the mask of "
+        "the other weights."
     )
 
 

@@ -117,8 +117,32 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
 
+class AffineLayer(keras.layers.Layer):
+    """Base of `y = scale * x + offset`: a subclass has `scale` and `offset`.
+
+    In inference between known grids, `offset` is rounded to deploy.
+    """
+
+    scale: Any
+    offset: Any
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.connections: dict[int, AffineAccumulator | DeferredAffine] = {}
+
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
+        if training or 0 not in self.connections:
+            dtype = self.compute_dtype
+            scale, offset = (ops.cast(each, dtype) for each in (self.scale, self.offset))
+            return ops.cast(inputs, dtype) * scale + offset
+        return ops.cast(self.connections[0].integer_affine(inputs), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any, **kwargs: Any) -> Any:
+        return input_shape
+
+
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeRescaling(keras.layers.Layer):
+class QuantizeRescaling(AffineLayer):
     """`y = scale * x + offset`. In inference between known grids, `offset` is rounded to deploy.
 
     Args:
@@ -129,7 +153,6 @@ class QuantizeRescaling(keras.layers.Layer):
     def __init__(self, scale: Any, offset: Any = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.scale, self.offset = scale, offset
-        self.connections: dict[int, AffineAccumulator | DeferredAffine] = {}
 
     @classmethod
     def of(cls, layer: Any) -> QuantizeRescaling:
@@ -142,16 +165,6 @@ class QuantizeRescaling(keras.layers.Layer):
             dtype=layer.dtype_policy,
             activity_regularizer=layer.activity_regularizer,
         )
-
-    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        if training or 0 not in self.connections:
-            dtype = self.compute_dtype
-            scale, offset = (ops.cast(each, dtype) for each in (self.scale, self.offset))
-            return ops.cast(inputs, dtype) * scale + offset
-        return ops.cast(self.connections[0].integer_affine(inputs), self.compute_dtype)
-
-    def compute_output_shape(self, input_shape: Any, **kwargs: Any) -> Any:
-        return input_shape
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale, "offset": self.offset}

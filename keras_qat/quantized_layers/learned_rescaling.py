@@ -9,13 +9,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_qat.quantized_layers.affine import AffineAccumulator, DeferredAffine
+from keras_qat.quantized_layers.affine import AffineLayer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class LearnedRescaling(keras.layers.Layer):
+class LearnedRescaling(AffineLayer):
     """`y = scale * x + offset` over the last axis of `x`, with variables instead of constants.
 
     A variable has a shape of its own. It is reshaped to its view, broadcast to `features`, and
@@ -60,7 +60,6 @@ class LearnedRescaling(keras.layers.Layer):
         self.scale_constraint = keras.constraints.get(scale_constraint)
         self.offset_constraint = keras.constraints.get(offset_constraint)
         self.supports_masking = True
-        self.connections: dict[int, AffineAccumulator | DeferredAffine] = {}
 
     def build(self, input_shape: Any) -> None:
         self.scale_variable = self._weight("scale", self.scale_shape, "ones")
@@ -93,16 +92,6 @@ class LearnedRescaling(keras.layers.Layer):
         values = ops.reshape(as_tensor(variable), (-1,))[: math.prod(view)]
         values = ops.broadcast_to(ops.reshape(values, view), self.features)
         return ops.reshape(values, (math.prod(self.features),))
-
-    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        if training or 0 not in self.connections:
-            dtype = self.compute_dtype
-            scale, offset = (ops.cast(each, dtype) for each in (self.scale, self.offset))
-            return ops.cast(inputs, dtype) * scale + offset
-        return ops.cast(self.connections[0].integer_affine(inputs), self.compute_dtype)
-
-    def compute_output_shape(self, input_shape: Any, **kwargs: Any) -> Any:
-        return input_shape
 
     def get_config(self) -> dict[str, Any]:
         regularizers, constraints = keras.regularizers, keras.constraints

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_qat.targets import problem_on
+from keras_qat.training.backend_state import synchronize
 
 
 def given_callbacks(arguments: Mapping[str, Any]) -> list[Any]:
@@ -47,6 +48,7 @@ class TargetCheck(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self._warned:
             return
+        synchronize(self.model)
         try:
             problem = problem_on(self.model.planned_integer(), self._target)
         except ValueError as error:

@@ -1,5 +1,7 @@
 """Outputs are judged by what they are: classes of pixels, sides of a threshold, or numbers."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,10 @@ import keras_qat
 import tflite_export
 from keras_qat.training.output_kinds import kind_of, output_kinds
 from tests.models import images, randomize
+from tflite_export.proof.comparison import ModelComparison
+from tflite_export.proof.limits import Limits, check_limits
+from tflite_export.proof.output_difference import OutputDifference
+from tflite_export.targets import get_target
 
 layers, losses = keras.layers, keras.losses
 X = images(64, (16, 16, 3))
@@ -120,12 +126,20 @@ def test_what_does_not_exist_is_refused(outputs, message, tmp_path):
         exported(quantized(binary()), tmp_path, outputs=outputs)
 
 
-def test_of_unknown_kind_one_of_two_limits_is_enough(tmp_path):
-    """Nothing says that these are images; few pixels keep their largest channel, all are close."""
-    report = exported(quantized(pixels(3, "sigmoid")), tmp_path)
-    (output,) = report.comparison.outputs
-    assert output.kind is None
-    assert output.agreement is not None
+@pytest.mark.parametrize(
+    ("agreement", "steps", "passes"),
+    [(0.5, 1.0, True), (0.95, 40.0, True), (0.5, 40.0, False)],
+)
+def test_of_unknown_kind_one_of_two_limits_is_enough(agreement, steps, passes):
+    output = OutputDifference("y", None, None, 100, agreement, steps, steps, steps, 256, 20.0)
+    comparison = ModelComparison("tflm", 100, (), (output,))
+    limits = Limits.of(get_target("tflm"))
+    refused = contextlib.nullcontext() if passes else pytest.raises(tflite_export.ExportError)
+    with refused:
+        check_limits(comparison, limits, answers=True)
+
+
+def test_a_limit_that_is_given_holds_for_unknown_kinds_too(tmp_path):
     with pytest.raises(tflite_export.ExportError, match=r"min_argmax_agreement=1 is missed"):
         exported(quantized(pixels(3, "sigmoid")), tmp_path, min_argmax_agreement=1.0)
 

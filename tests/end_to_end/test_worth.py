@@ -74,5 +74,28 @@ def test_a_metric_needs_labels_and_a_number(qmodel, tmp_path):
         exported(qmodel, tmp_path, samples=(X, Y), metric=lambda labels, outputs: outputs)
 
 
+def test_indices_are_answers(tmp_path):
+    model = dense_network()
+    model = keras.Model(model.inputs, keras.ops.argmax(model.outputs[0], axis=-1))
+    qmodel = keras_qat.quantize(model, calibration_data=X)
+    report = exported(qmodel, tmp_path, samples=(X, Y))
+    assert report.worth.of_trained == np.mean(qmodel.predict(X, verbose=0) == Y)
+    assert report.worth.of_float == np.mean(model.predict(X, verbose=0) == Y)
+    assert report.worth.file_sqnr == {}  # the distance of two indices means nothing
+    assert "100.00% of 256 answers kept (largest)" in report.render()
+
+
+@pytest.mark.parametrize(
+    ("of", "samples", "message"),
+    [
+        ("graph", (np.zeros((4, 6), np.int8), Y[:4]), "compare a trained model with its file"),
+        ("model", (None, Y), "Labels need their samples"),
+    ],
+)
+def test_labels_that_nothing_can_use_are_refused(qmodel, of, samples, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        exported(qmodel.to_integer() if of == "graph" else qmodel, tmp_path, samples=samples)
+
+
 def test_random_samples_say_nothing_of_worth(qmodel, tmp_path):
     assert exported(qmodel, tmp_path).worth is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,13 +37,8 @@ class LearnedModel(Protocol):
         """
 
 
-class Answers(Protocol):
-    """What keeps the integers of a model and of its exported graph."""
-
-    def add(
-        self, codes: Mapping[str, npt.NDArray[Any]], exported: Mapping[str, npt.NDArray[Any]]
-    ) -> None:
-        """Takes a chunk of examples."""
+Seen = Callable[[Mapping[str, npt.NDArray[Any]], Mapping[str, npt.NDArray[Any]]], None]
+"""What takes the integers of a model and of its exported graph, chunk by chunk."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +135,7 @@ def compare_with_model(
     samples: Samples,
     profile: str,
     kinds: Mapping[str, OutputKind],
-    answers: Answers | None = None,
+    seen: Seen | None = None,
 ) -> ModelComparison:
     """Runs both on the same examples, and compares their integers layer by layer.
 
@@ -154,7 +149,7 @@ def compare_with_model(
         samples: real inputs by name, shape (samples, ...).
         profile: rounding profile with which the graph runs.
         kinds: what each output is, by name.
-        answers: gets the integers of both, chunk by chunk.
+        seen: gets the integers of the model and of the graph, chunk by chunk.
 
     Raises:
         ValueError: the model's `layer_codes` lacks an input or an output of the graph.
@@ -183,17 +178,18 @@ def compare_with_model(
         floats.append([float_difference(name, exported[name], codes[name]) for name in in_float])
         for name, tally in zip(graph.outputs, outputs, strict=True):
             tally.add(exported[name], codes[name])
-        if answers is not None:
-            answers.add(codes, exported)
+        if seen is not None:
+            seen(codes, exported)
+    of_layers = merge(exact)
     return ModelComparison(
         profile,
         count,
         merge(chunks),
         tuple(tally.result() for tally in outputs),
         merge_floats(floats),
-        _rate(merge(exact)),
-        _worst_channel(channels, merge(exact)),
-        max(merge(exact), key=lambda each: each.rate, default=_NOTHING).name,
+        _rate(of_layers),
+        _worst_channel(channels, of_layers),
+        max(of_layers, key=lambda each: each.rate, default=_NOTHING).name,
     )
 
 

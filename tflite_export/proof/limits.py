@@ -19,9 +19,11 @@ _SYSTEMATIC, _ENOUGH = 0.5, 16
 """A channel in which more than every second element differs, of at least 16, is another channel."""
 
 _MANY_TIES = 0.01
-"""Share of all elements that lie at ties. Trained networks have less than a thousandth of it."""
+"""Share of all elements that lie at ties. MobileNetV2 has 7e-7 of them, and a network that was
+trained in bfloat16 5e-6: even coarse grids stay far below."""
 
 _FEW_FLIPS = 1e-3
+"""Share of flips from which on a message says where flips come from."""
 
 _ANOTHER_LAYER = (
     "That is no rounding: the integers of the layer state something else. If it has a rule of your "

@@ -31,7 +31,7 @@ class OutputDifference:
         high_steps: 99.9th percentile of the absolute differences, in steps.
         max_steps: largest absolute difference, in steps.
         levels: number of levels of the grid; 0 for an output on no grid, which has no steps.
-        sqnr: signal over error in decibels; `None` if no element differs.
+        sqnr: signal over error in decibels; `None` if no element differs, or for indices.
     """
 
     name: str
@@ -52,17 +52,19 @@ class OutputDifference:
 
     def render(self) -> str:
         """The difference as a line of the report."""
-        what = {"scores": "scores", "values": "values"}.get(self.kind or "", "of unknown kind")
-        parts = [f"Output {self.name!r} ({what})"]
+        parts = [f"Output {self.name!r} ({self.kind or 'of unknown kind'})"]
         if self.agreement is not None:
             how = "largest" if self.threshold is None else f"side of {self.threshold:g}"
             parts.append(f"{self.agreement:.2%} of {self.positions:,} answers kept ({how})")
-        if self.levels:
+        if self.levels and self.max_steps:
             parts.append(
                 f"error of {self.mean_steps:.2f} steps on average, {self.high_steps:g} at the "
                 f"99.9th percentile, at most {self.max_steps:g}, of {self.levels} levels"
             )
-        parts.append("no difference" if self.sqnr is None else f"SQNR {self.sqnr:.1f} dB")
+        if self.sqnr is not None:
+            parts.append(f"SQNR {self.sqnr:.1f} dB")
+        elif self.agreement in (None, 1.0):
+            parts.append("no difference")
         return f"{parts[0]}: {'; '.join(parts[1:])}."
 
 
@@ -82,17 +84,20 @@ class OutputTally:
             apart = np.abs(actual.astype(np.int64) - expected.astype(np.int64))
             self._steps += np.bincount(apart.reshape(-1), minlength=_MOST_STEPS)
             actual, expected = (self._tensor.dequantize(each) for each in (actual, expected))
+        if self._tensor.dtype == "int32":  # indices are answers themselves
+            self._count(actual == expected)
+            return
         actual, expected = actual.astype(np.float64), expected.astype(np.float64)
         self._signal += float(np.sum(np.square(expected)))
         self._error += float(np.sum(np.square(actual - expected)))
         if self._kind.kind == VALUES:
             return
-        if self._tensor.dtype == "int32":  # indices are answers themselves
-            same = actual == expected
-        elif self._kind.threshold is None:
-            same = actual.argmax(axis=-1) == expected.argmax(axis=-1)
+        if self._kind.threshold is None:
+            self._count(actual.argmax(axis=-1) == expected.argmax(axis=-1))
         else:
-            same = (actual > self._kind.threshold) == (expected > self._kind.threshold)
+            self._count((actual > self._kind.threshold) == (expected > self._kind.threshold))
+
+    def _count(self, same: Array) -> None:
         self._answers += same.size
         self._same += int(np.count_nonzero(same))
 

@@ -32,7 +32,7 @@ class OutputKind:
     @property
     def decides(self) -> bool:
         """Whether answers can be compared: scores, and outputs of unknown kind with channels."""
-        return self.kind == SCORES or (self.kind is None and self.threshold is None)
+        return self.kind != VALUES
 
 
 def check_kinds(graph: IntegerGraph, given: Mapping[str, str] | None) -> dict[str, str]:

@@ -39,10 +39,12 @@ def split_labels(graph: IntegerGraph, samples: Any, metric: Any = None) -> tuple
     """The inputs and the labels of `(x, labels)`; inputs alone have the labels `None`.
 
     Raises:
-        ValueError: a metric without labels.
+        ValueError: a metric without labels, or labels without inputs.
     """
     pair = isinstance(samples, tuple) and len(samples) == 2
     if pair and (metric is not None or len(graph.inputs) == 1):
+        if samples[0] is None:
+            raise ValueError("Labels need their samples. Received: samples=(None, labels)")
         return samples[0], samples[1]
     if metric is not None:
         raise ValueError(

@@ -115,9 +115,10 @@ def worth_of(
     if found is not None:
         shaped = zip(names, found, strict=True)
         original = {name: np.reshape(each, trained[name].shape) for name, each in shaped}
+    measured = [name for name in original if trained[name].dtype.kind == "f"]  # no indices
     worth = Worth(
-        trained_sqnr={name: _sqnr(original[name], trained[name]) for name in original},
-        file_sqnr={name: _sqnr(original[name], file[name]) for name in original},
+        trained_sqnr={name: _sqnr(original[name], trained[name]) for name in measured},
+        file_sqnr={name: _sqnr(original[name], file[name]) for name in measured},
     )
     if metric is None and len(kinds) == 1 and kinds[0].decides:
         metric = _accuracy(kinds[0])
@@ -140,6 +141,8 @@ def _sqnr(expected: Array, actual: Array) -> float | None:
 def _accuracy(kind: OutputKind) -> Metric:
     def accuracy(labels: Any, outputs: Array) -> float:
         labels = np.asarray(labels)
+        if np.issubdtype(outputs.dtype, np.integer):  # indices of the largest
+            return float(np.mean(outputs == labels.reshape(outputs.shape)))
         if kind.threshold is not None:
             truth = labels.reshape(outputs.shape) > 0.5
             return float(np.mean((outputs > kind.threshold) == truth))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -162,9 +161,7 @@ def _input_like(tensor: Any) -> Any:
 
 def _linear(layer: Any, kind: type, x: Any) -> Any:
     """The same layer without its activation, with its weights."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
-        linear = copy_of(layer, kind, activation="linear", activity_regularizer=None)
+    linear = copy_of(layer, kind, activation="linear", activity_regularizer=None)
     linear(x)
     linear.set_weights(layer.get_weights()[: len(linear.weights)])
     return linear

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -264,32 +264,28 @@ def _ends(node: GraphNode) -> tuple[Any, Any]:
 
 
 def depth_to_space(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """Channels become blocks of pixels: reshapes round a permutation."""
+    """Channels become blocks of pixels."""
     block = node.operation.block_size
-    shape = node.inputs[0].shape
-    if None in shape[1:] or node.operation.data_format != "channels_last":
-        return None
-    _, height, width, channels = shape
-    inner = channels // block**2
-    return [
-        (layers.Reshape, {"target_shape": (height, width, block, block * inner)}),
-        (layers.Permute, {"dims": (1, 3, 2, 4)}),
-        (layers.Reshape, {"target_shape": (height * block, width * block, inner)}),
-    ]
+    return _between_blocks(node, lambda h, w, c: (h, w, block, c // block))
 
 
 def space_to_depth(node: GraphNode, args: Arguments, kwargs: Options) -> Chain | None:
-    """Blocks of pixels become channels: reshapes round a permutation."""
+    """Blocks of pixels become channels."""
     block = node.operation.block_size
-    shape = node.inputs[0].shape
-    if None in shape[1:] or node.operation.data_format != "channels_last":
+    return _between_blocks(node, lambda h, w, c: (h // block, block, w // block, block * c))
+
+
+def _between_blocks(
+    node: GraphNode, split: Callable[[int, int, int], tuple[int, ...]]
+) -> Chain | None:
+    """A reshape, an exchange of the two middle axes, and a reshape."""
+    sizes = node.inputs[0].shape[1:]
+    if None in sizes or node.operation.data_format != "channels_last":
         return None
-    _, height, width, channels = shape
-    down, across = height // block, width // block
     return [
-        (layers.Reshape, {"target_shape": (down, block, across, block * channels)}),
+        (layers.Reshape, {"target_shape": split(*sizes)}),
         (layers.Permute, {"dims": (1, 3, 2, 4)}),
-        (layers.Reshape, {"target_shape": (down, across, block**2 * channels)}),
+        (layers.Reshape, {"target_shape": tuple(node.outputs[0].shape[1:])}),
     ]
 
 

@@ -33,5 +33,5 @@ class Recipe:
 
 
 def recipe_of(found: Chain | Recipe) -> Recipe:
-    """A chain alone, as a recipe. Its first layer reads all inputs if it is a merge."""
+    """A chain alone as a recipe, or the recipe itself."""
     return found if isinstance(found, Recipe) else Recipe((found,))

@@ -9,11 +9,11 @@ from typing import Any
 import keras
 
 from keras_qat.keras_graph import GraphNode, rebuild
+from keras_qat.names import unused_name
 from keras_qat.quantization.passes.layer_copies import (
     LayerCopies,
     StaysFloat,
     float_copy_of,
-    unused_name,
 )
 
 

@@ -32,6 +32,10 @@ _BINARY = {
 }
 
 
+class _NoEqualError(Exception):
+    """An operation of TensorFlow that `keras.ops` does not have. The caller never sees it."""
+
+
 def on_symbolic(function: Callable[..., Any], args: Any = (), kwargs: Any = None) -> Any:
     """`function(*args, **kwargs)` on symbolic tensors of Keras, also if it calls TensorFlow.
 
@@ -68,7 +72,7 @@ def _retraced(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     specs = [tf.TensorSpec(each.shape, each.dtype) for each in symbolic]
     concrete = tf.function(called, autograph=False).get_concrete_function(*specs)
     if concrete.variables or concrete.captured_inputs:
-        raise NotImplementedError("it reads variables or tensors from outside")
+        raise _NoEqualError("it reads variables or tensors from outside")
     values: dict[str, Any] = {
         tensor.name: each for tensor, each in zip(concrete.inputs, symbolic, strict=True)
     }
@@ -117,14 +121,14 @@ def _results(operation: Any, given: list[Any]) -> list[Any]:
         return [ops.reshape(x, tuple(-1 if size is None else size for size in shape))]
     find = _OTHERS.get(kind)
     if find is None:
-        raise NotImplementedError(kind)
+        raise _NoEqualError(kind)
     found = find(operation, *given)
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
 def _known(value: Any) -> Any:
     if value is None:
-        raise NotImplementedError("a size that is not known")
+        raise _NoEqualError("a size that is not known")
     return value
 
 
@@ -156,7 +160,7 @@ def _slice(operation: Any, x: Any, begin: Any, size: Any) -> Any:
 
 def _gather(operation: Any, x: Any, indices: Any, axis: Any = 0) -> Any:
     if operation.get_attr("batch_dims") if operation.type == "GatherV2" else 0:
-        raise NotImplementedError("batch_dims")
+        raise _NoEqualError("batch_dims")
     return ops.take(x, _known(indices), axis=int(axis))
 
 
@@ -180,7 +184,7 @@ def _pooled(pool: Callable[..., Any]) -> Callable[..., Any]:
     def find(operation: Any, x: Any) -> Any:
         window, strides = operation.get_attr("ksize"), operation.get_attr("strides")
         if operation.get_attr("data_format") != b"NHWC" or (window[0], window[3]) != (1, 1):
-            raise NotImplementedError("data_format")
+            raise _NoEqualError("data_format")
         padding = operation.get_attr("padding").decode().lower()
         return pool(x, tuple(window[1:3]), tuple(strides[1:3]), padding)
 
@@ -190,7 +194,7 @@ def _pooled(pool: Callable[..., Any]) -> Callable[..., Any]:
 def _blocks(move: Callable[..., Any]) -> Callable[..., Any]:
     def find(operation: Any, x: Any) -> Any:
         if operation.get_attr("data_format") != b"NHWC":
-            raise NotImplementedError("data_format")
+            raise _NoEqualError("data_format")
         return move(x, operation.get_attr("block_size"))
 
     return find

@@ -18,9 +18,10 @@ from keras_qat.keras_graph import (
     replay,
 )
 from keras_qat.layer_rules.inherited import computing_kind
+from keras_qat.names import unused_name
 from keras_qat.quantization.passes.equal_forms import EqualForms, is_one_function
 from keras_qat.quantization.passes.functions import function_layer
-from keras_qat.quantization.passes.layer_copies import LayerCopies, float_copy_of, unused_name
+from keras_qat.quantization.passes.layer_copies import LayerCopies, float_copy_of
 from keras_qat.quantization.passes.paths import set_path
 from keras_qat.quantization.passes.raw_operations import is_constant, layers_of, regions_of
 from keras_qat.quantization.passes.recipes import Chain, Link, Recipe

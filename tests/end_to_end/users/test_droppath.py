@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tests.end_to_end.users.deployed import exported, trained
+from tests.end_to_end.users.deployed import coloured_images, exported, trained
 
 layers = keras.layers
 
@@ -59,9 +59,7 @@ def network():
 
 def test_branches_drop_in_training_and_scales_train(tmp_path):
     keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, 96)
-    x = (rng.normal(0, 0.5, (96, 16, 16, 3)) + np.eye(3)[y][:, None, None, :]).astype(np.float32)
+    x, y = coloured_images(16)
     model = network()
     qmodel = trained(model, x, y, rate=1e-2, loss="sparse_categorical_crossentropy")
     outputs = [np.asarray(qmodel(x[:32], training=True)) for _ in range(2)]

@@ -1,11 +1,10 @@
 """Training on grids from random weights, under the usual policy of GPUs."""
 
 import keras
-import numpy as np
 import pytest
 
 import keras_qat
-from tests.end_to_end.users.deployed import exported
+from tests.end_to_end.users.deployed import coloured_images, exported
 
 layers = keras.layers
 
@@ -30,9 +29,7 @@ def network():
 @pytest.mark.usefixtures("mixed_policy")
 def test_from_random_weights_to_both_files(tmp_path):
     keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, 96)
-    x = (rng.normal(0, 0.5, (96, 16, 16, 3)) + np.eye(3)[y][:, None, None, :]).astype(np.float32)
+    x, y = coloured_images(16)
     qmodel = keras_qat.quantize(network(), calibration_data=x)
     loss = "sparse_categorical_crossentropy"
     qmodel.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_qat
-from tests.end_to_end.users.deployed import exported
+from tests.end_to_end.users.deployed import coloured_images, exported
 
 layers = keras.layers
 
@@ -50,9 +50,7 @@ def compiled(model):
 
 def test_the_call_is_kept_and_the_step_comes_along(tmp_path):
     keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, 96)
-    x = (rng.normal(0, 0.5, (96, 12, 12, 3)) + np.eye(3)[y][:, None, None, :]).astype(np.float32)
+    x, y = coloured_images(12)
     model = compiled(Classifier())
     assert "mixed" in model.fit(x, y, epochs=2, verbose=0).history
     with pytest.warns(UserWarning, match=r"has its own train_step.*subclass keras_qat\."):

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_qat
-from tests.end_to_end.users.deployed import exported, trained
+from tests.end_to_end.users.deployed import coloured_images, exported, trained
 
 layers = keras.layers
 
@@ -51,9 +51,7 @@ def network():
 
 def test_zeros_stay_zeros(tmp_path):
     keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, 96)
-    x = (rng.normal(0, 0.5, (96, 12, 12, 3)) + np.eye(3)[y][:, None, None, :]).astype(np.float32)
+    x, y = coloured_images(12)
     model = pruned(network())
     loss = "sparse_categorical_crossentropy"
     qmodel = trained(model, x, y, rate=1e-2, loss=loss)
@@ -66,6 +64,6 @@ def test_zeros_stay_zeros(tmp_path):
 
 def test_zeros_that_nothing_keeps_are_named():
     x = np.random.default_rng(0).normal(size=(16, 12, 12, 3)).astype(np.float32)
-    message = r"3 layers have kernels that are mostly zeros \('first': 70%\).*kernel_constraint"
+    message = r"mostly zeros in the layers 'first' \(70%\), 'second' \(70%\),.*kernel_constraint"
     with pytest.warns(UserWarning, match=message):
         keras_qat.quantize(pruned(network(), constraint=None), calibration_data=x)

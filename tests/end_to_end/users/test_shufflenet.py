@@ -1,10 +1,9 @@
 """ShuffleNetV2: channels are split, and shuffled by a reshape and a transpose."""
 
 import keras
-import numpy as np
 from keras import ops
 
-from tests.end_to_end.users.deployed import exported, trained
+from tests.end_to_end.users.deployed import coloured_images, exported, trained
 
 layers = keras.layers
 
@@ -45,9 +44,7 @@ def shufflenet():
 
 def test_it_splits_and_shuffles(tmp_path):
     keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, 96)
-    x = (rng.normal(0, 0.5, (96, 24, 24, 3)) + np.eye(3)[y][:, None, None, :]).astype(np.float32)
+    x, y = coloured_images(24)
     loss = "sparse_categorical_crossentropy"
     qmodel = trained(shufflenet(), x, y, rate=1e-2, loss=loss)
     for report in exported(qmodel, x, tmp_path).values():

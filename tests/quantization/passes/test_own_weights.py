@@ -1,5 +1,7 @@
 """Weights that a layer of a user adds: they stay trainable, and deploy on grids."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -253,18 +255,15 @@ def test_what_no_layer_states_is_refused_by_name_and_the_way_out_keeps_it(case, 
     exported(qmodel, x, tmp_path)
 
 
-class untouched_weights:  # noqa: N801
+@contextlib.contextmanager
+def untouched_weights(model):
     """The attributes of the layer are its variables again, also behind an error."""
-
-    def __init__(self, model):
-        self.own = model.get_layer("own")
-
-    def __enter__(self):
-        self.before = {k: v for k, v in vars(self.own).items() if isinstance(v, keras.Variable)}
-
-    def __exit__(self, *error):
-        for name, value in self.before.items():
-            assert getattr(self.own, name) is value
+    own = model.get_layer("own")
+    before = {k: v for k, v in vars(own).items() if isinstance(v, keras.Variable)}
+    try:
+        yield
+    finally:
+        assert all(getattr(own, name) is value for name, value in before.items())
 
 
 def test_weights_that_two_layers_share_are_refused_by_name():
