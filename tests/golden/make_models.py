@@ -100,12 +100,14 @@ def step(qmodel):
 
 def versions():
     """What float results depend on."""
-    flags = pathlib.Path("/proc/cpuinfo")
-    lines = flags.read_text().splitlines() if flags.exists() else [platform.processor()]
-    processor = next((line for line in lines if line.startswith("model name")), lines[0])
+    about = pathlib.Path("/proc/cpuinfo")
+    text = about.read_text() if about.exists() else f"model name: {platform.processor()}"
+    processor = next(line for line in text.splitlines() if line.startswith("model name"))
     return {
         **{package.__name__: package.__version__ for package in (keras, np, tf)},
         "processor": processor.partition(":")[2].strip(),
+        # Virtual machines give processors of several generations one name.
+        "vectors": next((width for width in ("avx512f", "avx2") if width in text.split()), "other"),
     }
 
 

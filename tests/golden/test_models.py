@@ -42,17 +42,21 @@ def golden(request):
 
 
 def same_machine(folder):
-    return json.loads((folder / "made_with.json").read_text()) == versions()
+    made_with = json.loads((folder / "made_with.json").read_text())
+    return {"vectors": "avx512f", **made_with} == versions()  # the first ones do not record it
 
 
 def test_a_model_loads_with_its_codes(golden):
-    _, qmodel, values = golden
+    folder, qmodel, values = golden
     codes = qmodel.layer_codes(values["inputs"])
     assert sorted(f"codes/{name}" for name in codes) == sorted(
         name for name in values.files if name.startswith("codes/")
     )
     for name, found in codes.items():
-        np.testing.assert_array_equal(found, values[f"codes/{name}"], err_msg=name)
+        expected = values[f"codes/{name}"]
+        in_float = not np.issubdtype(expected.dtype, np.integer)  # of layers without a grid
+        tolerance = 1e-4 if in_float and not same_machine(folder) else 0.0
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
 def test_float_outputs_and_a_step_of_training(golden):
