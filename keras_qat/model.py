@@ -44,8 +44,17 @@ from keras_qat.training.fitted_statistics import add_reestimation
 from keras_qat.training.objective import ORIGINALS, Objective
 from keras_qat.training.outer_models import stepping_model, takes_quantization_loss
 from keras_qat.training.output_kinds import Kind, output_kinds
+from keras_qat.training.own_steps import (
+    code_of_steps,
+    give_attributes,
+    lost_in_a_file,
+    stepping_class,
+    steps_config,
+    steps_of_config,
+)
 
 _NAMES, _LABELS, _TARGET = "output_names", "output_labels", "target"
+_OWN_STEPS = "own_steps"
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
@@ -94,19 +103,28 @@ class QuantizedModel(Objective):
     def get_config(self) -> dict[str, Any]:
         named = {_NAMES: list(self.output_names), _LABELS: list(self.output_labels)}
         known = {_TARGET: self.target} if self.target else {}
-        return stamped(super().get_config()) | (named if self.output_labels else {}) | known
+        steps = steps_config(self)
+        own = {_OWN_STEPS: steps} if steps else {}
+        return stamped(super().get_config()) | (named if self.output_labels else {}) | known | own
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> QuantizedModel:
         """The model with this configuration.
 
         Raises:
-            ValueError: a newer keras_qat saved the configuration.
+            ValueError: a newer keras_qat saved the configuration, or the class whose steps the
+                model trains by is not known.
         """
         config = unstamped(config)
         names, labels = config.pop(_NAMES, None), config.pop(_LABELS, ())
-        target = config.pop(_TARGET, None)
-        model: QuantizedModel = super().from_config(config, custom_objects)
+        target, steps = config.pop(_TARGET, None), config.pop(_OWN_STEPS, None)
+        if steps is None:
+            model: QuantizedModel = super().from_config(config, custom_objects)
+        else:
+            kind, attributes = steps_of_config(steps, custom_objects)
+            made: Any = stepping_class(QuantizedModel, kind)
+            model = super(QuantizedModel, made).from_config(config, custom_objects)
+            give_attributes(model, attributes)
         set_labels(model, names or [layer_name(tensor) for tensor in model.outputs], labels)
         model.target = target
         return model
@@ -162,13 +180,7 @@ class QuantizedModel(Objective):
         name = self._outer_name if outer is None else outer.name
         if name is None or (outer is not None and takes_quantization_loss(outer)):
             return
-        parts = {
-            "its penalty on bit widths": self.bit_width_penalty and self.learned_widths,
-            "its loss against a teacher": self._distillation,
-            "its code regularization": self.pulled_kernels,
-            "its discretization loss": self.discretization_log,
-        }
-        warn_of_outer_model(self.name, name, parts)
+        warn_of_outer_model(self.name, name, self.loss_terms())
 
     def fit(self, *args: Any, reestimate: bool | None = None, **kwargs: Any) -> Any:
         """Trains like any Keras model. Warns first if this `fit` would not end as expected.
@@ -255,7 +267,7 @@ class QuantizedModel(Objective):
         Raises:
             ValueError: a layer in float that no file can state. Nothing is written.
         """
-        check_file(self)
+        check_file(self, code_of_steps(self), lost_in_a_file(self))
         super().save(filepath, *args, **kwargs)
 
     def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:

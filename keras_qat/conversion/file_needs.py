@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -23,8 +23,13 @@ _LARGEST_DIFFERENCE = 1e-5
 _LONGEST = 200
 
 
-def check_file(model: keras.Model) -> None:
+def check_file(model: keras.Model, code: Sequence[Any] = (), lost: Sequence[str] = ()) -> None:
     """Warns once of the code that loading a file of the model will need.
+
+    Args:
+        model: the model.
+        code: classes and objects besides the layers that it needs.
+        lost: the names of attributes that the file will not hold.
 
     Raises:
         ValueError: a layer that no file can state, so that a loaded model would not have it, or
@@ -32,7 +37,7 @@ def check_file(model: keras.Model) -> None:
     """
     if model in _CHECKED:
         return
-    own: dict[str, Any] = {}
+    own: dict[str, Any] = dict(_unregistered(code))
     unsafe: dict[str, None] = {}
     for node in nodes(model):
         layer = getattr(node.operation, "held", node.operation)
@@ -51,6 +56,13 @@ def check_file(model: keras.Model) -> None:
             _check_loaded(node, layer, found, layer.name in unsafe)
     _CHECKED.add(model)
     _warn(model, own, list(unsafe))
+    if lost:
+        warnings.warn(
+            f"The file of the model {model.name!r} does not hold its attributes "
+            f"{', '.join(map(repr, lost))}, which its training steps read. Set them on the loaded "
+            "model before you train it.",
+            stacklevel=3,
+        )
 
 
 def _warn(model: keras.Model, own: dict[str, Any], unsafe: list[str]) -> None:
@@ -75,11 +87,16 @@ def _warn(model: keras.Model, own: dict[str, Any], unsafe: list[str]) -> None:
 def _own_code(layer: Any) -> Iterator[tuple[str, Any]]:
     """The classes and functions of the user's in a layer that are not registered, by name."""
     for inner in with_inner_layers(layer):
-        for value in (inner, *code_of_the_user(inner).values()):
-            code = value if inspect.isfunction(value) else type(value)
-            ours = code.__module__.startswith(("keras.", "keras_qat."))
-            if code.__name__ != "<lambda>" and not ours and not _is_registered(code):
-                yield code.__name__, code
+        yield from _unregistered([inner, *code_of_the_user(inner).values()])
+
+
+def _unregistered(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """The functions and classes, of objects too, that Keras cannot find by name."""
+    for value in values:
+        code = value if inspect.isfunction(value) or inspect.isclass(value) else type(value)
+        ours = f"{code.__module__}.".startswith(("keras.", "keras_qat.", "builtins.", "numpy."))
+        if code.__name__ != "<lambda>" and not ours and not _is_registered(code):
+            yield code.__name__, code
 
 
 def _is_registered(code: Any) -> bool:

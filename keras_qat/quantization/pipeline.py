@@ -28,6 +28,14 @@ from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.targets import checked_target, problem_on
 from keras_qat.training.objective import ORIGINALS
+from keras_qat.training.own_steps import (
+    STEPS,
+    StepsNotKeptError,
+    give_attributes,
+    has_own_steps,
+    read_attributes,
+    stepping_class,
+)
 
 _PRUNED = 0.5
 """Share of zeros from which on a kernel is taken for a pruned one."""
@@ -36,11 +44,6 @@ _WRITTEN_BY_HAND = 256
 """Smaller kernels with zeros, such as identities, are mostly written by hand."""
 
 _MOST_NAMED = 4
-
-_STEPS = (
-    *("train_step", "test_step", "predict_step"),
-    *("compute_loss", "compute_metrics", "stateless_compute_loss"),
-)
 
 
 def quantize(
@@ -67,7 +70,9 @@ def quantize(
     Subtract or Multiply get 8 bits unless the config or an override says otherwise.
 
     Layers that a user wrote are taken apart where that is possible: weights that they add stay
-    trainable, and what they do in training alone lives on in `fit`.
+    trainable, and what they do in training alone lives on in `fit`. The quantized model keeps the
+    `train_step`, `test_step`, `predict_step`, `compute_loss`, `compute_metrics`, `compile` and
+    `metrics` of a class that the user wrote, and the attributes that these read.
 
     A layer with `trainable = False` stays frozen, and so do the scales of its weights. The scales
     of its output belong to an activation, and train. A tensor or a channel of zeros, or of values
@@ -120,8 +125,10 @@ def quantize(
     plan = prepared.plan
     refuse(model.name, (each.why_not for each in plan.unsupported if each.why_not != LEFT_IN_FLOAT))
     _check_something_is_quantized(plan, overrides)
-    _warn_of_own_code(model, prepared, check_overrides(overrides))
-    quantized = _built(prepared)
+    kind, attributes = _own_class(model, prepared)
+    _warn_of_training(prepared, check_overrides(overrides))
+    quantized = _built(prepared, kind)
+    give_attributes(quantized, attributes)
     if target is not None and (problem := problem_on(quantized.planned_integer(), target)):
         raise UnsupportedLayerError(_not_on(target, problem))
     quantized.target = target
@@ -178,10 +185,10 @@ def plan(
     return dataclasses.replace(prepared.plan, warnings=said)
 
 
-def _built(prepared: PreparedModel) -> QuantizedModel:
+def _built(prepared: PreparedModel, kind: type[keras.Model] = QuantizedModel) -> QuantizedModel:
     """The calibrated model of a plan."""
     quantized: QuantizedModel
-    quantized, quantizers = insert_quantizers(prepared.rules, prepared.plan, QuantizedModel)
+    quantized, quantizers = insert_quantizers(prepared.rules, prepared.plan, kind)
     label_outputs(quantized, like=prepared.graph)
     _calibrate_weights(quantized)
     _calibrate_activations(quantizers, prepared)
@@ -221,16 +228,29 @@ def _check_something_is_quantized(plan: QuantizationPlan, overrides: Overrides |
         )
 
 
-def _warn_of_own_code(model: keras.Model, prepared: PreparedModel, overrides: Overrides) -> None:
-    """Warns of custom training steps, and of layers that do something else in training."""
-    methods = own_methods(model, _STEPS)
-    if methods:
+def _own_class(
+    model: keras.Model, prepared: PreparedModel
+) -> tuple[type[keras.Model], dict[str, Any]]:
+    """The class of the quantized model, with the user's steps, and the attributes they read."""
+    if not has_own_steps(model):
+        return QuantizedModel, {}
+    names = {layer.name for layer in prepared.rules.model.layers}
+    try:
+        attributes = read_attributes(model, QuantizedModel, names)
+    except StepsNotKeptError as reason:
         warnings.warn(
-            f"The model {model.name!r} ({type(model).__name__}) has its own {', '.join(methods)}: "
-            "the quantized model trains, evaluates and predicts as any keras.Model does. For steps "
-            "of your own, subclass keras_qat.QuantizedModel (its docstring shows how).",
+            f"The model {model.name!r} ({type(model).__name__}) has its own "
+            f"{', '.join(own_methods(model, STEPS))}, which the quantized model does not keep: "
+            f"{reason}. It trains, evaluates and predicts as any keras.Model does. For steps of "
+            "your own, subclass keras_qat.QuantizedModel (its docstring shows how).",
             stacklevel=3,
         )
+        return QuantizedModel, {}
+    return stepping_class(QuantizedModel, type(model)), attributes
+
+
+def _warn_of_training(prepared: PreparedModel, overrides: Overrides) -> None:
+    """Warns of layers that do something else in training."""
     for node in flat_nodes(prepared.graph):
         warn_of_training(node, lambda name: name in prepared.whole or stays_float(name, overrides))
 

@@ -84,6 +84,11 @@ class QuantizeWrapper(keras.layers.Wrapper):
         outputs = self.forward(ops.cast(x, dtype), ops.cast(self.in_own_layout(kernel), dtype))
         return outputs if bias is None else ops.add(outputs, ops.cast(bias, dtype))
 
+    @property
+    def kernel(self) -> Any:
+        """The variable of the latent kernel, in the layout of the layer."""
+        return self.layer.kernel
+
     def bias(self) -> Tensor | None:
         """The latent bias, one number for each output channel; `None` without one."""
         return as_tensor(self.layer.bias) if self.layer.use_bias else None

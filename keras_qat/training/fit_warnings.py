@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keras import ops
@@ -83,19 +83,18 @@ def _any(callbacks: list[Any], flag: str) -> bool:
     return any(getattr(callback, flag, False) for callback in callbacks)
 
 
-def warn_of_outer_model(name: str, outer_name: str | None, parts: Mapping[str, Any]) -> None:
+def warn_of_outer_model(name: str, outer_name: str | None, lost: Sequence[str]) -> None:
     """Warns of the terms of the loss that a quantized model loses inside another model.
 
     Args:
         name: the name of the quantized model.
         outer_name: the name of the model that trains it.
-        parts: the name of each term -> a value that is false if the model does not have the term.
+        lost: the terms in words.
     """
-    lost = " and ".join(part for part, there in parts.items() if there)
     if lost:
         warnings.warn(
             f"The quantized model {name!r} trains inside {outer_name!r}, whose loss does not have "
-            f"{lost}. Quantize the whole model, and train that. Or write the loss yourself, and "
-            f"take it from {name}.quantization_loss(loss).",
+            f"{' and '.join(lost)}. Quantize the whole model, and train that. Or write the loss "
+            f"yourself, and take it from {name}.quantization_loss(loss).",
             stacklevel=3,
         )

@@ -69,6 +69,19 @@ class Objective(keras.Model):
         """Every bit width that training learns; empty if the config fixes the bit widths."""
         return learned_widths(self)
 
+    def task_terms(self) -> list[str]:
+        """In words, what the task loss is besides the compiled loss."""
+        return [] if self._distillation is None else ["its loss against a teacher"]
+
+    def loss_terms(self) -> list[str]:
+        """In words, what the training loss has besides the compiled loss."""
+        terms = {
+            "its penalty on bit widths": self.bit_width_penalty and self.learned_widths,
+            "its code regularization": self.pulled_kernels,
+            "its discretization loss": self.discretization_log,
+        }
+        return [*(term for term, found in terms.items() if found), *self.task_terms()]
+
     def meets_targets(self) -> bool:
         """Whether every learned bit width has met its target, so that the model deploys."""
         return all(width.meets_target() for width in self.learned_widths)

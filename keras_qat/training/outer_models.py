@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import types
-from collections.abc import Iterator
 from typing import Any
 
 import keras
+
+from keras_qat.training.user_code import mentioned_names
 
 _STEPS = ("train_step", "compute_loss_and_updates")
 _TERMS = "quantization_loss"
@@ -31,18 +31,4 @@ def stepping_model(inner: keras.Model) -> keras.Model | None:
 
 def takes_quantization_loss(outer: keras.Model) -> bool:
     """Whether a method of the outer model's class calls `quantization_loss`."""
-    own = [
-        kind
-        for kind in type(outer).__mro__
-        if not kind.__module__.startswith(("keras.", "keras_qat."))
-    ]
-    values = [value for kind in own for value in vars(kind).values()]
-    codes = [value.__code__ for value in values if isinstance(value, types.FunctionType)]
-    return any(_TERMS in code.co_names for each in codes for code in _with_inner(each))
-
-
-def _with_inner(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _with_inner(constant)
+    return _TERMS in mentioned_names(type(outer))

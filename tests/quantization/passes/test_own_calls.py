@@ -73,16 +73,6 @@ def test_a_call_of_its_own_that_needs_numbers_is_refused_by_name():
         keras_qat.quantize(inside_another(lambda: model), calibration_data=images(8, (8,)))
 
 
-@pytest.mark.parametrize("step", ["train_step", "compute_loss"])
-def test_steps_of_the_users_own_are_said_to_be_left_behind(step):
-    own = getattr(keras.Model, step)
-    kind = type("Mine", (keras.Model,), {step: lambda self, *args: own(self, *args)})
-    inputs = keras.Input((4,))
-    model = kind(inputs, layers.Dense(2)(inputs), name="mine")
-    with pytest.warns(UserWarning, match=rf"'mine' \(Mine\) has its own {step}.*QuantizedModel"):
-        keras_qat.quantize(model, calibration_data=images(8, (4,)))
-
-
 @keras.saving.register_keras_serializable(package="test")
 class Gain(layers.Layer):
     """A layer that trains a weight of its own, as no layer of Keras does."""
