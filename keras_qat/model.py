@@ -41,6 +41,7 @@ from keras_qat.training.finite_values import NanKeeper, check_inputs, check_pred
 from keras_qat.training.fit_callbacks import TargetCheck, add_callback
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
+from keras_qat.training.growing_ranges import add_range_growth
 from keras_qat.training.objective import ORIGINALS, Objective
 from keras_qat.training.outer_models import stepping_model, takes_quantization_loss
 from keras_qat.training.output_kinds import Kind, output_kinds
@@ -54,7 +55,7 @@ from keras_qat.training.own_steps import (
 )
 
 _NAMES, _LABELS, _TARGET = "output_names", "output_labels", "target"
-_OWN_STEPS = "own_steps"
+_OWN_STEPS, _UNTRAINED = "own_steps", "starts_untrained"
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
@@ -98,11 +99,13 @@ class QuantizedModel(Objective):
         self._spared_by: int | None = None  # the id of an optimizer
         self._nan_keeper = NanKeeper(self)
         self.target: str | None = None
+        self.starts_untrained = False
         self.plan: Any = None  # the plan of `quantize`; a loaded model has none
 
     def get_config(self) -> dict[str, Any]:
         named = {_NAMES: list(self.output_names), _LABELS: list(self.output_labels)}
-        known = {_TARGET: self.target} if self.target else {}
+        known: dict[str, Any] = {_TARGET: self.target} if self.target else {}
+        known |= {_UNTRAINED: True} if self.starts_untrained else {}
         steps = steps_config(self)
         own = {_OWN_STEPS: steps} if steps else {}
         return stamped(super().get_config()) | (named if self.output_labels else {}) | known | own
@@ -118,6 +121,7 @@ class QuantizedModel(Objective):
         config = unstamped(config)
         names, labels = config.pop(_NAMES, None), config.pop(_LABELS, ())
         target, steps = config.pop(_TARGET, None), config.pop(_OWN_STEPS, None)
+        untrained = config.pop(_UNTRAINED, False)
         if steps is None:
             model: QuantizedModel = super().from_config(config, custom_objects)
         else:
@@ -126,7 +130,7 @@ class QuantizedModel(Objective):
             model = super(QuantizedModel, made).from_config(config, custom_objects)
             give_attributes(model, attributes)
         set_labels(model, names or [layer_name(tensor) for tensor in model.outputs], labels)
-        model.target = target
+        model.target, model.starts_untrained = target, untrained
         return model
 
     @property
@@ -194,6 +198,8 @@ class QuantizedModel(Objective):
         arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         warn_before_fit(self, arguments)
         build_optimizer(self)
+        if self.starts_untrained:
+            add_range_growth(self, arguments)
         reestimation = add_reestimation(self, arguments, reestimate)
         if self.target is not None:
             add_callback(self, arguments, TargetCheck(self.target), first=False)

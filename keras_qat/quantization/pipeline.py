@@ -27,6 +27,7 @@ from keras_qat.quantized_layers import quantized_kernels
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.targets import checked_target, problem_on
+from keras_qat.training.growing_ranges import looks_untrained
 from keras_qat.training.objective import ORIGINALS
 from keras_qat.training.own_steps import (
     STEPS,
@@ -73,6 +74,10 @@ def quantize(
     trainable, and what they do in training alone lives on in `fit`. The quantized model keeps the
     `train_step`, `test_step`, `predict_step`, `compute_loss`, `compute_metrics`, `compile` and
     `metrics` of a class that the user wrote, and the attributes that these read.
+
+    A network that looks untrained, as a bias or a beta is still all zeros in a trainable layer,
+    outgrows the ranges that calibration finds. After some of its first 1,024 batches, `fit` widens
+    the ranges that clip.
 
     A layer with `trainable = False` stays frozen, and so do the scales of its weights. The scales
     of its output belong to an activation, and train. A tensor or a channel of zeros, or of values
@@ -132,6 +137,7 @@ def quantize(
     if target is not None and (problem := problem_on(quantized.planned_integer(), target)):
         raise UnsupportedLayerError(_not_on(target, problem))
     quantized.target = target
+    quantized.starts_untrained = looks_untrained(prepared.rules.model)
     said = filter(None, [prepared.untrained, _pruned(prepared.rules.model)])
     for message in (*plan.warnings, *said):
         warnings.warn(message, stacklevel=2)

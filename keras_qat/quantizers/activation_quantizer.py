@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from keras import ops
 
+from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import (
     Grid,
@@ -83,6 +84,10 @@ class ActivationQuantizer(Quantizer):
         """
         start = range_scale if keep_range else least_error_scale
         self.set_scale(start(histogram, self.grid))
+
+    def widen(self, factor: float) -> None:
+        """Multiplies the range by a factor, with the same codes; what was learned stays."""
+        self.calibrated_scale.assign(as_tensor(self.calibrated_scale) * factor)
 
     def call(
         self,

@@ -60,9 +60,13 @@ class DoReFaQuantizer(WeightQuantizer):
 
     def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
         """Sets the scale with which the outermost codes stand for `-max|w|` and `max|w|`."""
-        axes = tuple(range(kernel.ndim - 1)) if self.per_channel else None
-        largest = np.maximum(np.max(np.abs(kernel), axis=axes), _SMALLEST)
+        largest = np.maximum(np.max(np.abs(kernel), axis=self._within_channel(kernel)), _SMALLEST)
         self.calibrated_scale.assign(np.float32(largest / self.grid.qmax))
+
+    def outgrown(self, kernel: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The factor between `max|w|` now and when the scale was set, channel by channel."""
+        largest = np.max(np.abs(kernel), axis=self._within_channel(kernel))
+        return np.asarray(largest / ops.convert_to_numpy(self.ends()))
 
     def fake_quantize(
         self, x: Tensor, rounding: Rounding, selection: Selection | None = None

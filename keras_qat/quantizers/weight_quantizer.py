@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.initial_scale import least_error_weight_scale
 from keras_qat.quantizers.quantizer import Quantizer
@@ -57,6 +58,24 @@ class WeightQuantizer(Quantizer):
             ValueError: weights that are NaN or infinite.
         """
         self.set_scale(least_error_weight_scale(kernel, self.grid, self.per_channel))
+
+    def outgrown(self, kernel: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The factor between the scale that fits a kernel now and the scale, channel by channel.
+
+        It is 1 where nothing is clipped.
+        """
+        scale = np.asarray(ops.convert_to_numpy(self.scale), np.float64)
+        codes = np.abs(kernel) / scale
+        clipped = np.max(codes, axis=self._within_channel(kernel)) > self.grid.qmax + 0.5
+        wanted = least_error_weight_scale(kernel, self.grid, self.per_channel)
+        return np.where(clipped, wanted / scale, 1.0)
+
+    def _within_channel(self, kernel: npt.NDArray[Any]) -> tuple[int, ...] | None:
+        return tuple(range(kernel.ndim - 1)) if self.per_channel else None
+
+    def widen(self, factors: npt.NDArray[Any]) -> None:
+        """Multiplies the range of every channel by a factor; what was learned stays."""
+        self.calibrated_scale.assign(as_tensor(self.calibrated_scale) * np.float32(factors))
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         return self._fake_quantized(x, round_to_codes, training)

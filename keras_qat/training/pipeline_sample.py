@@ -20,10 +20,12 @@ _BYTES = 2**29
 _DEFAULT_BATCH_SIZE = 32
 
 
-def sample_of_pipeline(model: keras.Model, arguments: dict[str, Any]) -> list[Batch]:
+def sample_of_pipeline(
+    model: keras.Model, arguments: dict[str, Any], samples: int = SAMPLES
+) -> list[Batch]:
     """The inputs of the first training batches that `fit` would see with these arguments.
 
-    The sample ends with the batch that completes 4,096 samples, and after half a gigabyte or one
+    The sample ends with the batch that completes `samples`, and after half a gigabyte or one
     epoch at the latest. Of arrays it is a random choice of the samples that do not validate. Of a
     dataset it is the beginning of a fresh pass, with its shuffling and its augmentation. A
     generator is read once: `arguments["x"]` becomes a generator that yields the same batches again.
@@ -31,6 +33,7 @@ def sample_of_pipeline(model: keras.Model, arguments: dict[str, Any]) -> list[Ba
     Args:
         model: the model that trains.
         arguments: the arguments of `fit` by name; `x` may change.
+        samples: how many samples are enough.
 
     Returns: the batches, each as the list of the model's inputs.
     """
@@ -38,12 +41,12 @@ def sample_of_pipeline(model: keras.Model, arguments: dict[str, Any]) -> list[Ba
     if x is None:
         return []
     if _is_arrays(x):
-        return list(_bounded(_of_arrays(model, x, arguments), None))
+        return list(_bounded(_of_arrays(model, x, arguments), None, samples))
     if isinstance(x, keras.utils.PyDataset):
         count = math.inf if x.num_batches is None else x.num_batches
         indices = itertools.takewhile(lambda index: index < count, itertools.count())
         batches = (x[index] for index in indices)
-        return list(_bounded((_inputs(model, batch) for batch in batches), steps))
+        return list(_bounded((_inputs(model, batch) for batch in batches), steps, samples))
     if isinstance(x, Iterator):
         read: list[Any] = []
 
@@ -52,10 +55,10 @@ def sample_of_pipeline(model: keras.Model, arguments: dict[str, Any]) -> list[Ba
                 read.append(batch)
                 yield _inputs(model, batch)
 
-        found = list(_bounded(remembering(), steps))
+        found = list(_bounded(remembering(), steps, samples))
         arguments["x"] = _chained(read, x)
         return found
-    return list(_bounded((_inputs(model, batch) for batch in x), steps))
+    return list(_bounded((_inputs(model, batch) for batch in x), steps, samples))
 
 
 def _chained(first: list[Any], then: Iterator[Any]) -> Iterator[Any]:
@@ -88,12 +91,12 @@ def _inputs(model: keras.Model, batch: Any) -> Batch:
     return [np.asarray(keras.ops.convert_to_numpy(each)) for each in flat_inputs(model, x)]
 
 
-def _bounded(batches: Iterable[Batch], most: int | None) -> Iterator[Batch]:
+def _bounded(batches: Iterable[Batch], most: int | None, enough: int) -> Iterator[Batch]:
     """The first batches, until there are enough samples or bytes."""
     samples = size = 0
     for batch in itertools.islice(batches, most):
         yield batch
         samples += len(batch[0])
         size += sum(array.nbytes for array in batch)
-        if samples >= SAMPLES or size >= _BYTES:
+        if samples >= enough or size >= _BYTES:
             return

@@ -134,6 +134,12 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         self._set_logarithms(ops.stack([log_scale, log_scale + self.target_bits]))
         self.offset.assign(2.0**log_scale * self._lowest_of(self.target_bits))
 
+    def widen(self, factor: float) -> None:
+        """Multiplies the range and the step by the next power of two, with the same levels."""
+        octaves = float(np.ceil(np.log2(factor)))
+        self._set_logarithms(ops.stack([*self._scale_and_range()]) + octaves)
+        self.offset.assign(as_tensor(self.offset) * 2.0**octaves)
+
     def calibrate(self, histogram: Histogram, keep_range: bool = False) -> None:
         """Sets a grid of `first_bits`; a constant tensor is frozen.
 

@@ -142,6 +142,10 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         one_less = np.log2((2.0**self.first_bits - 1.0) / self._steps(self.first_bits))
         self._set_logarithms(start + np.float32(one_less))
 
+    def outgrown(self, kernel: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """1: the range is the kernel's, so it clips nothing."""
+        return np.ones(tuple(self.log_scale.shape))
+
     def width_terms(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
         """`(R, log_scale)`, in the shape of the step.
 
