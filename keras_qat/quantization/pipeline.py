@@ -138,7 +138,7 @@ def quantize(
         raise UnsupportedLayerError(_not_on(target, problem))
     quantized.target = target
     quantized.starts_untrained = looks_untrained(prepared.rules.model)
-    said = filter(None, [prepared.untrained, _pruned(prepared.rules.model)])
+    said = filter(None, [prepared.untrained, _pruned(prepared.rules.model), _parted(prepared)])
     for message in (*plan.warnings, *said):
         warnings.warn(message, stacklevel=2)
     quantized.plan = plan
@@ -223,6 +223,25 @@ def _pruned(model: keras.Model) -> str:
         "give these layers of the float model a kernel_constraint that multiplies by the mask of "
         "the other weights."
     )
+
+
+def _parted(prepared: PreparedModel) -> str:
+    """A warning of weights that layers share in the float model alone; empty if there are none."""
+    floats = {layer.name for layer in prepared.plan.layers if layer.config is None}
+    holders: dict[int, list[str]] = {}
+    for layer in prepared.graph.layers:
+        for variable in layer.trainable_variables:
+            holders.setdefault(id(variable), []).append(layer.name)
+    for names in holders.values():
+        kept = [name for name in names if name in floats]
+        if kept and len(names) > 1:
+            others = ", ".join(repr(name) for name in names if name != kept[0])
+            return (
+                f"Layer {kept[0]!r} is left in float and shares a weight with {others}. In the "
+                "quantized model each has a weight of its own, and they train apart. To keep one "
+                "weight, write them as one layer that is called twice."
+            )
+    return ""
 
 
 def _check_something_is_quantized(plan: QuantizationPlan, overrides: Overrides | None) -> None:

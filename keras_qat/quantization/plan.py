@@ -167,6 +167,7 @@ class LayerPlan:
         why_not: why it stays in float; empty if it is quantized.
         in_float: whether it computes in float32 (weight-only, if it has kernels), by its rule or by
             a config without activation bits. Such a model exports for LiteRT only.
+        path: its name with the inner models it was in, such as `"base/conv1"`; empty outside.
     """
 
     name: str
@@ -186,6 +187,7 @@ class LayerPlan:
     tflm_bytes: int
     why_not: str = ""
     in_float: bool = False
+    path: str = ""
 
     def weight_quantizer(self) -> WeightQuantizer:
         """A new quantizer for its kernel.
@@ -259,7 +261,7 @@ class QuantizationPlan:
         for layer in self.layers:
             counts = (layer.macs, layer.float_bytes, layer.litert_bytes, layer.tflm_bytes)
             table.add_row(
-                layer.name,
+                layer.path or layer.name,
                 layer.layer_type,
                 "x".join("?" if size is None else str(size) for size in layer.output_shape),
                 described_bits(layer.weight_bits),

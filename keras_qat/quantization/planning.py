@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -131,7 +131,7 @@ def prepare(
     rules = RuledGraph(normalized, LayerConfigs(config, every, known_as, paths).computes_in_float)
     policy = BitWidthPolicy(rules, config, every, known_as, paths)
     grids = GridPlanner(rules, policy)
-    planned = _Planner(rules, policy, grids, reasons).plan(model.name)
+    planned = _Planner(rules, policy, grids, reasons, paths).plan(model.name)
     prepared = _measured(graph, rules, planned, policy, data)
     return dataclasses.replace(prepared, whole=frozenset(whole), untrained=untrained)
 
@@ -145,7 +145,9 @@ class _Planner:
         policy: BitWidthPolicy,
         grids: GridPlanner,
         reasons: Mapping[str, str],
+        paths: Mapping[str, Sequence[str]],
     ):
+        self._paths = paths
         self._rules = rules
         self._policy = policy
         self._grids = grids
@@ -199,6 +201,7 @@ class _Planner:
             tflm_bytes=tflm,
             why_not="" if config is not None else why_not,
             in_float=in_float,
+            path=next(iter(self._paths.get(layer.name, ())), ""),
         )
 
     def _output(self, call: Call) -> str:

@@ -142,6 +142,16 @@ def test_overrides_know_the_paths_of_inner_models(pattern, expected):
     assert bits(qmodel) == expected
 
 
+def test_the_plan_shows_paths():
+    planned = keras_qat.plan(nested(), calibration_data=X)
+    assert {layer.name: layer.path for layer in planned.layers if layer.weight_bits} == {
+        "conv": "left/conv",
+        "conv_1": "right/conv",
+        "head": "",
+    }
+    assert "left/conv " in str(planned)
+
+
 def test_a_path_leaves_a_layer_in_float():
     qmodel = keras_qat.quantize(nested(), overrides={"right/conv": None}, calibration_data=X)
     assert bits(qmodel) == {"conv": 8, "head": 8}

@@ -272,3 +272,16 @@ def test_weights_that_two_layers_share_are_refused_by_name():
     model = keras.Model(inputs, layers.Dense(2)(Tied(own.g)(x)))
     with pytest.raises(keras_qat.UnsupportedLayerError, match=r"'tied' .*shares .*'g' with 'own'"):
         keras_qat.quantize(model, calibration_data=images(8, (4,)))
+
+
+def test_a_weight_that_parts_as_one_of_its_layers_stays_in_float_is_said():
+    inputs, dense = keras.Input((4,)), layers.Dense(4, name="first")
+    x = dense(inputs)
+    parted = keras.Model(inputs, layers.Dense(2)(Tied(dense.bias)(x)))
+    message = r"'tied' is left in float and shares a weight with 'first'.*one layer that is called"
+    with pytest.warns(UserWarning, match=message):
+        keras_qat.quantize(parted, overrides={"tied": None}, calibration_data=images(8, (4,)))
+    # The way out: one layer that is called twice.
+    whole = keras.Model(inputs, layers.Dense(2)(dense(x)))
+    qmodel = keras_qat.quantize(whole, overrides={"first": None}, calibration_data=images(8, (4,)))
+    assert len(qmodel.get_layer("first").weights) == 2
