@@ -38,13 +38,22 @@ class RunState:
         self.plan = penalty.kept_plan()
         self.progress = penalty.kept_progress()
 
-    def continues(self, batches: int, batches_per_epoch: int, epoch: int) -> bool:
-        """Whether the variables belong to a killed run that this run continues."""
+    def continues(self, batches: int, batches_per_epoch: int, epoch: int, steps: int) -> bool:
+        """Whether the variables belong to a killed run that this run continues.
+
+        Args:
+            batches: the batches of the whole run.
+            batches_per_epoch: the batches of an epoch.
+            epoch: the epoch that begins.
+            steps: the steps that the optimizer has taken. After `compile` it has taken none.
+        """
         unfinished = self.plan.batches == batches and not self.progress.finished
-        return unfinished and self.progress.batches // batches_per_epoch == epoch
+        same_optimizer = steps > 0 or self.progress.batches == 0
+        return unfinished and same_optimizer and self.progress.batches // batches_per_epoch == epoch
 
     def start(self, plan: TrainingPlan) -> None:
-        """Stores a plan, and resets the progress."""
+        """Stores a plan, and resets the progress and the mean of the loss."""
+        self.penalty.forget_losses()
         self._keep(plan)
         self.progress = Progress()
         self.save()

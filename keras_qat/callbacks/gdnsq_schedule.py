@@ -187,7 +187,8 @@ class GDNSQSchedule(keras.callbacks.Callback):
                 "pass steps_per_epoch to fit."
             )
         state = RunState(self._quantized.bit_width_penalty)
-        continues = state.continues(steps * epochs, steps, epoch)
+        taken = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        continues = state.continues(steps * epochs, steps, epoch, taken)
         if not continues:
             rates = _learning_rates(self.model.optimizer, steps * (epochs - epoch))
             plan = self._plan(rates)

@@ -102,6 +102,12 @@ class BitWidthPenalty(keras.layers.Layer):
         """The plan in the variable `plan`. It reads a variable: not for use in a step."""
         return TrainingPlan.of(self.plan)
 
+    def forget_losses(self) -> None:
+        """Starts the running mean of the task loss anew: another run may have another loss."""
+        start = RunningMean.start()
+        self.mean_loss.assign(start.value)
+        self.mean_loss_count.assign(start.count)
+
     def keep_plan(self, plan: TrainingPlan) -> None:
         """Stores a plan in the variable `plan`."""
         self.plan.assign(np.asarray(plan, np.float32))

@@ -18,10 +18,12 @@ MARGIN = 1e-3
 
 
 class RunningMean(NamedTuple):
-    """`value`, the sum of all task losses so far over `count`, which is 1 plus the number of calls.
+    """`value`, the sum of the task losses' magnitudes over `count`, which is 1 plus their number.
 
     The first call thus sees 0 and has no penalty, as published. The state is a mean, because a sum
-    in float32 would lose the losses of a long run.
+    in float32 would lose the losses of a long run. The published sum has the losses themselves:
+    the same, unless a loss is negative, as a cosine similarity is. A loss that is not finite does
+    not count.
     """
 
     value: Tensor
@@ -33,9 +35,12 @@ class RunningMean(NamedTuple):
         return cls(ops.zeros(()), ops.ones(()))
 
     def updated(self, loss: Tensor) -> RunningMean:
-        """The mean `value + (loss - value) / (count + 1)`, without gradient."""
+        """The mean `value + (|loss| - value) / (count + 1)`, without gradient."""
+        loss = ops.abs(ops.stop_gradient(loss))
         count = ops.cast(self.count, "float32") + 1.0
-        return RunningMean(self.value + (ops.stop_gradient(loss) - self.value) / count, count)
+        counts = ops.isfinite(loss)
+        value = ops.where(counts, self.value + (loss - self.value) / count, self.value)
+        return RunningMean(value, ops.where(counts, count, count - 1.0))
 
 
 class Potential(NamedTuple):
@@ -64,7 +69,7 @@ def exterior_point_potential(
 
     Forward: `W = mean(max(0, weight_widths - (weight_bits - m)))`, with the margin `m = 1e-3`. `A`
     is the same for activations. With `nw` weight widths and `na` activation widths above their
-    targets less `m`, `c = mean_loss.value` and `t = temperature`:
+    targets less `m`, `c = abs(mean_loss.value)` and `t = temperature`:
 
         penalty = c * ((nw + m) / (nw + na + m) * W + (na + m) / (nw + na + m) * A)
         loss = t * penalty + task_loss              (lossless: penalty + t * task_loss)
@@ -97,7 +102,7 @@ def exterior_point_potential(
     weight_share = (weights_over + MARGIN) / everything
     activation_share = (activations_over + MARGIN) / everything
     penalty = weight_share * weight_penalty + activation_share * activation_penalty
-    penalty = ops.stop_gradient(mean_loss.value) * penalty
+    penalty = ops.abs(ops.stop_gradient(mean_loss.value)) * penalty
     temperature = ops.stop_gradient(temperature)
     loss = ops.where(lossless, penalty + temperature * task_loss, temperature * penalty + task_loss)
     return Potential(

@@ -1,5 +1,6 @@
 """The options of `GDNSQSchedule`: what is done by hand, and what happens after arrival."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -93,3 +94,21 @@ def test_fewer_levels_are_filled_or_kept():
 def test_an_option_that_is_not_allowed_is_named(option, value):
     with pytest.raises(ValueError, match=f"The {option} must be one of .* Received: {value!r}"):
         GDNSQSchedule(**{option: value})
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 3:
+            raise KeyboardInterrupt
+
+
+def test_compile_ends_a_run_that_was_interrupted_in_its_first_epoch():
+    qmodel = new_model()
+    with pytest.raises(KeyboardInterrupt):
+        fit(qmodel, [GDNSQSchedule(verbose=0), Interrupt()])
+    assert float(qmodel.bit_width_penalty.mean_loss_count) > 1.0
+    qmodel.compile(keras.optimizers.Adam(2e-3), "mse")
+    schedule = GDNSQSchedule(verbose=0, anneal=None)
+    fit(qmodel, schedule)
+    assert float(qmodel.optimizer.learning_rate) == pytest.approx(2e-3)
+    assert float(qmodel.bit_width_penalty.mean_loss_count) == BATCHES + 1.0  # begun anew

@@ -291,3 +291,24 @@ def test_net(name, jit):
         "logits", logits_of(dict(zip(keys, map(ops.convert_to_tensor, inputs), strict=True)))
     )
     case.finish("las", "laq", "lws", "lwq")  # collected copies of parameters and their widths
+
+
+def test_a_negative_loss_does_not_reward_bits():
+    """With a loss such as the cosine similarity, the penalty still grows with the width."""
+    state = RunningMean.start()
+    for _ in range(3):
+        state = state.updated(ops.convert_to_tensor(-0.8))
+    assert float(state.value) == pytest.approx(0.6)
+    losses = [
+        float(exterior_point_potential(-0.8, [bits], [2.0], 2, 2, 1.0, state).loss)
+        for bits in (2.0, 4.0, 8.0)
+    ]
+    assert losses == sorted(losses)
+    assert losses[2] - losses[1] == pytest.approx(0.6 * 4.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_loss_that_is_not_finite_does_not_count(bad):
+    state = RunningMean.start().updated(ops.convert_to_tensor(3.0))
+    after = state.updated(ops.convert_to_tensor(np.float32(bad)))
+    assert (float(after.value), float(after.count)) == (float(state.value), float(state.count))
