@@ -6,8 +6,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-
-import numpy.typing as npt
+from typing import Any
 
 from keras_qat.integer import IntegerGraph
 from keras_qat.integer.io import replace_file
@@ -17,12 +16,13 @@ from tflite_export.contents import (
     report_operators,
     report_weights,
 )
-from tflite_export.file.file_model import IO_DTYPES, FileModel, IoDtype
+from tflite_export.file.file_model import FileModel, IoDtype
 from tflite_export.file.writer import write_model
 from tflite_export.graph_of import graph_of
 from tflite_export.legal.legality import check_float_inputs, runnable_profiles
 from tflite_export.legal.legalize import legalize, with_channel_scales
 from tflite_export.legal.storage import check_weight_storage, require_faithful
+from tflite_export.ops.boundary import IoDtypes, io_dtypes
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.proof.comparison import (
     LearnedModel,
@@ -54,10 +54,10 @@ def export(
     path: str | os.PathLike[str],
     *,
     target: str = "litert",
-    io_dtype: str = "int8",
+    io_dtype: IoDtypes = "int8",
     weight_storage: str = "auto",
     strict: bool = False,
-    samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
+    samples: Any = None,
     metric: Metric | None = None,
     outputs: Mapping[str, str] | None = None,
     verify: bool = True,
@@ -72,9 +72,11 @@ def export(
         model: an `IntegerGraph`, or a trained model with `to_integer()` and `layer_codes(x)`.
         path: where to write; ends in `.tflite`. An existing file is replaced only on success.
         target: `"litert"` or `"tflm"`.
-        io_dtype: `"int8"`, or `"float32"` to put a QUANTIZE behind every input and a DEQUANTIZE
-            before every output. An input or an output on no grid, as with `activation_bits=None`,
-            is float32 in both.
+        io_dtype: the dtype of inputs and outputs: `"int8"`, `"uint8"` (each code plus 128, as
+            cameras and Coral use), or `"float32"` (real numbers). A dict gives dtypes by the names
+            of inputs and outputs, such as `{"image": "uint8", "scores": "float32"}`; names that are
+            not listed are int8. QUANTIZE and DEQUANTIZE at the ends of the file convert. An input
+            or an output on no grid, as with `activation_bits=None`, is float32 in all.
         weight_storage: how a file for `"tflm"` stores weights. `"int4"` holds weights of up to
             4 bits, two to a byte. `"lut"` holds weights of up to 7 bits, as packed indices into a
             table for each channel. Where the weights do not fit, both fall back to `"int8"`.
@@ -84,7 +86,9 @@ def export(
             makes the second rounding of TensorFlow Lite Micro harmless.
         samples: examples for the proofs, shape (samples, ...). A trained model takes real numbers,
             a graph takes int8 codes. For several inputs, pass a list in their order or a dict by
-            name. The default is 32 random examples on the input grid. They say little about a
+            name. Batches may come from a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
+            generator, with or without labels, as for `calibration_data` of `keras_qat.quantize`.
+            The default is 32 random examples on the input grid. They say little about a
             trained model's accuracy, so pass real data: `x`, or `(x, labels)`. With labels the
             report has the metric of the float model, the trained model and the file side by side.
         metric: `(labels, outputs) -> number`; by default the accuracy, if the model has one output
@@ -175,10 +179,10 @@ def prepare(
     path: str,
     *,
     target: str,
-    io_dtype: str,
+    io_dtype: IoDtypes,
     weight_storage: str,
     strict: bool,
-    samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None,
+    samples: Any,
     metric: Metric | None = None,
     outputs: Mapping[str, str] | None = None,
     verify: bool,
@@ -187,14 +191,14 @@ def prepare(
     max_output_error: float | None,
 ) -> Exported:
     """Does all of `export` except writing. Only the report uses `path`."""
-    dtype = _check_io_dtype(io_dtype)
     chosen = get_target(target)
     storage = check_weight_storage(weight_storage, chosen)
     graph = graph_of(model)
+    dtypes = io_dtypes(graph, io_dtype)
     stored = legalize(graph, chosen, storage)
     legal = stored.graph
-    check_float_inputs(legal, dtype)
-    file = emit_model(stored, dtype, chosen.compact)
+    check_float_inputs(legal, dtypes)
+    file = emit_model(stored, dtypes, chosen.compact)
     data = write_model(file)
     weights = report_weights(with_channel_scales(graph), stored, file, chosen.default_profile)
     lossy = [weight for weight in weights if not weight.faithful]
@@ -229,12 +233,11 @@ def prepare(
             max_output_error=max_output_error,
         )
         check_limits(comparison, limits, answers=samples is not None)
-    ends = [graph.tensors[name] for name in (*graph.inputs, *graph.outputs)]
-    rounds_inputs = dtype == "float32" and any(graph.tensors[x].on_grid for x in graph.inputs)
+    rounds_inputs = any(dtypes.get(name) == "float32" for name in graph.inputs)
     report = Report(
         path=path,
         target=chosen.name,
-        io_dtype=dtype if any(end.on_grid for end in ends) else "float32",
+        io_dtype=_described(dtypes),
         file_bytes=len(data),
         operators=report_operators(file),
         weights=weights,
@@ -281,8 +284,9 @@ def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
     return destination
 
 
-def _check_io_dtype(io_dtype: str) -> IoDtype:
-    for known in IO_DTYPES:
-        if io_dtype == known:
-            return known
-    raise ValueError(f"io_dtype must be 'int8' or 'float32'. Received: {io_dtype!r}")
+def _described(dtypes: Mapping[str, IoDtype]) -> str:
+    """The dtypes of inputs and outputs, in words; ends on no grid alone are float32."""
+    found = list(dict.fromkeys(dtypes.values()))
+    if len(found) < 2:
+        return found[0] if found else "float32"
+    return ", ".join(f"{dtype} {name}" for name, dtype in dtypes.items())

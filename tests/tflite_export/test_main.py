@@ -47,6 +47,16 @@ def test_a_graph_becomes_a_file(source, tmp_path):
     assert (tmp_path / "net.tflite").read_bytes()[4:8] == b"TFL3"
 
 
+def test_the_dtype_of_every_end_may_be_given(source, tmp_path):
+    (name, other) = small_network().outputs
+    ends = ["--io_dtype=image=uint8", f"--io_dtype={name}=float32"]
+    result = call(source, tmp_path / "net.tflite", *ends)
+    assert result.returncode == 0, result.stderr
+    assert f"uint8 image, float32 {name}, int8 {other} I/O" in result.stdout
+    wrong = call(source, tmp_path / "net.tflite", "--io_dtype=uint8", "--io_dtype=int8")
+    assert_one_line(wrong, 2, "--io_dtype must be one dtype, or NAME=DTYPE. Received: 'uint8'")
+
+
 def test_a_graph_becomes_firmware(source, tmp_path):
     codes = random_codes(small_network(), samples=7)
     np.savez(tmp_path / "codes.npz", **codes)

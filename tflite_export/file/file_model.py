@@ -16,8 +16,8 @@ import numpy.typing as npt
 from keras_qat.integer.storage_sizes import int4_bytes
 
 Shape = tuple[int, ...]
-IoDtype = Literal["int8", "float32"]
-IO_DTYPES: tuple[IoDtype, ...] = ("int8", "float32")
+IoDtype = Literal["int8", "uint8", "float32"]
+IO_DTYPES: tuple[IoDtype, ...] = ("int8", "uint8", "float32")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
