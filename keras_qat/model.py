@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_qat.conversion.exact_inference import connect
-from keras_qat.conversion.file_needs import check_file
+from keras_qat.conversion.file_needs import check_file, refuse_hdf5
 from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
 from keras_qat.conversion.tensor_names import inherit_labels, set_labels
 from keras_qat.conversion.to_integer import (
@@ -253,8 +253,10 @@ class QuantizedModel(Objective):
         """Saves like any Keras model, and warns of code of yours that loading will need.
 
         Raises:
-            ValueError: a layer in float that no file can state. Nothing is written.
+            ValueError: a layer in float that no file can state, or a path that ends in `.h5` or
+                `.hdf5`. Nothing is written.
         """
+        refuse_hdf5(self, filepath)
         check_file(self)
         super().save(filepath, *args, **kwargs)
 

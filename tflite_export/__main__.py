@@ -65,6 +65,9 @@ _WEIGHT_STORAGE = flags.DEFINE_enum(
     "Storage of weights in a file for tflm; auto is the smallest that rounds as well as int8.",
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Refuse a storage that rounds worse than int8.")
+_COMPACT = flags.DEFINE_bool(
+    "compact", False, "Write a smaller file, which TFLM alone opens; target tflm only."
+)
 _SAMPLES = flags.DEFINE_string(
     "samples",
     None,
@@ -147,6 +150,7 @@ def _export(
         model,
         path,
         target=_TARGET.value,
+        compact=_COMPACT.value,
         verify=_VERIFY.value,
         **options,
     )

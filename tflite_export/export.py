@@ -37,7 +37,7 @@ from tflite_export.proof.uneven_ranges import range_warnings
 from tflite_export.proof.verification import verify as verify_file
 from tflite_export.proof.worth import Answers, Metric, worth_of
 from tflite_export.report import Report
-from tflite_export.targets import get_target
+from tflite_export.targets import TARGETS, Target, get_target
 
 _FLOAT_INPUT_LIMIT = (
     "Verified on float32 inputs that lie on the input grid. The runtime's QUANTIZE rounds inputs "
@@ -57,6 +57,7 @@ def export(
     io_dtype: IoDtypes = "int8",
     weight_storage: str = "auto",
     strict: bool = False,
+    compact: bool = False,
     samples: Any = None,
     metric: Metric | None = None,
     outputs: Mapping[str, str] | None = None,
@@ -84,6 +85,10 @@ def export(
             `"int8"`.
         strict: refuse a storage that rounds worse than int8. INT4 has no room for headroom, which
             makes the second rounding of TensorFlow Lite Micro harmless.
+        compact: write a file for `"tflm"` that only TensorFlow Lite Micro opens. It leaves out what
+            this runtime does not read, about 20 bytes for each channel of weights, and looks tables
+            up with one tensor less in RAM. Without it, a file whose weights are stored as int8
+            also opens in LiteRT and in the tools of vendors.
         samples: examples for the proofs, shape (samples, ...). A trained model takes real numbers,
             a graph takes int8 codes. For several inputs, pass a list in their order or a dict by
             name. Batches may come from a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
@@ -141,6 +146,7 @@ def export(
         io_dtype=io_dtype,
         weight_storage=weight_storage,
         strict=strict,
+        compact=compact,
         samples=samples,
         metric=metric,
         outputs=outputs,
@@ -182,6 +188,7 @@ def prepare(
     io_dtype: IoDtypes,
     weight_storage: str,
     strict: bool,
+    compact: bool = False,
     samples: Any,
     metric: Metric | None = None,
     outputs: Mapping[str, str] | None = None,
@@ -192,13 +199,14 @@ def prepare(
 ) -> Exported:
     """Does all of `export` except writing. Only the report uses `path`."""
     chosen = get_target(target)
+    _check_compact(compact, chosen)
     storage = check_weight_storage(weight_storage, chosen)
     graph = graph_of(model)
     dtypes = io_dtypes(graph, io_dtype)
     stored = legalize(graph, chosen, storage)
     legal = stored.graph
     check_float_inputs(legal, dtypes)
-    file = emit_model(stored, dtypes, chosen.compact)
+    file = emit_model(stored, dtypes, compact)
     data = write_model(file)
     weights = report_weights(with_channel_scales(graph), stored, file, chosen.default_profile)
     lossy = [weight for weight in weights if not weight.faithful]
@@ -282,6 +290,15 @@ def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
     if destination.is_dir():
         raise ValueError(f"The path is a folder. Received: {str(path)!r}")
     return destination
+
+
+def _check_compact(compact: bool, target: Target) -> None:
+    if compact and not target.compact:
+        able = ", ".join(repr(each.name) for each in TARGETS.values() if each.compact)
+        raise ValueError(
+            f"compact=True leaves out what target {target.name!r} reads. Leave it out, or export "
+            f"for {able}. Received: compact={compact!r}, target={target.name!r}"
+        )
 
 
 def _described(dtypes: Mapping[str, IoDtype]) -> str:

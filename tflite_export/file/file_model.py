@@ -86,8 +86,8 @@ class FileModel:
         outputs: tensor name of each model output, by the name callers use.
         compact: whether the file is for TensorFlow Lite Micro alone. A compact file leaves out
             what this runtime does not read: batches of other sizes, the scales of several biases,
-            and all zero points of a vector of scales except one. Of two operators that do the
-            same, it has the one that takes less memory.
+            and all zero points of a vector of scales except one, without which LiteRT does not
+            open a file. Of two operators that do the same, it has the one that takes less memory.
     """
 
     description: str

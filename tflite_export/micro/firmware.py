@@ -73,6 +73,7 @@ def write_micro(
     io_dtype: IoDtypes = "int8",
     weight_storage: str = "auto",
     strict: bool = False,
+    compact: bool = True,
     samples: Any = None,
     metric: Metric | None = None,
     outputs: Mapping[str, str] | None = None,
@@ -102,6 +103,8 @@ def write_micro(
         io_dtype, weight_storage, strict, samples, metric, outputs, max_flip_rate,
             min_argmax_agreement, max_output_error: see `tflite_export.export`. Examples of the
             self-test are in `io_dtype`.
+        compact: see `tflite_export.export`. The sources are for TensorFlow Lite Micro alone, so
+            they are compact by default; the `.tflite` file then opens there alone.
         examples: how many of the samples the self-test holds. They take flash.
         arena_margin: share of the measured arena that is added to it.
         verbose: print the report.
@@ -131,6 +134,7 @@ def write_micro(
         io_dtype=io_dtype,
         weight_storage=weight_storage,
         strict=strict,
+        compact=compact,
         samples=samples,
         metric=metric,
         outputs=outputs,
