@@ -80,6 +80,9 @@ _LABELS = flags.DEFINE_string(
 _OUTPUTS = flags.DEFINE_multi_string(
     "output", [], "NAME=scores or NAME=values: what an output is; by default the loss tells."
 )
+_PART = flags.DEFINE_multi_string(
+    "part", [], "Name of a tensor that the file ends with, instead of the model's outputs."
+)
 _MAX_FLIP_RATE = flags.DEFINE_float(
     "max_flip_rate", None, "Largest share of layer elements that may differ from the model."
 )
@@ -126,7 +129,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _export(
-    model: Any, path: str, samples: Any, outputs: dict[str, str], io_dtype: IoDtypes
+    model: Any, path: str, samples: Any, outputs: dict[str, str] | list[str], io_dtype: IoDtypes
 ) -> None:
     options = {
         "io_dtype": io_dtype,
@@ -158,8 +161,15 @@ def _export(
         report.save_json(_REPORT.value)
 
 
-def _outputs() -> dict[str, str]:
-    """The kinds of outputs that --output gives, by name."""
+def _outputs() -> dict[str, str] | list[str]:
+    """The kinds of outputs that --output gives, by name, or the tensors that --part names."""
+    if _PART.value and _OUTPUTS.value:
+        raise ValueError(
+            "--part and --output: a part says by itself what its outputs are. Leave one out. "
+            f"Received: --part={_PART.value[0]}"
+        )
+    if _PART.value:
+        return list(_PART.value)
     pairs = [text.rpartition("=") for text in _OUTPUTS.value]
     for (name, _, kind), text in zip(pairs, _OUTPUTS.value, strict=True):
         if not name or kind not in KINDS:

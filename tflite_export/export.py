@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_qat.integer import IntegerGraph
 from keras_qat.integer.io import replace_file
+from keras_qat.integer.parts import part_of, stating_integers
 from tflite_export.contents import (
     WeightReport,
     report_float_parts,
@@ -24,6 +25,7 @@ from tflite_export.legal.legalize import legalize, with_channel_scales
 from tflite_export.legal.storage import check_weight_storage, require_faithful
 from tflite_export.ops.boundary import IoDtypes, io_dtypes
 from tflite_export.ops.emit_model import emit_model
+from tflite_export.part import PartOfModel
 from tflite_export.proof.comparison import (
     LearnedModel,
     ModelComparison,
@@ -60,7 +62,7 @@ def export(
     compact: bool = False,
     samples: Any = None,
     metric: Metric | None = None,
-    outputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | Sequence[str] | None = None,
     verify: bool = True,
     max_flip_rate: float | None = None,
     min_argmax_agreement: float | None = None,
@@ -70,7 +72,8 @@ def export(
     """Writes `model` as a `.tflite` file and proves the file before it appears at `path`.
 
     Args:
-        model: an `IntegerGraph`, or a trained model with `to_integer()` and `layer_codes(x)`.
+        model: an `IntegerGraph`, or a trained model with `to_integer()` and `layer_codes(x)`. With
+            keras_qat, also a plain `keras.Model` that ends in tensors on grids of such a model.
         path: where to write; ends in `.tflite`. An existing file is replaced only on success.
         target: `"litert"` or `"tflm"`.
         io_dtype: the dtype of inputs and outputs: `"int8"`, `"uint8"` (each code plus 128, as
@@ -98,7 +101,10 @@ def export(
             report has the metric of the float model, the trained model and the file side by side.
         metric: `(labels, outputs) -> number`; by default the accuracy, if the model has one output
             and that is scores. `outputs` is an array, or a dict by name for several outputs.
-        outputs: what outputs are, by name. `"scores"` decide: the largest along the last axis, or
+        outputs: a list of names exports a part of the model: up to these tensors of the integer
+            network, such as the embedding of an encoder or one of several heads. A tensor has the
+            name of the layer that yields it. The proof compares the file with that part. A dict
+            says what outputs are, by name. `"scores"` decide: the largest along the last axis, or
             the side of a threshold for a single one. `"values"` are read as numbers. By default the
             compiled loss tells, or a softmax.
         verify: run the target's runtimes and require equality with the graph in every element.
@@ -191,7 +197,7 @@ def prepare(
     compact: bool = False,
     samples: Any,
     metric: Metric | None = None,
-    outputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | Sequence[str] | None = None,
     verify: bool,
     max_flip_rate: float | None,
     min_argmax_agreement: float | None,
@@ -201,6 +207,7 @@ def prepare(
     chosen = get_target(target)
     _check_compact(compact, chosen)
     storage = check_weight_storage(weight_storage, chosen)
+    model, kinds_given = _part(stating_integers(model), outputs)
     graph = graph_of(model)
     dtypes = io_dtypes(graph, io_dtype)
     stored = legalize(graph, chosen, storage)
@@ -215,7 +222,7 @@ def prepare(
 
     comparison, worth, uneven = None, None, []
     samples, labels = split_labels(graph, samples, metric)
-    kinds = output_kinds(legal, model, outputs)
+    kinds = output_kinds(legal, model, kinds_given)
     if isinstance(model, IntegerGraph):
         if labels is not None:
             raise ValueError(
@@ -290,6 +297,20 @@ def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
     if destination.is_dir():
         raise ValueError(f"The path is a folder. Received: {str(path)!r}")
     return destination
+
+
+def _part(model: Any, outputs: Any) -> tuple[Any, Mapping[str, str] | None]:
+    """The model or its part, and what its outputs are, of the argument that states either."""
+    if outputs is None or isinstance(outputs, Mapping):
+        return model, outputs
+    if isinstance(outputs, str):
+        raise ValueError(
+            "outputs: pass a list of names for a part of the model, or a dict that says what "
+            f"outputs are. Received: {outputs!r}"
+        )
+    if isinstance(model, IntegerGraph):
+        return part_of(model, outputs), None
+    return PartOfModel(model, outputs), None
 
 
 def _check_compact(compact: bool, target: Target) -> None:

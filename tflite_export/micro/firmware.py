@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def write_micro(
     compact: bool = True,
     samples: Any = None,
     metric: Metric | None = None,
-    outputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | Sequence[str] | None = None,
     examples: int = 2,
     arena_margin: float = 0.1,
     max_flip_rate: float | None = None,
