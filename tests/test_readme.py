@@ -18,7 +18,14 @@ LEFT_BEHIND = {
     "README": ["model.tflite"],
     "quantize": ["qat.keras"],
     "training": ["best.keras", "dynamics.png", "capacity.png"],
-    "export": ["model.tflite", "camera.tflite", "encoder.tflite", "graph.npz", "fixed.tflite"],
+    "export": [
+        "model.tflite",
+        "camera.tflite",
+        "encoder.tflite",
+        "shapes.tflite",
+        "graph.npz",
+        "fixed.tflite",
+    ],
     "microcontrollers": [
         "memory.png",
         "firmware/net_main.cc",

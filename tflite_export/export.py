@@ -18,11 +18,13 @@ from tflite_export.contents import (
     report_weights,
 )
 from tflite_export.file.file_model import FileModel, IoDtype
+from tflite_export.file.metadata_file import BUFFER_NAME, with_associated_files
 from tflite_export.file.writer import write_model
 from tflite_export.graph_of import graph_of
 from tflite_export.legal.legality import check_float_inputs, runnable_profiles
 from tflite_export.legal.legalize import legalize, with_channel_scales
 from tflite_export.legal.storage import check_weight_storage, require_faithful
+from tflite_export.metadata import Metadata, packed
 from tflite_export.ops.boundary import IoDtypes, io_dtypes
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.part import PartOfModel
@@ -67,6 +69,7 @@ def export(
     max_flip_rate: float | None = None,
     min_argmax_agreement: float | None = None,
     max_output_error: float | None = None,
+    metadata: Metadata | None = None,
     verbose: bool = True,
 ) -> Report:
     """Writes `model` as a `.tflite` file and proves the file before it appears at `path`.
@@ -118,6 +121,8 @@ def export(
             output on no grid, as a share of its largest value. The default is 1/128 for `"litert"`
             and 1/16 for `"tflm"`. Random samples are held to it for outputs on no grid alone. An
             output of unknown kind has to keep one of the last two limits.
+        metadata: what the file says of itself to tools that read TFLite metadata: its name, author
+            and labels, how inputs are normalized, what outputs mean. See `Metadata`.
         verbose: print the report.
 
     Returns:
@@ -160,6 +165,7 @@ def export(
         max_flip_rate=max_flip_rate,
         min_argmax_agreement=min_argmax_agreement,
         max_output_error=max_output_error,
+        metadata=metadata,
     )
     replace_file(destination, exported.data)
     if verbose:
@@ -202,6 +208,7 @@ def prepare(
     max_flip_rate: float | None,
     min_argmax_agreement: float | None,
     max_output_error: float | None,
+    metadata: Metadata | None = None,
 ) -> Exported:
     """Does all of `export` except writing. Only the report uses `path`."""
     chosen = get_target(target)
@@ -214,7 +221,12 @@ def prepare(
     legal = stored.graph
     check_float_inputs(legal, dtypes)
     file = emit_model(stored, dtypes, compact)
-    data = write_model(file)
+    kinds = output_kinds(legal, model, kinds_given)
+    files: Mapping[str, bytes] = {}
+    if metadata is not None:
+        said = packed(metadata, legal, kinds)
+        file, files = dataclasses.replace(file, metadata={BUFFER_NAME: said.buffer}), said.files
+    data = with_associated_files(write_model(file), files)
     weights = report_weights(with_channel_scales(graph), stored, file, chosen.default_profile)
     lossy = [weight for weight in weights if not weight.faithful]
     if strict:
@@ -222,7 +234,6 @@ def prepare(
 
     comparison, worth, uneven = None, None, []
     samples, labels = split_labels(graph, samples, metric)
-    kinds = output_kinds(legal, model, kinds_given)
     if isinstance(model, IntegerGraph):
         if labels is not None:
             raise ValueError(

@@ -88,6 +88,7 @@ class FileModel:
             what this runtime does not read: batches of other sizes, the scales of several biases,
             and all zero points of a vector of scales except one, without which LiteRT does not
             open a file. Of two operators that do the same, it has the one that takes less memory.
+        metadata: buffers beside the network, by their names.
     """
 
     description: str
@@ -96,6 +97,7 @@ class FileModel:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     compact: bool = False
+    metadata: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def stored_bytes(file: FileModel, name: str) -> int:
