@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_qat.integer import IntegerGraph
+from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.parts import part_of
 from tflite_export.graph_of import graph_of
+from tflite_export.proof.output_kinds import SCORES, VALUES
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -43,10 +44,13 @@ class PartOfModel:
 
     @property
     def output_kinds(self) -> list[tuple[str | None, float | None]]:
-        """What the model says of the outputs that the part shares with it."""
+        """What the model says of its outputs. Tensors inside it are values, except a softmax."""
         stated = getattr(self._model, "output_kinds", None) or ()
-        known = dict(zip(self._whole.outputs, stated, strict=False))
-        return [known.get(name, (None, None)) for name in self._part.outputs]
+        known = dict.fromkeys(self._whole.outputs, (None, None))
+        known |= dict(zip(self._whole.outputs, stated, strict=False))
+        softmax = {op.output for op in self._part.ops if isinstance(op, ops.Softmax)}
+        inner = {name: (SCORES if name in softmax else VALUES, None) for name in self._part.outputs}
+        return [(inner | known)[name] for name in self._part.outputs]
 
     @property
     def grid_warnings(self) -> tuple[str, ...]:

@@ -112,8 +112,12 @@ def test_a_head_keeps_what_the_model_knows_of_it(qmodel, tmp_path):
 
 
 def test_an_inner_tensor_has_no_counterpart_in_the_float_model(qmodel, tmp_path):
-    _, report = exported(qmodel, tmp_path, outputs=["embedding"])
-    assert report.worth.file_sqnr == {}
+    """It is values, which labels of the classes say nothing about."""
+    path = tmp_path / "part.tflite"
+    for name in ("embedding", "relu"):
+        report = tflite_export.export(qmodel, path, outputs=[name], samples=(X, Y), verbose=False)
+        assert (report.worth.file_sqnr, report.worth.of_trained) == ({}, None)
+        assert [(each.name, each.kind) for each in report.comparison.outputs] == [(name, "values")]
 
 
 def test_a_part_takes_the_inputs_that_it_reads(tmp_path):
