@@ -118,6 +118,7 @@ def measure(network: Network, folder: pathlib.Path) -> list[dict[str, Any]]:
             path,
             target="tflm",
             weight_storage=storage,
+            compact=True,
             samples=samples[: SAMPLES.value],
             max_flip_rate=1.0,
             min_argmax_agreement=0.0,

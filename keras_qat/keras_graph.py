@@ -236,14 +236,6 @@ def inner_optimizer(optimizer: Any) -> Any:
     return optimizer
 
 
-def with_mask_of(tensor: Any, other: Any) -> Any:
-    """The tensor `other`, with the Keras mask of `tensor`, which masks losses."""
-    mask = getattr(tensor, "_keras_mask", None)
-    if mask is not None:
-        other._keras_mask = mask
-    return other
-
-
 def outer_layer(layer: keras.layers.Layer) -> Any:
     """The outermost layer whose call is running when `layer.__call__` begins; `None` without one.
 
@@ -390,6 +382,12 @@ def consumers(model: keras.Model) -> dict[int, list[GraphNode | None]]:
     for tensor in graph.outputs:
         found.setdefault(id(tensor), []).append(None)
     return found
+
+
+def readers_of(tensor: KerasTensor) -> list[Any]:
+    """The calls that read a tensor in any model, as nodes of Keras; see also `consumers`."""
+    calls = tensor._keras_history.operation._outbound_nodes
+    return [node for node in calls if any(each is tensor for each in node.input_tensors)]
 
 
 def _flatten(result: Any, count: int) -> list[Any]:

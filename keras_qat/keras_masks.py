@@ -98,3 +98,11 @@ def with_masks(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
 def _is_data(name: str, value: Any) -> bool:
     flat = keras.tree.flatten(value)
     return not is_mask_name(name) and bool(flat) and isinstance(flat[0], keras.KerasTensor)
+
+
+def with_mask_of(tensor: Any, other: Any) -> Any:
+    """The tensor `other`, with the Keras mask of `tensor`, which masks losses."""
+    mask = getattr(tensor, "_keras_mask", None)
+    if mask is not None:
+        other._keras_mask = mask
+    return other

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from keras_qat.conversion.exact_inference import connect
-from keras_qat.conversion.file_needs import check_file
+from keras_qat.conversion.file_needs import check_file, refuse_hdf5
+from keras_qat.conversion.next_on_grid import next_on_grid
 from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
 from keras_qat.conversion.tensor_names import inherit_labels, set_labels
 from keras_qat.conversion.to_integer import (
@@ -23,17 +24,20 @@ from keras_qat.conversion.to_integer import (
 )
 from keras_qat.file_format import stamped, unstamped
 from keras_qat.integer import IntegerGraph
+from keras_qat.integer.parts import register_reader
 from keras_qat.keras_graph import (
     build_optimizer,
     exclude_from_weight_decay,
     flat_inputs,
+    is_graph,
     layer_name,
+    nodes,
     outer_layer,
     probe_of,
     structured_inputs,
 )
 from keras_qat.keras_precision import full_precision, trains
-from keras_qat.quantizers import LoweringError, Quantizer
+from keras_qat.quantizers import LoweringError, PutsOnGrid, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
 from keras_qat.training.backend_state import restored
@@ -271,8 +275,10 @@ class QuantizedModel(Objective):
         """Saves like any Keras model, and warns of code of yours that loading will need.
 
         Raises:
-            ValueError: a layer in float that no file can state. Nothing is written.
+            ValueError: a layer in float that no file can state, or a path that ends in `.h5` or
+                `.hdf5`. Nothing is written.
         """
+refuse_hdf5(self, filepath)
         check_file(self, code_of_steps(self), lost_in_a_file(self))
         super().save(filepath, *args, **kwargs)
 
@@ -301,6 +307,20 @@ class QuantizedModel(Objective):
             for width in self.learned_widths:
                 width.narrow()
             return to_integer(self)
+
+    def next_on_grid(self, layer: str) -> list[str]:
+        """The tensors of the integer network in which what a layer yields comes to a grid.
+
+        They are what `tflite_export.export(qmodel, path, outputs=[...])` can export. The list is
+        empty if the model has no such layer, or nothing behind the layer is on a grid.
+
+        >>> import keras_qat
+        >>> hidden = [keras.layers.Dense(3, name="first"), keras.layers.ReLU(name="relu")]
+        >>> model = keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(2)])
+        >>> keras_qat.quantize(model, calibration_data=np.eye(4)).next_on_grid("first")
+        ['relu']
+        """
+        return next_on_grid(self, layer)
 
     @property
     def output_kinds(self) -> list[Kind]:
@@ -356,3 +376,13 @@ class QuantizedModel(Objective):
             values = _PROBES[self].predict(fed, batch_size=batch_size, verbose=0)
         codes = {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
         return codes | {name: values[name].astype(each.dtype) for name, each in raw.items()}
+
+
+@register_reader
+def _as_quantized(model: Any) -> QuantizedModel | None:
+    """A plain Keras model that was built on tensors of a quantized one, as a quantized one."""
+    if not isinstance(model, keras.Model) or not is_graph(model):
+        return None
+    if not any(isinstance(node.operation, PutsOnGrid) for node in nodes(model)):
+        return None
+    return QuantizedModel(model.inputs, model.outputs, name=model.name)

@@ -157,6 +157,21 @@ def test_clones_take_the_weights(trained, copy):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_the_old_format_of_whole_models_is_refused(trained, name, tmp_path):
+    with pytest.raises(ValueError, match=rf"saved as HDF5.*{name}.*'model.keras', or the weights"):
+        trained.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    trained.save(tmp_path / "model.keras")  # both ways out
+    trained.save_weights(tmp_path / "model.weights.h5")
+    loaded = keras_qat.load_model(tmp_path / "model.keras")
+    fresh = keras.models.clone_model(trained)
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    for model in (loaded, fresh):
+        found, expected = (each.predict(X, verbose=0) for each in (model, trained))
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_training_goes_on_after_loading_as_if_nothing_had_happened(tmp_path):
     """Bit-equal: weights, statistics, scales and the optimizer are in the file.
 

@@ -18,8 +18,20 @@ LEFT_BEHIND = {
     "README": ["model.tflite"],
     "quantize": ["qat.keras"],
     "training": ["best.keras", "dynamics.png", "capacity.png"],
-    "export": ["model.tflite", "graph.npz", "fixed.tflite"],
-    "microcontrollers": ["memory.png", "firmware/net_main.cc", "firmware/net.tflite"],
+    "export": [
+        "model.tflite",
+        "camera.tflite",
+        "encoder.tflite",
+        "shapes.tflite",
+        "graph.npz",
+        "fixed.tflite",
+    ],
+    "microcontrollers": [
+        "memory.png",
+        "firmware/net_main.cc",
+        "firmware/net.tflite",
+        "anywhere.tflite",
+    ],
     "own_layers": ["turned.tflite"],
 }
 """What the blocks of each page write. A page with blocks needs an entry."""
@@ -38,7 +50,7 @@ def prepared():
     layers = keras.layers
     model = keras.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            keras.Input((8, 8, 1), name="image"),
             layers.Conv2D(4, 3, activation="relu", name="conv_1"),
             layers.Flatten(name="flatten"),
             layers.Dense(3, name="head"),

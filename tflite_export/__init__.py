@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tflite_export.errors import ExportError, VerificationError
 from tflite_export.export import export
+from tflite_export.metadata import Metadata
 from tflite_export.micro.firmware import Firmware, write_micro
 from tflite_export.micro.memory import plan_memory
 from tflite_export.micro.memory_plan import MemoryPlan
@@ -25,6 +26,7 @@ __all__ = [
     "ExportError",
     "Firmware",
     "MemoryPlan",
+    "Metadata",
     "Report",
     "VerificationError",
     "export",

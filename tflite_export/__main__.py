@@ -47,12 +47,16 @@ from tflite_export.file.runtimes import standard_error
 from tflite_export.legal.storage import WEIGHT_STORAGES
 from tflite_export.micro.firmware import write_micro
 from tflite_export.micro.memory import plan_memory
+from tflite_export.ops.boundary import IoDtypes, check_io_dtype
 from tflite_export.proof.output_kinds import KINDS
 from tflite_export.targets import TARGETS
 
 _TARGET = flags.DEFINE_enum("target", "litert", list(TARGETS), "Runtimes to write for.")
-_IO_DTYPE = flags.DEFINE_enum(
-    "io_dtype", "int8", list(IO_DTYPES), "Dtype of the model's inputs and outputs."
+_IO_DTYPE = flags.DEFINE_multi_string(
+    "io_dtype",
+    ["int8"],
+    f"Dtype of the model's inputs and outputs: {', '.join(IO_DTYPES)}; or, several times, "
+    "NAME=DTYPE for one of them.",
 )
 _WEIGHT_STORAGE = flags.DEFINE_enum(
     "weight_storage",
@@ -61,6 +65,9 @@ _WEIGHT_STORAGE = flags.DEFINE_enum(
     "Storage of weights in a file for tflm; auto is the smallest that rounds as well as int8.",
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Refuse a storage that rounds worse than int8.")
+_COMPACT = flags.DEFINE_bool(
+    "compact", False, "Write a smaller file, which TFLM alone opens; target tflm only."
+)
 _SAMPLES = flags.DEFINE_string(
     "samples",
     None,
@@ -72,6 +79,9 @@ _LABELS = flags.DEFINE_string(
 )
 _OUTPUTS = flags.DEFINE_multi_string(
     "output", [], "NAME=scores or NAME=values: what an output is; by default the loss tells."
+)
+_PART = flags.DEFINE_multi_string(
+    "part", [], "Name of a tensor that the file ends with, instead of the model's outputs."
 )
 _MAX_FLIP_RATE = flags.DEFINE_float(
     "max_flip_rate", None, "Largest share of layer elements that may differ from the model."
@@ -105,21 +115,24 @@ def main(arguments: Sequence[str]) -> int:
         samples = _load_samples(_SAMPLES.value)
         if _LABELS.value is not None:
             samples = (samples, _load_samples(_LABELS.value))
-        outputs = _outputs()
+        outputs, io_dtype = _outputs(), _io_dtype()
     except (ValueError, OSError, ImportError) as error:
         return _fail(str(error), _BAD_USAGE)
     try:
         if _PLAN.value:
             print(plan_memory(model, _WEIGHT_STORAGE.value).render())
         else:
-            _export(model, arguments[2], samples, outputs)
+            _export(model, arguments[2], samples, outputs, io_dtype)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         return _fail(str(error), _FAILED)
     return 0
 
 
-def _export(model: Any, path: str, samples: Any, outputs: dict[str, str]) -> None:
+def _export(
+    model: Any, path: str, samples: Any, outputs: dict[str, str] | list[str], io_dtype: IoDtypes
+) -> None:
     options = {
+        "io_dtype": io_dtype,
         "weight_storage": _WEIGHT_STORAGE.value,
         "strict": _STRICT.value,
         "samples": samples,
@@ -140,7 +153,7 @@ def _export(model: Any, path: str, samples: Any, outputs: dict[str, str]) -> Non
         model,
         path,
         target=_TARGET.value,
-        io_dtype=_IO_DTYPE.value,
+        compact=_COMPACT.value,
         verify=_VERIFY.value,
         **options,
     )
@@ -148,13 +161,32 @@ def _export(model: Any, path: str, samples: Any, outputs: dict[str, str]) -> Non
         report.save_json(_REPORT.value)
 
 
-def _outputs() -> dict[str, str]:
-    """The kinds of outputs that --output gives, by name."""
+def _outputs() -> dict[str, str] | list[str]:
+    """The kinds of outputs that --output gives, by name, or the tensors that --part names."""
+    if _PART.value and _OUTPUTS.value:
+        raise ValueError(
+            "--part and --output: a part says by itself what its outputs are. Leave one out. "
+            f"Received: --part={_PART.value[0]}"
+        )
+    if _PART.value:
+        return list(_PART.value)
     pairs = [text.rpartition("=") for text in _OUTPUTS.value]
     for (name, _, kind), text in zip(pairs, _OUTPUTS.value, strict=True):
         if not name or kind not in KINDS:
             raise ValueError(f"--output must be NAME=scores or NAME=values. Received: {text!r}")
     return {name: kind for name, _, kind in pairs}
+
+
+def _io_dtype() -> IoDtypes:
+    """The dtype that --io_dtype gives, or the dtypes by name."""
+    given = _IO_DTYPE.value
+    if len(given) == 1 and "=" not in given[0]:
+        return check_io_dtype(given[0])
+    pairs = [text.rpartition("=") for text in given]
+    for (name, _, _), text in zip(pairs, given, strict=True):
+        if not name:
+            raise ValueError(f"--io_dtype must be one dtype, or NAME=DTYPE. Received: {text!r}")
+    return {name: check_io_dtype(dtype) for name, _, dtype in pairs}
 
 
 def _load_model(path: str) -> Any:

@@ -24,4 +24,4 @@ def check(graph: IntegerGraph, target: str) -> None:
     >>> check(builder.build((builder.add(ops.Softmax((x,), "y"), ops.SOFTMAX_OUTPUT),)), "tflm")
     """
     chosen = get_target(target)
-    write_model(emit_model(legalize(graph, chosen, "auto"), "int8", chosen.compact))
+    write_model(emit_model(legalize(graph, chosen, "auto")))

@@ -6,24 +6,28 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-
-import numpy.typing as npt
+from typing import Any
 
 from keras_qat.integer import IntegerGraph
 from keras_qat.integer.io import replace_file
+from keras_qat.integer.parts import part_of, stating_integers
 from tflite_export.contents import (
     WeightReport,
     report_float_parts,
     report_operators,
     report_weights,
 )
-from tflite_export.file.file_model import IO_DTYPES, FileModel, IoDtype
+from tflite_export.file.file_model import FileModel, IoDtype
+from tflite_export.file.metadata_file import BUFFER_NAME, with_associated_files
 from tflite_export.file.writer import write_model
 from tflite_export.graph_of import graph_of
 from tflite_export.legal.legality import check_float_inputs, runnable_profiles
 from tflite_export.legal.legalize import legalize, with_channel_scales
 from tflite_export.legal.storage import check_weight_storage, require_faithful
+from tflite_export.metadata import Metadata, packed
+from tflite_export.ops.boundary import IoDtypes, io_dtypes
 from tflite_export.ops.emit_model import emit_model
+from tflite_export.part import PartOfModel
 from tflite_export.proof.comparison import (
     LearnedModel,
     ModelComparison,
@@ -37,7 +41,7 @@ from tflite_export.proof.uneven_ranges import range_warnings
 from tflite_export.proof.verification import verify as verify_file
 from tflite_export.proof.worth import Answers, Metric, worth_of
 from tflite_export.report import Report
-from tflite_export.targets import get_target
+from tflite_export.targets import TARGETS, Target, get_target
 
 _FLOAT_INPUT_LIMIT = (
     "Verified on float32 inputs that lie on the input grid. The runtime's QUANTIZE rounds inputs "
@@ -54,27 +58,32 @@ def export(
     path: str | os.PathLike[str],
     *,
     target: str = "litert",
-    io_dtype: str = "int8",
+    io_dtype: IoDtypes = "int8",
     weight_storage: str = "auto",
     strict: bool = False,
-    samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
+    compact: bool = False,
+    samples: Any = None,
     metric: Metric | None = None,
-    outputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | Sequence[str] | None = None,
     verify: bool = True,
     max_flip_rate: float | None = None,
     min_argmax_agreement: float | None = None,
     max_output_error: float | None = None,
+    metadata: Metadata | None = None,
     verbose: bool = True,
 ) -> Report:
     """Writes `model` as a `.tflite` file and proves the file before it appears at `path`.
 
     Args:
-        model: an `IntegerGraph`, or a trained model with `to_integer()` and `layer_codes(x)`.
+        model: an `IntegerGraph`, or a trained model with `to_integer()` and `layer_codes(x)`. With
+            keras_qat, also a plain `keras.Model` that ends in tensors on grids of such a model.
         path: where to write; ends in `.tflite`. An existing file is replaced only on success.
         target: `"litert"` or `"tflm"`.
-        io_dtype: `"int8"`, or `"float32"` to put a QUANTIZE behind every input and a DEQUANTIZE
-            before every output. An input or an output on no grid, as with `activation_bits=None`,
-            is float32 in both.
+        io_dtype: the dtype of inputs and outputs: `"int8"`, `"uint8"` (each code plus 128, as
+            cameras and Coral use), or `"float32"` (real numbers). A dict gives dtypes by the names
+            of inputs and outputs, such as `{"image": "uint8", "scores": "float32"}`; names that are
+            not listed are int8. QUANTIZE and DEQUANTIZE at the ends of the file convert. An input
+            or an output on no grid, as with `activation_bits=None`, is float32 in all.
         weight_storage: how a file for `"tflm"` stores weights. `"int4"` holds weights of up to
             4 bits, two to a byte. `"lut"` holds weights of up to 7 bits, as packed indices into a
             table for each channel. Where the weights do not fit, both fall back to `"int8"`.
@@ -82,14 +91,23 @@ def export(
             `"int8"`.
         strict: refuse a storage that rounds worse than int8. INT4 has no room for headroom, which
             makes the second rounding of TensorFlow Lite Micro harmless.
+        compact: write a file for `"tflm"` that only TensorFlow Lite Micro opens. It leaves out what
+            this runtime does not read, about 20 bytes for each channel of weights, and looks tables
+            up with one tensor less in RAM. Without it, a file whose weights are stored as int8
+            also opens in LiteRT and in the tools of vendors.
         samples: examples for the proofs, shape (samples, ...). A trained model takes real numbers,
             a graph takes int8 codes. For several inputs, pass a list in their order or a dict by
-            name. The default is 32 random examples on the input grid. They say little about a
+            name. Batches may come from a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
+            generator, with or without labels, as for `calibration_data` of `keras_qat.quantize`.
+            The default is 32 random examples on the input grid. They say little about a
             trained model's accuracy, so pass real data: `x`, or `(x, labels)`. With labels the
             report has the metric of the float model, the trained model and the file side by side.
         metric: `(labels, outputs) -> number`; by default the accuracy, if the model has one output
             and that is scores. `outputs` is an array, or a dict by name for several outputs.
-        outputs: what outputs are, by name. `"scores"` decide: the largest along the last axis, or
+        outputs: a list of names exports a part of the model: up to these tensors of the integer
+            network, such as the embedding of an encoder or one of several heads. A tensor has the
+            name of the layer that yields it. The proof compares the file with that part. A dict
+            says what outputs are, by name. `"scores"` decide: the largest along the last axis, or
             the side of a threshold for a single one. `"values"` are read as numbers. By default the
             compiled loss tells, or a softmax.
         verify: run the target's runtimes and require equality with the graph in every element.
@@ -103,6 +121,8 @@ def export(
             output on no grid, as a share of its largest value. The default is 1/128 for `"litert"`
             and 1/16 for `"tflm"`. Random samples are held to it for outputs on no grid alone. An
             output of unknown kind has to keep one of the last two limits.
+        metadata: what the file says of itself to tools that read TFLite metadata: its name, author
+            and labels, how inputs are normalized, what outputs mean. See `Metadata`.
         verbose: print the report.
 
     Returns:
@@ -137,6 +157,7 @@ def export(
         io_dtype=io_dtype,
         weight_storage=weight_storage,
         strict=strict,
+        compact=compact,
         samples=samples,
         metric=metric,
         outputs=outputs,
@@ -144,6 +165,7 @@ def export(
         max_flip_rate=max_flip_rate,
         min_argmax_agreement=min_argmax_agreement,
         max_output_error=max_output_error,
+        metadata=metadata,
     )
     replace_file(destination, exported.data)
     if verbose:
@@ -175,27 +197,36 @@ def prepare(
     path: str,
     *,
     target: str,
-    io_dtype: str,
+    io_dtype: IoDtypes,
     weight_storage: str,
     strict: bool,
-    samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None,
+    compact: bool = False,
+    samples: Any,
     metric: Metric | None = None,
-    outputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | Sequence[str] | None = None,
     verify: bool,
     max_flip_rate: float | None,
     min_argmax_agreement: float | None,
     max_output_error: float | None,
+    metadata: Metadata | None = None,
 ) -> Exported:
     """Does all of `export` except writing. Only the report uses `path`."""
-    dtype = _check_io_dtype(io_dtype)
     chosen = get_target(target)
+    _check_compact(compact, chosen)
     storage = check_weight_storage(weight_storage, chosen)
+    model, kinds_given = _part(stating_integers(model), outputs)
     graph = graph_of(model)
+    dtypes = io_dtypes(graph, io_dtype)
     stored = legalize(graph, chosen, storage)
     legal = stored.graph
-    check_float_inputs(legal, dtype)
-    file = emit_model(stored, dtype, chosen.compact)
-    data = write_model(file)
+    check_float_inputs(legal, dtypes)
+    file = emit_model(stored, dtypes, compact)
+    kinds = output_kinds(legal, model, kinds_given)
+    files: Mapping[str, bytes] = {}
+    if metadata is not None:
+        said = packed(metadata, legal, kinds)
+        file, files = dataclasses.replace(file, metadata={BUFFER_NAME: said.buffer}), said.files
+    data = with_associated_files(write_model(file), files)
     weights = report_weights(with_channel_scales(graph), stored, file, chosen.default_profile)
     lossy = [weight for weight in weights if not weight.faithful]
     if strict:
@@ -203,7 +234,6 @@ def prepare(
 
     comparison, worth, uneven = None, None, []
     samples, labels = split_labels(graph, samples, metric)
-    kinds = output_kinds(legal, model, outputs)
     if isinstance(model, IntegerGraph):
         if labels is not None:
             raise ValueError(
@@ -229,12 +259,11 @@ def prepare(
             max_output_error=max_output_error,
         )
         check_limits(comparison, limits, answers=samples is not None)
-    ends = [graph.tensors[name] for name in (*graph.inputs, *graph.outputs)]
-    rounds_inputs = dtype == "float32" and any(graph.tensors[x].on_grid for x in graph.inputs)
+    rounds_inputs = any(dtypes.get(name) == "float32" for name in graph.inputs)
     report = Report(
         path=path,
         target=chosen.name,
-        io_dtype=dtype if any(end.on_grid for end in ends) else "float32",
+        io_dtype=_described(dtypes),
         file_bytes=len(data),
         operators=report_operators(file),
         weights=weights,
@@ -281,8 +310,32 @@ def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
     return destination
 
 
-def _check_io_dtype(io_dtype: str) -> IoDtype:
-    for known in IO_DTYPES:
-        if io_dtype == known:
-            return known
-    raise ValueError(f"io_dtype must be 'int8' or 'float32'. Received: {io_dtype!r}")
+def _part(model: Any, outputs: Any) -> tuple[Any, Mapping[str, str] | None]:
+    """The model or its part, and what its outputs are, of the argument that states either."""
+    if outputs is None or isinstance(outputs, Mapping):
+        return model, outputs
+    if isinstance(outputs, str):
+        raise ValueError(
+            "outputs: pass a list of names for a part of the model, or a dict that says what "
+            f"outputs are. Received: {outputs!r}"
+        )
+    if isinstance(model, IntegerGraph):
+        return part_of(model, outputs), None
+    return PartOfModel(model, outputs), None
+
+
+def _check_compact(compact: bool, target: Target) -> None:
+    if compact and not target.compact:
+        able = ", ".join(repr(each.name) for each in TARGETS.values() if each.compact)
+        raise ValueError(
+            f"compact=True leaves out what target {target.name!r} reads. Leave it out, or export "
+            f"for {able}. Received: compact={compact!r}, target={target.name!r}"
+        )
+
+
+def _described(dtypes: Mapping[str, IoDtype]) -> str:
+    """The dtypes of inputs and outputs, in words; ends on no grid alone are float32."""
+    found = list(dict.fromkeys(dtypes.values()))
+    if len(found) < 2:
+        return found[0] if found else "float32"
+    return ", ".join(f"{dtype} {name}" for name, dtype in dtypes.items())

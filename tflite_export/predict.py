@@ -20,6 +20,9 @@ Arrays = dict[str, Array]
 Inputs = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 Details = dict[str, dict[str, Any]]
 
+_CODES = (np.int8, np.uint8)
+"""The dtypes of inputs and outputs that hold codes of a grid."""
+
 
 def predict(
     path: str | os.PathLike[str],
@@ -31,8 +34,8 @@ def predict(
 ) -> Array | Arrays:
     """Runs a file and returns real numbers.
 
-    Inputs of an int8 file are put on its input grid (nearest integer, ties to even, saturated). Its
-    outputs come back as the real numbers that their codes stand for.
+    Inputs of int8 or uint8 are put on their grid (nearest integer, ties to even, saturated).
+    Outputs of these come back as the real numbers that their codes stand for.
 
     Args:
         path: the `.tflite` file.
@@ -162,15 +165,16 @@ def _invoke(interpreter: Any, takes: Details, batch: Arrays) -> None:
 
 
 def _quantized(values: Array, detail: dict[str, Any]) -> Array:
-    if detail["dtype"] != np.int8:
+    if detail["dtype"] not in _CODES:
         return values.astype(detail["dtype"])
     scale, zero_point = detail["quantization"]
     steps = np.rint(values / np.float32(scale)) + zero_point
-    return np.asarray(np.clip(steps, -128, 127), dtype=np.int8)
+    ends = np.iinfo(detail["dtype"])
+    return np.asarray(np.clip(steps, ends.min, ends.max), dtype=detail["dtype"])
 
 
 def _dequantized(values: Array, detail: dict[str, Any]) -> Array:
-    if detail["dtype"] != np.int8:
+    if detail["dtype"] not in _CODES:
         return np.asarray(values, dtype=np.float32)
     scale, zero_point = detail["quantization"]
     return np.asarray((values.astype(np.float32) - zero_point) * np.float32(scale))

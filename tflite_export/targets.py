@@ -17,7 +17,7 @@ class Target:
         default_profile: rounding profile of the default runtime.
         profiles: every profile that `verify` proves.
         weight_storages: the storages of weights that the runtimes load.
-        compact: whether its files are compact, see `FileModel`.
+        compact: whether its files can be compact, see `FileModel`.
         smallest_multiplier: lower end (inclusive) of `s_x * s_w / s_y`.
         multiplier_limit: upper end (exclusive) of `s_x * s_w / s_y`, and of `s_a * s_b / s_y` of a
             Mul.

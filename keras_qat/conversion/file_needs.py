@@ -65,6 +65,16 @@ def check_file(model: keras.Model, code: Sequence[Any] = (), lost: Sequence[str]
         )
 
 
+def refuse_hdf5(model: keras.Model, path: Any) -> None:
+    """Raises a `ValueError` for a path that Keras would write in its old format of whole models."""
+    if str(path).endswith((".h5", ".hdf5")):
+        raise ValueError(
+            f"Model {model.name!r} cannot be saved as HDF5: this old format of Keras does not hold "
+            f"the grids, and no loader gives the model back. Received: {str(path)!r}. Save it as "
+            "'model.keras', or the weights alone with save_weights('model.weights.h5')."
+        )
+
+
 def _warn(model: keras.Model, own: dict[str, Any], unsafe: list[str]) -> None:
     needed = []
     if own:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_qat.conversion.float_ends import float_ends
+from keras_qat.conversion.next_on_grid import on_no_grid
 from keras_qat.conversion.tensor_names import tensor_names
 from keras_qat.errors import LoweringError
 from keras_qat.integer import GraphBuilder, IntegerGraph
@@ -43,7 +44,8 @@ def to_integer(model: keras.Model) -> IntegerGraph:
     lowering = _Lowering(model)
     inputs = [lowering.start(tensor) for tensor in model.inputs]
     outputs = replay(model, inputs, lowering.call)
-    graph = lowering.builder.build([lowering.output(value, model.name) for value in outputs])
+    ends = zip(outputs, model.outputs, strict=True)
+    graph = lowering.builder.build([lowering.output(*end, model.name) for end in ends])
     order = input_keys(model)  # the builder has added the inputs in another order
     graph = dataclasses.replace(graph, inputs=tuple(sorted(graph.inputs, key=order.index)))
     return without_needless_reshapes(graph)
@@ -77,11 +79,13 @@ class _Lowering:
         self.builder.add_input(name, shape, NO_GRID, self._raw_inputs[name].dtype)
         return PendingFloat((name,), places=(tensor,), tensor=tensor)
 
-    def output(self, value: Any, model_name: str) -> str:
+    def output(self, value: Any, tensor: Any, model_name: str) -> str:
         """The name of the tensor that holds an output of the model."""
         if isinstance(value, PendingFloat) and not value.calls:
             return value.sources[0]
-        return integer_operand(value, model_name)
+        if not isinstance(value, str):
+            raise LoweringError(on_no_grid(tensor, model_name))
+        return value
 
     def call(self, node: GraphNode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer = node.operation

@@ -99,7 +99,10 @@ def quantize(
             `"sep_depthwise"` and `"sep"`, and an `Add` of three tensors named `"sum"` becomes
             `"sum_partial"` and `"sum"`. The name in the given model matches both parts.
         calibration_data: a few hundred input samples: an array, a dict or list of arrays for
-            several inputs, or an iterable of batches such as a `tf.data.Dataset`.
+            several inputs, or batches such as a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
+            generator. Labels in `(inputs, labels)` are ignored. A tuple of as many arrays as the
+            model has inputs is inputs. A subclassed model does not say how many it has: a tuple of
+            arrays is its inputs.
         target: `"litert"` or `"tflm"` refuses now, before any training, what `tflite_export.export`
             would refuse for that target. `fit` then looks again after every epoch, and warns. The
             model keeps the target (`QuantizedModel.target`). `None` checks nothing.

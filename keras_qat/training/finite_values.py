@@ -13,7 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.keras_graph import consumers, flat_inputs, input_keys, nodes, with_mask_of
+from keras_qat.keras_graph import consumers, flat_inputs, input_keys, nodes
+from keras_qat.keras_masks import with_mask_of
 from keras_qat.quantizers import Quantizer
 from keras_qat.tensors import Tensor
 

@@ -57,11 +57,32 @@ def samples_of(data):
     return [np.concatenate(parts) for parts in zip(*data, strict=True)]
 
 
+class Batches(keras.utils.PyDataset):
+    """Batches of 40 by their index; endless if there are no arrays."""
+
+    def __init__(self, *arrays):
+        super().__init__()
+        self.arrays = arrays
+
+    @property
+    def num_batches(self):
+        return -(-len(self.arrays[0]) // 40) if self.arrays else None
+
+    def __getitem__(self, index):
+        parts = tuple(array[40 * index : 40 * (index + 1)] for array in self.arrays)
+        return parts if len(parts) > 1 else parts[0]
+
+
 X = np.random.default_rng(0).normal(size=(150, 4)).astype(np.float32)
 WAYS = {
     "array": lambda: X,
     "tensor": lambda: tf.constant(X),
     "list": lambda: [X],
+    "list_of_samples": lambda: list(X),
+    "samples_and_labels": lambda: (X, X[:, 0]),
+    "samples_labels_and_weights": lambda: ({"x": X}, X[:, 0], X[:, 1]),
+    "py_dataset": lambda: Batches(X),
+    "py_dataset_with_labels": lambda: Batches(X, X[:, 0]),
     "dict": lambda: {"x": X},
     "generator": lambda: (X[i : i + 30] for i in range(0, 150, 30)),
     "dataset": lambda: tf.data.Dataset.from_tensor_slices(X).batch(40),
@@ -76,12 +97,18 @@ def test_every_way_to_give_samples_gives_the_same_samples(way):
     np.testing.assert_array_equal(samples, X)
 
 
-@pytest.mark.parametrize("way", ["list", "dict", "batches"])
+@pytest.mark.parametrize(
+    "way", ["list", "dict", "batches", "tuple", "labelled tuple", "labelled dict", "dataset"]
+)
 def test_several_inputs(way):
     model, left = two_inputs(), X[:, :2] - 10.0
     data = {
         "list": [X, left],
         "dict": {"left": left, "right": X},
+        "tuple": (X, left),
+        "labelled tuple": ((X, left), X[:, 0]),
+        "labelled dict": ({"left": left, "right": X}, X[:, 0]),
+        "dataset": tf.data.Dataset.from_tensor_slices(((X, left), X[:, 0])).batch(40),
         "batches": ({"left": left[i : i + 50], "right": X[i : i + 50]} for i in (0, 50, 100)),
     }
     found = samples_of(CalibrationData(model, data[way]))
@@ -106,9 +133,10 @@ WRONG = {
     "NaN": (np.where(X > 2, np.nan, X), "'x' holds NaN or infinity"),
     "infinity": (np.where(X > 2, np.inf, X), "'x' holds NaN or infinity"),
     "beyond float32": (X.astype(np.float64) * 1e300, "'x' holds NaN or infinity"),
-    "another name": ({"y": X}, r"inputs are \['x'\]. Received calibration data for: \['y'\]"),
-    "samples and labels": ((X, X[:, 0]), r"has 1 inputs: \['x'\].*for 2. Pass inputs without"),
-    "a list of samples": (list(X), "stack samples into one array"),
+    "another name": ({"y": X}, r"inputs are \['x'\]. Received: \['y'\]"),
+    "two arrays in a list": ([X, X], r"has 1 inputs: \['x'\].*for 2. Pass a list in the order"),
+    "a list of samples of unlike sizes": ([*X, X[0, :2]], "samples stacked into one array"),
+    "labels without samples": ((None, X[:, 0]), r"Received: calibration_data=\(None, labels\)"),
     "words": (np.array([["a"] * 4]), "must be numbers. Received: <U1"),
     "complex numbers": (X + 1j, "must be numbers. Received: complex"),
     "a number": (3.0, "Received: float"),
@@ -275,8 +303,13 @@ def test_an_endless_dataset_is_refused():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     dataset = tf.data.Dataset.from_tensor_slices(np.ones((8, 2), np.float32)).batch(4)
     assert len(list(CalibrationData(model, dataset))) == 2
-    with pytest.raises(ValueError, match=r"repeats without end.*take"):
+    with pytest.raises(ValueError, match=r"repeats without end.*dataset.take\(8\)"):
         CalibrationData(model, dataset.repeat())
+    assert len(list(CalibrationData(model, dataset.repeat().take(8)))) == 8
+    with pytest.raises(ValueError, match=r"\(sequence\[index\] for index in range\(8\)\)"):
+        CalibrationData(model, Batches())
+    sequence = Batches(np.ones((320, 2), np.float32))
+    assert len(list(CalibrationData(model, (sequence[index] for index in range(8))))) == 8
 
 
 def test_the_ranges_are_those_of_all_batches():

@@ -200,9 +200,10 @@ def test_float_inputs_need_eight_bits():
     graph = one_op_graph(
         lambda _, x: ops.Mean((x,), "y"), SHAPE, QuantParams(np.float32(0.1), 112, 112, 127), GRID
     )
-    check_float_inputs(graph, "int8")
+    for dtype in ("int8", "uint8"):
+        check_float_inputs(graph, {"x": dtype})
     with pytest.raises(ExportError, match="Input 'x' has a grid of 16 levels"):
-        check_float_inputs(graph, "float32")
+        check_float_inputs(graph, {"x": "float32"})
 
 
 def test_targets_are_found_by_name():

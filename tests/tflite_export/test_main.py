@@ -12,6 +12,7 @@ import pytest
 import keras_qat
 from keras_qat.integer import save_graph
 from tests.tflite_export.graphs import random_codes, small_network
+from tflite_export.file.writer import read_model
 
 
 def call(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -45,6 +46,25 @@ def test_a_graph_becomes_a_file(source, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "TensorFlow Lite Micro: 0 of" in result.stdout
     assert (tmp_path / "net.tflite").read_bytes()[4:8] == b"TFL3"
+
+
+def test_the_dtype_of_every_end_may_be_given(source, tmp_path):
+    (name, other) = small_network().outputs
+    ends = ["--io_dtype=image=uint8", f"--io_dtype={name}=float32"]
+    result = call(source, tmp_path / "net.tflite", *ends)
+    assert result.returncode == 0, result.stderr
+    assert f"uint8 image, float32 {name}, int8 {other} I/O" in result.stdout
+    wrong = call(source, tmp_path / "net.tflite", "--io_dtype=uint8", "--io_dtype=int8")
+    assert_one_line(wrong, 2, "--io_dtype must be one dtype, or NAME=DTYPE. Received: 'uint8'")
+
+
+def test_a_part_of_a_graph_becomes_a_file(source, tmp_path):
+    inner = small_network().ops[0].output
+    result = call(source, tmp_path / "part.tflite", f"--part={inner}")
+    assert result.returncode == 0, result.stderr
+    assert list(read_model((tmp_path / "part.tflite").read_bytes()).outputs) == [inner]
+    wrong = call(source, tmp_path / "n.tflite", f"--part={inner}", f"--output={inner}=scores")
+    assert_one_line(wrong, 2, "--part and --output: a part says by itself")
 
 
 def test_a_graph_becomes_firmware(source, tmp_path):

@@ -11,7 +11,7 @@ from tflite_export import export, predict
 IMAGES = np.random.default_rng(0).normal(size=(10, 9, 8, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=["int8", "float32"])
+@pytest.fixture(scope="module", params=["int8", "uint8", "float32"])
 def path(request, tmp_path_factory):
     file = tmp_path_factory.mktemp("predict") / f"{request.param}.tflite"
     export(small_network(), file, io_dtype=request.param, verify=False, verbose=False)
@@ -31,7 +31,7 @@ def test_outputs_are_those_of_the_integer_graph(path, batch_size):
         np.testing.assert_array_equal(actual[name], real)
 
 
-@pytest.mark.parametrize("io_dtype", ["int8", "float32"])
+@pytest.mark.parametrize("io_dtype", ["int8", "uint8", "float32"])
 def test_tflm_runs_what_litert_cannot_load(io_dtype, tmp_path):
     graph, path = small_network(), tmp_path / "net.tflite"
     options = {"target": "tflm", "weight_storage": "lut", "io_dtype": io_dtype}

@@ -11,7 +11,8 @@ from hypothesis import given
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops, run
 from tests.tflite_export.graphs import linear_graphs, random_codes, small_network
 from tests.tflite_export.harness import exact_law
-from tflite_export import ExportError, VerificationError, export, verify
+from tests.tflite_export.op_examples import EXAMPLES
+from tflite_export import ExportError, VerificationError, export, predict, verify
 from tflite_export.file.file_model import FileModel
 from tflite_export.file.lookup_table import DECODE_OPERATOR
 from tflite_export.file.stored_graph import StoredGraph
@@ -19,6 +20,8 @@ from tflite_export.file.writer import read_model, write_model
 from tflite_export.legal.legalize import legalize
 from tflite_export.legal.storage import WEIGHT_STORAGES
 from tflite_export.ops.emit_model import emit_model
+from tflite_export.ops.table import runs_on
+from tflite_export.proof.verification import verify_runtime
 from tflite_export.targets import get_target
 
 pytestmark = pytest.mark.slow_beyond(1)
@@ -202,6 +205,49 @@ def test_a_compact_file_has_one_zero_point_and_fixed_shapes():
     assert not any(tensor.scale.size for tensor in constants if tensor.dtype == "int32")
     (result,) = verify(graph, compact, "tflm", random_codes(graph))
     assert result.differing == 0
+
+
+OPENS_ANYWHERE = {
+    **{kind.__name__: graph for kind, graph in EXAMPLES.items() if runs_on(kind, "tflm")},
+    "network": small_network(),
+}
+
+
+@pytest.mark.parametrize("name", OPENS_ANYWHERE)
+def test_a_file_for_tflm_in_int8_runs_in_every_runtime(name, tmp_path):
+    graph, path = OPENS_ANYWHERE[name], tmp_path / "net.tflite"
+    export(graph, path, target="tflm", weight_storage="int8", verbose=False)
+    data, codes = path.read_bytes(), random_codes(graph)
+    file, stated = read_model(data), legalize(graph, TFLM, "int8").graph
+    for profile in ("tflm", "litert_ref", "xnnpack"):
+        result = verify_runtime(stated, data, file, profile, codes)
+        assert (profile, result.differing) == (profile, 0)
+        assert result.elements > 0
+
+
+def test_a_vector_of_scales_has_as_many_zero_points(tmp_path):
+    schema, counts = pytest.importorskip("ai_edge_litert.schema_py_generated"), {}
+    for compact in (False, True):
+        path = tmp_path / "net.tflite"
+        export(convolution(8), path, target="tflm", compact=compact, verbose=False)
+        (graph,) = schema.ModelT.InitFromPackedBuf(path.read_bytes()).subgraphs
+        grids = {each.name.decode(): each.quantization for each in graph.tensors}
+        counts[compact] = (grids["y/weight"].scale.size, grids["y/weight"].zeroPoint.size)
+    assert counts == {False: (16, 16), True: (16, 1)}
+
+
+def test_litert_does_not_open_a_compact_file(tmp_path):
+    path = tmp_path / "net.tflite"
+    export(convolution(8), path, target="tflm", compact=True, verbose=False)
+    codes = np.zeros((1, 4, 4, 16))
+    with pytest.raises(ValueError, match="QuantizationParam has 1 zero_point values and 16 scal"):
+        predict(path, codes)
+    assert predict(path, codes, runtime="tflm").shape == (1, 2, 2, 16)
+
+
+def test_only_files_for_tflm_are_compact(tmp_path):
+    with pytest.raises(ValueError, match=r"export for 'tflm'. Received: .*target='litert'"):
+        export(convolution(8), tmp_path / "net.tflite", compact=True)
 
 
 def with_data(file: FileModel, name: str, data: np.ndarray) -> bytes:

@@ -33,7 +33,7 @@ def with_tensor(file: FileModel, name: str, **changes) -> bytes:
 @pytest.mark.parametrize(
     ("target", "profiles"), [("litert", ["litert_ref", "xnnpack"]), ("tflm", ["tflm"])]
 )
-@pytest.mark.parametrize("io_dtype", ["int8", "float32"])
+@pytest.mark.parametrize("io_dtype", ["int8", "uint8", "float32"])
 def test_a_true_file_is_proven_on_every_tensor(graph, target, profiles, io_dtype):
     data = write_model(emit_model(legalize(graph, get_target(target)), io_dtype))
     results = verify(graph, data, target, random_codes(graph, samples=70))
@@ -41,9 +41,9 @@ def test_a_true_file_is_proven_on_every_tensor(graph, target, profiles, io_dtype
     for result in results:
         assert (result.differing, result.samples) == (0, 70)
         names = [tensor.name for tensor in result.tensors]
-        assert names[: len(graph.ops)] == [op.output for op in graph.ops]
-        floats = [name for name in names if name.endswith("float32_output")]
-        assert len(floats) == (2 if io_dtype == "float32" else 0)
+        converted = [*graph.inputs] if io_dtype != "int8" else []
+        ends = [f"{name}/{io_dtype}_output" for name in graph.outputs] if converted else []
+        assert names == [*converted, *(op.output for op in graph.ops), *ends]
 
 
 def test_a_changed_weight_is_found(graph, file):

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from keras_qat.integer.storage_sizes import int4_bytes
 
 Shape = tuple[int, ...]
-IoDtype = Literal["int8", "float32"]
-IO_DTYPES: tuple[IoDtype, ...] = ("int8", "float32")
+IoDtype = Literal["int8", "uint8", "float32"]
+IO_DTYPES: tuple[IoDtype, ...] = ("int8", "uint8", "float32")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,8 +86,9 @@ class FileModel:
         outputs: tensor name of each model output, by the name callers use.
         compact: whether the file is for TensorFlow Lite Micro alone. A compact file leaves out
             what this runtime does not read: batches of other sizes, the scales of several biases,
-            and all zero points of a vector of scales except one. Of two operators that do the
-            same, it has the one that takes less memory.
+            and all zero points of a vector of scales except one, without which LiteRT does not
+            open a file. Of two operators that do the same, it has the one that takes less memory.
+        metadata: buffers beside the network, by their names.
     """
 
     description: str
@@ -96,6 +97,7 @@ class FileModel:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     compact: bool = False
+    metadata: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def stored_bytes(file: FileModel, name: str) -> int:

@@ -55,6 +55,7 @@ def write_model(model: FileModel) -> bytes:
     file.description = model.description
     file.operatorCodes = [_operator_code(schema, code, version) for code, version in codes]
     file.subgraphs = [graph]
+    file.metadata = [_metadata(schema, *item, buffers) for item in model.metadata.items()]
     file.buffers = buffers.items
     file.signatureDefs = [_signature(schema, model, indices)]
 
@@ -90,6 +91,10 @@ def read_model(data: bytes) -> FileModel:
         operators=tuple(_read_operator(schema, op, file, names) for op in graph.operators),
         inputs=inputs or {names[i]: names[i] for i in graph.inputs},
         outputs=outputs or {names[i]: names[i] for i in graph.outputs},
+        metadata={
+            (each.name.decode()): np.asarray(file.buffers[each.buffer].data, np.uint8).tobytes()
+            for each in file.metadata or ()
+        },
     )
 
 
@@ -155,6 +160,12 @@ def _tensor(schema: Any, tensor: FileTensor, buffers: _Buffers, compact: bool) -
             1 if compact else tensor.scale.size, tensor.zero_point, np.int64
         )
         packed.quantization.quantizedDimension = tensor.axis
+    return packed
+
+
+def _metadata(schema: Any, name: str, content: bytes, buffers: _Buffers) -> Any:
+    packed = schema.MetadataT()
+    packed.name, packed.buffer = name, buffers.index(np.frombuffer(content, np.uint8))
     return packed
 
 

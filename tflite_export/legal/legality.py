@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
 from tflite_export.errors import ExportError
@@ -62,13 +64,14 @@ def runnable_profiles(graph: IntegerGraph, target: Target) -> tuple[str, ...]:
     return tuple(profile for profile in target.profiles if runs_softmax(profile, most))
 
 
-def check_float_inputs(graph: IntegerGraph, io_dtype: IoDtype) -> None:
-    """Requires int8 inputs for grids narrower than int8: QUANTIZE saturates at int8's ends only."""
+def check_float_inputs(graph: IntegerGraph, dtypes: Mapping[str, IoDtype]) -> None:
+    """Requires integers for inputs on grids narrower than int8, to which QUANTIZE clamps not."""
     for name in graph.inputs:
         grid = graph.tensors[name].qparams
-        if io_dtype == "float32" and (grid.qmin, grid.qmax) != (INT8_MIN, INT8_MAX):
+        float_input = dtypes.get(name) == "float32"
+        if float_input and (grid.qmin, grid.qmax) != (INT8_MIN, INT8_MAX):
             raise ExportError(
                 f"Input {name!r} has a grid of {grid.levels} levels, which a QUANTIZE op does not "
-                "clamp to. Export with io_dtype='int8' or quantize the input to 8 bits. "
-                f"Received: qmin={grid.qmin}, qmax={grid.qmax}"
+                "clamp to. Export with io_dtype='int8' or 'uint8', or quantize the input to 8 "
+                f"bits. Received: qmin={grid.qmin}, qmax={grid.qmax}"
             )

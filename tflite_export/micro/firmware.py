@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, run
 from keras_qat.integer.io import replace_file
-from tflite_export.export import prepare
+from tflite_export.export import Exported, prepare
 from tflite_export.file.file_model import FileModel
 from tflite_export.file.runtimes import measure_arena
+from tflite_export.ops.boundary import IoDtypes, at_the_end
 from tflite_export.ops.table import micro_kernel
 from tflite_export.proof.comparison import LearnedModel
 from tflite_export.proof.worth import Metric
@@ -69,11 +70,13 @@ def write_micro(
     folder: str | os.PathLike[str],
     *,
     name: str = "model",
+    io_dtype: IoDtypes = "int8",
     weight_storage: str = "auto",
     strict: bool = False,
-    samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None,
+    compact: bool = True,
+    samples: Any = None,
     metric: Metric | None = None,
-    outputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | Sequence[str] | None = None,
     examples: int = 2,
     arena_margin: float = 0.1,
     max_flip_rate: float | None = None,
@@ -97,8 +100,11 @@ def write_micro(
         folder: where to write; created if it does not exist. Files of these names are replaced,
             and other files stay.
         name: name of the files and of the C++ namespace: small letters, digits and underscores.
-        weight_storage, strict, samples, metric, outputs, max_flip_rate, min_argmax_agreement,
-            max_output_error: see `tflite_export.export`.
+        io_dtype, weight_storage, strict, samples, metric, outputs, max_flip_rate,
+            min_argmax_agreement, max_output_error: see `tflite_export.export`. Examples of the
+            self-test are in `io_dtype`.
+        compact: see `tflite_export.export`. The sources are for TensorFlow Lite Micro alone, so
+            they are compact by default; the `.tflite` file then opens there alone.
         examples: how many of the samples the self-test holds. They take flash.
         arena_margin: share of the measured arena that is added to it.
         verbose: print the report.
@@ -125,9 +131,10 @@ def write_micro(
         model,
         str(destination / f"{name}.tflite"),
         target="tflm",
-        io_dtype="int8",
+        io_dtype=io_dtype,
         weight_storage=weight_storage,
         strict=strict,
+        compact=compact,
         samples=samples,
         metric=metric,
         outputs=outputs,
@@ -140,6 +147,8 @@ def write_micro(
     arena = _arena_with_margin(measured, arena_margin)
     inputs = {key: array[:examples] for key, array in exported.codes.items()}
     expected = run(exported.graph, inputs, "tflm")
+    given = _at_the_ends(inputs, exported, exported.file.inputs)
+    wanted = _at_the_ends(expected, exported, exported.file.outputs)
     count = next(iter(inputs.values())).shape[0]
     values = {
         "made_by": _MADE_BY,
@@ -151,9 +160,9 @@ def write_micro(
         "margin_percent": f"{100 * arena_margin:g}",
         "arena_bytes": arena,
         "examples": count,
-        "compared_outputs": sum(array.nbytes for array in expected.values()),
+        "compared_outputs": sum(array.nbytes for array in wanted.values()),
         **_resolver(exported.file),
-        **_golden(inputs, expected, exported.file),
+        **_golden(given, wanted, exported.file),
     }
     contents = {f"{name}_{template}": _filled(template, values).encode() for template in _TEMPLATES}
     contents[f"{name}.tflite"] = exported.data
@@ -203,6 +212,17 @@ def _resolver(file: FileModel) -> dict[str, Any]:
     return {"op_count": len(codes), "op_lines": "\n".join(lines)}
 
 
+def _at_the_ends(
+    held: Mapping[str, npt.NDArray[Any]], exported: Exported, ends: Mapping[str, str]
+) -> dict[str, npt.NDArray[Any]]:
+    """What the graph holds, as the file takes it in and gives it out."""
+    tensors, file = exported.graph.tensors, exported.file
+    return {
+        name: at_the_end(tensors[name], held[name], file.tensors[end].dtype)
+        for name, end in ends.items()
+    }
+
+
 def _golden(
     inputs: Mapping[str, npt.NDArray[Any]],
     outputs: Mapping[str, npt.NDArray[Any]],
@@ -216,7 +236,7 @@ def _golden(
     ):
         listed = []
         for index, name in enumerate(order):
-            # The self test compares bytes: of indices, in the order of a little-endian core.
+            # The self test compares bytes: of wider numbers, in the order of a little-endian core.
             values = tensors[name].reshape(len(tensors[name]), -1).view(np.int8)
             arrays.append(f"const int8_t k{side}{index}[] = {{\n{_lines(values.ravel())}\n}};")
             listed.append(f"{{k{side}{index}, {values[0].size}}}")

@@ -21,7 +21,7 @@ from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
 
 
-def plan_memory(model: Any, weight_storage: str = "auto") -> MemoryPlan:
+def plan_memory(model: Any, weight_storage: str = "auto", compact: bool = True) -> MemoryPlan:
     """Flash and RAM of a network in TensorFlow Lite Micro, trained or not.
 
     A model that still learns its bit widths is planned with its target widths.
@@ -30,6 +30,8 @@ def plan_memory(model: Any, weight_storage: str = "auto") -> MemoryPlan:
         model: an `IntegerGraph`, or a model with `to_integer()`, such as `keras_qat.quantize`
             returns.
         weight_storage: see `tflite_export.export`.
+        compact: plan the file that `write_micro` writes by default; `False` for the default of
+            `tflite_export.export`.
 
     Raises:
         ExportError: TensorFlow Lite Micro cannot hold the graph.
@@ -49,7 +51,7 @@ def plan_memory(model: Any, weight_storage: str = "auto") -> MemoryPlan:
     storage = check_weight_storage(weight_storage, target)
     graph = graph_of(model, planned=True)
     stored = legalize(graph, target, storage)
-    file = emit_model(stored, compact=target.compact)
+    file = emit_model(stored, compact=compact)
     data = write_model(file)
     return MemoryPlan(
         weights=_weights(with_channel_scales(graph), stored, file),

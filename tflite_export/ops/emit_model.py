@@ -10,25 +10,29 @@ import numpy as np
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
 from tflite_export.errors import ExportError
 from tflite_export.file import lookup_table
-from tflite_export.file.file_model import FileModel, FileTensor, IoDtype
+from tflite_export.file.file_model import FileModel, FileTensor
 from tflite_export.file.stored_graph import StoredGraph, WeightStorage
+from tflite_export.ops.boundary import IoDtypes, ends_of, io_dtypes
 from tflite_export.ops.emission import Emission, file_operator
 from tflite_export.ops.table import export_of
 
 DESCRIPTION = "Quantization-aware trained integer network, written by keras_qat."
 
 
-def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = False) -> FileModel:
+def emit_model(
+    stored: StoredGraph, io_dtype: IoDtypes = "int8", compact: bool = False
+) -> FileModel:
     """The whole file for a graph. Its int8 tensors keep the graph's names.
 
     Args:
         stored: a legalized graph.
-        io_dtype: `"int8"`, or `"float32"` for a QUANTIZE behind every input and a DEQUANTIZE
-            before every output. An input or output on no grid stays as it is.
+        io_dtype: the dtype of inputs and outputs, or dtypes by name; see `io_dtypes`. An input or
+            output on no grid stays as it is.
         compact: see `FileModel`.
 
     Raises:
         ExportError: an op type that is not in `OP_EXPORTS`, or tensors that share a name.
+        ValueError: see `io_dtypes`.
     """
     graph = stored.graph
     tensors = [_activation(tensor) for tensor in graph.tensors.values()]
@@ -40,30 +44,16 @@ def emit_model(stored: StoredGraph, io_dtype: IoDtype = "int8", compact: bool = 
             emission = _with_storage(emission, stored.storage[op.output])
         tensors.extend(_without_bias_scale(emission.constants) if compact else emission.constants)
         operators.extend([*emission.before, emission.operator])
-    inputs = {name: name for name in graph.inputs}
-    outputs = {name: name for name in graph.outputs}
-    if io_dtype == "float32":
-        entering, leaving = (
-            {name: f"{name}/float32_{end}" for name in names if graph.tensors[name].on_grid}
-            for names, end in ((graph.inputs, "input"), (graph.outputs, "output"))
-        )
-        inputs |= entering
-        outputs |= leaving
-        wrapped = [*entering.items(), *leaving.items()]
-        tensors.extend(_float_tensor(graph, *pair) for pair in wrapped)
-        operators = [
-            *(file_operator("QUANTIZE", 1, (x,), name) for name, x in entering.items()),
-            *operators,
-            *(file_operator("DEQUANTIZE", 2, (name,), y) for name, y in leaving.items()),
-        ]
+    ends = ends_of(graph, io_dtypes(graph, io_dtype))
+    tensors.extend(ends.tensors)
     if not all(export_of(op).any_batch for op in graph.ops):
         tensors = [dataclasses.replace(tensor, resizable=False) for tensor in tensors]
     return FileModel(
         description=DESCRIPTION,
         tensors=_by_unique_name(tensors),
-        operators=tuple(operators),
-        inputs=inputs,
-        outputs=outputs,
+        operators=(*ends.before, *operators, *ends.after),
+        inputs=ends.inputs,
+        outputs=ends.outputs,
         compact=compact,
     )
 
@@ -131,7 +121,3 @@ def _activation(tensor: IntegerTensor) -> FileTensor:
         zero_point=tensor.qparams.zero_point,
         resizable=True,
     )
-
-
-def _float_tensor(graph: IntegerGraph, name: str, float_name: str) -> FileTensor:
-    return FileTensor(float_name, graph.tensors[name].shape, "float32", resizable=True)

@@ -9,16 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph
-from keras_qat.integer.interpreter import check_inputs, named_inputs
+from keras_qat.integer.interpreter import check_inputs
+from keras_qat.integer.samples import gathered
 from tflite_export.proof.comparison import Samples
 
 _RANDOM_SAMPLES = 32
 _SEED = 0
 
 
-def code_samples(
-    graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
-) -> Samples:
+def code_samples(graph: IntegerGraph, samples: Mapping[str, npt.NDArray[Any]] | None) -> Samples:
     """int8 samples on the grids of the inputs; inputs on no grid have their own dtype."""
     if samples is None:
         return _random_codes(graph)
@@ -36,32 +35,36 @@ def code_samples(
 
 
 def split_labels(graph: IntegerGraph, samples: Any, metric: Any = None) -> tuple[Any, Any]:
-    """The inputs and the labels of `(x, labels)`; inputs alone have the labels `None`.
+    """The inputs by name, and the labels; `None` for what is not there.
+
+    Args:
+        graph: the graph that takes the inputs.
+        samples: see `keras_qat.integer.samples.batches`.
+        metric: the metric that needs the labels.
 
     Raises:
-        ValueError: a metric without labels, or labels without inputs.
+        ValueError: a metric without labels, labels without inputs, or samples that do not fit the
+            graph.
     """
-    pair = isinstance(samples, tuple) and len(samples) == 2
-    if pair and (metric is not None or len(graph.inputs) == 1):
-        if samples[0] is None:
-            raise ValueError("Labels need their samples. Received: samples=(None, labels)")
-        return samples[0], samples[1]
-    if metric is not None:
+    if samples is None:
+        inputs, labels = None, None
+    else:
+        shapes = [graph.tensors[name].shape for name in graph.inputs]
+        whole = gathered(samples, graph.inputs, shapes, "samples")
+        inputs, labels = dict(zip(graph.inputs, whole.inputs, strict=True)), whole.labels
+    if metric is not None and labels is None:
         raise ValueError(
             "A metric needs labels: pass samples=(x, labels). "
             f"Received: samples of type {type(samples).__name__}"
         )
-    return samples, None
+    return inputs, labels
 
 
-def real_samples(
-    graph: IntegerGraph, samples: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None
-) -> Samples:
+def real_samples(graph: IntegerGraph, samples: Mapping[str, npt.NDArray[Any]] | None) -> Samples:
     """float32 samples for a trained model; int32 for inputs that are indices."""
     if samples is None:
         codes = _random_codes(graph)
         return {name: graph.tensors[name].dequantize(q) for name, q in codes.items()}
-    samples = named_inputs(samples, graph.inputs, "model")
     real = {
         name: np.asarray(samples[name], np.int32 if _is_whole(graph, name) else np.float32)
         for name in graph.inputs

@@ -16,6 +16,7 @@ from tflite_export.file.runtimes import Arrays, run_litert, run_tflm
 from tflite_export.file.writer import read_model, write_model
 from tflite_export.legal.legality import runnable_profiles
 from tflite_export.legal.legalize import legalize
+from tflite_export.ops.boundary import at_the_end
 from tflite_export.proof.comparison import TensorDifference, merge, tensor_difference
 from tflite_export.proof.float_difference import (
     FLOAT_TOLERANCE,
@@ -163,7 +164,7 @@ def verify_runtime(
             [
                 tensor_difference(name, actual[name], expected[name])
                 for name in expected
-                if name in actual and name not in (*graph.inputs, *in_float)
+                if name in actual and name not in (*file.inputs.values(), *in_float)
             ]
         )
         float_chunks.append([float_difference(x, actual[x], computed[x]) for x in in_float])
@@ -201,9 +202,7 @@ def _runtime_inputs(
 ) -> Arrays:
     """The arrays for the file's inputs: the integers, or the real numbers they stand for."""
     return {
-        name: graph.tensors[name].dequantize(samples[name])
-        if file.tensors[tensor].dtype == "float32"
-        else samples[name]
+        name: at_the_end(graph.tensors[name], samples[name], file.tensors[tensor].dtype)
         for name, tensor in file.inputs.items()
     }
 
@@ -219,10 +218,12 @@ def _expected(
     codes: Mapping[str, npt.NDArray[Any]],
     given: Mapping[str, npt.NDArray[Any]],
 ) -> Arrays:
-    """The expected values of every int8 tensor, and of the file's float32 outputs."""
-    floats = {
-        tensor: graph.tensors[name].qparams.dequantize(given.get(name, codes[name]))
+    """The expected values of every int8 tensor, and of the outputs that the file converts."""
+    converted = {
+        tensor: at_the_end(
+            graph.tensors[name], given.get(name, codes[name]), file.tensors[tensor].dtype
+        )
         for name, tensor in file.outputs.items()
-        if file.tensors[tensor].dtype == "float32" and graph.tensors[name].on_grid
+        if tensor != name
     }
-    return {**codes, **floats}
+    return {**codes, **converted}

@@ -352,6 +352,8 @@ def _sample(model: keras.Model, data: Any) -> Any:
         return data
     if isinstance(data, Mapping):
         return dict(data)
+    if isinstance(data, tuple) and isinstance(data[0], Mapping | list | tuple):
+        return _sample(model, data[0])  # (inputs, labels)
     if isinstance(data, list | tuple):
         return list(data)
     if data is None or iter(data) is data:
