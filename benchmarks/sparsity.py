@@ -29,7 +29,7 @@ import keras_qat
 import tflite_export
 
 SHARE = flags.DEFINE_float("share", 0.8, "Share of zeros in every kernel.", 0.0, 1.0)
-EPOCHS = flags.DEFINE_integer("epochs", 3, "Epochs of each training.", 1)
+EPOCHS = flags.DEFINE_integer("epochs", 1, "Epochs of each of the five trainings.", 1)
 SEED = flags.DEFINE_integer("seed", 0, "Random seed.")
 THREADS = flags.DEFINE_integer("threads", 1, "Threads of training.", 1)
 OUTPUT = flags.DEFINE_string("output", "benchmarks/results/sparsity.json", "JSON file to write.")
