@@ -37,7 +37,7 @@ def from_tfmot(
     The layers keep the names and weights that they have in TFMOT's model. A model of TFMOT's
     quantization-aware training keeps its grids: all scales and zero points are TFMOT's, in 8 bits,
     and train on by LSQ. Differences are named in a warning: a layer that moves or averages values
-    keeps the grid of its input here, while TFMOT may have a range of its own behind it.
+    may keep the grid of its input here, while TFMOT has a range of its own behind it.
 
     A model after `strip_pruning` or `strip_clustering` has no grids. It is quantized as
     `keras_qat.quantize` does it. So is any model if a config is given, as for fewer bits.

@@ -60,3 +60,12 @@ def test_a_model_in_the_same_process_comes_along(tmp_path):
     said, _ = process.communicate(timeout=900)
     assert process.returncode == 0, said
     assert "difference True" in said
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_page_that_need_tfmot_run(tmp_path):
+    script = "import sys; from tests.tfmot.page_blocks import main; main(sys.argv[1])"
+    process = start(script, tmp_path, TF_USE_LEGACY_KERAS="1")
+    said, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    assert {each.name for each in tmp_path.iterdir()} == {"model.h5", "pruned.h5", "clustered.h5"}
