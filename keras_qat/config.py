@@ -28,10 +28,8 @@ from keras_qat.quantizers import (
 )
 from keras_qat.quantizers.gdnsq.quantizer import check_gdnsq_options
 from keras_qat.quantizers.grid import MAX_BITS, check_bits
+from keras_qat.quantizers.preserved import PRESERVED
 from keras_qat.quantizers.replacement import check_replacement
-
-PRESERVED = ("preserve_sparsity", "preserve_clusters")
-"""The options that keep what pruning and clustering did to the weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

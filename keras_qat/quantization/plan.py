@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from keras_qat.config import PRESERVED, QuantizationConfig
+from keras_qat.config import QuantizationConfig
 from keras_qat.layer_rules.rule import Rule
 from keras_qat.quantizers import Quantizer, WeightQuantizer
+from keras_qat.quantizers.preserved import PRESERVED
 
 LEFT_IN_FLOAT = "left in float by an override"
 

@@ -12,11 +12,12 @@ import numpy as np
 from keras import ops
 
 from keras_qat import config as configs
-from keras_qat.config import PRESERVED, QuantizationConfig
+from keras_qat.config import QuantizationConfig
 from keras_qat.errors import UnsupportedLayerError
 from keras_qat.quantization.overrides import Overrides, check_overrides
 from keras_qat.quantization.plan import QuantizationPlan
 from keras_qat.quantized_layers import QuantizedKernel, quantized_kernels
+from keras_qat.quantizers.preserved import PRESERVED
 
 _PRUNED = 0.5
 """Share of zeros from which on a kernel is taken for a pruned one."""

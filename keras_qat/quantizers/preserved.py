@@ -21,6 +21,9 @@ from keras import ops
 from keras_qat.quantizers.custom_gradient import custom_gradient
 from keras_qat.tensors import Tensor
 
+PRESERVED = ("preserve_sparsity", "preserve_clusters")
+"""The options that keep what pruning and clustering did to the weights."""
+
 
 def own_places(shape: tuple[int, ...], dtype: Any = "int32") -> Tensor:
     """The places of clusters of one weight each: every weight is its own first.

@@ -12,7 +12,7 @@ from keras import ops
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.initial_scale import least_error_weight_scale
-from keras_qat.quantizers.preserved import first_of_equals, own_places, tied
+from keras_qat.quantizers.preserved import PRESERVED, first_of_equals, own_places, tied
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.tensors import Tensor
 
@@ -124,6 +124,5 @@ class WeightQuantizer(Quantizer):
             **super().get_config(),
             "per_channel": self.per_channel,
             "code_regularization": self.code_regularization,
-            "preserve_sparsity": self.preserve_sparsity,
-            "preserve_clusters": self.preserve_clusters,
+            **{option: True for option in PRESERVED if getattr(self, option)},
         }
