@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         WeightQuantizer,
     )
     from keras_qat.saving import load_model
+    from keras_qat.tfmot.from_tfmot import from_tfmot
     from keras_qat.training.batch_normalization import reestimate_batch_normalization
 
     __version__: str
@@ -87,6 +88,7 @@ _HOME = {
     "WaveQConfig": "keras_qat.config",
     "WaveQWeightQuantizer": "keras_qat.quantizers",
     "WeightQuantizer": "keras_qat.quantizers",
+    "from_tfmot": "keras_qat.tfmot.from_tfmot",
     "load_model": "keras_qat.saving",
     "plan": "keras_qat.quantization.pipeline",
     "plot_bit_widths": "keras_qat.plotting",
@@ -135,6 +137,7 @@ __all__ = [
     "WeightQuantizer",
     "callbacks",
     "estimators",
+    "from_tfmot",
     "integer",
     "load_model",
     "optimizers",

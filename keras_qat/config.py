@@ -28,6 +28,7 @@ from keras_qat.quantizers import (
 )
 from keras_qat.quantizers.gdnsq.quantizer import check_gdnsq_options
 from keras_qat.quantizers.grid import MAX_BITS, check_bits
+from keras_qat.quantizers.preserved import PRESERVED
 from keras_qat.quantizers.replacement import check_replacement
 
 
@@ -63,6 +64,10 @@ class QuantizationConfig(abc.ABC):
             loss of its own, where the estimator "pege" changes the gradient.
         code_regularization: strength of WaveQ's sinusoidal regularizer, which pulls weights to
             their codes. It is added to the loss for every layer; 0 leaves it out.
+        preserve_sparsity: whether weights that are zero at the start stay zero. Weights of
+            `"dorefa"`, `"gdnsq"` and `"waveq"` then have `2**bits - 1` levels, and zero is one.
+        preserve_clusters: whether weights of a channel that are equal at the start stay equal. Each
+            moves by the mean gradient of its cluster.
 
     Raises:
         ValueError: a bit width that is not a whole number from 1 to 8, an unknown name, a flag that
@@ -82,11 +87,13 @@ class QuantizationConfig(abc.ABC):
     pull_at_one_bit: bool = False
     discretization_loss: float = 0.0
     code_regularization: float = 0.0
+    preserve_sparsity: bool = False
+    preserve_clusters: bool = False
 
     def __post_init__(self) -> None:
         check_replacement(self.replacement, self.order)
-        self._check_flag("per_channel")
-        self._check_flag("pull_at_one_bit")
+        for flag in ("per_channel", "pull_at_one_bit", *PRESERVED):
+            self._check_flag(flag)
         self._check_strength("code_regularization")
         self._check_strength("discretization_loss")
         object.__setattr__(self, "estimator", self._checked_estimator(self.estimator))
@@ -123,6 +130,7 @@ class QuantizationConfig(abc.ABC):
             "discretization_loss": self.discretization_loss,
             "per_channel": self.per_channel,
             "code_regularization": self.code_regularization,
+            **{flag: bool(getattr(self, flag)) for flag in PRESERVED},
             "name": "weight_quantizer",
         }
 

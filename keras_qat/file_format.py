@@ -5,6 +5,7 @@
 | 1 | 0.1.0.dev | files without a version |
 | 2 | 0.1.0 | the version itself; quantizers of weights and of activations have types of their own |
 | 3 | 0.1.0 | orders of replacement, kept levels, the exponent of the penalty, weights alone |
+| 4 | 0.1.0 | preserved zeros and clusters of weights |
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from keras import ops
 
-MODEL_FORMAT = 3
+MODEL_FORMAT = 4
 KEY = "keras_qat_format"
 
 
@@ -22,7 +23,7 @@ def stamped(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a model with the current version.
 
     >>> stamped({"name": "net"})
-    {'name': 'net', 'keras_qat_format': 3}
+    {'name': 'net', 'keras_qat_format': 4}
     """
     return {**config, KEY: MODEL_FORMAT}
 

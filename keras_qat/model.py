@@ -278,7 +278,7 @@ class QuantizedModel(Objective):
             ValueError: a layer in float that no file can state, or a path that ends in `.h5` or
                 `.hdf5`. Nothing is written.
         """
-refuse_hdf5(self, filepath)
+        refuse_hdf5(self, filepath)
         check_file(self, code_of_steps(self), lost_in_a_file(self))
         super().save(filepath, *args, **kwargs)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.headroom import WEIGHT_MAX, headroom_bits, real_multiplier
-from keras_qat.integer.storage_sizes import INT4_MAX
+from keras_qat.integer.storage_sizes import INT4_MAX, most_values
 from tflite_export.file.file_model import FileModel, stored_bytes
 from tflite_export.file.stored_graph import StoredGraph
 from tflite_export.ops.float_part import inside, weight_tensor
@@ -32,6 +32,8 @@ class WeightReport:
             rounded twice.
         predicted_in_int8: the same share for weights stored as int8. It is smaller if the storage
             has less room for headroom.
+        zeros: share of the weights that are zero.
+        values: the largest number of different weights in a channel.
     """
 
     name: str
@@ -42,6 +44,8 @@ class WeightReport:
     headroom: tuple[int, int]
     predicted_flip_rate: float
     predicted_in_int8: float
+    zeros: float = 0.0
+    values: int = 0
 
     @property
     def faithful(self) -> bool:
@@ -69,12 +73,15 @@ class FloatWeightReport:
         shape: shape of the kernel in the file.
         bits: bits of the learned grid.
         stored_bytes: bytes of its integers.
+        zeros, values: see `WeightReport`.
     """
 
     name: str
     shape: tuple[int, ...]
     bits: int
     stored_bytes: int
+    zeros: float = 0.0
+    values: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +143,15 @@ def _report_float_weights(op: ops.FloatPart, file: FileModel) -> Iterator[FloatW
         stored = file.tensors.get(weight_tensor(op, weight))
         if stored is not None:
             size = stored_bytes(file, stored.name)
-            yield FloatWeightReport(weight.name, stored.shape, weight.bits, size)
+            codes = weight.array.values
+            yield FloatWeightReport(
+                name=weight.name,
+                shape=stored.shape,
+                bits=weight.bits,
+                stored_bytes=size,
+                zeros=_zeros(codes),
+                values=most_values(codes, axis=0),
+            )
 
 
 def report_weights(
@@ -169,7 +184,13 @@ def _report_weight(
         headroom=(int(shifts.min()), int(shifts.max())),
         predicted_flip_rate=predicted,
         predicted_in_int8=predicted_in_int8,
+        zeros=_zeros(op.weight.values),
+        values=most_values(op.weight.values, op.channel_axis),
     )
+
+
+def _zeros(codes: npt.NDArray[np.int8]) -> float:
+    return float(np.mean(codes == 0))
 
 
 def _predicted_flip_rate(

@@ -103,10 +103,15 @@ class Report:
                 weight.stored_bytes,
                 "{}..{}".format(*weight.headroom),
                 f"{weight.predicted_flip_rate:.1e}",
+                f"{weight.zeros:.1%}",
+                weight.values,
             )
             for weight in self.weights
         ]
-        head = ("weights of", "shape", "bits", "storage", "bytes", "headroom", "predicted flips")
+        head = (
+            *("weights of", "shape", "bits", "storage", "bytes", "headroom", "predicted flips"),
+            *("zeros", "values"),
+        )
         return [*text_table(head, rows), ""]
 
     def _render_verifications(self) -> list[str]:

@@ -23,7 +23,8 @@ def check_model(model: Any) -> None:
     if type(model).__module__.startswith("tf_keras"):
         raise ValueError(
             "This is a Keras 2 (tf_keras) model. Rebuild it with Keras 3 (`import keras`), copy "
-            f"its weights with set_weights, and quantize that. Received: {type(model).__name__}"
+            "its weights with set_weights, and quantize that. If TFMOT made it, or it is saved as "
+            f".h5, call keras_qat.from_tfmot. Received: {type(model).__name__}"
         )
     if not isinstance(model, keras.Model):
         raise ValueError(f"quantize() takes a keras.Model. Received: {type(model).__name__}")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_qat.config import QuantizationConfig
@@ -23,6 +21,12 @@ from keras_qat.quantization.overrides import Overrides, check_overrides, stays_f
 from keras_qat.quantization.passes.tracing import warn_of_training
 from keras_qat.quantization.plan import LEFT_IN_FLOAT, QuantizationPlan
 from keras_qat.quantization.planning import PreparedModel, prepare
+from keras_qat.quantization.preserving import (
+    check_zeros,
+    preserving,
+    remember_patterns,
+    unkept_zeros,
+)
 from keras_qat.quantized_layers import quantized_kernels
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import Histogram
@@ -38,14 +42,6 @@ from keras_qat.training.own_steps import (
     stepping_class,
 )
 
-_PRUNED = 0.5
-"""Share of zeros from which on a kernel is taken for a pruned one."""
-
-_WRITTEN_BY_HAND = 256
-"""Smaller kernels with zeros, such as identities, are mostly written by hand."""
-
-_MOST_NAMED = 4
-
 
 def quantize(
     model: keras.Model,
@@ -54,6 +50,8 @@ def quantize(
     overrides: Overrides | None = None,
     calibration_data: Any = None,
     target: str | None = None,
+    preserve_sparsity: bool = False,
+    preserve_clusters: bool = False,
 ) -> QuantizedModel:
     """A new model that computes on integer grids and trains with plain `fit`.
 
@@ -106,13 +104,20 @@ def quantize(
         target: `"litert"` or `"tflm"` refuses now, before any training, what `tflite_export.export`
             would refuse for that target. `fit` then looks again after every epoch, and warns. The
             model keeps the target (`QuantizedModel.target`). `None` checks nothing.
+        preserve_sparsity: keeps all weights at zero that are zero now, as pruning made them, in
+            training and in the file. It switches the option of this name on in all configs.
+        preserve_clusters: keeps weights equal that are equal now and share a scale, as clustering
+            made them. A cluster moves by the mean gradient of its weights: with weights `w[i]` of
+            cluster `c`, `dw[i] = mean dw[j] over j in c`. So a channel has at most as many codes as
+            it has values now. It switches the option of this name on in all configs.
 
     Returns:
         A `QuantizedModel`, not compiled.
 
     Raises:
         UnsupportedLayerError: layers have no rule, or would lose something if they were taken
-            apart. The message lists all of them. Or the target cannot hold the network.
+            apart. The message lists all of them. Or the target cannot hold the network. Or zeros
+            are to be preserved where weights have 1 bit, which has no zero.
         ValueError: a model that computes something else once it is taken apart, a quantized layer
             that cannot be copied by its configuration, a model without a layer graph or without
             layers, weights that are not float32, calibration data that does not fit,
@@ -129,6 +134,12 @@ def quantize(
     ['features_quantizer', 'dense', 'dense_quantizer']
     """
     checked_target(target)
+    config, overrides = preserving(
+        config,
+        overrides,
+        preserve_sparsity=preserve_sparsity,
+        preserve_clusters=preserve_clusters,
+    )
     prepared = prepare(model, config, overrides, calibration_data, unsupported=False)
     plan = prepared.plan
     refuse(model.name, (each.why_not for each in plan.unsupported if each.why_not != LEFT_IN_FLOAT))
@@ -141,7 +152,8 @@ def quantize(
         raise UnsupportedLayerError(_not_on(target, problem))
     quantized.target = target
     quantized.starts_untrained = looks_untrained(prepared.rules.model)
-    said = filter(None, [prepared.untrained, _pruned(prepared.rules.model), _parted(prepared)])
+    zeros = unkept_zeros(prepared.rules.model, plan)
+    said = filter(None, [prepared.untrained, zeros, _parted(prepared)])
     for message in (*plan.warnings, *said):
         warnings.warn(message, stacklevel=2)
     quantized.plan = plan
@@ -156,6 +168,8 @@ def plan(
     overrides: Overrides | None = None,
     calibration_data: Any = None,
     target: str | None = None,
+    preserve_sparsity: bool = False,
+    preserve_clusters: bool = False,
 ) -> QuantizationPlan:
     """What `quantize` with these arguments would do to every layer, and at what cost.
 
@@ -165,7 +179,7 @@ def plan(
     `None`), and there are fewer `warnings`.
 
     Args:
-        model, config, overrides: see `quantize`.
+        model, config, overrides, preserve_sparsity, preserve_clusters: see `quantize`.
         calibration_data: see `quantize`, or `None`. A subclassed model needs it for the shapes of
             its inputs.
         target: with a target, the plan's last warning says if that cannot hold the network.
@@ -186,6 +200,12 @@ def plan(
             "plan(target=...) needs calibration_data, because what a target holds depends on "
             f"scales. Received: target={target!r}, calibration_data=None"
         )
+    config, overrides = preserving(
+        config,
+        overrides,
+        preserve_sparsity=preserve_sparsity,
+        preserve_clusters=preserve_clusters,
+    )
     prepared = prepare(model, config, overrides, calibration_data, unsupported=True)
     if target is None or prepared.plan.unsupported:
         return prepared.plan
@@ -199,33 +219,15 @@ def _built(prepared: PreparedModel, kind: type[keras.Model] = QuantizedModel) ->
     quantized: QuantizedModel
     quantized, quantizers = insert_quantizers(prepared.rules, prepared.plan, kind)
     label_outputs(quantized, like=prepared.graph)
+    remember_patterns(quantized)
     _calibrate_weights(quantized)
+    check_zeros(quantized)
     _calibrate_activations(quantizers, prepared)
     return quantized
 
 
 def _not_on(target: str, problem: str) -> str:
     return problem and f"Target {target!r} cannot hold this network: {problem}"
-
-
-def _pruned(model: keras.Model) -> str:
-    """A warning of kernels whose zeros training would fill; empty if there are none."""
-    found = [
-        f"{layer.name!r} ({share:.0%})"
-        for layer in model.layers
-        for variable in layer.trainable_variables
-        if "kernel" in variable.name and variable.constraint is None
-        if math.prod(variable.shape) >= _WRITTEN_BY_HAND
-        if _PRUNED <= (share := float(np.mean(ops.convert_to_numpy(variable) == 0.0))) < 1.0
-    ]
-    if not found:
-        return ""
-    named = ", ".join(found[:_MOST_NAMED]) + (", ..." if len(found) > _MOST_NAMED else "")
-    return (
-        f"Kernels are mostly zeros in the layers {named}, and training fills zeros. To keep them, "
-        "give these layers of the float model a kernel_constraint that multiplies by the mask of "
-        "the other weights."
-    )
 
 
 def _parted(prepared: PreparedModel) -> str:

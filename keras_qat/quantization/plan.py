@@ -11,6 +11,7 @@ from rich.table import Table
 from keras_qat.config import QuantizationConfig
 from keras_qat.layer_rules.rule import Rule
 from keras_qat.quantizers import Quantizer, WeightQuantizer
+from keras_qat.quantizers.preserved import PRESERVED
 
 LEFT_IN_FLOAT = "left in float by an override"
 
@@ -197,7 +198,15 @@ class LayerPlan:
         """
         if self.config is None or self.weight_bits is None:
             raise ValueError(f"Layer {self.name!r} has no kernel that is quantized.")
-        return self.config.weight_quantizer(self.weight_bits)
+        quantizer = self.config.weight_quantizer(self.weight_bits)
+        for option in PRESERVED:
+            if getattr(self.config, option) and not getattr(quantizer, option):
+                raise ValueError(
+                    f"{type(self.config).__name__} makes a quantizer for {self.name!r} that does "
+                    f"not know {option}. Received: {quantizer!r}. Give it "
+                    "**self._for_weights(bits) in weight_quantizer(bits)."
+                )
+        return quantizer
 
     @property
     def computes_in_float(self) -> bool:

@@ -33,11 +33,15 @@ class DoReFaQuantizer(WeightQuantizer):
     `a` is `max|w|` of the calibrated weights and is not trained, so a trained network starts where
     it was. The paper trains from scratch with `a = 1` (and at 1 bit `a = mean|w|`).
 
+    None of these levels is zero. With `preserve_sparsity`, the codes at 2 bits and more are
+    `-n, ..., n` with `n = 2**(bits - 1) - 1`, as at 8 bits: one level less, and zero is one.
+
     Source: Zhou et al. 2016 (arXiv 1606.06160), equation 9.
 
     Args:
         bits: the bit width, 1 to 8.
-        per_channel, code_regularization, estimator, replacement, seed: see `WeightQuantizer`.
+        per_channel, code_regularization, preserve_sparsity, preserve_clusters, estimator,
+            replacement, seed: see `WeightQuantizer`.
 
     Raises:
         ValueError: bits that are not a whole number from 1 to 8.
@@ -47,12 +51,12 @@ class DoReFaQuantizer(WeightQuantizer):
     [-1.0, -1.0, 1.0]
     """
 
-    def __init__(self, bits: int = 8, **kwargs: Any):
+    def __init__(self, bits: int = 8, preserve_sparsity: bool = False, **kwargs: Any):
         check_bits(bits, "bits of weights")
-        if bits <= _WIDEST_IN_HALF_STEPS:
-            super().__init__(Grid(-(2**bits - 1), 2**bits - 1, step=2), **kwargs)
-        else:
-            super().__init__(Grid.for_weights(bits), **kwargs)
+        with_zero = bits > _WIDEST_IN_HALF_STEPS or (preserve_sparsity and bits > 1)
+        top = 2 ** (bits - 1) - 1 if with_zero else 2**bits - 1
+        grid = Grid(-top, top, step=1 if with_zero else 2)
+        super().__init__(grid, preserve_sparsity=preserve_sparsity, **kwargs)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
@@ -75,7 +79,7 @@ class DoReFaQuantizer(WeightQuantizer):
 
     def prepare(self, x: Tensor) -> Tensor:
         """`a * t`, which is rounded to evenly spaced codes."""
-        squashed = ops.tanh(ops.cast(x, "float32"))
+        squashed = ops.tanh(ops.cast(super().prepare(x), "float32"))
         axes = tuple(range(len(x.shape) - 1)) if self.per_channel else None
         largest = ops.max(ops.abs(ops.stop_gradient(squashed)), axis=axes, keepdims=True)
         return squashed * (self.ends() / ops.maximum(largest, _SMALLEST))

@@ -18,6 +18,7 @@ from keras_qat.tensors import Tensor
 
 _WIDEST = 7
 _LARGEST_CODES = np.array([2**bits - 1 for bits in range(_WIDEST + 1)], np.float32)
+_LARGEST_WITH_ZERO = np.array([0, *(2**bits - 1 for bits in range(_WIDEST))], np.float32)
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -34,13 +35,17 @@ class WaveQWeightQuantizer(DoReFaQuantizer):
     Backward, for weights: the gradient of `DoReFaQuantizer`. The regularization is
     differentiated as it stands, for weights and width.
 
+    With `preserve_sparsity`, zero is a level: the grid is the one that `DoReFaQuantizer` then has,
+    the width stays at 2 bits or more, and `v = (2**width - 2) * (t + 1) / 2`.
+
     Source: WaveQ (Elthakeb et al. 2020, arXiv 2003.00146). The mean over weights, constant
     strengths and the bounds are our own; the paper raises and lowers its strengths in three phases.
 
     Args:
         bits: the width at the start, 1 to 7.
         width_regularization: the price of a bit in the training loss, 0 or more.
-        per_channel, code_regularization, estimator, replacement, seed: see `WeightQuantizer`.
+        per_channel, code_regularization, preserve_sparsity, preserve_clusters, estimator,
+            replacement, seed: see `WeightQuantizer`.
 
     Raises:
         ValueError: bits that are not a whole number from 1 to 7.
@@ -54,14 +59,17 @@ class WaveQWeightQuantizer(DoReFaQuantizer):
         super().__init__(_checked(bits), **kwargs)
         self.start_bits = bits
         self.width_regularization = float(width_regularization)
-        self._grid = Grid(-int(_LARGEST_CODES[-1]), int(_LARGEST_CODES[-1]), step=2)
+        self._has_zero = self.grid.step == 1
+        self._largest_codes = _LARGEST_WITH_ZERO if self._has_zero else _LARGEST_CODES
+        widest = int(self._largest_codes[-1])
+        self._grid = Grid(-widest, widest, step=self.grid.step)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.width = self.add_weight(
             name="width",
             shape=(),
             initializer=keras.initializers.Constant(self.start_bits),
-            constraint=Within(1.0, float(_WIDEST)),
+            constraint=Within(2.0 if self._has_zero else 1.0, float(_WIDEST)),
             autocast=False,
         )
         super().build(input_shape)
@@ -97,7 +105,7 @@ class WaveQWeightQuantizer(DoReFaQuantizer):
     def width_position(self, x: Tensor) -> Tensor:
         """The position on the grid of a real-valued width, differentiable in it and in `x`."""
         share = 0.5 * (self.prepare(x) / self.ends() + 1.0)
-        return share * (ops.power(2.0, as_tensor(self.width)) - 1.0)
+        return share * (ops.power(2.0, as_tensor(self.width)) - (2.0 if self._has_zero else 1.0))
 
     def learned_bits(self, kernel: Tensor) -> int:
         return int(ops.convert_to_numpy(self._bits_now()))
@@ -106,7 +114,7 @@ class WaveQWeightQuantizer(DoReFaQuantizer):
         return ops.cast(ops.ceil(ops.stop_gradient(as_tensor(self.width))), "int32")
 
     def _largest_code(self) -> Tensor:
-        return ops.take(_LARGEST_CODES, self._bits_now())
+        return ops.take(self._largest_codes, self._bits_now())
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 from keras import ops
@@ -11,6 +12,7 @@ from keras import ops
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.initial_scale import least_error_weight_scale
+from keras_qat.quantizers.preserved import PRESERVED, first_of_equals, own_places, tied
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.tensors import Tensor
 
@@ -25,6 +27,9 @@ class WeightQuantizer(Quantizer):
         per_channel: one scale for each channel of the last axis, instead of one for the kernel.
         code_regularization: the factor of the loss that pulls weights to their codes
             (`keras_qat.training.losses.sinusoidal_regularization`); 0 adds no such loss.
+        preserve_sparsity: whether weights that are zero in the kernel of `remember` stay zero.
+        preserve_clusters: whether weights that share a scale and are equal in that kernel stay
+            equal (`keras_qat.quantizers.preserved`).
 
     Call arguments:
         x: the kernel.
@@ -36,11 +41,32 @@ class WeightQuantizer(Quantizer):
         grid: Grid | dict[str, int],
         per_channel: bool = False,
         code_regularization: float = 0.0,
+        preserve_sparsity: bool = False,
+        preserve_clusters: bool = False,
         **kwargs: Any,
     ):
         super().__init__(grid, **kwargs)
         self.per_channel = per_channel
         self.code_regularization = float(code_regularization)
+        self.preserve_sparsity = preserve_sparsity
+        self.preserve_clusters = preserve_clusters
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        if self.preserve_sparsity:
+            self.kept = self._add_memory("kept", input_shape, "ones", "bool")
+        if self.preserve_clusters:
+            self.first_equal = self._add_memory("first_equal", input_shape, own_places, "int32")
+
+    def _add_memory(self, name: str, shape: Any, initializer: Any, dtype: str) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+        )
 
     @property
     def regularized(self) -> bool:
@@ -50,6 +76,21 @@ class WeightQuantizer(Quantizer):
     def scale_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """`(channels,)`, or `()` for one scale for the kernel."""
         return (input_shape[-1],) if self.per_channel else ()
+
+    def remember(self, kernel: npt.NDArray[Any]) -> None:
+        """Notes the zeros and the equal weights of a kernel, as far as they are preserved."""
+        if self.preserve_sparsity:
+            self.kept.assign(kernel != 0.0)
+        if self.preserve_clusters:
+            self.first_equal.assign(first_of_equals(kernel, self.per_channel))
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """The kernel with its preserved zeros and clusters, whatever an optimizer did to it."""
+        if self.preserve_clusters:
+            x = tied(x, as_tensor(self.first_equal))
+        if self.preserve_sparsity:
+            x = x * ops.cast(as_tensor(self.kept), x.dtype)
+        return x
 
     def calibrate_weights(self, kernel: npt.NDArray[Any]) -> None:
         """Sets the scale with the least squared error on a kernel.
@@ -101,4 +142,5 @@ class WeightQuantizer(Quantizer):
             **super().get_config(),
             "per_channel": self.per_channel,
             "code_regularization": self.code_regularization,
+            **{option: True for option in PRESERVED if getattr(self, option)},
         }

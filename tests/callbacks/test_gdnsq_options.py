@@ -107,7 +107,7 @@ def test_compile_ends_a_run_that_was_interrupted_in_its_first_epoch():
     with pytest.raises(KeyboardInterrupt):
         fit(qmodel, [GDNSQSchedule(verbose=0), Interrupt()])
     assert float(qmodel.bit_width_penalty.mean_loss_count) > 1.0
-    qmodel.compile(keras.optimizers.Adam(2e-3), "mse")
+    qmodel.compile(keras.optimizers.Adam(2e-3), "sparse_categorical_crossentropy")
     schedule = GDNSQSchedule(verbose=0, anneal=None)
     fit(qmodel, schedule)
     assert float(qmodel.optimizer.learning_rate) == pytest.approx(2e-3)

@@ -300,7 +300,7 @@ def test_a_negative_loss_does_not_reward_bits():
         state = state.updated(ops.convert_to_tensor(-0.8))
     assert float(state.value) == pytest.approx(0.6)
     losses = [
-        float(exterior_point_potential(-0.8, [bits], [2.0], 2, 2, 1.0, state).loss)
+        float(exterior_point_potential(-0.8, [bits], [1.0], 2, 2, 1.0, state).loss)
         for bits in (2.0, 4.0, 8.0)
     ]
     assert losses == sorted(losses)

@@ -71,7 +71,9 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
     Args:
         target_bits: the target width, 1 to 8.
         per_channel: a step for each channel of the last axis, instead of one for the kernel.
-        code_regularization: see `WeightQuantizer`.
+        code_regularization, preserve_clusters: see `WeightQuantizer`.
+        preserve_sparsity: see `WeightQuantizer`. From 2 bits on, steps are then whole, because half
+            steps may leave out zero: `2**target_bits - 1` levels.
         estimator, noise_gradient, offset, start_bits, start_range, replacement, seed: see
             `GDNSQQuantizer`.
 
@@ -83,11 +85,19 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
     [-0.5, -0.5, 0.5]
     """
 
-    def __init__(self, target_bits: int = 8, per_channel: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        target_bits: int = 8,
+        per_channel: bool = False,
+        preserve_sparsity: bool = False,
+        **kwargs: Any,
+    ):
         bits = checked_bits(target_bits, "target bits of weights")
-        self.half_steps = bits <= _WIDEST_IN_HALF_STEPS
+        needs_zero = preserve_sparsity and bits > 1
+        self.half_steps = bits <= _WIDEST_IN_HALF_STEPS and not needs_zero
         reach = 2 * (2**bits - 1) if self.half_steps else (2**bits - 1) // 2
-        super().__init__(Grid(-reach, reach), bits, per_channel=per_channel, **kwargs)
+        kwargs |= {"per_channel": per_channel, "preserve_sparsity": preserve_sparsity}
+        super().__init__(Grid(-reach, reach), bits, **kwargs)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
@@ -282,7 +292,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
     def weight_grid(self, kernel: Tensor) -> WeightGrid:
         """The snapped grid of a kernel."""
         return snapped_weight_grid(
-            ops.convert_to_tensor(kernel, "float32"),
+            self.prepare(ops.convert_to_tensor(kernel, "float32")),
             self.log_scale,
             self.half_steps,
             *self._held(),
@@ -295,7 +305,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
             LoweringError: the offset is free.
         """
         self._check_snapped()
-        kernel = ops.convert_to_tensor(x, "float32")
+        kernel = self.prepare(ops.convert_to_tensor(x, "float32"))
         return ops.cast(self.weight_grid(kernel).codes(kernel), "int32")
 
     def largest_code(self, kernel: Tensor) -> Tensor:
@@ -343,7 +353,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         return fake_quantize_snapped_weights(x, self.log_scale, self.half_steps, *held, *told)
 
     def position(self, x: Tensor) -> Tensor:
-        kernel = ops.convert_to_tensor(x, "float32")
+        kernel = self.prepare(ops.convert_to_tensor(x, "float32"))
         if self.deployable:
             grid = self.weight_grid(kernel)
             unit, lowest = ops.stop_gradient(grid.unit), ops.stop_gradient(grid.lowest)

@@ -64,6 +64,9 @@ def test_zeros_stay_zeros(tmp_path):
 
 def test_zeros_that_nothing_keeps_are_named():
     x = np.random.default_rng(0).normal(size=(16, 12, 12, 3)).astype(np.float32)
-    message = r"mostly zeros in the layers 'first' \(70%\), 'second' \(70%\),.*kernel_constraint"
+    message = (
+        r"mostly zeros in the layers 'first' \(70%\), 'second' \(70%\),.*"
+        "preserve_sparsity=True.*kernel_constraint"
+    )
     with pytest.warns(UserWarning, match=message):
         keras_qat.quantize(pruned(network(), constraint=None), calibration_data=x)

@@ -1,0 +1,1 @@
+"""Models of tensorflow-model-optimization (TFMOT), read from their HDF5 files."""
