@@ -8,7 +8,6 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_qat.conversion.quantizer_sites import quantizer_sites
 from keras_qat.quantized_layers import QuantizedKernel
 from keras_qat.quantizers import ActivationQuantizer
 from keras_qat.quantizers.initial_scale import Histogram, least_error_scale
@@ -87,7 +86,7 @@ class RangeGrowth(keras.callbacks.Callback):
         self._done = self._seen = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        found = quantizer_sites(self.model).values()
+        found = self.model.quantizer_sites().values()
         self._kernels = [site.kernel for site in found if site.kernel is not None]
         sites = [site for site in found if site.source is not None]
         self._quantizers = [site.quantizer for site in sites]
