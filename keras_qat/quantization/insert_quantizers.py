@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_qat.copying import config_of, copy_of
-from keras_qat.keras_graph import GraphNode, input_name, layer_name, rebuild
+from keras_qat.copying import builtin_name, config_of, copy_of
+from keras_qat.keras_graph import GraphNode, input_name, layer_name, nodes, rebuild
 from keras_qat.keras_masks import with_masks
 from keras_qat.kernel_places import kernel_places
 from keras_qat.layer_rules.restrictions import AVERAGE_POOLING
@@ -18,6 +18,13 @@ from keras_qat.quantization.plan import LayerPlan, Place, QuantizationPlan
 from keras_qat.quantization.ruled_graph import ABSORBED, RuledGraph
 from keras_qat.quantized_layers import QuantizeWrapper
 from keras_qat.quantizers import NO_SOURCE, Dequantize, Quantizer, SoftmaxRounding
+
+LOSS_READS = {"sigmoid": "value", "softplus": "clipped", "exponential": "clipped"}
+"""What a loss reads in training behind an activation at the end: `ActivationQuantizer` explains.
+
+Binary cross-entropy and a Poisson loss take logarithms. The logarithm of a value that is rounded to
+0 has no gradient, or far too large a one.
+"""
 
 
 def insert_quantizers(
@@ -80,8 +87,10 @@ class _Inserter:
         if rule.output is Output.FIXED:
             return SoftmaxRounding(name=self._unique(node.operation.name))(outputs)
         if start is not None:
-            source = self._source(start, Place(call.index, 0))
-            return self.quantizer_of(start)(outputs, **source)
+            options: dict[str, Any] = self._source(start, Place(call.index, 0))
+            if (reads := _loss_reads(node, self._rules.model)) is not None:
+                options["loss_reads"] = reads
+            return self.quantizer_of(start)(outputs, **options)
         if rule.output is Output.ROUND_TO_INPUT and planned.grid is not None:
             pooled = isinstance(node.operation, AVERAGE_POOLING)
             interpolated = isinstance(node.operation, keras.layers.UpSampling2D)
@@ -120,6 +129,17 @@ class _Inserter:
 
     def _unique(self, name: str) -> str:
         return unused_name(f"{name}_quantizer", self._taken)
+
+
+def _loss_reads(node: GraphNode, model: keras.Model) -> str | None:
+    """What a loss reads in training of an output whose logarithm it may take."""
+    (output,) = node.outputs
+    if not any(output is each for each in model.outputs):
+        return None
+    if any(output is each for other in nodes(model) for each in other.inputs):
+        return None
+    function = getattr(node.operation, "activation", None)
+    return LOSS_READS.get(builtin_name(function) or "")
 
 
 def _quantized_copy(layer: Any, planned: LayerPlan) -> Any:

@@ -7,12 +7,13 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_qat.config import QuantizationConfig
 from keras_qat.conversion.tensor_names import label_outputs
 from keras_qat.errors import UnsupportedLayerError
-from keras_qat.keras_graph import flat_nodes, own_methods
+from keras_qat.keras_graph import flat_nodes, nodes, own_methods
 from keras_qat.model import QuantizedModel
 from keras_qat.quantization.calibration import activation_histograms
 from keras_qat.quantization.insert_quantizers import insert_quantizers
@@ -222,7 +223,8 @@ def _built(prepared: PreparedModel, kind: type[keras.Model] = QuantizedModel) ->
     remember_patterns(quantized)
     _calibrate_weights(quantized)
     check_zeros(quantized)
-    _calibrate_activations(quantizers, prepared)
+    _calibrate_activations(quantizers, prepared, whole=_before_losses(quantized))
+    _cover_probabilities(quantized)
     return quantized
 
 
@@ -292,12 +294,37 @@ def _calibrate_weights(model: keras.Model) -> None:
             found.weight_quantizer.calibrate_weights(kernel)
 
 
-def _calibrate_activations(quantizers: list[Quantizer], prepared: PreparedModel) -> None:
-    """Calibrates every activation quantizer on the values of all tensors on its grid."""
+def _calibrate_activations(
+    quantizers: list[Quantizer], prepared: PreparedModel, whole: set[Quantizer]
+) -> None:
+    """Calibrates every activation quantizer on the values of all tensors on its grid.
+
+    Inputs of the model and the grids in `whole` keep their whole range.
+    """
     found = activation_histograms(
         prepared.rules.model, prepared.grid_tensors(), prepared.ranges, prepared.data or ()
     )
     histograms = iter(found)
     for quantizer, grid in zip(quantizers, prepared.plan.grids, strict=True):
         histogram = Histogram.union([next(histograms) for _ in grid.tensors])
-        quantizer.calibrate(histogram, keep_range=grid.is_input)
+        quantizer.calibrate(histogram, keep_range=grid.is_input or quantizer in whole)
+
+
+def _before_losses(model: keras.Model) -> set[Quantizer]:
+    """The quantizers in front of activations that a loss reads unrounded.
+
+    An example beyond the range has no gradient, and a surely wrong one lies at its ends.
+    """
+    found = {id(tensor): node for node in nodes(model) for tensor in node.outputs}
+    ends = [node for node in found.values() if node.option("loss_reads", None) is not None]
+    activations = [found[id(node.inputs[0])] for node in ends]
+    before = [found[id(tensor)].operation for node in activations for tensor in node.inputs]
+    return {each for each in before if isinstance(each, Quantizer)}
+
+
+def _cover_probabilities(model: keras.Model) -> None:
+    """Lets the range of a sigmoid that the loss reads unrounded reach 1: training will not."""
+    for node in nodes(model):
+        if node.option("loss_reads", None) == "value":
+            whole = Histogram(np.array([0.5]), np.array([1]), 0.0, 1.0)
+            node.operation.calibrate(whole, keep_range=True)

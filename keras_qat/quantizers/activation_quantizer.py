@@ -62,6 +62,8 @@ class ActivationQuantizer(Quantizer):
         interpolated: `x` lies between values on this grid; round as RESIZE_BILINEAR does.
         source: the index of the op that computed `x`, among the ops that yield values on this
             grid. `NO_SOURCE` for none.
+        loss_reads: what training yields for a loss that takes a logarithm of it: `"value"` for `x`
+            itself, `"clipped"` for `x` in the range of the grid, `None` for the level.
         training: whether the model trains. In inference, rounding starts from the integer
             accumulator of the source, if `accumulators` has it.
     """
@@ -95,11 +97,14 @@ class ActivationQuantizer(Quantizer):
         pooled: bool = False,
         interpolated: bool = False,
         source: int = 0,
+        loss_reads: str | None = None,
         training: bool = False,
     ) -> Tensor:
-        return self._fake_quantized(
-            x, self._rounding(pooled, training, interpolated, source), training
-        )
+        if training and loss_reads == "value":
+            return ops.cast(x, "float32")
+        rounding = self._rounding(pooled, training, interpolated, source)
+        rounds = not (training and loss_reads == "clipped")
+        return self._fake_quantized(x, rounding, training, rounds)
 
     def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
         """The integer code of every element of `x` in inference, int32.

@@ -21,6 +21,7 @@ from keras_qat.quantizers.grid import Grid, nearest_codes, round_to_codes
 from keras_qat.quantizers.replacement import (
     Selection,
     check_replacement,
+    nothing_selected,
     random_selection,
     selection_by_error,
 )
@@ -234,11 +235,15 @@ class Quantizer(keras.layers.Layer):
         """Arguments that `fake_quantize` gets only in training, such as random draws."""
         return {"selection": self._select(x)}
 
-    def _fake_quantized(self, x: Tensor, rounding: Rounding, training: bool) -> Tensor:
-        """The output of a call, for a given rounding."""
+    def _fake_quantized(
+        self, x: Tensor, rounding: Rounding, training: bool, rounds: bool = True
+    ) -> Tensor:
+        """The output of a call, for a given rounding; with `rounds` false it is clipped alone."""
         given = _as_float(x)
         x = self.prepare(given)
         options = self.training_options(x) if training else {}
+        if not rounds:
+            options = {**options, "selection": nothing_selected}
         quantized = self.fake_quantize(x, rounding, **options)
         if training and self._trained_options:
             quantized += ops.cast(self._trains_options(given), quantized.dtype)

@@ -67,6 +67,11 @@ def share_in_order(progress: float, place: int, places: int, order: str) -> floa
     return min(max(places * progress - place, 0.0), 1.0)
 
 
+def nothing_selected(noise: Tensor) -> Tensor:
+    """The selection that leaves every element in full precision, clipped to the grid's range."""
+    return ops.zeros(ops.shape(noise), "bool")
+
+
 def select(
     selection: Selection | None, position: Tensor, code: Tensor, step: int = 1
 ) -> tuple[Tensor, Tensor | None]:
