@@ -32,7 +32,7 @@ from keras_qat.quantized_layers import quantized_kernels
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.targets import checked_target, problem_on
-from keras_qat.training.growing_ranges import looks_untrained
+from keras_qat.training.growing_ranges import keep_sample, looks_untrained
 from keras_qat.training.objective import ORIGINALS
 from keras_qat.training.own_steps import (
     STEPS,
@@ -153,6 +153,8 @@ def quantize(
         raise UnsupportedLayerError(_not_on(target, problem))
     quantized.target = target
     quantized.starts_untrained = looks_untrained(prepared.rules.model)
+    if quantized.starts_untrained and prepared.data is not None:
+        keep_sample(quantized, prepared.data)
     zeros = unkept_zeros(prepared.rules.model, plan)
     said = filter(None, [prepared.untrained, zeros, _parted(prepared)])
     for message in (*plan.warnings, *said):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -13,9 +16,12 @@ from keras_qat.quantizers import ActivationQuantizer
 from keras_qat.quantizers.initial_scale import Histogram, least_error_scale
 from keras_qat.training.backend_state import restored, synchronize
 from keras_qat.training.fit_callbacks import add_callback
-from keras_qat.training.pipeline_sample import sample_of_pipeline
+from keras_qat.training.pipeline_sample import is_arrays, sample_of_pipeline
+
+Array = npt.NDArray[Any]
 
 _SAMPLES = 256
+_BYTES = 2**25
 _BINS = 2048
 _MOST_CLIPPED = 0.01
 _LEAST_GROWTH = 1.25
@@ -24,6 +30,17 @@ squared error asks for a scale at least this much larger: grids of few bits clip
 
 FIRST_BATCHES = tuple(sorted({round(2.0 ** (half / 2)) for half in range(21)}))
 """The batches after which ranges may grow: every half octave, up to the 1,024th."""
+
+
+_KEPT: weakref.WeakKeyDictionary[keras.Model, list[Array]] = weakref.WeakKeyDictionary()
+"""Calibration samples of models that look untrained, for a `fit` on a dataset."""
+
+
+def keep_sample(model: keras.Model, data: Iterable[list[Array]]) -> None:
+    """Keeps up to 256 calibration samples of a model, and no more than 32 MiB, for `fit`."""
+    batch = next(iter(data))
+    count = min(_SAMPLES, max(1, _BYTES // sum(array[:1].nbytes for array in batch)))
+    _KEPT[model] = [array[:count] for array in batch]
 
 
 def looks_untrained(model: keras.Model) -> bool:
@@ -53,12 +70,26 @@ def add_range_growth(model: Any, arguments: dict[str, Any]) -> None:
         arguments: the arguments of `fit` by name; they are changed.
     """
     done = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-    if done >= FIRST_BATCHES[-1] or type(arguments.get("x")).__name__ == "DistributedDataset":
+    if done >= FIRST_BATCHES[-1] or arguments.get("x") is None:
         return
+    sample = _sample(model, arguments)
+    if sample is None:
+        warnings.warn(
+            f"Model {model.name!r} looks untrained, and its ranges cannot grow in this fit: it was "
+            "loaded, and a dataset may begin with other samples each time. Pass arrays to fit, or "
+            "quantize the float model again in this process.",
+            stacklevel=3,
+        )
+        return
+    add_callback(model, arguments, RangeGrowth(sample), first=True)
+
+
+def _sample(model: Any, arguments: dict[str, Any]) -> list[Array] | None:
+    """Inputs that are the same for a run that resumes; `None` if there are none."""
+    if not is_arrays(arguments["x"]):
+        return _KEPT.get(model)
     batches = sample_of_pipeline(model, arguments, _SAMPLES)
-    if batches:
-        sample = [np.concatenate(each)[:_SAMPLES] for each in zip(*batches, strict=True)]
-        add_callback(model, arguments, RangeGrowth(sample), first=True)
+    return [np.concatenate(each)[:_SAMPLES] for each in zip(*batches, strict=True)] or None
 
 
 class RangeGrowth(keras.callbacks.Callback):
@@ -67,9 +98,10 @@ class RangeGrowth(keras.callbacks.Callback):
     A network with random weights yields small values, and larger ones as it learns. A range that
     was calibrated at the start would clip them, and what it clips has no gradient. After batches
     1, 2, 3, 4, 6, 8, 11, 16, ... 1,024 since `compile`, this callback runs a sample in training
-    mode. Where a range clips more than 1 % of the values, or any weight of a channel, and the
-    scale `s'` of the least squared error is at least `1.25 * s`, it multiplies the range by
-    `s' / s`. What was learned about the scale stays.
+    mode: of the arrays that `fit` gets, or of the calibration data. Where a range clips more than
+    1 % of the values, or any weight of a channel, and the scale `s'` of the least squared error is
+    at least `1.25 * s`, it multiplies the range by `s' / s`. What was learned about the scale
+    stays.
 
     The count of batches is the optimizer's, so that a run that resumes goes on in the same way.
 
@@ -77,7 +109,7 @@ class RangeGrowth(keras.callbacks.Callback):
         sample: inputs of the model, as a list of arrays.
     """
 
-    def __init__(self, sample: list[npt.NDArray[Any]]):
+    def __init__(self, sample: list[Array]):
         super().__init__()
         self._sample = sample
         self._probe: keras.Model | None = None

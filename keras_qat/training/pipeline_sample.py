@@ -40,7 +40,7 @@ def sample_of_pipeline(
     x, steps = arguments.get("x"), arguments.get("steps_per_epoch")
     if x is None:
         return []
-    if _is_arrays(x):
+    if is_arrays(x):
         return list(_bounded(_of_arrays(model, x, arguments), None, samples))
     if isinstance(x, keras.utils.PyDataset):
         count = math.inf if x.num_batches is None else x.num_batches
@@ -67,7 +67,7 @@ def _chained(first: list[Any], then: Iterator[Any]) -> Iterator[Any]:
     yield from then
 
 
-def _is_arrays(x: Any) -> bool:
+def is_arrays(x: Any) -> bool:
     """Whether `fit` gets samples, stacked along the first axis, and makes the batches itself."""
     leaves = keras.tree.flatten(x) if isinstance(x, Mapping | list | tuple) else [x]
     return all(hasattr(leaf, "shape") for leaf in leaves)

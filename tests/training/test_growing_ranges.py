@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_qat
 from keras_qat.quantizers import ActivationQuantizer
@@ -143,3 +144,17 @@ def test_ranges_are_looked_at_after_the_first_batches_alone(monkeypatch):
     qmodel.optimizer.iterations.assign(FIRST_BATCHES[-1])
     qmodel.fit(X, Y, epochs=1, batch_size=8, verbose=0)
     assert len(looks) == len([each for each in FIRST_BATCHES if each <= 32])
+
+
+def test_a_dataset_is_judged_by_the_calibration_data():
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).repeat().batch(8)
+    options = {"epochs": 20, "steps_per_epoch": 8, "verbose": 0, "shuffle": False}
+    qmodel = quantized("ste")
+    start = top_of(qmodel)
+    qmodel.fit(dataset, **options)
+    assert top_of(qmodel) > 2.0 * start
+    loaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(qmodel))
+    loaded.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match=r"looks untrained, .*cannot grow.*Pass arrays to fit"):
+        loaded.fit(dataset, **options)
+    loaded.fit(X, Y, verbose=0)  # the way out
