@@ -159,12 +159,12 @@ def published_plan(learning_rates: npt.NDArray[np.floating], distance: float) ->
         distance: the bits between the widest start and its target.
 
     Raises:
-        ValueError: the run is too short to reach the targets.
+        ValueError: the run is too short to reach the targets, or its learning rate is 0.
 
     >>> published_plan(np.full(9000, 1e-3), distance=8.0).temperature_growth
     0.002
     """
-    learning_rate = float(np.max(learning_rates))
+    learning_rate = _positive(np.max(learning_rates))
     needed = PUBLISHED_WARMUP + math.ceil(distance / learning_rate)
     _check_length(len(learning_rates), needed, distance, 'or use the recipe "planned"')
     return TrainingPlan(
@@ -199,7 +199,8 @@ def planned_run(
             as for Adam. If not, the multiplier stays 1, and late widths are narrowed by hand.
 
     Raises:
-        ValueError: the run is too short to reach the targets at 0.064 bits per batch.
+        ValueError: the run is too short to reach the targets at 0.064 bits per batch, or its
+            learning rate is 0.
 
     >>> planned_run(np.full(2800, 1e-3), distance=8.0, arrive_by=0.6).log_step_multiplier
     8.0
@@ -212,7 +213,7 @@ def planned_run(
     if arrive_by > _WARMUP_SHARE:  # shorter runs have a shorter warm-up
         needed = min(needed, way / (arrive_by - _WARMUP_SHARE))
     _check_length(batches, math.ceil(needed), distance, "or start at fewer bits")
-    learning_rate = float(np.mean(learning_rates[warmup:deadline]))
+    learning_rate = _positive(np.mean(learning_rates[warmup:deadline]))
     wanted = SLACK * distance / (learning_rate * (deadline - warmup))
     multiplier = 2.0 ** max(0, math.ceil(math.log2(max(wanted, 1e-9)))) if adaptive else 1.0
     return TrainingPlan(
@@ -224,6 +225,17 @@ def planned_run(
         log_step_multiplier=multiplier,
         deadline=deadline,
     )
+
+
+def _positive(learning_rate: Any) -> float:
+    """The learning rate by which widths are to move."""
+    if not learning_rate > 0.0:
+        raise ValueError(
+            "GDNSQSchedule plans how fast bit widths move, by a learning rate above 0 until they "
+            f"are to arrive. Received: {float(learning_rate)!r}. Compile the model with a learning "
+            "rate, or a schedule, that is above 0 there."
+        )
+    return float(learning_rate)
 
 
 def _check_length(batches: int, needed: int, distance: float, way_out: str) -> None:

@@ -1,5 +1,6 @@
 """Plans of a GDNSQ run: in time, or an error that says what it takes."""
 
+import functools
 import itertools
 import math
 import re
@@ -105,3 +106,12 @@ def test_plans_and_progress_come_back_from_their_variables(batches, met, converg
     assert Progress.of(np.float32(progress)) == progress
     plan = planned_run(np.full(3000, 2.0**-10), 8.0, 0.5)
     assert TrainingPlan.of(np.float32(plan)) == TrainingPlan(*np.float32(plan).tolist())
+
+
+@pytest.mark.parametrize("rate", [0.0, np.nan])
+def test_a_rate_of_zero_is_refused_in_one_sentence(rate):
+    for plan in (published_plan, functools.partial(planned_run, arrive_by=0.6)):
+        with pytest.raises(ValueError, match=r"learning rate above 0.*Received: (0.0|nan)"):
+            plan(np.full(9000, rate), distance=8.0)
+    rates = np.linspace(0.0, 1e-3, 9000)  # a schedule may start at 0
+    assert planned_run(rates, distance=8.0, arrive_by=0.6).learning_rate > 0.0
