@@ -135,14 +135,16 @@ def variables_in(node: GraphNode) -> list[Any]:
 _ERRORS = re.compile(
     "(^|_)(loss|mae|mse|msle|mape|rmse|crossentropy|divergence|hinge)$|error|logcosh"
 )
+_SCORES = re.compile("acc|auc|precision|recall|iou|f1|fbeta|score|r2|similarity|top_k")
 
 
-def falls(model: keras.Model, name: str) -> bool:
-    """Whether smaller values of a logged metric are better, by its direction or by its name."""
+def falls(model: keras.Model, name: str) -> bool | None:
+    """Whether less of a metric is better, by its direction or its name; `None` if unknown."""
     found = [each for metric in model.metrics for each in getattr(metric, "metrics", [metric])]
     directions = {metric.name: getattr(metric, "_direction", None) for metric in found}
     direction = directions.get(name.removeprefix("val_"))
-    return direction == "down" if direction else _ERRORS.search(name) is not None
+    falling, rising = _ERRORS.search(name), _SCORES.search(name)
+    return direction == "down" if direction else bool(falling) if falling or rising else None
 
 
 def call_and_losses(layer: keras.layers.Layer, args: Any, kwargs: Any) -> tuple[Any, bool]:

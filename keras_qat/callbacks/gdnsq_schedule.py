@@ -21,6 +21,9 @@ AFTER_ARRIVAL = ("hold", "penalty")
 ANNEALINGS = ("recipe", "cosine", "exponential", None)
 EXPONENTS = (1, 2)
 
+_FAR_ABOVE = 1e9
+"""What a metric that should be small is above, while a width misses its target."""
+
 
 class GDNSQSchedule(keras.callbacks.Callback):
     """Warm-up, a growing penalty on bit widths, and annealing once all targets are met.
@@ -61,8 +64,10 @@ class GDNSQSchedule(keras.callbacks.Callback):
 
     At the end of an epoch, each validation metric (without validation, each training metric) is
     also logged as `<metric>_feasible`, such as `val_accuracy_feasible`. It is the metric if all
-    targets are met. If not, it is minus the bits by which the worst width misses its target, or
-    infinity for losses and other metrics that should be small. So
+    targets are met. If not, it is minus the bits by which the worst width misses its target. For
+    losses and other metrics that should be small it is 1e9 plus these bits, so that an
+    `EarlyStopping` sees it fall. A metric whose direction and name do not tell what is better is
+    left out until all targets are met. So
     `ModelCheckpoint(path, "val_accuracy_feasible", mode="max", save_best_only=True)` ends with a
     model that meets its targets. Two counts say how much was done by hand in the epoch:
     `assisted_widths`, the number of narrowed widths, and `refit_octaves`, the largest change of a
@@ -221,14 +226,14 @@ class GDNSQSchedule(keras.callbacks.Callback):
 def feasible_metrics(
     logs: dict[str, Any],
     widths: list[LearnedWidth],
-    falling: Callable[[str], bool] = lambda name: name.endswith("loss"),
+    falling: Callable[[str], bool | None] = lambda name: name.endswith("loss"),
 ) -> dict[str, float]:
     """`<metric>_feasible` for every validation metric; without any, for every training metric.
 
     Args:
         logs: the logs of an epoch.
         widths: every learned width.
-        falling: tells for the name of a metric whether smaller is better.
+        falling: tells for the name of a metric whether smaller is better; `None` if unknown.
 
     >>> feasible_metrics({"loss": 0.5, "val_loss": 0.7, "val_accuracy": 0.9}, [])
     {'val_loss_feasible': 0.7, 'val_accuracy_feasible': 0.9}
@@ -236,9 +241,11 @@ def feasible_metrics(
     validation = {name: value for name, value in logs.items() if name.startswith("val_")}
     feasible = all(width.meets_target() for width in widths)
     excess = 0.0 if feasible else max(map(missed_bits, widths))
+    instead = {True: _FAR_ABOVE + excess, False: -excess}
     return {
-        f"{name}_feasible": value if feasible else np.inf if falling(name) else -excess
+        f"{name}_feasible": value if feasible else instead[falls]
         for name, value in (validation or logs).items()
+        if feasible or (falls := falling(name)) is not None
     }
 
 

@@ -1,5 +1,6 @@
 """`GDNSQSchedule` inside `fit`: arrives, resumes, and leaves the user's things alone."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import keras_qat
 from keras_qat.callbacks import GDNSQSchedule
 from keras_qat.callbacks.gdnsq_schedule import feasible_metrics
+from keras_qat.keras_graph import falls
 from tests.models import dense_network, points
 
 pytestmark = pytest.mark.slow_beyond(1)
@@ -204,12 +206,45 @@ def test_feasible_metrics_let_checkpoints_keep_only_models_that_deploy(tmp_path)
     met = feasible >= 0
     assert (met[0], met[-1]) == (False, True)
     np.testing.assert_array_equal(feasible[met], accuracy[met])
-    assert np.isinf(np.array(history["val_loss_feasible"])[~met]).all()
+    losses = np.array(history["val_loss_feasible"])
+    np.testing.assert_array_equal(losses[~met], 1e9 - feasible[~met])
+    assert np.all(np.diff(losses[: np.argmax(met)]) <= 0.0)  # EarlyStopping sees it fall
     best = keras_qat.load_model(path)
     assert best.meets_targets()
     validation = slice(192, None)
     scores = best.evaluate(X[validation], Y[validation], verbose=0, return_dict=True)
     assert scores["accuracy"] == pytest.approx(feasible.max())
+
+
+@dataclasses.dataclass
+class Missing:
+    """A width that misses its target by a bit."""
+
+    target: int = 2
+
+    def meets_target(self):
+        return False
+
+    def widths(self):
+        return keras.ops.array([3.0])
+
+
+def test_metrics_that_should_be_small_never_prefer_a_model_that_misses_its_targets():
+    def my_cost(y, y_pred):
+        return y_pred[:, 0]
+
+    qmodel = new_model()
+    qmodel.compile("sgd", "mse", metrics=["mae", "accuracy", my_cost])
+    qmodel.evaluate(X, np.zeros((len(X), 3)), verbose=0)
+    logs = {"val_loss": 0.5, "val_mae": 0.5, "val_accuracy": 0.5, "val_my_cost": 0.5}
+    found = feasible_metrics(logs, [Missing()], lambda name: falls(qmodel, name))
+    assert found == {
+        "val_loss_feasible": 1e9 + 1.0,
+        "val_mae_feasible": 1e9 + 1.0,
+        "val_accuracy_feasible": -1.0,
+    }
+    found = feasible_metrics(logs, [], lambda name: falls(qmodel, name))
+    assert found["val_my_cost_feasible"] == 0.5
 
 
 def test_feasible_metrics_are_those_of_training_without_validation():
