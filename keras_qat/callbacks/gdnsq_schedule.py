@@ -240,12 +240,15 @@ def feasible_metrics(
     """
     validation = {name: value for name, value in logs.items() if name.startswith("val_")}
     feasible = all(width.meets_target() for width in widths)
-    excess = 0.0 if feasible else max(map(missed_bits, widths))
-    instead = {True: _FAR_ABOVE + excess, False: -excess}
+    shown = validation or logs
+    if feasible:
+        return {f"{name}_feasible": value for name, value in shown.items()}
+    excess = max(map(missed_bits, widths))
+    directions = {name: falling(name) for name in shown}
     return {
-        f"{name}_feasible": value if feasible else instead[falls]
-        for name, value in (validation or logs).items()
-        if feasible or (falls := falling(name)) is not None
+        f"{name}_feasible": _FAR_ABOVE + excess if less else -excess
+        for name, less in directions.items()
+        if less is not None
     }
 
 

@@ -168,7 +168,7 @@ def test_an_error_metric_is_better_when_it_is_less(tmp_path):
     )
     one_hot = np.eye(3, dtype=np.float32)[Y]
     history = fit(qmodel, "none", GDNSQSchedule(verbose=0), best, y=one_hot, **LONG)
-    assert history["val_mae_feasible"][0] == np.inf
+    assert history["val_mae_feasible"][0] > 1e9
     assert qmodel.meets_targets()
 
 
