@@ -7,7 +7,6 @@ import warnings
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_qat.config import QuantizationConfig
@@ -30,7 +29,10 @@ from keras_qat.quantization.preserving import (
 )
 from keras_qat.quantized_layers import quantized_kernels
 from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers.gdnsq import GDNSQActivationQuantizer
+from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.initial_scale import Histogram
+from keras_qat.quantizers.learned_scale import LearnedScale
 from keras_qat.targets import checked_target, problem_on
 from keras_qat.training.growing_ranges import keep_sample, looks_untrained
 from keras_qat.training.objective import ORIGINALS
@@ -325,8 +327,12 @@ def _before_losses(model: keras.Model) -> set[Quantizer]:
 
 
 def _cover_probabilities(model: keras.Model) -> None:
-    """Lets the range of a sigmoid that the loss reads unrounded reach 1: training will not."""
+    """Fixes the range of a sigmoid that the loss reads unrounded at 0 to 1. No loss trains it."""
     for node in nodes(model):
         if node.option("loss_reads", None) == "value":
-            whole = Histogram(np.array([0.5]), np.array([1]), 0.0, 1.0)
-            node.operation.calibrate(whole, keep_range=True)
+            quantizer = node.operation
+            quantizer.set_scale(1.0 / Grid.for_activations(quantizer.bits, signed=False).qmax)
+            if isinstance(quantizer, GDNSQActivationQuantizer):
+                quantizer.hold()
+            if isinstance(quantizer, GDNSQActivationQuantizer | LearnedScale):
+                quantizer.trainable = False

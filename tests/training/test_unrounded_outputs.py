@@ -94,3 +94,18 @@ def test_a_file_of_the_model_trains_alike(tmp_path):
     loaded = keras_qat.load_model(tmp_path / "model.keras")
     for training in (True, False):
         np.testing.assert_array_equal(loaded(X, training=training), qmodel(X, training=training))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_variable_trains_without_a_gradient(method):
+    """Keras warns of variables without one, and warnings are errors here."""
+    qmodel = keras_qat.quantize(network("sigmoid", 1.0), method, calibration_data=X)
+    qmodel.compile("sgd", "binary_crossentropy")
+    y = np.asarray(X[:, :1] > 0.0, np.float32)
+    callbacks = {
+        "gdnsq": [keras_qat.callbacks.GDNSQSchedule(verbose=0)],
+        "pege": [keras_qat.callbacks.PEGESchedule()],
+    }
+    qmodel.fit(X, y, epochs=4, batch_size=2, verbose=0, callbacks=callbacks.get(method))
+    quantizer = qmodel.quantizers[-1]
+    assert float(quantizer.scale) * quantizer.grid.qmax > 0.99
