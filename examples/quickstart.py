@@ -93,7 +93,7 @@ def exported_row(
         f"{accuracy(outputs, labels):.2f} %",
         f"{accuracy(of_file, labels):.2f} %",
         f"{100 * same:.2f} %",
-        f"{report.mismatches} of {report.compared_elements:,}",
+        f"{report.mismatches} of {report.compared_elements / 1e6:.1f} million",
         f"{path.stat().st_size:,}",
         f"{tflite_export.plan_memory(qmodel).flash_bytes:,}",
     ]

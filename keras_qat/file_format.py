@@ -5,7 +5,7 @@
 | 1 | 0.1.0.dev | files without a version |
 | 2 | 0.1.0 | the version itself; quantizers of weights and of activations have types of their own |
 | 3 | 0.1.0 | orders of replacement, kept levels, the exponent of the penalty, weights alone |
-| 4 | 0.1.0 | preserved zeros and clusters of weights |
+| 4 | 0.1.0 | preserved zeros and clusters, a user's steps, ranges that grow, unrounded outputs |
 """
 
 from __future__ import annotations

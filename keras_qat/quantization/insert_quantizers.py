@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_qat.copying import builtin_name, config_of, copy_of
-from keras_qat.keras_graph import GraphNode, input_name, layer_name, nodes, rebuild
+from keras_qat.copying import config_of, copy_of
+from keras_qat.keras_graph import GraphNode, input_name, layer_name, rebuild
 from keras_qat.keras_masks import with_masks
 from keras_qat.kernel_places import kernel_places
 from keras_qat.layer_rules.restrictions import AVERAGE_POOLING
@@ -16,15 +16,9 @@ from keras_qat.names import unused_name
 from keras_qat.quantization.passes.layer_copies import LayerCopies, float_copy_of
 from keras_qat.quantization.plan import LayerPlan, Place, QuantizationPlan
 from keras_qat.quantization.ruled_graph import ABSORBED, RuledGraph
+from keras_qat.quantization.unrounded_outputs import loss_reads
 from keras_qat.quantized_layers import QuantizeWrapper
 from keras_qat.quantizers import NO_SOURCE, Dequantize, Quantizer, SoftmaxRounding
-
-LOSS_READS = {"sigmoid": "value", "softplus": "clipped", "exponential": "clipped"}
-"""What a loss reads in training behind an activation at the end: `ActivationQuantizer` explains.
-
-Binary cross-entropy and a Poisson loss take logarithms. The logarithm of a value that is rounded to
-0 has no gradient, or far too large a one.
-"""
 
 
 def insert_quantizers(
@@ -88,7 +82,7 @@ class _Inserter:
             return SoftmaxRounding(name=self._unique(node.operation.name))(outputs)
         if start is not None:
             options: dict[str, Any] = self._source(start, Place(call.index, 0))
-            if (reads := _loss_reads(node, self._rules.model)) is not None:
+            if (reads := loss_reads(node, self._rules.model)) is not None:
                 options["loss_reads"] = reads
             return self.quantizer_of(start)(outputs, **options)
         if rule.output is Output.ROUND_TO_INPUT and planned.grid is not None:
@@ -129,17 +123,6 @@ class _Inserter:
 
     def _unique(self, name: str) -> str:
         return unused_name(f"{name}_quantizer", self._taken)
-
-
-def _loss_reads(node: GraphNode, model: keras.Model) -> str | None:
-    """What a loss reads in training of an output whose logarithm it may take."""
-    (output,) = node.outputs
-    if not any(output is each for each in model.outputs):
-        return None
-    if any(output is each for other in nodes(model) for each in other.inputs):
-        return None
-    function = getattr(node.operation, "activation", None)
-    return LOSS_READS.get(builtin_name(function) or "")
 
 
 def _quantized_copy(layer: Any, planned: LayerPlan) -> Any:

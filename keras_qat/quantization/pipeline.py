@@ -12,7 +12,7 @@ from keras import ops
 from keras_qat.config import QuantizationConfig
 from keras_qat.conversion.tensor_names import label_outputs
 from keras_qat.errors import UnsupportedLayerError
-from keras_qat.keras_graph import flat_nodes, nodes, own_methods
+from keras_qat.keras_graph import flat_nodes, own_methods
 from keras_qat.model import QuantizedModel
 from keras_qat.quantization.calibration import activation_histograms
 from keras_qat.quantization.insert_quantizers import insert_quantizers
@@ -27,12 +27,10 @@ from keras_qat.quantization.preserving import (
     remember_patterns,
     unkept_zeros,
 )
+from keras_qat.quantization.unrounded_outputs import fix_probabilities, quantizers_before
 from keras_qat.quantized_layers import quantized_kernels
 from keras_qat.quantizers import Quantizer
-from keras_qat.quantizers.gdnsq import GDNSQActivationQuantizer
-from keras_qat.quantizers.grid import Grid
 from keras_qat.quantizers.initial_scale import Histogram
-from keras_qat.quantizers.learned_scale import LearnedScale
 from keras_qat.targets import checked_target, problem_on
 from keras_qat.training.growing_ranges import keep_sample, looks_untrained
 from keras_qat.training.objective import ORIGINALS
@@ -40,7 +38,6 @@ from keras_qat.training.own_steps import (
     STEPS,
     StepsNotKeptError,
     give_attributes,
-    has_own_steps,
     read_attributes,
     stepping_class,
 )
@@ -227,8 +224,8 @@ def _built(prepared: PreparedModel, kind: type[keras.Model] = QuantizedModel) ->
     remember_patterns(quantized)
     _calibrate_weights(quantized)
     check_zeros(quantized)
-    _calibrate_activations(quantizers, prepared, whole=_before_losses(quantized))
-    _cover_probabilities(quantized)
+    _calibrate_activations(quantizers, prepared, whole=quantizers_before(quantized))
+    fix_probabilities(quantized)
     return quantized
 
 
@@ -268,7 +265,8 @@ def _own_class(
     model: keras.Model, prepared: PreparedModel
 ) -> tuple[type[keras.Model], dict[str, Any]]:
     """The class of the quantized model, with the user's steps, and the attributes they read."""
-    if not has_own_steps(model):
+    steps = own_methods(model, STEPS)
+    if not steps:
         return QuantizedModel, {}
     names = {layer.name for layer in prepared.rules.model.layers}
     try:
@@ -276,7 +274,7 @@ def _own_class(
     except StepsNotKeptError as reason:
         warnings.warn(
             f"The model {model.name!r} ({type(model).__name__}) has its own "
-            f"{', '.join(own_methods(model, STEPS))}, which the quantized model does not keep: "
+            f"{', '.join(steps)}, which the quantized model does not keep: "
             f"{reason}. It trains, evaluates and predicts as any keras.Model does. For steps of "
             "your own, subclass keras_qat.QuantizedModel (its docstring shows how).",
             stacklevel=3,
@@ -312,27 +310,3 @@ def _calibrate_activations(
     for quantizer, grid in zip(quantizers, prepared.plan.grids, strict=True):
         histogram = Histogram.union([next(histograms) for _ in grid.tensors])
         quantizer.calibrate(histogram, keep_range=grid.is_input or quantizer in whole)
-
-
-def _before_losses(model: keras.Model) -> set[Quantizer]:
-    """The quantizers in front of activations that a loss reads unrounded.
-
-    An example beyond the range has no gradient, and a surely wrong one lies at its ends.
-    """
-    found = {id(tensor): node for node in nodes(model) for tensor in node.outputs}
-    ends = [node for node in found.values() if node.option("loss_reads", None) is not None]
-    activations = [found[id(node.inputs[0])] for node in ends]
-    before = [found[id(tensor)].operation for node in activations for tensor in node.inputs]
-    return {each for each in before if isinstance(each, Quantizer)}
-
-
-def _cover_probabilities(model: keras.Model) -> None:
-    """Fixes the range of a sigmoid that the loss reads unrounded at 0 to 1. No loss trains it."""
-    for node in nodes(model):
-        if node.option("loss_reads", None) == "value":
-            quantizer = node.operation
-            quantizer.set_scale(1.0 / Grid.for_activations(quantizer.bits, signed=False).qmax)
-            if isinstance(quantizer, GDNSQActivationQuantizer):
-                quantizer.hold()
-            if isinstance(quantizer, GDNSQActivationQuantizer | LearnedScale):
-                quantizer.trainable = False

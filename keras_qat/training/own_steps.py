@@ -51,11 +51,6 @@ class StepsNotKeptError(ValueError):
     """The steps of a class cannot live on a quantized model. The message says why."""
 
 
-def has_own_steps(model: keras.Model) -> bool:
-    """Whether a class that the user wrote trains, evaluates or predicts in its own way."""
-    return bool(_own_names(type(model)) & set(STEPS))
-
-
 def read_attributes(
     model: keras.Model, base: type[keras.Model], layer_names: Collection[str]
 ) -> dict[str, Any]:
@@ -178,8 +173,8 @@ def steps_config(model: keras.Model) -> dict[str, Any]:
 def _serialized(value: Any) -> Any:
     try:
         return keras.saving.serialize_keras_object(value)
-    except (TypeError, ValueError, NotImplementedError):  # of a user's object, by Keras
-        return None
+    except (TypeError, ValueError, NotImplementedError):
+        return None  # Keras refuses an object without a configuration by one of these
 
 
 def steps_of_config(config: dict[str, Any], custom_objects: Any) -> tuple[type, dict[str, Any]]:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from keras_qat.integer import run
-from tests.tflite_export.graphs import random_codes, small_network
 from tflite_export import ExportError, write_micro
 from tflite_export.file.runtimes import measure_arena
 from tflite_export.file.writer import read_model
@@ -21,16 +20,6 @@ STAND_IN = pathlib.Path(__file__).parent / "micro_stand_in"
 WARNINGS = ["-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 COMPILERS = {"g++": [], "arm-none-eabi-g++": ["-mcpu=cortex-m4", "-mthumb", "-fno-exceptions"]}
 EXAMPLES = 3
-
-
-@pytest.fixture(scope="module")
-def graph():
-    return small_network()
-
-
-@pytest.fixture(scope="module")
-def codes(graph):
-    return random_codes(graph, samples=5)
 
 
 @pytest.fixture(scope="module")

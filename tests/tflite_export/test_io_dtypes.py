@@ -7,7 +7,6 @@ import pytest
 
 from keras_qat.integer import GraphBuilder, QuantParams, ops
 from tests.tflite_export.float_networks import result_graph
-from tests.tflite_export.graphs import random_codes, small_network
 from tflite_export import VerificationError, export, verify, write_micro
 from tflite_export.file.runtimes import run_litert, run_tflm
 from tflite_export.file.writer import read_model, write_model
@@ -17,16 +16,6 @@ RUNTIMES = {
     "xnnpack": lambda data, file, codes: run_litert(data, file, codes, reference=False),
     "tflm": run_tflm,
 }
-
-
-@pytest.fixture(scope="module")
-def graph():
-    return small_network()
-
-
-@pytest.fixture(scope="module")
-def codes(graph):
-    return random_codes(graph, samples=5)
 
 
 def written(graph, folder, target="litert", **options):

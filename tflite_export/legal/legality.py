@@ -65,7 +65,7 @@ def runnable_profiles(graph: IntegerGraph, target: Target) -> tuple[str, ...]:
 
 
 def check_float_inputs(graph: IntegerGraph, dtypes: Mapping[str, IoDtype]) -> None:
-    """Requires integers for inputs on grids narrower than int8, to which QUANTIZE clamps not."""
+    """Requires integer inputs on grids narrower than int8: QUANTIZE clamps to int8 alone."""
     for name in graph.inputs:
         grid = graph.tensors[name].qparams
         float_input = dtypes.get(name) == "float32"

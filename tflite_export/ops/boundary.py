@@ -55,7 +55,7 @@ def io_dtypes(graph: IntegerGraph, io_dtype: IoDtypes) -> dict[str, IoDtype]:
         io_dtype: one dtype for all, or dtypes by name; a name that is not listed is int8.
 
     Raises:
-        ValueError: an unknown dtype or name, or a dtype that an end on no grid has not.
+        ValueError: an unknown dtype or name, or another dtype for an end on no grid.
     """
     names = list(dict.fromkeys((*graph.inputs, *graph.outputs)))
     given = dict(io_dtype) if isinstance(io_dtype, Mapping) else dict.fromkeys(names, io_dtype)
