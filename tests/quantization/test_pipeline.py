@@ -109,11 +109,14 @@ def test_an_unknown_config_is_refused(config):
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_calibration_from_a_dataset_is_that_from_the_array(labelled):
+@pytest.mark.parametrize("batched", [True, False])
+def test_labels_and_batches_do_not_change_the_calibration(labelled, batched):
     x, y = data(150)
-    dataset = tf.data.Dataset.from_tensor_slices((x, y) if labelled else x).batch(64)
+    samples = (x, y) if labelled else x
+    if batched:
+        samples = tf.data.Dataset.from_tensor_slices(samples).batch(64)
     model = small_network()
-    found, expected = (keras_qat.quantize(model, calibration_data=d) for d in (dataset, x))
+    found, expected = (keras_qat.quantize(model, calibration_data=d) for d in (samples, x))
     for now, then in zip(found.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(now, then)
 
@@ -126,7 +129,7 @@ def test_calibration_from_a_dataset_is_that_from_the_array(labelled):
         (data()[0][..., 0], r"input 'image' must have shape \(None, 8, 8, 1\)"),
         (np.full((4, 8, 8, 1), np.nan), "'image' holds NaN or infinity"),
         ({"picture": data()[0]}, r"inputs are \['image'\].*\['picture'\]"),
-        (data(), "Pass inputs without labels"),
+        ((None, data()[1]), r"Labels need their samples.*calibration_data=\(None, labels\)"),
     ],
     ids=["none", "empty", "shape", "nan", "keys", "labels"],
 )
