@@ -200,6 +200,7 @@ class QuantizedModel(Objective):
                 `None`: if a tensor has at most 2 bits and no `BatchNormReestimation` is passed.
         """
         arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        self.check_distillation()
         warn_before_fit(self, arguments)
         build_optimizer(self)
         if self.starts_untrained:

@@ -5,6 +5,7 @@ Source: GDNSQ (arXiv 2508.14004), its published code, unless a function names an
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -142,6 +143,37 @@ def sinusoidal_regularization(position: Tensor) -> Tensor:
     return ops.mean(ops.square(ops.sin(math.pi * position)))
 
 
+TeacherLoss = Callable[[Tensor, Tensor], Tensor]
+"""A loss of the student's and the teacher's logits, or of their outputs."""
+
+_PER_POSITION: dict[TeacherLoss, TeacherLoss] = {}
+
+
+def _mean_of(values: TeacherLoss) -> TeacherLoss:
+    """The loss that is the mean of such values over all examples and positions."""
+
+    @functools.wraps(values)
+    def loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        return ops.mean(values(student_logits, teacher_logits))
+
+    _PER_POSITION[loss] = values
+    return loss
+
+
+def per_position(loss: TeacherLoss) -> TeacherLoss:
+    """The values whose mean is the loss, one for each position, `(batch, ...)`.
+
+    Weights of samples multiply them. A function that is none of this module's losses is returned
+    as it is.
+
+    >>> values = per_position(mean_squared_difference)([[1.0, 2.0]], [[1.0, 4.0]])
+    >>> [float(value) for value in values]
+    [2.0]
+    """
+    return _PER_POSITION.get(loss, loss)
+
+
+@_mean_of
 def jeffreys_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """`J = mean_b sum_c (y - p) * (log y - log p)`: both Kullback-Leibler divergences, not halved.
 
@@ -160,9 +192,10 @@ def jeffreys_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tenso
     0.9242
     """
     log_p, log_y = _log_probabilities(student_logits, teacher_logits)
-    return _per_example((ops.exp(log_y) - ops.exp(log_p)) * (log_y - log_p))
+    return _sum((ops.exp(log_y) - ops.exp(log_p)) * (log_y - log_p))
 
 
+@_mean_of
 def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """`mean_b sum_c -y * log p`. Backward: `(p - y) / batch`.
 
@@ -170,9 +203,10 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
     0.6931
     """
     log_p, log_y = _log_probabilities(student_logits, teacher_logits)
-    return _per_example(-ops.exp(log_y) * log_p)
+    return _sum(-ops.exp(log_y) * log_p)
 
 
+@_mean_of
 def symmetric_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """`mean_b sum_c -y * log p - p * log y`.
 
@@ -182,9 +216,10 @@ def symmetric_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> T
     1.3863
     """
     log_p, log_y = _log_probabilities(student_logits, teacher_logits)
-    return _per_example(-ops.exp(log_y) * log_p - ops.exp(log_p) * log_y)
+    return _sum(-ops.exp(log_y) * log_p - ops.exp(log_p) * log_y)
 
 
+@_mean_of
 def kullback_leibler_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """`KL(y||p) = mean_b sum_c y * (log y - log p)`. Backward: `(p - y) / batch`.
 
@@ -194,9 +229,10 @@ def kullback_leibler_divergence(student_logits: Tensor, teacher_logits: Tensor) 
     0.0
     """
     log_p, log_y = _log_probabilities(student_logits, teacher_logits)
-    return _per_example(ops.exp(log_y) * (log_y - log_p))
+    return _sum(ops.exp(log_y) * (log_y - log_p))
 
 
+@_mean_of
 def hellinger_distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """`mean_b mean_c (sqrt(p) - sqrt(y))**2`, as published up to a factor.
 
@@ -207,9 +243,10 @@ def hellinger_distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
     1.0
     """
     log_p, log_y = _log_probabilities(student_logits, teacher_logits)
-    return ops.mean(ops.square(ops.exp(0.5 * log_p) - ops.exp(0.5 * log_y)))
+    return _mean(ops.square(ops.exp(0.5 * log_p) - ops.exp(0.5 * log_y)))
 
 
+@_mean_of
 def jensen_shannon_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """`mean_b (KL(p||m) + KL(y||m)) / 2` with `m = (p + y) / 2`; at most `log 2`.
 
@@ -223,28 +260,30 @@ def jensen_shannon_divergence(student_logits: Tensor, teacher_logits: Tensor) ->
     log_p, log_y = _log_probabilities(student_logits, teacher_logits)
     log_m = ops.logaddexp(log_p, log_y) - ops.log(2.0)
     from_p = ops.exp(log_p) * (log_p - log_m)
-    return _per_example(0.5 * (from_p + ops.exp(log_y) * (log_y - log_m)))
+    return _sum(0.5 * (from_p + ops.exp(log_y) * (log_y - log_m)))
 
 
+@_mean_of
 def mean_absolute_difference(student: Tensor, teacher: Tensor) -> Tensor:
     """`mean |s - t|` over all elements, for regression. Backward: `sign(s - t) / elements`.
 
     >>> float(mean_absolute_difference([1.0, 2.0], [3.0, 2.0]))
     1.0
     """
-    return ops.mean(ops.abs(ops.convert_to_tensor(student) - ops.stop_gradient(teacher)))
+    return _mean(ops.abs(ops.convert_to_tensor(student) - ops.stop_gradient(teacher)))
 
 
+@_mean_of
 def mean_squared_difference(student: Tensor, teacher: Tensor) -> Tensor:
     """`mean (s - t)**2` over all elements, for regression. Backward: `2 * (s - t) / elements`.
 
     >>> float(mean_squared_difference([1.0, 2.0], [3.0, 2.0]))
     2.0
     """
-    return ops.mean(ops.square(ops.convert_to_tensor(student) - ops.stop_gradient(teacher)))
+    return _mean(ops.square(ops.convert_to_tensor(student) - ops.stop_gradient(teacher)))
 
 
-DISTILLATION_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+DISTILLATION_LOSSES: dict[str, TeacherLoss] = {
     "jeffreys": jeffreys_divergence,
     "soft_cross_entropy": soft_cross_entropy,
     "symmetric_cross_entropy": symmetric_cross_entropy,
@@ -260,9 +299,7 @@ OF_OUTPUTS = (mean_absolute_difference, mean_squared_difference)
 """The losses that compare outputs as they are. The others read logits of classes."""
 
 
-def get_distillation_loss(
-    identifier: str | Callable[[Tensor, Tensor], Tensor],
-) -> Callable[[Tensor, Tensor], Tensor]:
+def get_distillation_loss(identifier: str | TeacherLoss) -> TeacherLoss:
     """The distillation loss of a name; a function is returned as it is.
 
     >>> get_distillation_loss("kl").__name__
@@ -290,5 +327,10 @@ def _log_probabilities(student_logits: Tensor, teacher_logits: Tensor) -> tuple[
     return ops.log_softmax(student), ops.stop_gradient(ops.log_softmax(teacher))
 
 
-def _per_example(values: Tensor) -> Tensor:
-    return ops.mean(ops.sum(values, axis=-1))
+def _sum(values: Tensor) -> Tensor:
+    return ops.sum(values, axis=-1)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean over the last axis; numbers, one for each example, stay as they are."""
+    return ops.mean(values, axis=-1) if len(values.shape) > 1 else values

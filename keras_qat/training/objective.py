@@ -89,13 +89,14 @@ class Objective(keras.Model):
     def distill_from(
         self,
         teacher: keras.Model | None = None,
-        loss: str | Callable[[Any, Any], Any] = "jeffreys",
+        loss: str | Callable[[Any, Any], Any] | None = None,
         label_weight: float = 0.0,
         from_logits: bool | None = None,
     ) -> None:
         """Trains on the outputs of a float model from now on, instead of the labels.
 
-        The training loss becomes `loss + label_weight * compiled loss`, plus regularizers. The
+        The training loss becomes `loss + label_weight * compiled loss`, plus regularizers. Weights
+        of samples, classes and outputs count as in the compiled loss, and masked steps do not. The
         compiled metrics and evaluation stay as they are. Call this method before `fit`. The teacher
         is neither saved nor trained: after `load_model`, pass it again. It also teaches its errors,
         so augment inputs as in its training, and not more. Layers that augment images inside the
@@ -103,16 +104,20 @@ class Objective(keras.Model):
 
         Args:
             teacher: a model with inputs and outputs like this one; by default the float model that
-                `quantize` was given.
-            loss: `(student_logits, teacher_logits) -> scalar`, or one of "jeffreys",
+                `quantize` was given. Inputs and outputs with the same names belong together.
+            loss: by default "jeffreys" for classes, for labels that a sigmoid states each by
+                itself "jeffreys" of true and false, and "l2" for values. Or one of "jeffreys",
                 "soft_cross_entropy", "symmetric_cross_entropy", "kl", "hellinger",
-                "jensen_shannon", or for regression "l1", "l2" (`keras_qat.training.losses`).
+                "jensen_shannon", "l1", "l2" (`keras_qat.training.losses`), or a function of the
+                logits of student and teacher that returns one number, or one for each example.
             label_weight: factor of the compiled loss on the labels.
-            from_logits: whether the teacher yields logits; by default its graph tells.
+            from_logits: whether the teacher yields logits; by default its graph and its compiled
+                loss tell.
 
         Raises:
             ValueError: an unknown loss, a negative weight, no teacher for a model that was loaded,
-                a teacher with other shapes, or one that does not tell whether it yields logits.
+                a teacher whose names or shapes do not fit, or outputs that may be anything. What
+                an output is shows in its graph or in the compiled loss, so `fit` raises it too.
         """
         teacher = ORIGINALS.get(self) if teacher is None else teacher
         if teacher is None:
@@ -122,6 +127,15 @@ class Objective(keras.Model):
             )
         self._distillation = Distillation(self, teacher, loss, label_weight, from_logits)
         self.train_function = None  # an earlier `fit` may have compiled a step without the teacher
+
+    def check_distillation(self) -> None:
+        """Looks whether the loss against a teacher fits the outputs, which `compile` may tell.
+
+        Raises:
+            ValueError: it does not, or the outputs may be anything.
+        """
+        if self._distillation is not None:
+            self._distillation.compared()
 
     def compute_loss(
         self,
@@ -162,7 +176,7 @@ class Objective(keras.Model):
         if distillation is None:
             return super().compute_loss(x, y, y_pred, sample_weight)
         regularization = sum((ops.sum(loss) for loss in self.losses), ops.zeros(()))
-        loss = replica_share(distillation(x, y_pred) + regularization)
+        loss = replica_share(distillation(x, y_pred, sample_weight) + regularization)
         if distillation.label_weight == 0.0:
             return loss
         labelled = super().compute_loss(x, y, y_pred, sample_weight) - replica_share(regularization)

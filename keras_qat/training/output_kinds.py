@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import functional
+from keras_qat.keras_graph import functional, output_structure
 
 Kind = tuple[str | None, float | None]
 """`"scores"`, `"values"` or `None` if nothing tells, and the threshold of single scores."""
@@ -34,16 +34,43 @@ def output_kinds(model: keras.Model) -> list[Kind]:
     >>> output_kinds(model)
     [('values', None)]
     """
+    return [kind_of(loss) for loss in compiled_for_outputs(model, "_user_loss")]
+
+
+def compiled_for_outputs(model: keras.Model, what: str = "_user_loss") -> list[Any]:
+    """What `compile` was given for every output, in their order; `None` where it tells nothing.
+
+    Args:
+        model: a model with a layer graph.
+        what: `"_user_loss"` or `"_user_loss_weights"`.
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> model.compile("sgd", "mse")
+    >>> compiled_for_outputs(model)
+    ['mse']
+    """
     names = functional(model).output_names
-    compiled = getattr(model, "_compile_loss", None)
-    loss = getattr(compiled, "_user_loss", None)
-    if isinstance(loss, dict):
-        keys = getattr(model, "output_labels", None) or names
-        return [kind_of(loss.get(n, loss.get(key))) for n, key in zip(names, keys, strict=True)]
-    losses = keras.tree.flatten(loss) if isinstance(loss, list | tuple) else [loss] * len(names)
-    return (
-        [kind_of(each) for each in losses] if len(losses) == len(names) else [_UNKNOWN] * len(names)
-    )
+    given = getattr(getattr(model, "_compile_loss", None), what, None)
+    if isinstance(given, dict):
+        keys = output_keys(model)
+        return [given.get(name, given.get(key)) for name, key in zip(names, keys, strict=True)]
+    found = keras.tree.flatten(given) if isinstance(given, list | tuple) else [given] * len(names)
+    return found if len(found) == len(names) else [None] * len(names)
+
+
+def output_keys(model: keras.Model) -> list[str]:
+    """The name of each output for its user: the key in a dict of outputs, or Keras' own name.
+
+    >>> x = keras.Input((4,))
+    >>> output_keys(keras.Model(x, {"first": keras.layers.Dense(3)(x)}))
+    ['first']
+    """
+    names = list(functional(model).output_names)
+    structure = output_structure(model)
+    if isinstance(structure, dict) and len(structure) == len(names):
+        keys = {id(tensor): str(key) for key, tensor in structure.items()}
+        return [keys[id(tensor)] for tensor in functional(model).outputs]
+    return list(getattr(model, "output_labels", None) or names)
 
 
 def kind_of(loss: Any) -> Kind:
@@ -54,17 +81,31 @@ def kind_of(loss: Any) -> Kind:
     >>> kind_of(keras.losses.BinaryCrossentropy(from_logits=True))
     ('scores', 0.0)
     """
-    if isinstance(loss, str):
-        loss = keras.losses.get(loss)
-    function = getattr(loss, "fn", loss)
-    if not getattr(function, "__module__", "").startswith("keras."):
-        return _UNKNOWN
-    name = getattr(function, "__name__", "")
+    name = _name_of(loss)
     if name in _LARGEST_DECIDES:
         return "scores", None
     if name in _SIGN_DECIDES:
         return "scores", 0.0
     if name in _SIDE_DECIDES:
-        options = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
-        return "scores", 0.0 if options.get("from_logits") else 0.5
+        return "scores", 0.0 if reads_logits(loss) else 0.5
     return ("values", None) if name in _OF_VALUES else _UNKNOWN
+
+
+def reads_logits(loss: Any) -> bool:
+    """Whether a loss of Keras reads logits: of classes, or single ones.
+
+    >>> reads_logits("binary_crossentropy"), reads_logits("categorical_hinge")
+    (False, True)
+    """
+    if isinstance(loss, keras.losses.Loss) and loss.get_config().get("from_logits"):
+        return True
+    return _name_of(loss) == "categorical_hinge"
+
+
+def _name_of(loss: Any) -> str:
+    """The name of a loss function of Keras; empty for any other."""
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    function = getattr(loss, "fn", loss)
+    known = getattr(function, "__module__", "").startswith("keras.")
+    return getattr(function, "__name__", "") if known else ""
