@@ -42,7 +42,7 @@ from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
 from keras_qat.training.backend_state import restored
 from keras_qat.training.finite_values import NanKeeper, check_inputs, check_predicted
-from keras_qat.training.fit_callbacks import TargetCheck, add_callback
+from keras_qat.training.fit_callbacks import TargetCheck, add_callback, watch_rates
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
 from keras_qat.training.growing_ranges import add_range_growth
@@ -208,6 +208,7 @@ class QuantizedModel(Objective):
         reestimation = add_reestimation(self, arguments, reestimate)
         if self.target is not None:
             add_callback(self, arguments, TargetCheck(self.target), first=False)
+        watch_rates(arguments)
         history = super().fit(**arguments)
         if reestimation is not None:
             reestimation.finish()

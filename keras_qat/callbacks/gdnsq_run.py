@@ -38,18 +38,41 @@ class RunState:
         self.plan = penalty.kept_plan()
         self.progress = penalty.kept_progress()
 
-    def continues(self, batches: int, batches_per_epoch: int, epoch: int, steps: int) -> bool:
+    def continues(self, epochs: int, batches_per_epoch: int, epoch: int, steps: int) -> bool:
         """Whether the variables belong to a killed run that this run continues.
 
         Args:
-            batches: the batches of the whole run.
+            epochs: the epoch at which the run ends.
             batches_per_epoch: the batches of an epoch.
             epoch: the epoch that begins.
             steps: the steps that the optimizer has taken. After `compile` it has taken none.
         """
-        unfinished = self.plan.batches == batches and not self.progress.finished
-        same_optimizer = steps > 0 or self.progress.batches == 0
-        return unfinished and same_optimizer and self.progress.batches // batches_per_epoch == epoch
+        planned = self.plan.batches / batches_per_epoch
+        done = self.progress.batches // batches_per_epoch
+        same_place = 0 < planned <= epochs and done == epoch - (epochs - planned)
+        return same_place and not self.progress.finished and self.has_same_optimizer(steps)
+
+    def has_same_optimizer(self, steps: int) -> bool:
+        """Whether an optimizer after this number of steps is the one of the kept run."""
+        return steps > 0 or self.progress.batches == 0
+
+    def full_rate(self, rate: float, steps: int) -> float:
+        """The learning rate to plan a new run with.
+
+        A run that was interrupted leaves the optimizer with a rate of its schedule. The full rate
+        is then the one that the run was planned with.
+        """
+        left = self.plan.batches > 0 and not self.progress.finished and self.progress.batches > 0
+        left = left and self.has_same_optimizer(steps) and self.change_since(rate) == 1.0
+        return self.plan.learning_rate if left else rate
+
+    def change_since(self, rate: float) -> float:
+        """A learning rate over the one that the schedule set for the last batch."""
+        return self.plan.change_since(self.progress, rate)
+
+    def rescale(self, change: float) -> None:
+        """Multiplies the learning rates of the plan, and stores it."""
+        self._keep(self.plan._replace(learning_rate=self.plan.learning_rate * change))
 
     def start(self, plan: TrainingPlan) -> None:
         """Stores a plan, and resets the progress and the mean of the loss."""
@@ -85,6 +108,8 @@ class GDNSQRun:
         handling: what the run does to grids.
         verbose: whether it prints lines.
         trainer: the model of the `fit`: the quantized one, or one around it.
+        watches: whether another callback may set the learning rate before any batch. To look for
+            it costs a wait for the device. If not, it may between epochs.
 
     Attributes:
         assisted: the widths narrowed by hand in this epoch.
@@ -92,12 +117,17 @@ class GDNSQRun:
     """
 
     def __init__(
-        self, model: QuantizedModel, state: RunState, handling: Handling, verbose: int, trainer: Any
+        self,
+        model: QuantizedModel,
+        state: RunState,
+        handling: Handling,
+        verbose: int,
+        trainer: Any,
+        watches: bool,
     ):
         self._model = model
         self._trainer = trainer
         self._state = state
-        self._schedule = state.plan.annealing()
         self._handling = handling
         self._planned = handling.forces and state.plan.deadline > 0
         self._verbose = verbose
@@ -105,7 +135,7 @@ class GDNSQRun:
         self._settable = _has_settable_rate(trainer.optimizer)
         deploys = all(width.quantizer.deployable for width in model.learned_widths)
         self._ends_penalty = handling.forces and handling.hold and deploys
-        self._factor = 1.0
+        self._watches = watches
         self._last_set: np.float32 | None = None
         self._epoch_begins = True
         self.assisted: set[tuple[str, bool]] = set()
@@ -128,32 +158,43 @@ class GDNSQRun:
         progress = self._state.progress
         state = progress.annealing
         held = progress.converged and self._ends_penalty
+        if self._settable:
+            if self._last_set is not None and (self._epoch_begins or self._watches):
+                self._take_over_learning_rate()
+            self._epoch_begins = False
+            self._last_set = np.float32(self._state.plan.learning_rate_at(state))
+            self._trainer.optimizer.learning_rate = self._last_set
         self._state.penalty.temperature.assign(
-            0.0 if held else self._schedule.temperature_at(state)
+            0.0 if held else self._state.plan.annealing().temperature_at(state)
         )
-        if not self._settable:
-            return
-        if self._epoch_begins and self._last_set is not None:
-            self._take_over_learning_rate()
-        self._epoch_begins = False
-        self._last_set = np.float32(self._factor * self._state.plan.learning_rate_at(state))
-        self._trainer.optimizer.learning_rate = self._last_set
 
     def advance(self) -> None:
         """Updates the progress after a batch."""
         state = self._state
-        done = self._schedule.advance(state.progress.annealing, state.progress.converged)
+        synchronize(self._trainer)  # else Keras would overwrite on JAX what is assigned here
+        schedule = state.plan.annealing()
+        done = schedule.advance(state.progress.annealing, state.progress.converged)
         state.note(batches=done.batches, converged_batches=done.converged_batches)
         if state.progress.batches % self._check_every == 0:
-            synchronize(self._trainer)
             self.check()
         state.save()
 
     def end(self) -> None:
-        """Checks the targets after the last batch, and marks the run as finished."""
+        """Checks the targets after the last batch, and marks the run as finished.
+
+        What was set for the run alone ends: the optimizer has its full learning rate again, and the
+        temperature that multiplied the task loss is gone.
+        """
+        synchronize(self._trainer)
         self.check()
         self._state.note(finished=True)
         self._state.save()
+        if self._last_set is not None:
+            self._take_over_learning_rate()
+            self._trainer.optimizer.learning_rate = np.float32(self._state.plan.learning_rate)
+        if not self._handling.forces:
+            self._state.penalty.temperature.assign(0.0)
+            self._state.penalty.lossless.assign(0.0)
         if not self._state.progress.converged and self._handling.forces:
             self._say(f"{self._missed()} after the last batch")
 
@@ -210,8 +251,17 @@ class GDNSQRun:
     def _take_over_learning_rate(self) -> None:
         """Adopts a learning rate that another callback set since the last batch."""
         found = float(ops.convert_to_numpy(self._trainer.optimizer.learning_rate))
-        if found != self._last_set and self._last_set:
-            self._factor *= found / float(self._last_set)
+        if found != self._last_set:
+            last = float(self._last_set or self._state.plan.learning_rate)
+            self._state.rescale(found / last)
+
+    def resume(self) -> None:
+        """Adopts a learning rate that was set after the last batch of the run that goes on."""
+        if self._settable:
+            found = float(ops.convert_to_numpy(self._trainer.optimizer.learning_rate))
+            change = self._state.change_since(found)
+            if change != 1.0:
+                self._state.rescale(change)
 
 
 def missed_bits(width: LearnedWidth) -> float:

@@ -53,7 +53,8 @@ class GDNSQSchedule(keras.callbacks.Callback):
       with `fewer_levels="keep"`.
 
     If the optimizer has a `LearningRateSchedule`, only the penalty is scheduled. If another
-    callback sets a learning rate between epochs, this schedule continues from it.
+    callback sets a learning rate, this schedule continues from it. At the end of the run the
+    optimizer has its full learning rate again, for a next `fit`.
 
     With `after_arrival="hold"`, targets stay met once they are met: every grid keeps its number of
     levels, and the penalty ends. With "penalty", and with `offset="free"`, levels stay free and the
@@ -135,6 +136,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
         self.after_arrival = after_arrival
         self.anneal = anneal
         self.exponent = exponent
+        self.watches_rate = True  # `fit` of a quantized model knows whether it has to
         self._run: GDNSQRun | None = None
         self._quantized: Any = None  # the quantized model, once training begins
 
@@ -193,9 +195,9 @@ class GDNSQSchedule(keras.callbacks.Callback):
             )
         state = RunState(self._quantized.bit_width_penalty)
         taken = int(ops.convert_to_numpy(self.model.optimizer.iterations))
-        continues = state.continues(steps * epochs, steps, epoch, taken)
+        continues = state.continues(epochs, steps, epoch, taken)
         if not continues:
-            rates = _learning_rates(self.model.optimizer, steps * (epochs - epoch))
+            rates = _learning_rates(self.model.optimizer, steps * (epochs - epoch), state, taken)
             plan = self._plan(rates)
             state.start(plan if self.anneal == "recipe" else plan.annealed(self.anneal))
         state.penalty.lossless.assign(float(self.lossless))
@@ -207,8 +209,11 @@ class GDNSQSchedule(keras.callbacks.Callback):
             fill=self.fewer_levels == "fill",
             hold=self.after_arrival == "hold",
         )
-        run = GDNSQRun(self._quantized, state, handling, self.verbose, self.model)
-        if not continues:
+        watches = self.watches_rate
+        run = GDNSQRun(self._quantized, state, handling, self.verbose, self.model, watches)
+        if continues:
+            run.resume()
+        else:
             run.check()  # a width that starts at its target has arrived
         return run
 
@@ -252,12 +257,12 @@ def feasible_metrics(
     }
 
 
-def _learning_rates(optimizer: Any, batches: int) -> np.ndarray:
-    """The learning rates of the next `batches` batches."""
+def _learning_rates(optimizer: Any, batches: int, state: RunState, first: int) -> np.ndarray:
+    """The learning rates of the next `batches` batches, after the first ones."""
     rate = learning_rate_of(optimizer)
     if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        return np.full(batches, float(ops.convert_to_numpy(optimizer.learning_rate)))
-    first = int(ops.convert_to_numpy(optimizer.iterations))
+        found = float(ops.convert_to_numpy(optimizer.learning_rate))
+        return np.full(batches, state.full_rate(found, first))
     steps = np.linspace(first, first + batches - 1, min(batches, 200)).astype(np.int64)
     sampled = [float(ops.convert_to_numpy(rate(int(step)))) for step in steps]
     return np.interp(np.arange(first, first + batches), steps, sampled)

@@ -37,6 +37,25 @@ def add_callback(model: Any, arguments: dict[str, Any], callback: Any, first: bo
     arguments["callbacks"] = [callback, *callbacks] if first else [*callbacks, callback]
 
 
+def watch_rates(arguments: Mapping[str, Any]) -> None:
+    """Tells the schedules of a `fit` whether another callback may set the rate before any batch."""
+    callbacks = given_callbacks(arguments)
+    others = any(map(_acts_on_batches, callbacks))
+    for callback in callbacks:
+        if getattr(callback, "schedules_bit_widths", False):
+            callback.watches_rate = others
+
+
+def _acts_on_batches(callback: Any) -> bool:
+    """Whether a user's own callback, or a function in a `LambdaCallback`, acts on batches."""
+    for name in ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"):
+        method = getattr(callback, name, None)
+        module = getattr(method, "__module__", None) or ""
+        if name in vars(callback) or not module.startswith(("keras.", "keras_qat.")):
+            return True
+    return False
+
+
 class TargetCheck(keras.callbacks.Callback):
     """Warns once, after the epoch in which the target no longer holds the network."""
 

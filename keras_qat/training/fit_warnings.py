@@ -26,6 +26,7 @@ def warn_before_fit(model: Any, arguments: Mapping[str, Any], stacklevel: int = 
     )
     for message in (
         *_widths_without_schedule(model, callbacks),
+        *_rate_of_an_interrupted_run(model, callbacks),
         *_replacement_without_schedule(model, callbacks),
         *_best_of_any_width(model, callbacks, validates),
     ):
@@ -37,6 +38,24 @@ def _widths_without_schedule(model: Any, callbacks: list[Any]) -> Iterator[str]:
         yield (
             f"{model.name!r} learns its bit widths, and nothing in this fit brings them to their "
             "targets: it will not deploy. Pass callbacks=[keras_qat.callbacks.GDNSQSchedule()]."
+        )
+
+
+def _rate_of_an_interrupted_run(model: Any, callbacks: list[Any]) -> Iterator[str]:
+    """A checkpoint of a late epoch has the small learning rate of its schedule."""
+    penalty, optimizer = model.bit_width_penalty, getattr(model, "optimizer", None)
+    if penalty is None or optimizer is None or _any(callbacks, "schedules_bit_widths"):
+        return
+    plan, progress = penalty.kept_plan(), penalty.kept_progress()
+    steps = int(ops.convert_to_numpy(optimizer.iterations))
+    if progress.finished or not progress.batches or not steps:
+        return
+    rate = float(ops.convert_to_numpy(optimizer.learning_rate))
+    if rate < plan.learning_rate and plan.change_since(progress, rate) == 1.0:
+        yield (
+            f"The learning rate of {model.name!r} is {rate:.3g}: a run of GDNSQSchedule that was "
+            f"interrupted has left it so. It began at {plan.learning_rate:.3g}. To train at that "
+            f"rate, set qmodel.optimizer.learning_rate = {plan.learning_rate:.3g}."
         )
 
 

@@ -79,6 +79,23 @@ class TrainingPlan(NamedTuple):
             return rate
         return rate * Cosine(1.0, 0.0, self.recovery)(state.converged_batches)
 
+    def change_since(self, progress: Progress, rate: float) -> float:
+        """A learning rate over the one that this plan had for the last batch of the progress.
+
+        It is 1 if nobody has set another rate since then. The last batch may have been one more or
+        one less for which all targets were met.
+
+        >>> plan = planned_run(np.full(1000, 1e-3), distance=8.0, arrive_by=0.6)
+        >>> [plan.change_since(Progress(batches=500), rate) for rate in (np.float32(1e-3), 5e-4)]
+        [1.0, 0.5]
+        """
+        batches, met = progress.batches - 1, progress.converged_batches
+        counts = [met, met - 1] if met else [met]
+        last = [self.learning_rate_at(AnnealingState(batches, count)) for count in counts]
+        if any(np.float32(rate) == np.float32(each) for each in last):
+            return 1.0
+        return rate / (last[-1] or self.learning_rate)
+
     def late(self, batches: int) -> float:
         """The share of its way, from start to target, that a width may still have before it.
 

@@ -106,7 +106,11 @@ qmodel = keras_qat.quantize(dense_network(), config, calibration_data=x)
 loss = "sparse_categorical_crossentropy"
 qmodel.compile(keras.optimizers.Adam(5e-3), loss, metrics=["accuracy"])
 schedule = GDNSQSchedule(verbose=0)
-callbacks = [schedule, PEGESchedule()]
+kept = []
+record = keras.callbacks.LambdaCallback(
+    on_epoch_end=lambda epoch, logs: kept.append(qmodel.bit_width_penalty.kept_progress().batches)
+)
+callbacks = [schedule, PEGESchedule(), record]
 history = qmodel.fit(x, y, batch_size=16, epochs=16, verbose=0, callbacks=callbacks).history
 codes = qmodel.layer_codes(x)
 graph = integer.add_headroom(qmodel.to_integer())
@@ -116,6 +120,7 @@ print(json.dumps({
     "met_at": schedule.targets_met_at,
     "meets": qmodel.meets_targets(),
     "batches": float(np.asarray(qmodel.bit_width_penalty.progress)[0]),
+    "kept": kept,
     "logged_bits": float(history["max_weight_bits"][-1]),
     "accuracy": float(history["accuracy"][-1]),
     "shares": [float(q.replaced_share) for q in qmodel.replaced_quantizers.values()],
@@ -228,6 +233,7 @@ def test_both_schedules_arrive_inside_fit():
     assert found["meets"]
     assert 0 < found["met_at"] <= 0.6 * 256  # where GDNSQSchedule plans the arrival
     assert found["batches"] == 256  # the state in the variables, which a killed run takes up
+    assert found["kept"] == list(range(16, 257, 16))  # what a callback saves at the end of an epoch
     assert found["logged_bits"] == 2
     assert max(found["levels"]) == 4
     assert found["accuracy"] > 0.5  # of three classes; 1/3 would be chance
