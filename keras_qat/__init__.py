@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keras_qat import callbacks, estimators, integer, optimizers
+    from keras_qat import callbacks, estimators, integer, metrics, optimizers
     from keras_qat.callbacks.step_sensitivity import step_sensitivity
     from keras_qat.config import (
         DoReFaConfig,
@@ -102,7 +102,7 @@ _HOME = {
     "step_sensitivity": "keras_qat.callbacks.step_sensitivity",
 }
 
-_MODULES = ("callbacks", "estimators", "integer", "optimizers")
+_MODULES = ("callbacks", "estimators", "integer", "metrics", "optimizers")
 
 __all__ = [
     "ActivationQuantizer",
@@ -140,6 +140,7 @@ __all__ = [
     "from_tfmot",
     "integer",
     "load_model",
+    "metrics",
     "optimizers",
     "plan",
     "plot_bit_widths",

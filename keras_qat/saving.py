@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_qat import config, model, optimizers, schedules
+from keras_qat import config, metrics, model, optimizers, schedules
 
-REGISTERED = (config, model, optimizers, schedules)
+REGISTERED = (config, metrics, model, optimizers, schedules)
 """The modules whose classes a `.keras` file may name. Importing a module registers its classes."""
 
 

@@ -62,7 +62,7 @@ def test_an_unknown_name_is_an_attribute_error(package):
         package.x  # noqa: B018  the access is the test
 
 
-@pytest.mark.parametrize("name", ["callbacks", "estimators", "integer", "optimizers"])
+@pytest.mark.parametrize("name", ["callbacks", "estimators", "integer", "metrics", "optimizers"])
 def test_a_public_module_is_an_attribute(name):
     assert python(f"import keras_qat; print(keras_qat.{name}.__name__)") == f"keras_qat.{name}"
 

@@ -6,10 +6,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 from keras import ops
 
-from keras_qat.keras_graph import falls
+from keras_qat.keras_graph import falls, nodes
+from keras_qat.quantizers import PutsOnGrid
 from keras_qat.training.fit_callbacks import given_callbacks
+
+_COUNT_TIES = ("topkcategoricalaccuracy", "sparsetopkcategoricalaccuracy")
 
 
 def warn_before_fit(model: Any, arguments: Mapping[str, Any], stacklevel: int = 3) -> None:
@@ -96,6 +100,38 @@ def _best_of_any_width(model: Any, callbacks: list[Any], validates: bool) -> Ite
             f"not deploy. Use monitor='{metric}_feasible', mode={mode!r}, and put GDNSQSchedule "
             "before it."
         )
+
+
+def warn_of_ties(model: Any) -> None:
+    """Warns if a metric counts equal scores as hits, and rounding makes many of them equal."""
+    found = [name for name in _compiled_metrics(model) if _plain(name) in _COUNT_TIES]
+    if not found:
+        return
+    made_by = {id(tensor): node.operation for node in nodes(model) for tensor in node.outputs}
+    rounded = [made_by.get(id(tensor)) for tensor in model.outputs]
+    grids = [each.grid for each in rounded if isinstance(each, PutsOnGrid)]
+    counts = [grid.qmax - grid.qmin + 1 for grid in grids]
+    if counts:
+        warnings.warn(
+            f"The metric {found[0]!r} counts equal scores as hits, and evaluation rounds outputs "
+            f"of {model.name!r} to {min(counts)} values, so that many are equal. Use "
+            "keras_qat.metrics.TopKAccuracy instead, where equal scores rank by their class.",
+            stacklevel=3,
+        )
+
+
+def _compiled_metrics(model: Any) -> Iterator[str]:
+    """The names of the metrics that the user compiled the model with: of classes or functions."""
+    compiled = getattr(model, "_compile_metrics", None)
+    for given in ("_user_metrics", "_user_weighted_metrics"):
+        for each in keras.tree.flatten(getattr(compiled, given, None)):
+            if each is not None:
+                named = getattr(each, "__name__", type(each).__name__)
+                yield each if isinstance(each, str) else named
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
 
 
 def _any(callbacks: list[Any], flag: str) -> bool:

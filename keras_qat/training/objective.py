@@ -17,6 +17,7 @@ from keras_qat.training.code_regularization import code_regularization
 from keras_qat.training.discretization_terms import DiscretizationTerms
 from keras_qat.training.distillation import Distillation
 from keras_qat.training.distribution import replica_share
+from keras_qat.training.fit_warnings import warn_of_ties
 from keras_qat.training.learned_bit_widths import LearnedWidth, learned_widths
 
 ORIGINALS: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
@@ -191,6 +192,7 @@ class Objective(keras.Model):
         return [each for each in super().metrics if all(each is not term for term in hidden)]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        warn_of_ties(self)
         with self._evaluation():
             return super().evaluate(*args, **kwargs)
 
