@@ -53,6 +53,8 @@ class GDNSQSchedule(keras.callbacks.Callback):
     * A channel that arrives with fewer levels than its target gets all of them, or keeps its own
       with `fewer_levels="keep"`.
 
+    The widths of frozen layers, which no gradient moves, are brought to their targets at once.
+
     If the optimizer has a `LearningRateSchedule`, only the penalty is scheduled. If another
     callback sets a learning rate between epochs, this schedule continues from it.
 
