@@ -59,19 +59,33 @@ def restart_averages(optimizer: Any, variable: Any) -> None:
             slot.assign(ops.copy(variable))  # JAX gives buffers away, so each has its own
 
 
+def averages_weights(optimizer: Any) -> bool:
+    """Whether an optimizer, or one inside it, keeps averages of the weights (`use_ema`)."""
+    return any(each.use_ema for each in _with_inner(optimizer) if hasattr(each, "use_ema"))
+
+
+def _with_inner(optimizer: Any) -> Iterator[Any]:
+    """An optimizer, and those inside it."""
+    if optimizer is not None:
+        yield optimizer
+        for one in (
+            *getattr(optimizer, "optimizers", ()),
+            getattr(optimizer, "inner_optimizer", None),
+        ):
+            yield from _with_inner(one)
+
+
 def _slots(optimizer: Any, variable: Any) -> Iterator[tuple[int, Any]]:
     """What an optimizer holds for a variable, each with the power of its unit."""
-    for one in (*getattr(optimizer, "optimizers", ()), getattr(optimizer, "inner_optimizer", None)):
-        if one is not None:
-            yield from _slots(one, variable)
-    index = getattr(optimizer, "_trainable_variables_indices", {}).get(_key(optimizer, variable))
-    if index is None:
-        return
-    for name, power in {**_POWERS, **_OTHER_POWERS.get(type(optimizer).__name__, {})}.items():
-        slots = getattr(optimizer, name, None)
-        slot = slots[index] if isinstance(slots, list) and index < len(slots) else None
-        if slot is not None and tuple(slot.shape) == tuple(variable.shape):
-            yield power, slot
+    for one in _with_inner(optimizer):
+        index = getattr(one, "_trainable_variables_indices", {}).get(_key(one, variable))
+        if index is None:
+            continue
+        for name, power in {**_POWERS, **_OTHER_POWERS.get(type(one).__name__, {})}.items():
+            slots = getattr(one, name, None)
+            slot = slots[index] if isinstance(slots, list) and index < len(slots) else None
+            if slot is not None and tuple(slot.shape) == tuple(variable.shape):
+                yield power, slot
 
 
 def _key(optimizer: Any, variable: Any) -> Any:
