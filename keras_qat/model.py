@@ -46,6 +46,7 @@ from keras_qat.training.fit_callbacks import TargetCheck, add_callback, watch_ra
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
 from keras_qat.training.growing_ranges import add_range_growth
+from keras_qat.training.learned_bit_widths import learned_widths
 from keras_qat.training.objective import ORIGINALS, Objective
 from keras_qat.training.outer_models import stepping_model, takes_quantization_loss
 from keras_qat.training.output_kinds import Kind, output_kinds
@@ -306,7 +307,7 @@ class QuantizedModel(Objective):
             LoweringError: a part of the model has no exact integer form, or holds NaN or infinity.
         """
         with restored(self.variables):
-            for width in self.learned_widths:
+            for width in learned_widths(self, frozen=True):
                 width.narrow()
             return to_integer(self)
 

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_qat.callbacks.hessian_trace import hessian_traces
 from keras_qat.model import QuantizedModel
+from keras_qat.training.backend_state import restored
 
 Batches = list[tuple[Any, Any]]
 
@@ -86,13 +87,13 @@ class EWGSSchedule(keras.callbacks.Callback):
 
     def _deltas(self) -> np.ndarray:
         found = []
-        weights = self.model.get_weights()  # a forward pass in training changes running averages
-        for seed, (x, y) in enumerate(self._batches):
-            traces, deviations = hessian_traces(
-                self.model, self._quantizers, x, y, self._probes, seed=seed
-            )
-            found.append(traces / np.maximum(3.0 * deviations, 1e-30))
-        self.model.set_weights(weights)
+        # A forward pass in training changes running averages and seeds, and its loss is logged.
+        with restored([*self.model.variables, *self.model.metrics_variables]):
+            for seed, (x, y) in enumerate(self._batches):
+                traces, deviations = hessian_traces(
+                    self.model, self._quantizers, x, y, self._probes, seed=seed
+                )
+                found.append(traces / np.maximum(3.0 * deviations, 1e-30))
         steps = [float(np.mean(ops.convert_to_numpy(each.step))) for each in self._quantizers]
         return np.asarray(np.maximum(0.0, np.mean(found, axis=0) * steps))
 

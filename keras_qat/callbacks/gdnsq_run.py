@@ -13,7 +13,8 @@ from keras_qat.keras_graph import learning_rate_of
 from keras_qat.model import QuantizedModel
 from keras_qat.training.backend_state import synchronize
 from keras_qat.training.bit_width_penalty import BitWidthPenalty
-from keras_qat.training.learned_bit_widths import LearnedWidth
+from keras_qat.training.changes_by_hand import followed_by
+from keras_qat.training.learned_bit_widths import LearnedWidth, settle_frozen_widths
 from keras_qat.training.training_plan import Progress, TrainingPlan
 
 _CHECKS_IN_A_RUN = 50
@@ -201,9 +202,11 @@ class GDNSQRun:
     def check(self) -> None:
         """Brings widths along, and notes whether all targets are met."""
         state = self._state
-        missed = self._bring_along() if self._planned else self._missing()
-        if not missed and not state.progress.converged:
-            self._arrive()
+        with followed_by(self._trainer.optimizer, self._model.quantizers):
+            settle_frozen_widths(self._model)
+            missed = self._bring_along() if self._planned else self._missing()
+            if not missed and not state.progress.converged:
+                self._arrive()
         state.note(converged=not missed)
 
     def _bring_along(self) -> list[LearnedWidth]:

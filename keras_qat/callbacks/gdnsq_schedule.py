@@ -12,6 +12,7 @@ from keras import ops
 from keras_qat.callbacks.gdnsq_run import GDNSQRun, Handling, RunState, missed_bits
 from keras_qat.callbacks.trained_model import check_loss_of_outer, trained_model
 from keras_qat.keras_graph import falls, inner_optimizer, learning_rate_of
+from keras_qat.training.changes_by_hand import followed_by
 from keras_qat.training.learned_bit_widths import LearnedWidth
 from keras_qat.training.training_plan import TrainingPlan, planned_run, published_plan
 
@@ -51,6 +52,8 @@ class GDNSQSchedule(keras.callbacks.Callback):
       activation is divided into its levels.
     * A channel that arrives with fewer levels than its target gets all of them, or keeps its own
       with `fewer_levels="keep"`.
+
+    The widths of frozen layers, which no gradient moves, are brought to their targets at once.
 
     If the optimizer has a `LearningRateSchedule`, only the penalty is scheduled. If another
     callback sets a learning rate, this schedule continues from it. At the end of the run the
@@ -223,8 +226,9 @@ class GDNSQSchedule(keras.callbacks.Callback):
             return published_plan(learning_rates, distance)
         adaptive = not isinstance(inner_optimizer(self.model.optimizer), keras.optimizers.SGD)
         plan = planned_run(learning_rates, distance, self.arrive_by, adaptive)
-        for width in self._quantized.learned_widths:
-            width.quantizer.set_rate(plan.log_step_multiplier)
+        with followed_by(self.model.optimizer, self._quantized.quantizers):
+            for width in self._quantized.learned_widths:
+                width.quantizer.set_rate(plan.log_step_multiplier)
         return plan
 
 

@@ -33,6 +33,7 @@ from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.targets import checked_target, problem_on
 from keras_qat.training.growing_ranges import keep_sample, looks_untrained
+from keras_qat.training.learned_bit_widths import settle_frozen_widths
 from keras_qat.training.objective import ORIGINALS
 from keras_qat.training.own_steps import (
     STEPS,
@@ -78,7 +79,8 @@ def quantize(
     the ranges that clip.
 
     A layer with `trainable = False` stays frozen, and so do the scales of its weights. The scales
-    of its output belong to an activation, and train. A tensor or a channel of zeros, or of values
+    of its output belong to an activation, and train. With GDNSQ, its weights are at their target
+    from the start. A tensor or a channel of zeros, or of values
     below about 1e-15, gets a scale on which the values are zero.
 
     Args:
@@ -223,6 +225,7 @@ def _built(prepared: PreparedModel, kind: type[keras.Model] = QuantizedModel) ->
     label_outputs(quantized, like=prepared.graph)
     remember_patterns(quantized)
     _calibrate_weights(quantized)
+    settle_frozen_widths(quantized)
     check_zeros(quantized)
     _calibrate_activations(quantizers, prepared, whole=quantizers_before(quantized))
     fix_probabilities(quantized)

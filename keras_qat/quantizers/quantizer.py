@@ -200,6 +200,18 @@ class Quantizer(keras.layers.Layer):
         return False
 
     @property
+    def holds(self) -> bool:
+        """Whether training fixed the number of levels of a grid that learns them.
+
+        It reads a variable: not for use in a training step.
+        """
+        return False
+
+    def unit_of(self, variable: keras.Variable) -> float:
+        """What 1 in a trained variable stands for. It reads a variable, as `holds` does."""
+        return 1.0
+
+    @property
     def scale(self) -> Tensor:
         """The real value of code 1, positive, in the shape of `scale_shape`."""
         return as_tensor(self.calibrated_scale)

@@ -12,6 +12,7 @@ from keras import ops
 from keras_qat.input_batches import CalibrationData
 from keras_qat.keras_graph import flat_nodes
 from keras_qat.keras_moments import captured_moments
+from keras_qat.keras_optimizer_slots import averages_weights
 from keras_qat.training.backend_state import restored, synchronize
 
 Array = np.ndarray
@@ -101,7 +102,7 @@ class BatchNormReestimation(keras.callbacks.Callback):
 
     `fit` of a quantized model with tensors of 2 bits or less does so without this callback, on
     4,096 samples of its training data (`QuantizedModel.fit`). With it, put it in front of callbacks
-    that save the model.
+    that save the model, and behind `keras.callbacks.SwapEMAWeights`, which changes the weights.
 
     Source: see `keras_qat.reestimate_batch_normalization`.
 
@@ -134,6 +135,10 @@ class BatchNormReestimation(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Any = None) -> None:
         self._reestimate()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        if averages_weights(self.model.optimizer):
+            self._is_due = True  # SwapEMAWeights puts other weights in the model
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._reestimate()

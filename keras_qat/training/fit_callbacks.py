@@ -22,6 +22,8 @@ def given_callbacks(arguments: Mapping[str, Any]) -> list[Any]:
 def add_callback(model: Any, arguments: dict[str, Any], callback: Any, first: bool) -> None:
     """Adds a callback to a `fit`, in front of the user's callbacks or behind them.
 
+    In front means behind a `SwapEMAWeights`, so that it sees the weights that are evaluated.
+
     Args:
         model: the model that trains.
         arguments: the arguments of `fit` by name; they are changed.
@@ -31,10 +33,20 @@ def add_callback(model: Any, arguments: dict[str, Any], callback: Any, first: bo
     given = arguments.get("callbacks")
     if isinstance(given, keras.callbacks.CallbackList):
         callback.set_model(model)
-        given.callbacks.insert(0 if first else len(given.callbacks), callback)
+        given.callbacks.insert(_place(given.callbacks, first), callback)
         return
     callbacks = given_callbacks(arguments)
-    arguments["callbacks"] = [callback, *callbacks] if first else [*callbacks, callback]
+    callbacks.insert(_place(callbacks, first), callback)
+    arguments["callbacks"] = callbacks
+
+
+def _place(callbacks: list[Any], first: bool) -> int:
+    """The index at which a callback is inserted."""
+    if not first:
+        return len(callbacks)
+    swap = keras.callbacks.SwapEMAWeights
+    behind = (index + 1 for index, each in enumerate(callbacks) if isinstance(each, swap))
+    return max(behind, default=0)
 
 
 def watch_rates(arguments: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from keras_qat.quantized_layers import QuantizedKernel
 from keras_qat.quantizers import ActivationQuantizer
 from keras_qat.quantizers.initial_scale import Histogram, least_error_scale
 from keras_qat.training.backend_state import restored, synchronize
+from keras_qat.training.changes_by_hand import followed_by
 from keras_qat.training.fit_callbacks import add_callback
 from keras_qat.training.pipeline_sample import is_arrays, sample_of_pipeline
 
@@ -138,7 +139,8 @@ class RangeGrowth(keras.callbacks.Callback):
         due = any(before < each <= self._done for each in FIRST_BATCHES)
         if due and self._probe is not None:
             synchronize(self.model)
-            self._grow(self._probe)
+            with followed_by(self.model.optimizer, self.model.quantizers):
+                self._grow(self._probe)
 
     def _grow(self, probe: keras.Model) -> None:
         with restored(probe.non_trainable_variables):

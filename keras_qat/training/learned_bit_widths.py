@@ -114,8 +114,23 @@ def _in_one(tensors: Sequence[Tensor]) -> Tensor:
     return ops.concatenate(vectors)
 
 
-def learned_widths(model: keras.Model) -> list[LearnedWidth]:
-    """Every width that is trained, in the order of the graph, without frozen quantizers."""
+def settle_frozen_widths(model: keras.Model) -> None:
+    """Gives frozen grids with too many levels the levels of their targets, and holds them there.
+
+    No training would bring them there. Frozen grids that meet their targets stay as they are.
+    """
+    for width in learned_widths(model, frozen=True):
+        if not width.quantizer.trainable and not width.meets_target():
+            width.hold(refit=True)
+
+
+def learned_widths(model: keras.Model, frozen: bool = False) -> list[LearnedWidth]:
+    """Every width that is trained, in the order of the graph.
+
+    Args:
+        model: the quantized model.
+        frozen: whether the widths of frozen quantizers count too.
+    """
     found: dict[int, LearnedWidth] = {}
     for node in nodes(model):
         layer = node.operation
@@ -125,4 +140,4 @@ def learned_widths(model: keras.Model) -> list[LearnedWidth]:
         ]
         sites += [LearnedWidth(layer.name, layer)] if isinstance(layer, Quantizer) else []
         found |= {id(site.quantizer): site for site in sites if site.quantizer.learns_width}
-    return [width for width in found.values() if width.quantizer.trainable]
+    return [width for width in found.values() if frozen or width.quantizer.trainable]

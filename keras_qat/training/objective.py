@@ -84,8 +84,8 @@ class Objective(keras.Model):
         return [*(term for term, found in terms.items() if found), *self.task_terms()]
 
     def meets_targets(self) -> bool:
-        """Whether every learned bit width has met its target, so that the model deploys."""
-        return all(width.meets_target() for width in self.learned_widths)
+        """Whether every bit width has met its target, frozen or not, so that the model deploys."""
+        return all(width.meets_target() for width in learned_widths(self, frozen=True))
 
     def distill_from(
         self,

@@ -63,15 +63,20 @@ def test_deltas_start_at_zero_and_come_when_due():
     assert np.isfinite(seen).all()
 
 
-def test_finding_the_curvature_changes_nothing_else():
-    qmodel = new_model()
+GDNSQ = keras_qat.GDNSQConfig(weight_bits=2, activation_bits=2, estimator="ewgs")
+
+
+@pytest.mark.parametrize("config", [CONFIG, GDNSQ], ids=["lsq", "gdnsq"])
+def test_finding_the_curvature_changes_nothing_else(config):
+    qmodel = new_model(config)
     schedule = EWGSSchedule(X, Y, batch_size=32, probes=2)
     schedule.set_model(qmodel)
     schedule.on_train_begin()
-    before = qmodel.get_weights()
+    kept = [*qmodel.variables, *qmodel.metrics_variables]  # seeds and what epochs log are in them
+    before = [np.array(variable) for variable in kept]
     schedule._deltas()
-    for now, then in zip(qmodel.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, then)
+    for now, then in zip(kept, before, strict=True):
+        np.testing.assert_array_equal(now, then, err_msg=now.path)
     assert all(quantizer.tap is None for quantizer in qmodel.quantizers)
 
 

@@ -284,6 +284,26 @@ def test_checkpoints_and_validation_have_the_statistics_of_their_weights(tmp_pat
     assert_same(statistics(loaded), statistics(qmodel))
 
 
+@pytest.mark.parametrize("swap_on_epoch", [False, True])
+def test_averages_of_weights_are_evaluated_and_saved_with_their_own_statistics(
+    swap_on_epoch, tmp_path
+):
+    path = tmp_path / "last.keras"
+    qmodel = new_model()
+    average = keras.optimizers.Adam(1e-2, use_ema=True, ema_momentum=0.8)
+    qmodel.compile(average, qmodel.loss)
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch)
+    callbacks = [PEGESchedule(), swap, keras.callbacks.ModelCheckpoint(path)]
+    data = {"validation_data": (X, Y), "epochs": 2, "verbose": 0}
+    history = qmodel.fit(X, Y, **data, callbacks=callbacks).history
+    # Of a float model the last logs are those of the weights that are left, too.
+    assert history["val_loss"][-1] == pytest.approx(qmodel.evaluate(X, Y, verbose=0), rel=1e-5)
+    for each in (qmodel, keras_qat.load_model(path)):
+        found = statistics(each)
+        keras_qat.reestimate_batch_normalization(each, in_order(X))
+        assert_same(found, statistics(each))
+
+
 def test_of_a_dataset_it_takes_augmented_batches_and_of_a_generator_loses_none():
     import tensorflow as tf
 

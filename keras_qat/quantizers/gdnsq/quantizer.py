@@ -164,6 +164,10 @@ class GDNSQQuantizer(Quantizer):
         """Whether `hold` was called. It reads a variable: not for use in a training step."""
         return bool(as_tensor(self.held_levels) > NOT_HELD)
 
+    def unit_of(self, variable: keras.Variable) -> float:
+        """See `Quantizer`; 1 in the variable of logarithms stands for `rate` octaves."""
+        return float(as_tensor(self.rate)) if variable is self._logarithms else 1.0
+
     def held(self) -> Tensor:
         """The fixed number of levels of a held grid; 0 if it is not held. `()` or `(channels,)`."""
         return as_tensor(self.held_levels)
