@@ -197,7 +197,7 @@ def attempt(treatment: Treatment, method: str, folder: pathlib.Path) -> str:
             qmodel = keras_qat.quantize(model, METHODS[method](), calibration_data=X)
             trained(qmodel, treatment, schedules_of(method))
         report = tflite_export.export(qmodel, folder / "net.tflite", samples=X, verbose=False)
-        flips = sum(layer.flips for layer in report.comparison.layers)
+        flips = sum(tensor.differing for tensor in report.comparison.tensors)
         if report.mismatches or flips:
             return f"{report.mismatches} mismatches, {flips} flips"
         return f"{accuracy(qmodel):.1f}"
