@@ -341,7 +341,7 @@ def described(model: keras.Model) -> str:
     lines = []
     for node in nodes(model):
         layer = node.operation
-        names[id(node.outputs[0])] = layer.name
+        names |= {id(tensor): layer.name for tensor in node.outputs}
         config = layer.get_config() if isinstance(layer, layers.Layer) else {}
         said = {key: value for key, value in config.items() if key in _SAID}
         sources = [names[id(tensor)] for tensor in node.inputs]
