@@ -6,6 +6,7 @@ import importlib
 import os
 
 import hypothesis
+import numpy as np
 import pytest
 
 from tflite_export.file.runtimes import standard_error
@@ -14,14 +15,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 standard_error(lambda: importlib.import_module("keras"))  # TensorFlow greets whatever the level
 
 import keras  # noqa: E402  (not before its greeting is caught)
+import tensorflow as tf  # noqa: E402
+
+gc.freeze()  # what was imported stays, and no collection looks at it
+gc.set_threshold(50_000, 20, 50)  # collections of everything took a tenth of the time
 
 hypothesis.settings.register_profile("fast", max_examples=15)
+hypothesis.settings.register_profile("gate", max_examples=int(os.environ.get("EXAMPLES", "40")))
 
 
 def pytest_configure(config):
-    """The fast run also tries fewer examples."""
-    if config.option.markexpr == "not slow":
-        hypothesis.settings.load_profile("fast")
+    """The fast run tries fewest examples, the gate more, and `EXAMPLES=300` as many as it says."""
+    fast = config.option.markexpr == "not slow" and "EXAMPLES" not in os.environ
+    hypothesis.settings.load_profile("fast" if fast else "gate")
+    # Of `nothing_is_compiled`; it does not matter here that tf.data compiles its own functions.
+    config.addinivalue_line("filterwarnings", "ignore:Even though the `tf.config:UserWarning")
 
 
 FAST_TESTS = pytest.StashKey[dict[str, int]]()
@@ -52,3 +60,26 @@ def _fresh_session():
     yield
     keras.backend.clear_session()
     gc.freeze()  # what survives stays for good: no later collection looks at it again
+
+
+def _at_once(model, x, *arguments, **options):
+    """What `Model.predict` yields for an array, without a dataset and its batches."""
+    if not isinstance(x, np.ndarray):
+        return _predict(model, x, *arguments, **options)
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, model(x, training=False))
+
+
+_predict = keras.Model.predict
+
+
+@pytest.fixture(scope="module")
+def nothing_is_compiled():
+    """For files whose models compute a few batches each: tracing them would take most of the time.
+
+    That compiled functions compute the same is proven elsewhere, and by the files that train.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.Model, "predict", _at_once)
+        tf.config.run_functions_eagerly(True)
+        yield
+        tf.config.run_functions_eagerly(False)

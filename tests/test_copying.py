@@ -12,7 +12,7 @@ import tflite_export
 from keras_qat.copying import copy_of
 from tests.models import images
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

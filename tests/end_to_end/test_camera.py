@@ -8,6 +8,8 @@ import tensorflow as tf
 import keras_qat
 import tflite_export
 
+pytestmark = pytest.mark.usefixtures("nothing_is_compiled")
+
 layers = keras.layers
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 6, 6, 3), dtype=np.uint8)

@@ -15,7 +15,7 @@ import keras_qat
 from tests.every_layer import cases, kinds, options_of, refusal, values_of
 from tests.models import images, randomize
 
-pytestmark = pytest.mark.slow_beyond(8)
+pytestmark = [pytest.mark.slow_beyond(8), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

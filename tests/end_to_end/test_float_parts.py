@@ -12,7 +12,7 @@ from tests.models import images, randomize
 from tests.seams import op_differences
 from tflite_export.proof.verification import FLOAT_PART_FLIPS
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 CONFIG = keras_qat.LSQConfig(weight_bits=4, activation_bits=4)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from tests.golden_vectors import value_and_gradients
 from tests.models import depthwise_network, images, residual_network
 from tests.quantizers.integer_formulas import kernel, normal
 
-found = {"backend": keras.backend.backend()}
+found = {}
 
 
 def one_step(name, model, config):
@@ -87,7 +88,7 @@ config = keras_qat.GDNSQConfig(**bits, noise_gradient="none", estimator="aewgs")
 one_step("gdnsq", depthwise_network(), config)
 for estimator in ("aewgs", "lsq"):
     of_functions(estimator)
-print(json.dumps(found))
+print(json.dumps({"backend": keras.backend.backend(), **found}))
 """
 
 FIT = """
@@ -149,13 +150,11 @@ qmodel = keras_qat.quantize(model, keras_qat.LSQConfig(weight_bits=3), calibrati
 before = [v.numpy() for v in qmodel.trainable_variables]
 qmodel.compile(keras.optimizers.SGD(1.0), "mse")
 qmodel.fit(x, np.ones((32, 3)), batch_size=32, shuffle=False, verbose=0)
-print(json.dumps({
-    "backend": keras.backend.backend(),
-    **{
-        v.path: (old - v.numpy()).ravel().tolist()
-        for v, old in zip(qmodel.trainable_variables, before)
-    },
-}))
+found = {
+    v.path: (old - v.numpy()).ravel().tolist()
+    for v, old in zip(qmodel.trainable_variables, before)
+}
+print(json.dumps({"backend": keras.backend.backend(), **found}))
 """
 
 STATISTICS = """
@@ -179,7 +178,7 @@ def statistics():
 
 
 keras_qat.reestimate_batch_normalization(qmodel, x)
-found = {"backend": keras.backend.backend(), "before": statistics()}
+found = {"before": statistics()}
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 qmodel.compile("adam", loss, jit_compile=keras.backend.backend() == "jax")
 options = {"epochs": 2, "validation_data": (x, y), "verbose": 0}
@@ -189,33 +188,60 @@ found["validated"], found["evaluated"] = history["val_loss"][-1], qmodel.evaluat
 found["fitted"] = statistics()
 keras_qat.reestimate_batch_normalization(qmodel, x)
 found["again"] = statistics()
-print(json.dumps(found))
+print(json.dumps({"backend": keras.backend.backend(), **found}))
 """
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def run(script, backend):
-    """What a script prints last, in its own process on that backend."""
+SCRIPTS = {
+    "gradients": GRADIENTS,
+    "fit": FIT,
+    "in_float": IN_FLOAT,
+    "statistics": STATISTICS,
+}
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""What runs here runs a few times: compiling it took most of the time."""
+
+
+@pytest.fixture(scope="module")
+def on_jax():
+    """What each script finds on JAX: all of them in one process, each in a namespace of its own."""
+    lines = ["import keras", *(f"exec({script!r}, {{}})" for script in SCRIPTS.values())]
+    program = "\nkeras.backend.clear_session()\n".join(lines)
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
+        [sys.executable, "-W", "ignore", "-c", program],
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": QUICK_TO_COMPILE,
+        },
     )
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout.splitlines()[-1])
-    assert found.pop("backend") == backend
-    return found
+    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert {each.pop("backend") for each in found} == {"jax"}
+    return dict(zip(SCRIPTS, found, strict=True))
+
+
+def on_tensorflow(script):
+    """What a script finds in this process."""
+    namespace: dict = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in the other process
+        exec(script, namespace)
+    return namespace["found"]
 
 
 @pytest.mark.slow
-def test_gradients_equal_those_on_tensorflow():
-    on_jax, on_tensorflow = run(GRADIENTS, "jax"), run(GRADIENTS, "tensorflow")
-    assert on_jax.keys() == on_tensorflow.keys()
-    for case, expected in on_tensorflow.items():
-        found = on_jax[case]
+def test_gradients_equal_those_on_tensorflow(on_jax):
+    of_all = on_tensorflow(GRADIENTS)
+    assert on_jax["gradients"].keys() == of_all.keys()
+    for case, expected in of_all.items():
+        found = on_jax["gradients"][case]
         assert found.get("flips", 0) == expected.get("flips", 0) == 0
         assert found["steps"].keys() == expected["steps"].keys()
         for path, step in expected["steps"].items():
@@ -228,8 +254,8 @@ def test_gradients_equal_those_on_tensorflow():
 
 
 @pytest.mark.slow
-def test_both_schedules_arrive_inside_fit():
-    found = run(FIT, "jax")
+def test_both_schedules_arrive_inside_fit(on_jax):
+    found = on_jax["fit"]
     assert found["meets"]
     assert 0 < found["met_at"] <= 0.6 * 256  # where GDNSQSchedule plans the arrival
     assert found["batches"] == 256  # the state in the variables, which a killed run takes up
@@ -243,23 +269,21 @@ def test_both_schedules_arrive_inside_fit():
 
 
 @pytest.mark.slow
-def test_layers_in_float_train_alike():
-    on_jax, on_tensorflow = run(IN_FLOAT, "jax"), run(IN_FLOAT, "tensorflow")
-    assert on_jax.keys() == on_tensorflow.keys()
-    assert sum("attention" in path and "kernel" in path for path in on_jax) == 4
-    for path, expected in on_tensorflow.items():  # float32 sums in another order, as above
+def test_layers_in_float_train_alike(on_jax):
+    steps, of_all = on_jax["in_float"], on_tensorflow(IN_FLOAT)
+    assert steps.keys() == of_all.keys()
+    assert sum("attention" in path and "kernel" in path for path in steps) == 4
+    for path, expected in of_all.items():  # float32 sums in another order, as above
         tolerance = 1e-3 * max(np.abs(expected).max(), 3e-2)
-        np.testing.assert_allclose(on_jax[path], expected, rtol=0, atol=tolerance, err_msg=path)
+        np.testing.assert_allclose(steps[path], expected, rtol=0, atol=tolerance, err_msg=path)
 
 
 @pytest.mark.slow
-def test_running_statistics_are_set_anew():
-    here: dict = {}
-    exec(STATISTICS, here)
-    on_jax, on_tensorflow = run(STATISTICS, "jax"), here["found"]
+def test_running_statistics_are_set_anew(on_jax):
+    there, here = on_jax["statistics"], on_tensorflow(STATISTICS)
     # Sums of float32 in another order.
-    np.testing.assert_allclose(on_jax["before"], on_tensorflow["before"], rtol=1e-4, atol=1e-5)
-    for found in (on_jax, on_tensorflow):
+    np.testing.assert_allclose(there["before"], here["before"], rtol=1e-4, atol=1e-5)
+    for found in (there, here):
         assert found["fitted"] == found["again"]
         assert found["evaluated"] == pytest.approx(found["validated"], rel=1e-6)
         assert np.abs(np.subtract(found["fitted"], found["before"])).max() > 1e-3

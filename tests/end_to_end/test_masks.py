@@ -7,6 +7,8 @@ import pytest
 import keras_qat
 import tflite_export
 
+pytestmark = pytest.mark.usefixtures("nothing_is_compiled")
+
 layers = keras.layers
 RNG = np.random.default_rng(0)
 WORDS = RNG.integers(1, 20, (64, 6)).astype("int32")

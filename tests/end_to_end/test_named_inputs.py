@@ -14,7 +14,7 @@ from keras_qat.callbacks import CapacityMonitor
 from keras_qat.integer import run
 from tests.models import images
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

@@ -8,7 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 import keras_qat
 import tflite_export
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 X = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)

@@ -10,7 +10,7 @@ import keras_qat
 import tflite_export
 from tests.models import images, randomize
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

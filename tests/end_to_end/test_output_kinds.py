@@ -15,6 +15,8 @@ from tflite_export.proof.limits import Limits, check_limits
 from tflite_export.proof.output_difference import OutputDifference
 from tflite_export.targets import get_target
 
+pytestmark = pytest.mark.usefixtures("nothing_is_compiled")
+
 layers, losses = keras.layers, keras.losses
 X = images(64, (16, 16, 3))
 

@@ -17,7 +17,7 @@ from tests.seams import op_differences
 from tests.tflite_export.float_networks import times_one
 from tflite_export.file.writer import read_model, write_model
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 W4 = keras_qat.LSQConfig(weight_bits=4)

@@ -10,7 +10,7 @@ from keras_qat.integer import ops
 from tests.models import images, randomize
 from tests.seams import op_differences
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

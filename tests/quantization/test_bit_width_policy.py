@@ -9,6 +9,8 @@ from keras_qat.integer import ops
 from keras_qat.quantizers import PutsOnGrid
 from tests.models import images, residual_network
 
+pytestmark = pytest.mark.usefixtures("nothing_is_compiled")
+
 layers = keras.layers
 LSQ = keras_qat.LSQConfig
 

@@ -11,7 +11,7 @@ from keras_qat.errors import UnsupportedLayerError
 from tests.models import images, residual_network
 from tests.untouched import untouched
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

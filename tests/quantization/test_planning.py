@@ -15,7 +15,7 @@ from keras_qat.quantized_layers import QuantizeWrapper
 from tests.models import images, residual_network
 from tests.untouched import untouched
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 CONFIG = keras_qat.LSQConfig(weight_bits=2, activation_bits=4)
@@ -190,9 +190,16 @@ def _with_float_parts():
 MODELS = {"residual": residual_network, "gated": _gated, "float": _with_float_parts}
 
 
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("config", ["lsq", "gdnsq", "pege", "dorefa"])
-@pytest.mark.parametrize("name", MODELS)
+METHODS = ["lsq", "gdnsq", "pege", "dorefa"]
+# Every model with every method, and each of both with data of both signs.
+CASES = [
+    (name, method, (place + other) % 2 == 0)
+    for place, name in enumerate(MODELS)
+    for other, method in enumerate(METHODS)
+]
+
+
+@pytest.mark.parametrize(("name", "config", "signed"), CASES)
 def test_the_plan_is_the_one_that_quantize_carries_out(name, config, signed):
     """The very same value: nothing is worked out twice."""
     model = MODELS[name]()

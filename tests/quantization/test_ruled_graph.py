@@ -12,7 +12,7 @@ from keras_qat.quantized_layers import QuantizeRescaling
 from tests.models import randomize
 from tests.seams import assert_no_flip_and_no_mismatch
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

@@ -9,6 +9,8 @@ import tflite_export
 from keras_qat.targets import known_targets
 from tests.models import dense_network, points
 
+pytestmark = pytest.mark.usefixtures("nothing_is_compiled")
+
 layers = keras.layers
 X, Y = points(64)
 

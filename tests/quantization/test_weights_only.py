@@ -9,6 +9,8 @@ from keras_qat.quantizers import LoweringError, PutsOnGrid
 from tests.models import images
 from tflite_export import export
 
+pytestmark = pytest.mark.usefixtures("nothing_is_compiled")
+
 layers = keras.layers
 W1A32 = keras_qat.LSQConfig(weight_bits=1, activation_bits=None)
 W4A4 = keras_qat.LSQConfig(weight_bits=4, activation_bits=4)

@@ -9,7 +9,7 @@ from keras_qat import integer
 from keras_qat.quantized_layers import QuantizeAdd, QuantizeSubtract
 from tests.models import images
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

@@ -14,7 +14,7 @@ from tests.models import images
 from tests.quantized_layers.test_product import CODES, quantizer
 from tests.seams import op_differences
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 SLOPES = np.arange(-127, 128, dtype=np.float32)

@@ -11,7 +11,7 @@ from keras_qat.quantizers import LSQActivationQuantizer
 from keras_qat.quantizers.grid import Grid
 from tests.models import images
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 CODES = np.arange(-128, 128, dtype=np.float32)

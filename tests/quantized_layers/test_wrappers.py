@@ -19,7 +19,7 @@ from keras_qat.quantized_layers import (
 from keras_qat.quantizers import Grid, LSQWeightQuantizer, STEWeightQuantizer, WeightQuantizer
 from tests.models import images
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

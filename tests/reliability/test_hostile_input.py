@@ -12,7 +12,7 @@ from tests.models import images, randomize
 from tests.reliability.tiny import CONFIGS, X, Y, compiled, fit, network
 from tests.untouched import untouched
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

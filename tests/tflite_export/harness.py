@@ -17,7 +17,7 @@ SAMPLES = 4
 
 exact_law = settings(
     deadline=None,
-    max_examples=3 * settings.default.max_examples,  # 300; in the fast run fewer
+    max_examples=3 * settings.default.max_examples,  # 120; EXAMPLES says how many
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

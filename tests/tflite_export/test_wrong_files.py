@@ -11,6 +11,8 @@ import tflite_export
 from keras_qat.integer import ops
 from tests.models import images, randomize
 
+pytestmark = pytest.mark.usefixtures("nothing_is_compiled")
+
 layers = keras.layers
 X = images(64, (8, 8, 3))
 

@@ -16,7 +16,7 @@ from tests.quantization.passes.rewritten import (
 )
 from tests.seams import assert_no_flip_and_no_mismatch
 
-pytestmark = pytest.mark.slow_beyond(6)
+pytestmark = [pytest.mark.slow_beyond(6), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

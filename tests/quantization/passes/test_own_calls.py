@@ -8,7 +8,7 @@ import keras_qat
 from tests.models import images
 from tests.quantization.passes.test_tracing import exported
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

@@ -13,7 +13,7 @@ from tests.quantization.passes.alone import pair_merges
 from tests.seams import op_differences
 from tests.untouched import untouched
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

@@ -17,7 +17,7 @@ from tests.quantization.passes.rewritten import (
 )
 from tests.seams import assert_no_flip_and_no_mismatch
 
-pytestmark = pytest.mark.slow_beyond(4)
+pytestmark = [pytest.mark.slow_beyond(4), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 RNG = np.random.default_rng(3)

@@ -9,7 +9,7 @@ from tests.models import images, randomize
 from tests.quantization.passes.alone import split_activations
 from tests.untouched import untouched
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

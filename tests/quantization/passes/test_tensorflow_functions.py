@@ -16,7 +16,7 @@ from tests.quantization.passes.rewritten import (
     assert_equal_in_layers,
 )
 
-pytestmark = pytest.mark.slow_beyond(4)
+pytestmark = [pytest.mark.slow_beyond(4), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 INDICES = [2, 0, 3]

@@ -15,7 +15,7 @@ from keras_qat.quantization.passes.to_layers import to_layers
 from keras_qat.quantized_layers import approximate_gelu
 from tests.models import images, randomize
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers = keras.layers
 

@@ -10,6 +10,8 @@ from keras_qat.integer import ops as integer_ops
 from keras_qat.layer_rules.table import RULES
 from tests.models import images, randomize
 
+pytestmark = pytest.mark.usefixtures("nothing_is_compiled")
+
 layers = keras.layers
 
 

@@ -11,7 +11,7 @@ from tests.models import images
 from tests.quantization.passes.test_tracing import exported
 from tests.untouched import untouched
 
-pytestmark = pytest.mark.slow_beyond(1)
+pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
 layers, ops = keras.layers, keras.ops
 X = images(64, (8,))
