@@ -5,7 +5,7 @@
 A small network on 256 points trains in float, and from that model with every method at 4 bits, all
 under the same treatment. A cell of the table is the accuracy on other 1,024 points in %, once the
 file is exported and proven with 0 mismatches. It has one seed: the table shows what fails, and no
-ranking of methods.
+ranking of methods. A finished row is not run again: delete the JSON file for that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ import tflite_export
 from keras_qat.callbacks import EWGSSchedule, GDNSQSchedule, PEGESchedule
 
 ONLY = flags.DEFINE_list("only", [], "Treatments to try; by default all.")
-PAGE = flags.DEFINE_string("page", "benchmarks/results/around_fit.md", "Page to write.")
+OUTPUT = flags.DEFINE_string(
+    "output", "benchmarks/results/around_fit.json", "Rows so far; the page lies beside it."
+)
 
 EPOCHS, BATCH = 8, 16
 _BITS = {"weight_bits": 4, "activation_bits": 4}
@@ -234,18 +236,19 @@ def main(argv: list[str]) -> None:
     warnings.simplefilter("ignore")
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    rows: dict[str, dict[str, str]] = {}
+    output = pathlib.Path(OUTPUT.value)
+    rows: dict[str, dict[str, str]] = json.loads(output.read_text()) if output.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         for name, treatment in TREATMENTS.items():
-            if ONLY.value and name not in ONLY.value:
+            if name in rows or (ONLY.value and name not in ONLY.value):
                 continue
             rows[name] = {
                 method: attempt(treatment, method, pathlib.Path(folder))
                 for method in ("float", *METHODS)
             }
             print(json.dumps({name: rows[name]}), flush=True)
-    if not ONLY.value:
-        pathlib.Path(PAGE.value).write_text(page(rows))
+            output.write_text(json.dumps(rows, indent=2) + "\n")
+            output.with_suffix(".md").write_text(page(rows))
 
 
 if __name__ == "__main__":
