@@ -135,3 +135,19 @@ def test_partial_sums_enter_an_add_and_follow_an_override():
     overrides = {"merge": keras_qat.LSQConfig(activation_bits=5)}
     qmodel = keras_qat.quantize(model, narrow, overrides=overrides, calibration_data=x)
     assert [qmodel.get_layer(name).bits for name in names] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("merge", [layers.Add, layers.Average, layers.Multiply, layers.Maximum])
+def test_a_regularizer_counts_the_whole_result_once(merge, count):
+    inputs = keras.Input((6,))
+    parts = [layers.Dense(4)(inputs) for _ in range(count)]
+    outputs = merge(activity_regularizer=keras.regularizers.L1(0.01))(parts)
+    model = keras.Model(inputs, layers.Dense(2)(outputs))
+    x = images(32, (6,))
+    qmodel = keras_qat.quantize(model, "lsq", calibration_data=x)
+    losses = []
+    for each in (model, qmodel):
+        each(x, training=True)
+        losses.append([float(loss) for loss in each.losses])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)  # the grids round what is regularized
