@@ -17,6 +17,7 @@ from keras_qat.training.backend_state import synchronize
 ACTIONS = ("raise", "stop", "warn")
 _COLLAPSED, _EXPLODED = 2.0**-8, 2.0**20
 _LISTED = 5
+_MOST_BEYOND = 0.5
 
 
 class TrainingDivergedError(RuntimeError):
@@ -35,7 +36,9 @@ class DivergenceMonitor(keras.callbacks.Callback):
     * collapsed steps, below `2**-8` of their value at the start of `fit` (the scales of LSQ end at
       `2**-10` of the calibrated scales),
     * exploded steps, above `2**20` times their value at the start of `fit` (learned widths of 16
-      bits make steps `2**15` times as wide on their way to one bit).
+      bits make steps `2**15` times as wide on their way to one bit),
+    * kernels with more than half of their weights beyond the ends of their grid, by half a step or
+      more, if there were fewer at the start of `fit` (STE's scales do not follow the weights).
 
     The list `problems` holds the findings as text. The model is not changed: it has the weights of
     the last batch. Load the weights of a checkpoint instead, from `keras.callbacks.ModelCheckpoint`
@@ -69,6 +72,7 @@ class DivergenceMonitor(keras.callbacks.Callback):
         self.every = every
         self.problems: list[str] = []
         self._first_steps: dict[str, np.ndarray] = {}
+        self._first_beyond: dict[str, float] = {}
         self._told: set[str] = set()
         self._epoch = self._seen = 0
         if every is not None:  # as a method of the class, it would make Keras read logs every batch
@@ -87,6 +91,7 @@ class DivergenceMonitor(keras.callbacks.Callback):
         if not self._first_steps:  # BackupAndRestore restores a killed run in on_train_begin
             synchronize(self.model)
             self._first_steps = dict(self._steps())
+            self._first_beyond = dict(self._beyond())
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._look(logs, f"after epoch {epoch + 1}")
@@ -101,6 +106,7 @@ class DivergenceMonitor(keras.callbacks.Callback):
     def _look(self, logs: Any, when: str) -> None:
         synchronize(self.model)
         found = {**_losses(logs or {}), **self._bad_variables(), **self._bad_steps()}
+        found |= self._bad_kernels()
         self.problems = list(found.values())
         if found.keys() <= self._told:
             return
@@ -125,6 +131,23 @@ class DivergenceMonitor(keras.callbacks.Callback):
     def _steps(self) -> Iterator[tuple[str, np.ndarray]]:
         for name, quantizer in self.model.named_quantizers.items():
             yield name, ops.convert_to_numpy(quantizer.step)
+
+    def _beyond(self) -> Iterator[tuple[str, float]]:
+        """The share of each kernel that is beyond its grid."""
+        for name, site in self.model.quantizer_sites().items():
+            if site.kernel is not None:
+                yield name, site.quantizer.share_beyond(site.kernel.channels_last_kernel())
+
+    def _bad_kernels(self) -> dict[str, str]:
+        quantizers = self.model.named_quantizers
+        return {
+            f"{name} beyond": (
+                f"{share:.0%} of the weights of {name} ({type(quantizers[name]).__name__}) are "
+                f"beyond their grid ({self._first_beyond[name]:.0%} at the start)"
+            )
+            for name, share in self._beyond()
+            if share > _MOST_BEYOND >= self._first_beyond[name]
+        }
 
     def _bad_variables(self) -> dict[str, str]:
         found, of_quantizers = {}, set()

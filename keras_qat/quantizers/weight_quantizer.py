@@ -111,6 +111,12 @@ class WeightQuantizer(Quantizer):
         wanted = least_error_weight_scale(kernel, self.grid, self.per_channel)
         return np.where(clipped, wanted / scale, 1.0)
 
+    def share_beyond(self, kernel: Tensor) -> float:
+        """The share of the weights that are more than half a step beyond the ends of their grid."""
+        steps = (self.grid.qmax - self.grid.qmin) / self.grid.step
+        distance = np.abs(ops.convert_to_numpy(self.position(kernel)) - 0.5 * steps)
+        return float(np.mean(distance > 0.5 * steps + 0.5))
+
     def _within_channel(self, kernel: npt.NDArray[Any]) -> tuple[int, ...] | None:
         return tuple(range(kernel.ndim - 1)) if self.per_channel else None
 

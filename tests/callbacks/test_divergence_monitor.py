@@ -118,6 +118,44 @@ def test_a_rate_that_is_far_too_high_is_noticed_though_the_loss_is_finite():
     assert len(history["loss"]) < 4
 
 
+def test_weights_that_leave_their_fixed_grid_are_noticed_as_they_leave_a_float_model():
+    """The steps of STE do not move, and neither do the finite loss and the variables show it."""
+    qmodel = new_model("ste", keras.optimizers.Adam(1.0))
+    told = r"\d\d\d?% of the weights of \w+/weights \(STEWeightQuantizer\) are beyond their grid"
+    with pytest.warns(UserWarning, match=told):
+        history = fit(qmodel, "ste", DivergenceMonitor(), epochs=4)
+    assert np.isfinite(history["loss"]).all()
+    assert len(history["loss"]) < 4
+    float_model = network()
+    float_model.compile(keras.optimizers.Adam(1.0), qmodel.loss)
+    before = np.abs(float_model.get_layer("last").kernel.numpy()).mean()
+    fit(float_model, "ste", epochs=len(history["loss"]))
+    assert np.abs(float_model.get_layer("last").kernel.numpy()).mean() > 2.0 * before
+
+
+def test_few_bits_that_clip_on_purpose_are_no_divergence():
+    config = keras_qat.STEConfig(weight_bits=1, activation_bits=1, first_and_last_bits=1)
+    monitor = DivergenceMonitor("raise", every=3)
+    fit(new_model(config), "ste", monitor, epochs=4)
+    assert monitor.problems == []
+
+
+@pytest.mark.parametrize("kind", ["gdnsq", "lsq", "ste"])
+def test_the_share_beyond_a_grid_is_that_of_its_weights(kind):
+    qmodel = new_model(kind)
+    layer = qmodel.get_layer("first")
+    kernel, quantizer = layer.channels_last_kernel(), layer.weight_quantizer
+    for width in qmodel.learned_widths:
+        width.narrow()
+    assert quantizer.share_beyond(kernel) < 0.2
+    if kind == "gdnsq":
+        assert quantizer.share_beyond(100.0 * kernel) == 0.0  # the grid follows
+        quantizer.hold(kernel)
+    values = np.array(100.0 * kernel)
+    values[:3] = 0.0
+    assert quantizer.share_beyond(values) == pytest.approx(0.5, abs=0.09)
+
+
 def test_without_looks_in_mid_epoch_keras_need_not_read_the_logs_of_batches():
     assert DivergenceMonitor().on_train_batch_end._is_default
     assert not hasattr(DivergenceMonitor(every=2).on_train_batch_end, "_is_default")

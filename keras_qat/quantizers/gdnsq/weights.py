@@ -156,6 +156,14 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
         """1: the range is the kernel's, so it clips nothing."""
         return np.ones(tuple(self.log_scale.shape))
 
+    def share_beyond(self, kernel: Tensor) -> float:
+        """See `WeightQuantizer`; 0 until the grid is held, as it follows the range of weights."""
+        if not self.holds:
+            return 0.0
+        steps = ops.convert_to_numpy(self.weight_grid(kernel).steps)
+        distance = np.abs(ops.convert_to_numpy(self.position(kernel)) - 0.5 * steps)
+        return float(np.mean(distance > 0.5 * steps + 0.5))
+
     def width_terms(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
         """`(R, log_scale)`, in the shape of the step.
 
