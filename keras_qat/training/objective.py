@@ -61,8 +61,9 @@ class Objective(keras.Model):
 
     @property
     def pulled_kernels(self) -> list[QuantizedKernel]:
-        """The kernels whose weights or widths the loss pulls."""
-        return [each for each in self._kernels if each.weight_quantizer.regularized]
+        """The kernels whose weights or widths the loss pulls, without frozen ones, as in Keras."""
+        found = (each for each in self._kernels if each.weight_quantizer.regularized)
+        return [each for each in found if each.kernel.trainable]
 
     @property
     def learned_widths(self) -> list[LearnedWidth]:
