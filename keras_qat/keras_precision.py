@@ -9,6 +9,8 @@ from typing import Any
 import keras
 
 _HALF = ("bfloat16", "float16")
+MIXED = tuple(f"mixed_{name}" for name in _HALF)
+"""The policies in which layers compute in half precision, with variables in float32."""
 _FULL = keras.DTypePolicy("float32")
 
 

@@ -36,7 +36,7 @@ from keras_qat.keras_graph import (
     probe_of,
     structured_inputs,
 )
-from keras_qat.keras_precision import full_precision, trains
+from keras_qat.keras_precision import MIXED, full_precision, trains
 from keras_qat.quantizers import LoweringError, PutsOnGrid, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
@@ -47,6 +47,7 @@ from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
 from keras_qat.training.growing_ranges import add_range_growth
 from keras_qat.training.learned_bit_widths import learned_widths
+from keras_qat.training.loaded_grids import warn_of_other_grids
 from keras_qat.training.objective import ORIGINALS, Objective
 from keras_qat.training.outer_models import stepping_model, takes_quantization_loss
 from keras_qat.training.output_kinds import Kind, output_kinds
@@ -60,7 +61,7 @@ from keras_qat.training.own_steps import (
 )
 
 _NAMES, _LABELS, _TARGET = "output_names", "output_labels", "target"
-_OWN_STEPS, _UNTRAINED = "own_steps", "starts_untrained"
+_OWN_STEPS, _UNTRAINED, _POLICY = "own_steps", "starts_untrained", "model_dtype_policy"
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
@@ -111,6 +112,7 @@ class QuantizedModel(Objective):
         named = {_NAMES: list(self.output_names), _LABELS: list(self.output_labels)}
         known: dict[str, Any] = {_TARGET: self.target} if self.target else {}
         known |= {_UNTRAINED: True} if self.starts_untrained else {}
+        known |= {_POLICY: self.dtype_policy.name} if self.dtype_policy.name in MIXED else {}
         steps = steps_config(self)
         own = {_OWN_STEPS: steps} if steps else {}
         return stamped(super().get_config()) | (named if self.output_labels else {}) | known | own
@@ -126,7 +128,7 @@ class QuantizedModel(Objective):
         config = unstamped(config)
         names, labels = config.pop(_NAMES, None), config.pop(_LABELS, ())
         target, steps = config.pop(_TARGET, None), config.pop(_OWN_STEPS, None)
-        untrained = config.pop(_UNTRAINED, False)
+        untrained, policy = config.pop(_UNTRAINED, False), config.pop(_POLICY, None)
         if steps is None:
             model: QuantizedModel = super().from_config(config, custom_objects)
         else:
@@ -136,6 +138,7 @@ class QuantizedModel(Objective):
             give_attributes(model, attributes)
         set_labels(model, names or [layer_name(tensor) for tensor in model.outputs], labels)
         model.target, model.starts_untrained = target, untrained
+        model.dtype_policy = policy or model.dtype_policy
         return model
 
     @property
@@ -286,9 +289,13 @@ class QuantizedModel(Objective):
         super().save(filepath, *args, **kwargs)
 
     def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Loads weights like any Keras model, also from files with old names of quantizers."""
+        """Loads weights like any Keras model, and warns of weights for grids of other bits.
+
+        Files with old names of quantizers load too.
+        """
         with reading_old_names(self.quantizers, filepath):
             super().load_weights(filepath, *args, **kwargs)
+        warn_of_other_grids(self.name, self.named_quantizers)
 
     def to_integer(self) -> IntegerGraph:
         """The learned integer network.

@@ -86,3 +86,30 @@ def test_the_default_export_passes(qmodel, target, tmp_path):
     report = tflite_export.export(qmodel, path, target=target, samples=X, verbose=False)
     assert report.mismatches == 0
     assert report.comparison.exact_flip_rate < 1e-5  # a tie
+
+
+def small(policy, dtype=None):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        return keras.Sequential([keras.Input((4,)), layers.Dense(3, name="dense", dtype=dtype)])
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.parametrize(
+    ("policy", "dtype"),
+    [("mixed_float16", None), ("float32", "mixed_float16"), ("mixed_bfloat16", None)],
+)
+def test_the_loss_is_scaled_where_that_of_the_float_model_is(policy, dtype, tmp_path):
+    """Wherever the model is quantized or loaded."""
+    model = small(policy, dtype)
+    data = rng.normal(size=(32, 4)).astype("float32")
+    qmodel = keras_qat.quantize(model, calibration_data=data)
+    qmodel.save(tmp_path / "model.keras")
+    loaded = keras_qat.load_model(tmp_path / "model.keras")
+    for each in (model, qmodel, loaded):
+        each.compile(keras.optimizers.SGD(0.1), "mse")
+        each.fit(data, data[:, :3], verbose=0)
+        scaled = isinstance(each.optimizer, keras.optimizers.LossScaleOptimizer)
+        assert scaled == (policy == "mixed_float16")
+        assert each.dtype_policy.name == policy

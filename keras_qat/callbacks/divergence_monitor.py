@@ -37,8 +37,8 @@ class DivergenceMonitor(keras.callbacks.Callback):
       `2**-10` of the calibrated scales),
     * exploded steps, above `2**20` times their value at the start of `fit` (learned widths of 16
       bits make steps `2**15` times as wide on their way to one bit),
-    * kernels with more than half of their weights beyond the ends of their grid, by more than half
-      a step, that did not start so (the scales of STE do not follow the weights).
+    * kernels with more than half of their weights beyond the ends of their grid, by half a step or
+      more, if there were fewer at the start of `fit` (STE's scales do not follow the weights).
 
     The list `problems` holds the findings as text. The model is not changed: it has the weights of
     the last batch. Load the weights of a checkpoint instead, from `keras.callbacks.ModelCheckpoint`

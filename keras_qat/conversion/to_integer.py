@@ -11,7 +11,7 @@ import numpy as np
 from keras_qat.conversion.float_ends import float_ends
 from keras_qat.conversion.next_on_grid import on_no_grid
 from keras_qat.conversion.tensor_names import tensor_names
-from keras_qat.errors import LoweringError
+from keras_qat.errors import DIVERGED, LoweringError
 from keras_qat.integer import GraphBuilder, IntegerGraph
 from keras_qat.integer.graph import NO_GRID
 from keras_qat.integer.reshapes import without_needless_reshapes
@@ -24,7 +24,7 @@ from keras_qat.lowering.float_part import PendingFloat, call_in_float
 from keras_qat.lowering.pending import Pending
 from keras_qat.quantized_layers import QuantizeWrapper
 from keras_qat.quantizers import Dequantize, PutsOnGrid, Quantizer, SoftmaxRounding
-from keras_qat.training.finite_values import non_finite_values
+from keras_qat.training.finite_values import non_finite_values, too_large_values
 
 
 def to_integer(model: keras.Model) -> IntegerGraph:
@@ -56,9 +56,12 @@ def _check_finite(model: keras.Model) -> None:
         for name, count, size in non_finite_values(layer):
             raise LoweringError(
                 f"Layer {layer.name!r} holds NaN or infinity in {count} of {size} values of "
-                f"{name!r}, which integers cannot state. Training has diverged, or started from "
-                "such values. Load an earlier state, and train on with "
-                "keras_qat.callbacks.DivergenceMonitor()."
+                f"{name!r}, which integers cannot state. {DIVERGED}"
+            )
+        for name, largest in too_large_values(layer):
+            raise LoweringError(
+                f"Layer {layer.name!r} holds values up to {largest:.3g} in {name!r}, and their "
+                f"products overflow float32. {DIVERGED}"
             )
 
 

@@ -6,14 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_qat.keras_graph import flat_nodes, input_structure
 from keras_qat.quantized_layers import QuantizeWrapper, WeightOnlyWrapper
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import LARGEST_VALUE
-from keras_qat.training.finite_values import non_finite_values
+from keras_qat.training.finite_values import non_finite_values, too_large_values
 
 _OTHER_FLOATS = {"bfloat16", "float16", "float64"}
 
@@ -98,16 +96,11 @@ def check_weights(layers: Iterable[Any]) -> None:
                 f"The weights of layer {layer.name!r} hold NaN or infinity, in {count} of {size} "
                 f"values of {name!r}."
             )
-        for variable in layer.variables:
-            values = ops.convert_to_numpy(variable)
-            if not np.issubdtype(values.dtype, np.floating):
-                continue
-            largest = float(np.max(np.abs(values), initial=0.0))
-            if largest > LARGEST_VALUE:
-                raise ValueError(
-                    f"The weights of layer {layer.name!r} are too large, in {variable.name!r}: "
-                    f"products beyond {LARGEST_VALUE:.0e} overflow float32. Received: {largest:.3g}"
-                )
+        for name, largest in too_large_values(layer):
+            raise ValueError(
+                f"The weights of layer {layer.name!r} are too large, in {name!r}: products beyond "
+                f"{LARGEST_VALUE:.0e} overflow float32. Received: {largest:.3g}"
+            )
 
 
 def _without_layers(model: keras.Model) -> ValueError:

@@ -161,6 +161,7 @@ def quantize(
     for message in (*plan.warnings, *said):
         warnings.warn(message, stacklevel=2)
     quantized.plan = plan
+    quantized.dtype_policy = model.dtype_policy  # `compile` scales the loss by it, as in float
     ORIGINALS[quantized] = prepared.graph
     return quantized
 

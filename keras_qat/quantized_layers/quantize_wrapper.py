@@ -68,6 +68,7 @@ class QuantizeWrapper(keras.layers.Wrapper):
         self.built = True
 
     def call(self, x: Tensor, source: int = 0, training: bool = False) -> Tensor:
+        self.weight_quantizer.pulls = self.kernel.trainable
         quantized = self.weight_quantizer(self.channels_last_kernel())
         bias = self.bias() if training else self.deployed_bias(source)
         return self._with_bias(x, quantized, bias)

@@ -22,6 +22,10 @@ class QuantizedKernel(Protocol):
     def weight_quantizer(self) -> WeightQuantizer:
         """The quantizer of the kernel."""
 
+    @property
+    def kernel(self) -> Any:
+        """The variable of the latent kernel, in the layout of its layer."""
+
     def channels_last_kernel(self) -> Tensor:
         """The latent kernel in a shape whose last axis counts the output channels."""
 

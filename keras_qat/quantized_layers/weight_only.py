@@ -34,6 +34,11 @@ class WeightOnlyKernel:
     weight_quantizer: WeightQuantizer
     place: KernelPlace
 
+    @property
+    def kernel(self) -> Any:
+        """The variable of the latent kernel, in the layout of the layer."""
+        return self.place.latent
+
     def channels_last_kernel(self) -> Tensor:
         """The latent kernel in the shape `channels_last_shape()`."""
         return ops.reshape(as_tensor(self.place.latent), self.channels_last_shape())
@@ -105,6 +110,8 @@ class WeightOnlyWrapper(keras.layers.Wrapper):
 
     def call_quantized(self, training: bool | None, *args: Any, **kwargs: Any) -> Any:
         """Calls the layer with its kernels on their grids."""
+        for each in self.kernels:
+            each.weight_quantizer.pulls = each.kernel.trainable
         quantized = [each.weight_quantizer(each.channels_last_kernel()) for each in self.kernels]
         return self.call_with(quantized, *args, training=training, **kwargs)
 

@@ -27,7 +27,7 @@ from keras_qat.quantizers.replacement import (
 )
 from keras_qat.tensors import Tensor
 
-_SEED_STATE = "seed_state"
+_SEED_STATE, _GRID = "seed_state", "grid"
 
 
 class Quantizer(keras.layers.Layer):
@@ -82,6 +82,8 @@ class Quantizer(keras.layers.Layer):
             self._draw_from_seed()
         self._grid = Grid(**grid) if isinstance(grid, dict) else grid
         self.supports_masking = True
+        self.pulls = True  # whether the discretization loss counts; not where a kernel is frozen
+        self.loaded_grid: tuple[int, ...] | None = None  # of the file of the last weights
         self.tap: Callable[[Tensor], None] | None = None  # called with the output of every call
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -169,12 +171,15 @@ class Quantizer(keras.layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
+        if self.kept_grid is not None:
+            store[_GRID] = np.array(self.kept_grid, np.int32)
         if self.seed_generator is not None:  # Keras saves no seed state, so draws would repeat
             store[_SEED_STATE] = self.seed_generator.state
 
     def load_own_variables(self, store: Any) -> None:
         values = {key: store[key] for key in list(store.keys())}
-        state = values.pop(_SEED_STATE, None)
+        state, grid = values.pop(_SEED_STATE, None), values.pop(_GRID, None)
+        self.loaded_grid = None if grid is None else tuple(map(int, np.asarray(grid)))
         if self.seed_generator is not None and state is not None:
             self.seed_generator.state.assign(state)
         super().load_own_variables(values)
@@ -188,6 +193,11 @@ class Quantizer(keras.layers.Layer):
     def bits(self) -> int:
         """The bit width of the codes; if it is learned, the target width."""
         return self.grid.bits
+
+    @property
+    def kept_grid(self) -> tuple[int, ...] | None:
+        """The bits and the codes that weights in a file are for; `None` if they fit any."""
+        return self.bits, self._grid.qmin, self._grid.qmax
 
     @property
     def deployable(self) -> bool:
@@ -261,7 +271,7 @@ class Quantizer(keras.layers.Layer):
             quantized += ops.cast(self._trains_options(given), quantized.dtype)
         if self.tap is not None:
             self.tap(quantized)
-        if training and self.discretization_loss > 0.0:
+        if training and self.pulls and self.discretization_loss > 0.0:
             distance = mean_squared_distance(x, quantized, self.extent(x))
             collect(self.discretization_loss * distance)
         return quantized

@@ -107,6 +107,11 @@ class WaveQWeightQuantizer(DoReFaQuantizer):
         share = 0.5 * (self.prepare(x) / self.ends() + 1.0)
         return share * (ops.power(2.0, as_tensor(self.width)) - (2.0 if self._has_zero else 1.0))
 
+    @property
+    def kept_grid(self) -> tuple[int, ...] | None:
+        """None: the width is a variable, which a file brings along."""
+        return None
+
     def learned_bits(self, kernel: Tensor) -> int:
         return int(ops.convert_to_numpy(self._bits_now()))
 

@@ -16,6 +16,7 @@ from keras import ops
 from keras_qat.keras_graph import consumers, flat_inputs, input_keys, nodes
 from keras_qat.keras_masks import with_mask_of
 from keras_qat.quantizers import Quantizer
+from keras_qat.quantizers.initial_scale import LARGEST_VALUE
 from keras_qat.tensors import Tensor
 
 
@@ -125,6 +126,16 @@ def non_finite_values(layer: keras.layers.Layer) -> Iterator[tuple[str, int, int
             count = values.size - int(np.count_nonzero(np.isfinite(values)))
             if count:
                 yield variable.name, count, values.size
+
+
+def too_large_values(layer: keras.layers.Layer) -> Iterator[tuple[str, float]]:
+    """The variables of a layer with values whose products overflow: (name, largest value)."""
+    for variable in layer.variables:
+        values = ops.convert_to_numpy(variable)
+        if np.issubdtype(values.dtype, np.floating):
+            largest = float(np.max(np.abs(values), initial=0.0))
+            if largest > LARGEST_VALUE:
+                yield variable.name, largest
 
 
 def _is_float(tensor: Tensor) -> bool:

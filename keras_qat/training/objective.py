@@ -62,8 +62,9 @@ class Objective(keras.Model):
 
     @property
     def pulled_kernels(self) -> list[QuantizedKernel]:
-        """The kernels whose weights or widths the loss pulls."""
-        return [each for each in self._kernels if each.weight_quantizer.regularized]
+        """The kernels whose weights or widths the loss pulls, without frozen ones, as in Keras."""
+        found = (each for each in self._kernels if each.weight_quantizer.regularized)
+        return [each for each in found if each.kernel.trainable]
 
     @property
     def learned_widths(self) -> list[LearnedWidth]:
@@ -176,12 +177,26 @@ class Objective(keras.Model):
         distillation = self._distillation
         if distillation is None:
             return super().compute_loss(x, y, y_pred, sample_weight)
+        if y is None:
+            self._check_without_labels(distillation)
         regularization = sum((ops.sum(loss) for loss in self.losses), ops.zeros(()))
         loss = replica_share(distillation(x, y_pred, sample_weight) + regularization)
         if distillation.label_weight == 0.0:
             return loss
         labelled = super().compute_loss(x, y, y_pred, sample_weight) - replica_share(regularization)
         return loss + distillation.label_weight * labelled
+
+    def _check_without_labels(self, distillation: Distillation) -> None:
+        needs = {
+            "metrics of labels: compile it without metrics": self._compile_metrics is not None,
+            "label_weight > 0: leave out label_weight": distillation.label_weight > 0.0,
+        }
+        for what, needed in needs.items():
+            if needed:
+                raise ValueError(
+                    f"Model {self.name!r} learns from a teacher and gets no labels, but it has "
+                    f"{what}, or pass labels. Received: y=None"
+                )
 
     @property
     def metrics(self) -> list[Any]:

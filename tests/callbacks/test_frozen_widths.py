@@ -59,6 +59,9 @@ def test_a_frozen_layer_keeps_its_weights_as_in_float_and_the_model_exports(when
     np.testing.assert_array_equal(kernel(fitted(float_model)), before)
     np.testing.assert_array_equal(kernel(qmodel), before)
     assert qmodel.meets_targets()
+    codes = qmodel.get_layer("hidden").weight_codes()
+    assert max(len(np.unique(each)) for each in codes.T) <= 4
+    assert qmodel.get_layer("hidden_relu_quantizer").qparams().levels <= 4
     report = tflite_export.export(qmodel, tmp_path / "net.tflite", samples=X, verbose=False)
     assert report.mismatches == 0
 

@@ -79,3 +79,26 @@ def test_weights_move_to_their_codes():
 def test_a_strength_that_means_nothing_is_refused(wrong):
     with pytest.raises(ValueError, match=r"number, 0 or more\. Received"):
         keras_qat.LSQConfig(code_regularization=wrong)
+
+
+@pytest.mark.parametrize("option", ["code_regularization", "discretization_loss"])
+def test_frozen_layers_do_not_count_as_no_regularizer_of_keras_counts_them(option):
+    float_model = dense_network()
+    frozen = float_model.get_layer("hidden")
+    frozen.kernel_regularizer = keras.regularizers.L2(1.0)
+    frozen.trainable = False
+    assert float_model.losses == []
+
+    def loss(**more):
+        plain = {"weight_bits": 2, "activation_bits": None}
+        overrides = {"hidden": keras_qat.STEConfig(**plain, **more)}
+        qmodel = keras_qat.quantize(
+            float_model, keras_qat.STEConfig(**plain), calibration_data=X, overrides=overrides
+        )
+        qmodel.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+        before = float(qmodel.evaluate(X, Y, verbose=0))
+        return before, qmodel.fit(X, Y, batch_size=64, verbose=0).history["loss"][0]
+
+    evaluated, trained = loss(**{option: 1.0})
+    assert trained == pytest.approx(evaluated, rel=1e-4)
+    assert loss()[1] == trained

@@ -367,3 +367,23 @@ def test_switching_it_on_after_a_fit_takes_effect():
 def test_what_does_not_fit_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         new_model(**options)
+
+
+@pytest.mark.parametrize(
+    ("compiled", "distilled", "message"),
+    [
+        ({"metrics": ["accuracy"]}, {}, "has metrics of labels: compile it without metrics"),
+        ({}, {"label_weight": 0.5}, "label_weight > 0: leave out label_weight"),
+    ],
+    ids=["metrics", "weight"],
+)
+def test_what_needs_labels_and_gets_none_is_said(compiled, distilled, message):
+    float_model = dense_network()
+    float_model.compile("sgd", "sparse_categorical_crossentropy", **compiled)
+    with pytest.raises(ValueError, match="None"):
+        float_model.fit(X, verbose=0)
+    qmodel = keras_qat.quantize(float_model, calibration_data=X)
+    qmodel.compile("sgd", "sparse_categorical_crossentropy", **compiled)
+    qmodel.distill_from(**distilled)
+    with pytest.raises(ValueError, match=f"Model 'dense' learns from a teacher.*{message}.*y=None"):
+        qmodel.fit(X, verbose=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keras_qat.integer import IntegerGraph, ops
-from tflite_export.errors import ExportError
+from tflite_export.errors import FAR_SCALES, ExportError
 from tflite_export.ops.emission import Emission, file_operator
 from tflite_export.ops.grids import require_activation
 from tflite_export.ops.op_export import EVERY_TARGET, NO_WEIGHTS, OpExport, no_constants
@@ -53,7 +53,7 @@ def _check_mul(op: ops.Mul, graph: IntegerGraph, target: Target) -> None:
         raise ExportError(
             f"Mul {op.output!r} rescales its product by {multiplier:.3g}, outside what "
             f"{target.name!r} computes ({target.smallest_mul_multiplier:.3g} to "
-            f"{target.multiplier_limit:g}). Give the output a scale nearer to the product's."
+            f"{target.multiplier_limit:g}). {FAR_SCALES}"
         )
     require_activation(op, graph)
 

@@ -13,7 +13,7 @@ from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.accumulators import accumulator_range, leaves_int32
 from keras_qat.integer.headroom import real_multiplier
 from keras_qat.integer.qparams import INT8_MAX
-from tflite_export.errors import ExportError, VerificationError
+from tflite_export.errors import FAR_SCALES, ExportError, VerificationError
 from tflite_export.file import lookup_table
 from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
 from tflite_export.file.stored_graph import WeightStorage
@@ -122,7 +122,7 @@ def check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
         raise ExportError(
             f"Channel {channel} of {op.output!r} is rescaled by {multiplier[channel]:.3g}, outside "
             f"what {target.name!r} computes ({target.smallest_multiplier:.3g} to "
-            f"{target.multiplier_limit:g}). Give the output a scale nearer to the input's."
+            f"{target.multiplier_limit:g}). {FAR_SCALES}"
         )
     low, high = accumulator_range(op, graph)
     largest = np.maximum(-low, high)

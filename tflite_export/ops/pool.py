@@ -10,7 +10,7 @@ import numpy as np
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.accumulators import leaves_int32
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
-from tflite_export.errors import ExportError
+from tflite_export.errors import FAR_SCALES, ExportError
 from tflite_export.file.file_model import FileModel, FileOperator
 from tflite_export.ops.emission import Emission, file_operator, int32_constant
 from tflite_export.ops.grids import check_same_grid, require_range
@@ -57,7 +57,7 @@ def _check_mean(op: ops.Mean, graph: IntegerGraph, target: Target) -> None:
     if leaves_int32(np.int64(count * (INT8_MAX - INT8_MIN)), ratio, spare):
         raise ExportError(
             f"Mean {op.output!r} of {count} values is rescaled by {ratio:.3g}, which takes the sum "
-            "out of int32: kernels would wrap. Give the output a scale nearer to the input's."
+            f"out of int32: kernels would wrap. {FAR_SCALES}"
         )
     if x.qmin >= x.zero_point and y.qmin == y.zero_point:
         require_range(op, graph, (y.zero_point, INT8_MAX))

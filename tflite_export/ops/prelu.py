@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
-from tflite_export.errors import ExportError, VerificationError
+from tflite_export.errors import FAR_SCALES, ExportError, VerificationError
 from tflite_export.file.file_model import FileTensor
 from tflite_export.ops.emission import Emission, file_operator
 from tflite_export.ops.grids import require_range
@@ -38,8 +38,8 @@ def _check(op: ops.PReLU, graph: IntegerGraph, target: Target) -> None:
         if not target.smallest_multiplier <= multiplier < target.multiplier_limit:
             raise ExportError(
                 f"PReLU {op.output!r} rescales by {multiplier:.3g}, outside what {target.name!r} "
-                f"computes ({target.smallest_multiplier:.3g} to {target.multiplier_limit:g}). Give "
-                "the output a scale nearer to the input's."
+                f"computes ({target.smallest_multiplier:.3g} to {target.multiplier_limit:g}). "
+                f"{FAR_SCALES}"
             )
     require_range(op, graph, (INT8_MIN, INT8_MAX))
 

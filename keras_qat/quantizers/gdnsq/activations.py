@@ -118,6 +118,7 @@ class GDNSQActivationQuantizer(GDNSQQuantizer, ActivationQuantizer):
         """The codes learned so far. The target's codes before the layer is built, and if free."""
         if not self.built or not self.deployable:
             return self._grid
+        self._check_in_table()
         ends = self.forward_grid()
         return Grid(int(ends.qmin), int(ends.qmax))
 

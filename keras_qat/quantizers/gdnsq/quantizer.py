@@ -11,13 +11,13 @@ import numpy as np
 from keras import ops
 
 from keras_qat import estimators
-from keras_qat.errors import LoweringError
+from keras_qat.errors import DIVERGED, LoweringError
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.gdnsq.integer_grids import NOT_HELD
 from keras_qat.quantizers.gdnsq.noise_model import NOISE_GRADIENTS, NoiseModel
 from keras_qat.quantizers.gdnsq.noise_signs import RankOneSigns, random_noise_sign
-from keras_qat.quantizers.gdnsq.step_table import learned_step, snapped_log
+from keras_qat.quantizers.gdnsq.step_table import LARGEST_EXPONENT, learned_step, snapped_log
 from keras_qat.quantizers.grid import Grid, check_bits
 from keras_qat.quantizers.power_of_two import power_of_two
 from keras_qat.quantizers.quantizer import Quantizer
@@ -247,6 +247,15 @@ class GDNSQQuantizer(Quantizer):
             raise LoweringError(
                 f"The grid of {name or self.name!r} has a free offset, which is no whole number of "
                 'steps: integers cannot state it. Train with offset="snapped", the default.'
+            )
+
+    def _check_in_table(self, name: str | None = None) -> None:
+        """Refuses a step that has left the table of steps, on which grids are exact."""
+        logarithms = ops.convert_to_numpy(self._trained_logarithms())
+        if not np.all(np.abs(logarithms) <= LARGEST_EXPONENT):  # also if one is NaN
+            raise LoweringError(
+                f"The grid of {name or self.name!r} has the logarithms of steps {logarithms}, and "
+                f"they can be -{LARGEST_EXPONENT} to {LARGEST_EXPONENT}. {DIVERGED}"
             )
 
     def get_config(self) -> dict[str, Any]:

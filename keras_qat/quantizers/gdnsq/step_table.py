@@ -22,7 +22,7 @@ from keras_qat.tensors import Tensor
 STEPS_PER_OCTAVE = 256
 _INDEX_BITS = 8
 _MANTISSA_BITS = 23
-_LARGEST_EXPONENT = 60
+LARGEST_EXPONENT = 60
 _FRACTIONS = (2.0 ** (np.arange(STEPS_PER_OCTAVE) / STEPS_PER_OCTAVE)).astype(np.float32)
 _FRACTION_BITS = _FRACTIONS.view(np.int32)
 
@@ -33,7 +33,7 @@ def table_index(log_value: Tensor) -> Tensor:
     >>> int(table_index(-1.5))
     -384
     """
-    end = float(_LARGEST_EXPONENT * STEPS_PER_OCTAVE)
+    end = float(LARGEST_EXPONENT * STEPS_PER_OCTAVE)
     index = ops.round(ops.convert_to_tensor(log_value, "float32") * STEPS_PER_OCTAVE)
     return ops.cast(ops.clip(index, -end, end), "int32")
 

@@ -328,6 +328,7 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
 
     def deployed_codes(self, kernel: Tensor, name: str) -> npt.NDArray[np.int32]:
         self._check_snapped(name)
+        self._check_in_table(name)
         codes = np.asarray(ops.convert_to_numpy(self.codes(kernel)))
         largest = int(np.max(np.abs(codes)))
         if largest > WEIGHT_MAX:
