@@ -82,6 +82,8 @@ class Distillation:
     def __call__(self, x: Tensor, student_outputs: Any, sample_weight: Any = None) -> Tensor:
         """The loss of the student's outputs on the inputs `x`, a scalar.
 
+        With several replicas it is the share of this one, as every loss of Keras is.
+
         Args:
             x: inputs of the student.
             student_outputs: what the student yields for them, with their masks.

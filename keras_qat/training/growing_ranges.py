@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.quantized_layers import QuantizedKernel
-from keras_qat.quantizers import ActivationQuantizer
+from keras_qat.quantizers import ActivationQuantizer, Quantizer
 from keras_qat.quantizers.initial_scale import Histogram, least_error_scale
 from keras_qat.training.backend_state import restored, synchronize
 from keras_qat.training.changes_by_hand import followed_by
@@ -25,9 +25,11 @@ _SAMPLES = 256
 _BYTES = 2**25
 _BINS = 2048
 _MOST_CLIPPED = 0.01
-_LEAST_GROWTH = 1.25
+_LEAST_GROWTH, _LEAST_GROWTH_WITHOUT_GRADIENT = 1.25, 1.05
 """A range grows where it clips more than 1 % of the values of a tensor, or any weight, and least
-squared error asks for a scale at least this much larger: grids of few bits clip on purpose."""
+squared error asks for a scale at least this much larger: grids of few bits clip on purpose. A scale
+that does not learn lags behind more: with 1.25, STE ends 9 points below float in a small network
+without normalization, with 1.05 at its side."""
 
 FIRST_BATCHES = tuple(sorted({round(2.0 ** (half / 2)) for half in range(21)}))
 """The batches after which ranges may grow: every half octave, up to the 1,024th."""
@@ -101,8 +103,8 @@ class RangeGrowth(keras.callbacks.Callback):
     1, 2, 3, 4, 6, 8, 11, 16, ... 1,024 since `compile`, this callback runs a sample in training
     mode: of the arrays that `fit` gets, or of the calibration data. Where a range clips more than
     1 % of the values, or any weight of a channel, and the scale `s'` of the least squared error is
-    at least `1.25 * s`, it multiplies the range by `s' / s`. What was learned about the scale
-    stays.
+    at least `1.25 * s`, or `1.05 * s` if the scale does not learn, it multiplies the range by
+    `s' / s`. What was learned about the scale stays.
 
     The count of batches is the optimizer's, so that a run that resumes goes on in the same way.
 
@@ -156,9 +158,10 @@ class RangeGrowth(keras.callbacks.Callback):
                 quantizer.widen(factor)
         for kernel in self._kernels:
             weights = keras.ops.convert_to_numpy(kernel.channels_last_kernel())
-            factors = kernel.weight_quantizer.outgrown(np.asarray(weights, np.float64))
-            if np.any(factors >= _LEAST_GROWTH):
-                kernel.weight_quantizer.widen(np.where(factors >= _LEAST_GROWTH, factors, 1.0))
+            quantizer = kernel.weight_quantizer
+            factors = quantizer.outgrown(np.asarray(weights, np.float64))
+            if np.any(factors >= _least_growth(quantizer)):
+                quantizer.widen(np.where(factors >= _least_growth(quantizer), factors, 1.0))
 
 
 def growth(values: npt.NDArray[np.float64], quantizer: ActivationQuantizer) -> float:
@@ -181,4 +184,9 @@ def growth(values: npt.NDArray[np.float64], quantizer: ActivationQuantizer) -> f
     centers = (edges[:-1] + edges[1:]) / 2
     histogram = Histogram(centers, counts, float(values.min()), float(values.max()))
     factor = float(least_error_scale(histogram, grid)) / scale
-    return factor if factor >= _LEAST_GROWTH else 1.0
+    return factor if factor >= _least_growth(quantizer) else 1.0
+
+
+def _least_growth(quantizer: Quantizer) -> float:
+    learns = bool(quantizer.trainable_variables)
+    return _LEAST_GROWTH if learns else _LEAST_GROWTH_WITHOUT_GRADIENT

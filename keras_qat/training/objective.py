@@ -180,7 +180,7 @@ class Objective(keras.Model):
         if y is None:
             self._check_without_labels(distillation)
         regularization = sum((ops.sum(loss) for loss in self.losses), ops.zeros(()))
-        loss = replica_share(distillation(x, y_pred, sample_weight) + regularization)
+        loss = distillation(x, y_pred, sample_weight) + replica_share(regularization)
         if distillation.label_weight == 0.0:
             return loss
         labelled = super().compute_loss(x, y, y_pred, sample_weight) - replica_share(regularization)

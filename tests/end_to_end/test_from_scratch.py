@@ -82,6 +82,9 @@ def accuracy_in_float(network, epochs=12):
     return accuracy_after_training(made(network), epochs)
 
 
+GDNSQ = keras_qat.GDNSQConfig(weight_bits=8, activation_bits=8, start_bits=8)
+
+
 # Each config on the network that is hardest to train, and each network with one config.
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def test_eight_bits_train_like_float(network, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["lsq", "dorefa"])
+@pytest.mark.parametrize("config", ["lsq", "dorefa", "ste", GDNSQ])
 def test_ranges_grow_with_a_network_without_normalization(config):
     in_float = accuracy_in_float(without_normalization, epochs=40)
     assert in_float > 0.97

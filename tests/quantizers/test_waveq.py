@@ -44,15 +44,15 @@ def test_the_forward_pass_is_dorefas_at_the_width_rounded_up(width):
 class Kernel(QuantizedKernel):
     """A kernel alone."""
 
-    def __init__(self, quantizer, kernel):
-        self.quantizer, self.kernel = quantizer, kernel
+    def __init__(self, quantizer, values):
+        self.quantizer, self.values = quantizer, values
 
     @property
     def weight_quantizer(self):
         return self.quantizer
 
     def channels_last_kernel(self):
-        return self.kernel
+        return self.values
 
 
 def expected_loss(kernel, width, strength, price):
