@@ -81,7 +81,9 @@ _STEPS = EPOCHS * len(X) // BATCH
 
 
 def _mirrored() -> Any:
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope()
+    # The default way to reduce fails for the second strategy of a process.
+    reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], reduction).scope()
 
 
 def _best(folder: pathlib.Path) -> list[Any]:
