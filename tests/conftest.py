@@ -15,7 +15,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 standard_error(lambda: importlib.import_module("keras"))  # TensorFlow greets whatever the level
 
 import keras  # noqa: E402  (not before its greeting is caught)
-import tensorflow as tf  # noqa: E402
 
 gc.freeze()  # what was imported stays, and no collection looks at it
 gc.set_threshold(50_000, 20, 50)  # collections of everything took a tenth of the time
@@ -78,6 +77,8 @@ def nothing_is_compiled():
 
     That compiled functions compute the same is proven elsewhere, and by the files that train.
     """
+    import tensorflow as tf
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.Model, "predict", _at_once)
         tf.config.run_functions_eagerly(True)

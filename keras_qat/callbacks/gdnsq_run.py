@@ -51,11 +51,8 @@ class RunState:
         planned = self.plan.batches / batches_per_epoch
         done = self.progress.batches // batches_per_epoch
         same_place = 0 < planned <= epochs and done == epoch - (epochs - planned)
-        return same_place and not self.progress.finished and self.has_same_optimizer(steps)
-
-    def has_same_optimizer(self, steps: int) -> bool:
-        """Whether an optimizer after this number of steps is the one of the kept run."""
-        return steps > 0 or self.progress.batches == 0
+        same_optimizer = steps > 0 or self.progress.batches == 0
+        return same_place and same_optimizer and not self.progress.finished
 
     def full_rate(self, rate: float, steps: int) -> float:
         """The learning rate to plan a new run with.
@@ -63,8 +60,7 @@ class RunState:
         A run that was interrupted leaves the optimizer with a rate of its schedule. The full rate
         is then the one that the run was planned with.
         """
-        left = self.plan.batches > 0 and not self.progress.finished and self.progress.batches > 0
-        left = left and self.has_same_optimizer(steps) and self.change_since(rate) == 1.0
+        left = self.plan.has_left(self.progress, rate, steps)
         return self.plan.learning_rate if left else rate
 
     def change_since(self, rate: float) -> float:

@@ -113,9 +113,13 @@ class WeightQuantizer(Quantizer):
 
     def share_beyond(self, kernel: Tensor) -> float:
         """The share of the weights that are more than half a step beyond the ends of their grid."""
-        steps = (self.grid.qmax - self.grid.qmin) / self.grid.step
+        steps = self._steps_of_grid(kernel)
         distance = np.abs(ops.convert_to_numpy(self.position(kernel)) - 0.5 * steps)
         return float(np.mean(distance > 0.5 * steps + 0.5))
+
+    def _steps_of_grid(self, kernel: Tensor) -> Any:
+        """How many steps lie between the ends of the grid, for each channel or for all."""
+        return (self.grid.qmax - self.grid.qmin) / self.grid.step
 
     def _within_channel(self, kernel: npt.NDArray[Any]) -> tuple[int, ...] | None:
         return tuple(range(kernel.ndim - 1)) if self.per_channel else None

@@ -235,7 +235,7 @@ class _Compared(keras.losses.Loss):
     def __init__(self, loss: TeacherLoss, student: Form, teacher: Form, where: str):
         super().__init__("distillation", dtype="float32")
         self._values = per_position(loss)
-        self._one_number_per_label = self._values is not loss
+        self._is_built_in = self._values is not loss
         self._forms, self._where = (student, teacher), where
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -245,7 +245,7 @@ class _Compared(keras.losses.Loss):
     def call(self, teacher: Tensor, student: Tensor) -> Tensor:
         pair = (student, teacher)
         logits = [_logits(each, form) for each, form in zip(pair, self._forms, strict=True)]
-        if self._forms[0].family is Family.LABELS and self._one_number_per_label:
+        if self._forms[0].family is Family.LABELS and self._is_built_in:
             logits = [ops.stack([ops.zeros_like(each), each], axis=-1) for each in logits]
         values = ops.convert_to_tensor(self._values(*logits))
         if self._is_weighted and len(values.shape) == 0:
@@ -255,7 +255,7 @@ class _Compared(keras.losses.Loss):
                 "example. Received: a scalar"
             )
         extra = len(values.shape) - max(len(student.shape) - 1, 1)
-        return ops.mean(values, axis=-1) if extra == 1 and self._one_number_per_label else values
+        return ops.mean(values, axis=-1) if extra == 1 and self._is_built_in else values
 
 
 def _logits(outputs: Tensor, form: Form) -> Tensor:

@@ -52,10 +52,8 @@ def _rate_of_an_interrupted_run(model: Any, callbacks: list[Any]) -> Iterator[st
         return
     plan, progress = penalty.kept_plan(), penalty.kept_progress()
     steps = int(ops.convert_to_numpy(optimizer.iterations))
-    if progress.finished or not progress.batches or not steps:
-        return
     rate = float(ops.convert_to_numpy(optimizer.learning_rate))
-    if rate < plan.learning_rate and plan.change_since(progress, rate) == 1.0:
+    if rate < plan.learning_rate and plan.has_left(progress, rate, steps):
         yield (
             f"The learning rate of {model.name!r} is {rate:.3g}: a run of GDNSQSchedule that was "
             f"interrupted has left it so. It began at {plan.learning_rate:.3g}. To train at that "

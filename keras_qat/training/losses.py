@@ -163,8 +163,7 @@ def _mean_of(values: TeacherLoss) -> TeacherLoss:
 def per_position(loss: TeacherLoss) -> TeacherLoss:
     """The values whose mean is the loss, one for each position, `(batch, ...)`.
 
-    Weights of samples multiply them. A function that is none of this module's losses is returned
-    as it is.
+    Weights of samples multiply them. Any other function is returned as it is.
 
     >>> values = per_position(mean_squared_difference)([[1.0, 2.0]], [[1.0, 4.0]])
     >>> [float(value) for value in values]

@@ -96,6 +96,21 @@ class TrainingPlan(NamedTuple):
             return 1.0
         return rate / (last[-1] or self.learning_rate)
 
+    def has_left(self, progress: Progress, rate: float, steps: int) -> bool:
+        """Whether a learning rate is what a run left that was interrupted at this progress.
+
+        Args:
+            progress: how far the run came.
+            rate: the learning rate of the optimizer.
+            steps: the steps that the optimizer has taken. After `compile` it has taken none.
+
+        >>> plan = planned_run(np.full(1000, 1e-3), distance=8.0, arrive_by=0.6)
+        >>> [plan.has_left(Progress(batches=500), rate, 500) for rate in (1e-3, 5e-4)]
+        [True, False]
+        """
+        interrupted = progress.batches > 0 and steps > 0 and not progress.finished
+        return interrupted and self.change_since(progress, rate) == 1.0
+
     def late(self, batches: int) -> float:
         """The share of its way, from start to target, that a width may still have before it.
 

@@ -158,11 +158,10 @@ class GDNSQWeightQuantizer(GDNSQQuantizer, WeightQuantizer):
 
     def share_beyond(self, kernel: Tensor) -> float:
         """See `WeightQuantizer`; 0 until the grid is held, as it follows the range of weights."""
-        if not self.holds:
-            return 0.0
-        steps = ops.convert_to_numpy(self.weight_grid(kernel).steps)
-        distance = np.abs(ops.convert_to_numpy(self.position(kernel)) - 0.5 * steps)
-        return float(np.mean(distance > 0.5 * steps + 0.5))
+        return super().share_beyond(kernel) if self.holds else 0.0
+
+    def _steps_of_grid(self, kernel: Tensor) -> Any:
+        return ops.convert_to_numpy(self.weight_grid(kernel).steps)
 
     def width_terms(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
         """`(R, log_scale)`, in the shape of the step.
