@@ -238,15 +238,6 @@ def inner_optimizer(optimizer: Any) -> Any:
     return optimizer
 
 
-def outer_layer(layer: keras.layers.Layer) -> Any:
-    """The outermost layer whose call is running when `layer.__call__` begins; `None` without one.
-
-    If no call is running, Keras registers the call of `layer` here instead of a moment later.
-    """
-    outermost = layer._get_call_context().entry_layer
-    return None if outermost is layer else outermost
-
-
 def packed_outputs(model: keras.Model, outputs: list[Any]) -> Any:
     """The values of the model's outputs, in the structure that a call of the model returns."""
     return keras.tree.pack_sequence_as(output_structure(model), outputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import warnings
-import weakref
 from typing import Any
 
 import keras
@@ -14,17 +13,15 @@ from keras_qat.conversion.exact_inference import connect
 from keras_qat.conversion.file_needs import check_file, refuse_hdf5
 from keras_qat.conversion.next_on_grid import next_on_grid
 from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
+from keras_qat.conversion.target_inference import TargetInference
 from keras_qat.conversion.tensor_names import inherit_labels, set_labels
 from keras_qat.conversion.to_integer import (
-    placed_codes,
-    quantized_tensors,
-    raw_inputs,
-    raw_outputs,
     to_integer,
 )
 from keras_qat.file_format import stamped, unstamped
 from keras_qat.integer import IntegerGraph
 from keras_qat.integer.parts import register_reader
+from keras_qat.keras_calls import outer_layer
 from keras_qat.keras_graph import (
     build_optimizer,
     exclude_from_weight_decay,
@@ -32,8 +29,6 @@ from keras_qat.keras_graph import (
     is_graph,
     layer_name,
     nodes,
-    outer_layer,
-    probe_of,
     structured_inputs,
 )
 from keras_qat.keras_precision import MIXED, full_precision, trains
@@ -41,7 +36,7 @@ from keras_qat.quantizers import LoweringError, PutsOnGrid, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
 from keras_qat.training.backend_state import restored
-from keras_qat.training.finite_values import NanKeeper, check_inputs, check_predicted
+from keras_qat.training.finite_values import NanKeeper, check_predicted
 from keras_qat.training.fit_callbacks import TargetCheck, add_callback, watch_rates
 from keras_qat.training.fit_warnings import warn_before_fit, warn_of_outer_model
 from keras_qat.training.fitted_statistics import add_reestimation
@@ -63,12 +58,9 @@ from keras_qat.training.own_steps import (
 _NAMES, _LABELS, _TARGET = "output_names", "output_labels", "target"
 _OWN_STEPS, _UNTRAINED, _POLICY = "own_steps", "starts_untrained", "model_dtype_policy"
 
-_PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
-"""The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
-
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizedModel(Objective):
+class QuantizedModel(TargetInference, Objective):
     """The model that `quantize` returns. It trains, saves and loads like any Functional model.
 
     Inference computes in float32 under every dtype policy, because the integers do.
@@ -359,33 +351,6 @@ class QuantizedModel(Objective):
                 "their quantized values, so the network that would deploy was not trained. Train "
                 "on with keras_qat.callbacks.PEGESchedule to the end of its curriculum."
             )
-
-    def layer_codes(self, x: Any, batch_size: int = 64) -> dict[str, np.ndarray]:
-        """The codes that this model computes from float inputs in inference.
-
-        Args:
-            x: inputs as for `predict`.
-            batch_size: as for `predict`.
-
-        Returns:
-            int8 arrays by tensor name of the integer graph: every input, and every tensor that
-            a quantizer yields. Inputs that only layers in float read, and outputs that they yield,
-            are returned as they are.
-
-        Raises:
-            ValueError: inputs that hold NaN.
-        """
-        check_inputs(self, self._nan_keeper, x)
-        sites, raw = quantized_tensors(self), raw_inputs(self) | raw_outputs(self)
-        if self not in _PROBES:
-            outputs = {name: site.tensor for name, site in sites.items()}
-            outputs |= {name: each.tensor for name, each in raw.items()}
-            _PROBES[self] = probe_of(self, outputs)
-        fed = structured_inputs(self, x)
-        with full_precision(_PROBES[self]):
-            values = _PROBES[self].predict(fed, batch_size=batch_size, verbose=0)
-        codes = {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
-        return codes | {name: values[name].astype(each.dtype) for name, each in raw.items()}
 
 
 @register_reader

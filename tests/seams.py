@@ -5,8 +5,11 @@ import dataclasses
 import numpy as np
 
 import tflite_export
-from keras_qat.integer import IntegerGraph, add_headroom, ops
+from keras_qat.integer import IntegerGraph, add_headroom, ops, run
 from keras_qat.integer.fixed_point import get_profile
+from tflite_export.legal.legalize import legalize
+from tflite_export.proof.comparison import with_moved_integers
+from tflite_export.targets import get_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,24 @@ def op_differences(
         else:
             known[op.output] = values
     return found
+
+
+def target_flips(qmodel, x, target: str, weight_storage: str = "auto") -> dict[str, int]:
+    """How many codes of each layer a file's target computes otherwise than the model, end to end.
+
+    Layers without a difference are left out.
+    """
+    stored = legalize(qmodel.to_integer(), get_target(target), weight_storage)
+    stated = qmodel.layer_codes(x)
+    graph, codes = stored.graph, with_moved_integers(stored.graph, stated)
+    profile = get_target(target).default_profile
+    on_target = run(graph, {n: codes[n] for n in graph.inputs}, profile, keep_all=True)
+    found = {
+        op.output: int(np.count_nonzero(on_target[op.output] != codes[op.output]))
+        for op in graph.ops
+        if op.output in stated
+    }
+    return {name: flips for name, flips in found.items() if flips}
 
 
 def assert_no_flip_and_no_mismatch(qmodel, x: np.ndarray, path) -> None:

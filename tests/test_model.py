@@ -98,11 +98,15 @@ def test_a_saved_model_loads_bit_equal_with_its_neighbours(trained, saved, load)
         == linked(trained)
         == [
             "stem",
+            "stem_bn",
             "conv",
+            "conv_bn",
             "add",
             "separable_depthwise",
             "separable",
+            "separable_bn",
             "head",
+            "head_softmax_quantizer",
         ]
     )
     assert_same(loaded, trained)

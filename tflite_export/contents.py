@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, ops
-from keras_qat.integer.headroom import WEIGHT_MAX, headroom_bits, real_multiplier
+from keras_qat.integer.headroom import headroom_bits, real_multiplier
+from keras_qat.integer.op_numbers import WEIGHT_MAX
 from keras_qat.integer.storage_sizes import INT4_MAX, most_values
 from tflite_export.file.file_model import FileModel, stored_bytes
 from tflite_export.file.stored_graph import StoredGraph

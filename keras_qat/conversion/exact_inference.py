@@ -30,10 +30,12 @@ from keras_qat.quantized_layers import (
 )
 from keras_qat.quantized_layers.accumulators import WeightAccumulator
 from keras_qat.quantized_layers.add import SumGrids
-from keras_qat.quantized_layers.affine import AffineAccumulator, DeferredAffine
+from keras_qat.quantized_layers.affine import AffineAccumulator, DeferredAffine, FoldedAffine
+from keras_qat.quantized_layers.mean import MeanOfCodes
 from keras_qat.quantized_layers.prelu import PReLUGrids
 from keras_qat.quantized_layers.product import ProductAccumulator
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SoftmaxRounding
+from keras_qat.quantizers.softmax_rounding import CodesOfScores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,12 +142,14 @@ class _Behind:
         ceiling: the ceiling of a fused activation; `None` without one.
         exact: whether every value that the quantizer reads is a whole number of accumulator units,
             or the ceiling.
+        relu: whether a ReLU is fused.
     """
 
     call: GraphNode
     affines: tuple[Any, ...] = ()
     ceiling: float | None = None
     exact: bool = True
+    relu: bool = False
 
     @property
     def quantizer(self) -> ActivationQuantizer:
@@ -161,9 +165,14 @@ class _Graph:
         self._producers = {id(tensor): node for node in self._nodes for tensor in node.outputs}
         self._readers = consumers(model)
         self._calls = Counter(map(_call_key, filter(_rounds_an_op, self._nodes)))
+        self._folded = self._folded_affines()
 
     def connections(self) -> Iterator[Connection]:
         for node in self._nodes:
+            if node.operation in self._folded:
+                yield Connection(node.operation, 0, FoldedAffine(self._folded[node.operation]))
+            if isinstance(node.operation, SoftmaxRounding):
+                yield from self._scores_before(node)
             find = _finder_of(node.operation)
             behind = None if find is None else self._behind(node)
             if find is None or behind is None or self._calls[_call_key(node)] > 1:
@@ -175,6 +184,33 @@ class _Graph:
             rounds = behind.exact and hasattr(told, "rounding")
             if rounds and self._calls[_call_key(behind.call)] == 1:
                 yield Connection(behind.quantizer, _source(behind.call), told)
+
+    def _folded_affines(self) -> dict[Any, Any]:
+        """The affine maps that one weight layer computes in all their calls, and that layer."""
+        calls = Counter(node.operation for node in self._nodes)
+        found: dict[Any, list[Any]] = defaultdict(list)
+        for node in self._nodes:
+            if _finder_of(node.operation) is _of_weights and self._calls[_call_key(node)] == 1:
+                behind = self._behind(node)
+                if behind is not None and _grid_of_weights(self, node, behind) is not None:
+                    for affine in behind.affines:
+                        found[affine].append(node.operation)
+        return {
+            affine: layers[0]
+            for affine, layers in found.items()
+            if len(set(layers)) == 1 and len(layers) == calls[affine]
+        }
+
+    def folds(self, layer: Any, affines: Iterable[Any]) -> bool:
+        """Whether a weight layer can compute the affine maps behind it."""
+        return all(self._folded.get(affine) is layer for affine in affines)
+
+    def _scores_before(self, node: GraphNode) -> Iterator[Connection]:
+        """What the rounding behind a softmax is told, if the softmax reads a grid."""
+        softmax = self._producers[id(node.inputs[0])]
+        before = self.grid_before(softmax.inputs[0])
+        if before is not None and before.deployable:
+            yield Connection(node.operation, 0, CodesOfScores(before))
 
     def ambiguous_calls(self) -> Iterator[tuple[Any, int]]:
         """Every layer and source with several calls."""
@@ -211,7 +247,7 @@ class _Graph:
     def _behind(self, node: GraphNode) -> _Behind | None:
         """What is behind the op; `None` unless fused layers and one quantizer follow."""
         affines: list[Any] = []
-        ceiling, exact, stage = None, True, _rule(node).yields
+        ceiling, exact, relu, stage = None, True, False, _rule(node).yields
         reader = self._only_reader(node.outputs[0])
         while reader is not None and not isinstance(reader.operation, ActivationQuantizer):
             rule = _rule(reader)
@@ -224,10 +260,11 @@ class _Graph:
                 stage = rule.yields
             else:
                 exact = exact and rule.ceiling is not None
+                relu = rule.ceiling is not None
                 ceiling = None if rule.ceiling in (None, math.inf) else rule.ceiling
                 stage = Stage.COMPLETE
             reader = self._only_reader(reader.outputs[0])
-        return None if reader is None else _Behind(reader, tuple(affines), ceiling, exact)
+        return None if reader is None else _Behind(reader, tuple(affines), ceiling, exact, relu)
 
     def _only_reader(self, tensor: Any) -> GraphNode | None:
         found = self._readers.get(id(tensor), [])
@@ -235,8 +272,8 @@ class _Graph:
 
 
 def _of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> WeightAccumulator | None:
-    layer, before = node.operation, graph.grid_before(node.inputs[0])
-    if before is None or not _deployable(before, layer.weight_quantizer, behind.quantizer):
+    layer, before = node.operation, _grid_of_weights(graph, node, behind)
+    if before is None:
         return None
     return WeightAccumulator(
         before,
@@ -245,7 +282,17 @@ def _of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> WeightAccumu
         behind.quantizer,
         behind.ceiling,
         layer.input_gain,
+        behind.relu,
+        layer if behind.exact and graph.folds(layer, behind.affines) else None,
     )
+
+
+def _grid_of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> PutsOnGrid | None:
+    """The layer of the grid before a weight layer, if integers can state all grids around it."""
+    layer, before = node.operation, graph.grid_before(node.inputs[0])
+    if before is None or not _deployable(before, layer.weight_quantizer, behind.quantizer):
+        return None
+    return before
 
 
 def _of_affine(
@@ -261,7 +308,14 @@ def _of_affine(
         return None
     if behind.affines:
         return DeferredAffine()
-    return AffineAccumulator(every, before, behind.quantizer, behind.ceiling)
+    return AffineAccumulator(every, before, behind.quantizer, behind.ceiling, behind.relu)
+
+
+def _of_mean(graph: _Graph, node: GraphNode, behind: _Behind) -> MeanOfCodes | None:
+    before, shape = graph.grid_before(node.inputs[0]), node.inputs[0].shape[1:-1]
+    if before is None or None in shape or not _deployable(before, behind.quantizer):
+        return None
+    return MeanOfCodes(before, behind.quantizer, math.prod(shape))
 
 
 def _of_sum(graph: _Graph, node: GraphNode, behind: _Behind) -> SumGrids | None:
@@ -297,6 +351,8 @@ _FINDERS: dict[type, Callable[[_Graph, GraphNode, _Behind], Any]] = {
     QuantizeSubtract: _of_sum,
     keras.layers.Multiply: _of_product,
     QuantizePReLU: _of_prelu,
+    keras.layers.GlobalAveragePooling1D: _of_mean,
+    keras.layers.GlobalAveragePooling2D: _of_mean,
     **dict.fromkeys(_AFFINE, _of_affine),
 }
 """The function that finds connections, by exact layer type. Other wrappers have `_of_weights`."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.integer.op_numbers import NUMPY, fixed_point_multiplier
 from keras_qat.integer.qparams import FloatArray, IntArray
 
 Int64Array = npt.NDArray[np.int64]
@@ -29,14 +30,8 @@ def quantize_multiplier(real: npt.ArrayLike) -> tuple[Int64Array, Int64Array]:
     >>> int(mantissa), int(shift)
     (1610612736, 0)
     """
-    fraction, exponent = np.frexp(np.asarray(real, dtype=np.float64))
-    mantissa = np.floor(fraction * (1 << 31) + 0.5).astype(np.int64)
-    shift = exponent.astype(np.int64)
-    carried = mantissa == (1 << 31)
-    mantissa = np.where(carried, mantissa // 2, mantissa)
-    shift = np.where(carried, shift + 1, shift)
-    vanished = shift < -31
-    return np.where(vanished, 0, mantissa), np.where(vanished, 0, shift)
+    mantissa, shift = fixed_point_multiplier(NUMPY, np.asarray(real, dtype=np.float64))
+    return mantissa, shift
 
 
 def saturating_rounding_doubling_high_mul(a: Int64Array, b: Int64Array | int) -> Int64Array:

@@ -11,10 +11,13 @@ import numpy.typing as npt
 from keras_qat.integer import ops
 from keras_qat.integer.fixed_point import Int64Array
 from keras_qat.integer.graph import IntegerGraph
+from keras_qat.integer.op_numbers import (
+    NUMPY,
+    WEIGHT_MAX,
+    LearnedChannels,
+    stored_channels,
+)
 from keras_qat.integer.qparams import QuantParams
-
-WEIGHT_MAX = 127
-_INT32_MAX = (1 << 31) - 1
 
 
 def add_headroom(graph: IntegerGraph) -> IntegerGraph:
@@ -22,7 +25,8 @@ def add_headroom(graph: IntegerGraph) -> IntegerGraph:
 
     The real weights stay the same. The bias and the fixed-point multiplier become finer by `k`
     bits, which makes the second rounding of a fixed-point kernel harmless. `k` is the largest
-    shift that keeps weights within +-127, the accumulator in int32 and the multiplier in range.
+    shift that keeps weights within +-127, the accumulator in int32 for any int8 input, and the
+    multiplier in range.
 
     >>> import numpy as np
     >>> from keras_qat.integer import GraphBuilder, QuantParams
@@ -52,22 +56,18 @@ def headroom_bits(
         graph: the graph that the op belongs to.
         weight_max: largest magnitude of a stored weight.
     """
-    x = graph.tensors[op.inputs[0]].qparams
-    codes = np.abs(op.weight.values.astype(np.int64))
+    x, y = (graph.tensors[name].qparams for name in (op.inputs[0], op.output))
+    codes = np.abs(op.weight.values.astype(np.float64))
     others = tuple(axis for axis in range(codes.ndim) if axis != op.channel_axis)
-    multiplier = real_multiplier(op, graph)
-    reach = max(x.qmax - x.zero_point, x.zero_point - x.qmin)
-    bias = np.abs(op.integer_bias(x.scale).astype(np.int64))
-    accumulator = codes.sum(axis=others) * reach + bias + 1
-    room = np.minimum.reduce(
-        [
-            _floor_log2(weight_max / np.maximum(codes.max(axis=others), 1)),
-            _floor_log2(_INT32_MAX / accumulator),
-            _floor_log2(multiplier) + 31,
-        ]
+    learned = LearnedChannels(
+        codes.sum(axis=others),
+        codes.max(axis=others, initial=0.0),
+        op.weight.qparams.scale.astype(np.float64),
+        op.bias,
     )
-    useful = (multiplier < 0.5) & (codes.max(axis=others) > 0)
-    return np.where(useful, np.maximum(room, 0), 0)
+    scales = x.scale.astype(np.float64), y.scale.astype(np.float64)
+    bits: Int64Array = stored_channels(NUMPY, learned, *scales, weight_max).headroom
+    return bits
 
 
 def real_multiplier(op: ops.LinearOp, graph: IntegerGraph) -> npt.NDArray[np.float64]:
@@ -102,7 +102,3 @@ def with_headroom(
     lowest = min(-weight_max, int(values.min()))
     grid = QuantParams(scale, qmin=lowest, qmax=weight_max, axis=axis)
     return dataclasses.replace(op, weight=ops.QuantizedArray(values, grid))
-
-
-def _floor_log2(x: npt.NDArray[np.float64]) -> Int64Array:
-    return np.frexp(x)[1].astype(np.int64) - 1

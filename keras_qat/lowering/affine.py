@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops as keras_ops
 
 from keras_qat.integer import ops
@@ -14,6 +15,7 @@ from keras_qat.lowering.context import LoweringContext, Value, integer_operand
 from keras_qat.lowering.pending import Pending, PendingLinear, PendingReshape
 from keras_qat.lowering.pending_row import PendingRow
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.wide_numbers import in_wide_numbers
 
 layers = keras.layers
 UNIT = 64
@@ -29,10 +31,7 @@ def lower_affine(layer: Any, operands: list[Value], context: LoweringContext) ->
     bias is 1/64 of the input's step, times the magnitude of the gain.
     """
     channels = context.output_shape[-1]
-    gain, offset = (
-        np.broadcast_to(keras_ops.convert_to_numpy(values).astype(np.float64), (channels,))
-        for values in inference_affine(layer)
-    )
+    gain, offset = (np.broadcast_to(each, (channels,)) for each in _as_arrays(layer))
     (x,) = operands
     if isinstance(x, PendingLinear | PendingReshape | PendingRow):
         return x.affine(gain, offset)
@@ -56,28 +55,48 @@ def lower_affine(layer: Any, operands: list[Value], context: LoweringContext) ->
     return affine
 
 
+@in_wide_numbers
+def _as_arrays(layer: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    gain, offset = map(keras_ops.convert_to_numpy, wide_inference_affine(layer))
+    return gain, offset
+
+
+@in_wide_numbers
 def inference_affine(layer: Any) -> tuple[Any, Any]:
     """`(gain, offset)` of an affine layer in inference: float32, one number or one per channel."""
+    gain, offset = wide_inference_affine(layer)
+    return keras_ops.cast(gain, "float32"), keras_ops.cast(offset, "float32")
+
+
+def wide_inference_affine(layer: Any) -> tuple[Any, Any]:
+    """The same in float64, for callers in wide numbers. The gain is a float32 number.
+
+    In float32 the last bits would depend on whether a compiler fuses operations, and a step of an
+    int32 bias is often smaller than they are.
+    """
     if isinstance(layer, layers.BatchNormalization):
         return _batch_normalization(layer)
     if isinstance(layer, layers.Normalization):
         return _normalization(layer)
-    scale, offset = (keras_ops.cast(each, "float32") for each in (layer.scale, layer.offset))
-    return scale, offset
+    return _wide(keras_ops.cast(layer.scale, "float32")), _wide(layer.offset)
 
 
 def _batch_normalization(layer: Any) -> tuple[Any, Any]:
-    gain = 1.0 / keras_ops.sqrt(as_tensor(layer.moving_variance) + layer.epsilon)
+    gain = 1.0 / keras_ops.sqrt(_wide(layer.moving_variance) + layer.epsilon)
+    gain = keras_ops.cast(gain, "float32")
     if layer.scale:
         gain = gain * as_tensor(layer.gamma)
-    offset = -as_tensor(layer.moving_mean) * gain
-    if layer.center:
-        offset = offset + as_tensor(layer.beta)
-    return gain, offset
+    gain = _wide(gain)
+    offset = -_wide(layer.moving_mean) * gain
+    return gain, offset + _wide(layer.beta) if layer.center else offset
 
 
 def _normalization(layer: Any) -> tuple[Any, Any]:
     deviation = keras_ops.maximum(keras_ops.sqrt(layer.variance), keras.config.epsilon())
     gain = keras_ops.reshape(deviation if layer.invert else 1.0 / deviation, (-1,))
-    mean = keras_ops.reshape(layer.mean, (-1,))
+    gain, mean = _wide(gain), _wide(keras_ops.reshape(layer.mean, (-1,)))
     return gain, mean if layer.invert else -mean * gain
+
+
+def _wide(values: Any) -> Any:
+    return keras_ops.cast(as_tensor(values), "float64")

@@ -16,14 +16,10 @@ import numpy.typing as npt
 
 from keras_qat.errors import LoweringError
 from keras_qat.integer import GraphBuilder, QuantParams, ops
+from keras_qat.integer.op_numbers import NUMPY, LearnedChannels, within_int32
 from keras_qat.integer.ops.op import activation_range
 from keras_qat.integer.qparams import INT8_MIN
 from keras_qat.lowering.image import flat_name
-
-_LARGEST_BIAS = 1 << 30
-_WORTHLESS = 2.0**-12
-_BEYOND_INT8 = 256.0
-_CONSTANT_CHANNEL_MULTIPLIER = 2.0**-10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,41 +115,27 @@ class PendingLinear(Pending):
     def _within_int32(
         self, source: QuantParams, output: QuantParams, name: str
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Codes, scales and biases, with every bias at most `2**30` units of its accumulator.
-
-        Pruned or collapsed channels (a BatchNormalization gain near zero) would need larger biases.
-        If all weights of such a channel together are worth less than `2**-12` of an output step,
-        they become 0, and the channel gets a unit that fits its bias. If a bias of `2**30` units
-        saturates the output for every input, that is the bias.
+        """Codes, scales and biases that a file can hold (`op_numbers.within_int32`).
 
         Raises:
-            LoweringError: a channel needs a larger bias, and neither of the two holds.
+            LoweringError: a channel needs a bias beyond int32.
         """
-        source_scale, output_scale = float(source.scale), float(output.scale)
         axes = tuple(axis for axis in range(self.codes.ndim) if axis != self.channel_axis)
+        codes = np.abs(self.codes.astype(np.float64))
+        learned = LearnedChannels(
+            codes.sum(axis=axes), codes.max(axis=axes, initial=0.0), self.scale, self.bias
+        )
         reach = max(source.qmax - source.zero_point, source.zero_point - source.qmin)
-        total = np.abs(self.codes.astype(np.int64)).sum(axis=axes)
-        worth = total * reach * source_scale * self.scale / output_scale
-        grid = np.maximum(source_scale * self.scale, np.finfo(np.float32).tiny)
-        beyond = (np.abs(self.bias) / grid > _LARGEST_BIAS) | (self.scale < 1e-30)
-        constant = (total == 0) | (beyond & (worth < _WORTHLESS))
-        saturated = beyond & ~constant
-        saturated &= (_LARGEST_BIAS - total * reach) * grid / output_scale >= _BEYOND_INT8
-        if np.any(beyond & ~constant & ~saturated):
-            channel = int(np.argmax(beyond & ~constant & ~saturated))
+        scales = float(source.scale), float(output.scale)
+        fitted, counts, refused = within_int32(NUMPY, learned, *scales, reach)
+        if np.any(refused):
+            channel = int(np.argmax(refused))
             raise LoweringError(
                 f"Channel {channel} of {name!r} needs a bias beyond int32: its weights are tiny "
                 f"(scale {self.scale[channel]:.3g}) beside its bias ({self.bias[channel]:.3g}). "
                 "Train the model further, or prune the channel."
             )
-        fine_scale = output_scale / source_scale * _CONSTANT_CHANNEL_MULTIPLIER
-        scale = np.where(constant, fine_scale, self.scale)
-        limit = np.where(constant | saturated, _LARGEST_BIAS * scale * source_scale, np.inf)
-        return (
-            self.codes * self._per_channel(~constant),
-            scale,
-            np.clip(self.bias, -limit, limit),
-        )
+        return self.codes * self._per_channel(counts), fitted.scale, fitted.bias
 
     def _per_channel(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         shape = [1] * self.codes.ndim

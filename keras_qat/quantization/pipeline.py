@@ -105,7 +105,8 @@ def quantize(
             arrays is its inputs.
         target: `"litert"` or `"tflm"` refuses now, before any training, what `tflite_export.export`
             would refuse for that target. `fit` then looks again after every epoch, and warns. The
-            model keeps the target (`QuantizedModel.target`). `None` checks nothing.
+            model keeps the target (`QuantizedModel.target`), and infers as it does
+            (`QuantizedModel.compute_as`). `None` checks nothing, and infers as LiteRT.
         preserve_sparsity: keeps all weights at zero that are zero now, as pruning made them, in
             training and in the file. It switches the option of this name on in all configs.
         preserve_clusters: keeps weights equal that are equal now and share a scale, as clustering
@@ -153,6 +154,8 @@ def quantize(
     if target is not None and (problem := problem_on(quantized.planned_integer(), target)):
         raise UnsupportedLayerError(_not_on(target, problem))
     quantized.target = target
+    if target is not None:
+        quantized.compute_as(target)
     quantized.starts_untrained = looks_untrained(prepared.rules.model)
     if quantized.starts_untrained and prepared.data is not None:
         keep_sample(quantized, prepared.data)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_qat.arithmetic import Arithmetic
 from keras_qat.integer.qparams import INT8_MAX
 from keras_qat.lowering.affine import inference_affine
+from keras_qat.quantized_layers.target_codes import Neighbours, has_integers, rounding_if
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, WeightQuantizer
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import Grid, round_to_codes
@@ -31,6 +33,9 @@ class WeightAccumulator:
         output_quantizer: the quantizer of the result.
         ceiling: the ceiling of an activation before `output_quantizer`; `None` without one.
         input_gain: the `input_gain` of the weight layer.
+        relu: whether a ReLU is behind the layer, before `output_quantizer`.
+        folded_by: the weight layer, if it can compute its affine maps too: no other layer calls
+            them.
     """
 
     input_quantizer: PutsOnGrid
@@ -39,6 +44,22 @@ class WeightAccumulator:
     output_quantizer: ActivationQuantizer
     ceiling: float | None = None
     input_gain: float = 1.0
+    relu: bool = False
+    folded_by: Any = None
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """The layers before and behind."""
+        return Neighbours(
+            self.input_quantizer, self.affines, self.output_quantizer, self.relu, self.ceiling
+        )
+
+    def has_integers(self) -> Any:
+        """Whether int8 can hold what has been learned so far: a bool, or a tensor."""
+        weights, largest = self.weight_quantizer, 0
+        if weights.learns_width:
+            largest = ops.max(weights.largest_code(self.folded_by.channels_last_kernel()))
+        return has_integers(self.input_quantizer, self.output_quantizer, largest)
 
     def round_bias(self, bias: Tensor, kernel: Tensor) -> Tensor:
         """The bias of the layer, moved so that the folded bias is a whole number of int32 units.
@@ -59,7 +80,7 @@ class WeightAccumulator:
         rounded = ops.round((gain * bias + offset) / safe) * safe
         return ops.where(unit > 0, (rounded - offset) / gain, bias)
 
-    def rounding(self) -> Rounding:
+    def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """Rounds to codes from the accumulator: `round(multiplier * round(ratio / multiplier))`.
 
         Except for its float32 error, a float result is a whole number of accumulator units. This
@@ -68,7 +89,15 @@ class WeightAccumulator:
 
         `multiplier = s_x * s_w * |gain| / 2**k / s_y`. Here `k` is the headroom of the target grid.
         It is at least the `k` of the bias, and a finer unit does no harm.
+
+        In fixed point the weight layer has rounded already, unless int8 cannot hold its codes.
         """
+        if not arithmetic.fixed_point or self.folded_by is None:
+            return self._from_accumulator()
+
+        return rounding_if(self.folded_by.has_integers(), round_to_codes, self._from_accumulator())
+
+    def _from_accumulator(self) -> Rounding:
         gain, _ = self._gain_and_offset()
         grid = self.weight_quantizer.grid
         unit = self._unit(gain, max(-grid.qmin, grid.qmax))

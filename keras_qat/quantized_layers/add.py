@@ -8,9 +8,13 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from keras_qat.arithmetic import Arithmetic, RoundsAsTarget
+from keras_qat.integer.op_numbers import fixed_point_multiplier
+from keras_qat.keras_fixed_point import rounded_twice
 from keras_qat.quantized_layers.floor_log2 import floor_log2
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.tensors import Tensor
+from keras_qat.wide_numbers import in_wide_numbers
 
 _MULTIPLIER_BITS = 20
 _LARGEST_CODE = 255.0
@@ -24,13 +28,38 @@ class SumGrids:
     right: PutsOnGrid
     output: ActivationQuantizer
 
+    def sum(self, left: Tensor, right: Tensor, sign: int, arithmetic: Arithmetic) -> Tensor:
+        """`left + sign * right` as the kernel of a target rounds it."""
+        total = self.fixed_point_sum if arithmetic.fixed_point else self.integer_sum
+        return ops.where(self._fits_int32(), total(left, right, sign), ops.add(left, sign * right))
+
+    @in_wide_numbers
+    def fixed_point_sum(self, left: Tensor, right: Tensor, sign: int) -> Tensor:
+        """The sum with the rounding of TFLite Micro.
+
+        Both terms are rescaled to a common grid, `2**20` times finer than twice the larger scale,
+        and their sum to the output.
+        """
+        scales = [ops.cast(each.scale, "float64") for each in (self.left, self.right)]
+        common = 2.0 * ops.maximum(*scales)
+        total: Any = 0
+        for codes, scale in (
+            (_codes(left, self.left), scales[0]),
+            (sign * _codes(right, self.right), scales[1]),
+        ):
+            raised = ops.cast(codes, "int64") * (1 << _MULTIPLIER_BITS)
+            term = rounded_twice(raised, *fixed_point_multiplier(ops, scale / common))
+            total = total + term
+        output_scale = ops.cast(self.output.scale, "float64")
+        multiplier = common / (float(1 << _MULTIPLIER_BITS) * output_scale)
+        steps = rounded_twice(total, *fixed_point_multiplier(ops, multiplier))
+        return ops.cast(steps, "float32") * self.output.scale
+
     def integer_sum(self, left: Tensor, right: Tensor, sign: int) -> Tensor:
         """`left + sign * right` with the rounding of XNNPACK.
 
         The sum is `s_y * round((m_l * q_l + m_r * q_r) / 2**n)`, in int32, ties up, with the
         multipliers `m = round(2**n * s / s_y)`, where `n` gives the larger multiplier 21 bits.
-        Learned grids that are still wider than int8 would overflow int32. There the floats are
-        added.
         """
         output_scale = self.output.scale
         left_ratio, right_ratio = self.left.scale / output_scale, self.right.scale / output_scale
@@ -43,16 +72,16 @@ class SumGrids:
         bits = ops.cast(ops.clip(shift, 1, 30), "int32")
         half = ops.left_shift(ops.ones_like(bits), bits - 1)
         steps = ops.right_shift(total + half, ops.broadcast_to(bits, ops.shape(total)))
-        integer_sum = ops.cast(steps, "float32") * output_scale
-        return ops.where(self._fits_int32(), integer_sum, ops.add(left, sign * right))
+        return ops.cast(steps, "float32") * output_scale
 
     def _fits_int32(self) -> Tensor:
+        """Whether int32 holds the sum. Learned grids that are still wider than int8 overflow it."""
         grids = (self.left.forward_grid(), self.right.forward_grid())
         ends = [end for grid in grids for end in (-grid.qmin, grid.qmax)]
         return ops.all(ops.stack([ops.cast(end, "float32") for end in ends]) <= _LARGEST_CODE)
 
 
-class _IntegerSum(keras.layers.Layer):
+class _IntegerSum(RoundsAsTarget):
     """Base of QuantizeAdd and QuantizeSubtract: in inference between known grids, sums integers."""
 
     sign: ClassVar[int]
@@ -65,7 +94,7 @@ class _IntegerSum(keras.layers.Layer):
         if training or 0 not in self.connections:
             return super().call(inputs)
         left, right = inputs
-        total = self.connections[0].integer_sum(left, right, self.sign)
+        total = self.connections[0].sum(left, right, self.sign, self.arithmetic)
         return ops.cast(total, self.compute_dtype)
 
     def compute_output_spec(self, inputs: list[Tensor], training: bool = False) -> Any:

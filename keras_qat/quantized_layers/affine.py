@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_qat.arithmetic import Arithmetic, RoundsAsTarget
 from keras_qat.keras_moments import moments_captured
 from keras_qat.lowering.affine import UNIT, inference_affine
 from keras_qat.quantized_layers.accumulators import accumulator_rounding
+from keras_qat.quantized_layers.target_codes import (
+    Neighbours,
+    chosen,
+    has_integers,
+    rounding_if,
+    values_of_target,
+)
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.grid import round_to_codes
 from keras_qat.tensors import Tensor
 
 _IMAGE_RANK = 4
@@ -28,23 +38,55 @@ class AffineAccumulator:
         input_quantizer: the layer that puts the input on its grid.
         output_quantizer: the quantizer of the result.
         ceiling: the ceiling of an activation before `output_quantizer`; `None` without one.
+        relu: whether a ReLU is before `output_quantizer`.
     """
 
     layers: tuple[Any, ...]
     input_quantizer: PutsOnGrid
     output_quantizer: ActivationQuantizer
     ceiling: float | None = None
+    relu: bool = False
 
-    def integer_affine(self, x: Tensor) -> Tensor:
-        """`gain * x + offset`, with the offset rounded to a whole number of accumulator units."""
+    def output(self, x: Tensor, own: Callable[[], Tensor], arithmetic: Arithmetic) -> Tensor:
+        """`gain * x + offset`, with the offset rounded to a whole number of accumulator units.
+
+        In fixed point: the values on the grid behind it that the op of the target yields.
+        """
+
+        def in_float() -> Tensor:
+            return self._affine_of(x)
+
+        if not arithmetic.fixed_point:
+            return in_float()
+        return chosen(self._has_integers(), lambda: self._on_target(x, arithmetic), in_float)
+
+    def _has_integers(self) -> Any:
+        return has_integers(self.input_quantizer, self.output_quantizer)
+
+    def _on_target(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
+        codes = ops.full((1, x.shape[-1]), UNIT, dtype="int32")
+        around = Neighbours(
+            self.input_quantizer, self.layers, self.output_quantizer, self.relu, self.ceiling
+        )
+        return values_of_target(
+            x, codes, 1.0 / UNIT, None, lambda x, kernel: x * kernel[0], around, arithmetic
+        )
+
+    def _affine_of(self, x: Tensor) -> Tensor:
         gain, offset = self._affine()
         unit = self._unit(gain)
         safe = ops.where(unit > 0, unit, 1.0)
         rounded = ops.where(unit > 0, ops.round(offset / safe) * safe, offset)
         return gain * ops.cast(x, "float32") + rounded
 
-    def rounding(self) -> Rounding:
+    def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """Rounds the result to codes from the accumulator, like the integer op."""
+        if not arithmetic.fixed_point:
+            return self._from_accumulator()
+
+        return rounding_if(self._has_integers(), round_to_codes, self._from_accumulator())
+
+    def _from_accumulator(self) -> Rounding:
         gain, _ = self._affine()
         scale = self.output_quantizer.scale
         ceiling = None if self.ceiling is None else self.ceiling / scale
@@ -65,13 +107,33 @@ class AffineAccumulator:
 class DeferredAffine:
     """What an affine map before another one is told: the last one computes both in inference."""
 
-    def integer_affine(self, x: Tensor) -> Tensor:
+    def output(self, x: Tensor, own: Callable[[], Tensor], arithmetic: Arithmetic) -> Tensor:
         """The input."""
         return x
 
 
+@dataclasses.dataclass(frozen=True)
+class FoldedAffine:
+    """What an affine map behind a weight layer is told: in fixed point that layer computes both.
+
+    Attributes:
+        layer: the weight layer.
+    """
+
+    layer: Any
+
+    def output(self, x: Tensor, own: Callable[[], Tensor], arithmetic: Arithmetic) -> Tensor:
+        """The input, or the output of the map itself."""
+        if not arithmetic.fixed_point:
+            return own()
+        return chosen(self.layer.has_integers(), lambda: x, own)
+
+
+AffineConnection = AffineAccumulator | DeferredAffine | FoldedAffine
+
+
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizeBatchNormalization(keras.layers.BatchNormalization):
+class QuantizeBatchNormalization(RoundsAsTarget, keras.layers.BatchNormalization):
     """BatchNormalization. In inference between known grids, its offset is rounded to deploy.
 
     On TensorFlow, one kernel normalizes images in training. It takes a third of the time that Keras
@@ -80,14 +142,20 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.connections: dict[int, AffineAccumulator | DeferredAffine] = {}
+        self.connections: dict[int, AffineConnection] = {}
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:
         if training and mask is None and self._has_kernel(inputs):
             return self._normalized(inputs)
+
+        def own() -> Tensor:
+            outputs = super(QuantizeBatchNormalization, self).call(inputs, training, mask)
+            return ops.cast(outputs, self.compute_dtype)
+
         if training or 0 not in self.connections:
-            return super().call(inputs, training=training, mask=mask)
-        return ops.cast(self.connections[0].integer_affine(inputs), self.compute_dtype)
+            return own()
+        outputs = self.connections[0].output(inputs, own, self.arithmetic)
+        return ops.cast(outputs, self.compute_dtype)
 
     def _has_kernel(self, inputs: Tensor) -> bool:
         last = len(inputs.shape) == _IMAGE_RANK and self.axis in (-1, _IMAGE_RANK - 1)
@@ -117,7 +185,7 @@ class QuantizeBatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
 
-class AffineLayer(keras.layers.Layer):
+class AffineLayer(RoundsAsTarget):
     """Base of `y = scale * x + offset`: a subclass has `scale` and `offset`.
 
     In inference between known grids, `offset` is rounded to deploy.
@@ -128,14 +196,18 @@ class AffineLayer(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.connections: dict[int, AffineAccumulator | DeferredAffine] = {}
+        self.connections: dict[int, AffineConnection] = {}
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        if training or 0 not in self.connections:
+        def own() -> Tensor:
             dtype = self.compute_dtype
             scale, offset = (ops.cast(each, dtype) for each in (self.scale, self.offset))
             return ops.cast(inputs, dtype) * scale + offset
-        return ops.cast(self.connections[0].integer_affine(inputs), self.compute_dtype)
+
+        if training or 0 not in self.connections:
+            return own()
+        outputs = self.connections[0].output(inputs, own, self.arithmetic)
+        return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any, **kwargs: Any) -> Any:
         return input_shape

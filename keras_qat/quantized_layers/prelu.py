@@ -9,6 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_qat.arithmetic import DEFAULT, Arithmetic
+from keras_qat.integer.op_numbers import fixed_point_multiplier
+from keras_qat.keras_fixed_point import rounded_twice
 from keras_qat.lowering.pending import Pending
 from keras_qat.lowering.prelu import PendingPReLU
 from keras_qat.quantized_layers.floor_log2 import floor_log2
@@ -16,6 +19,7 @@ from keras_qat.quantized_layers.quantize_wrapper import QuantizeWrapper
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SlopeQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.tensors import Tensor
+from keras_qat.wide_numbers import in_wide_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +29,18 @@ class PReLUGrids:
     input_quantizer: PutsOnGrid
     output_quantizer: ActivationQuantizer
 
-    def integer_prelu(self, x: Tensor, slopes: Tensor, slope_scale: Tensor) -> Tensor:
-        """The PReLU of `x` and `slopes` on their grids, as LiteRT rounds it.
+    @in_wide_numbers
+    def integer_prelu(
+        self, x: Tensor, slopes: Tensor, slope_scale: Tensor, arithmetic: Arithmetic = DEFAULT
+    ) -> Tensor:
+        """The PReLU of `x` and `slopes` on their grids, as the kernel of a target rounds it.
 
-        LiteRT's kernel rounds twice, first to a whole number of `2**-k` steps. Where the output has
+        The kernels rounds twice, first to a whole number of `2**-k` steps. Where the output has
         a larger scale than the input, up to a quarter of all results differ from a single rounding.
         Float64 holds every intermediate number exactly.
         """
+        if arithmetic.fixed_point:
+            return self._rounded_twice(x, slopes, slope_scale)
         source, scale = self.input_quantizer.scale, self.output_quantizer.scale
         codes, slope_codes = (
             ops.round(ops.cast(ops.cast(values, "float32") / unit, "float64"))
@@ -41,14 +50,30 @@ class PReLUGrids:
         below = _rescaled(codes * slope_codes, source * slope_scale / scale)
         return ops.cast(ops.where(codes >= 0, above, below), "float32") * scale
 
+    def _rounded_twice(self, x: Tensor, slopes: Tensor, slope_scale: Tensor) -> Tensor:
+        """As in TFLite Micro, whose multipliers are not rounded to float32."""
+        source, output, slope = (
+            ops.cast(each, "float64")
+            for each in (self.input_quantizer.scale, self.output_quantizer.scale, slope_scale)
+        )
+        codes, slope_codes = (
+            ops.cast(ops.round(ops.cast(values, "float32") / unit), "int64")
+            for values, unit in ((x, self.input_quantizer.scale), (slopes, slope_scale))
+        )
+        above = rounded_twice(codes, *fixed_point_multiplier(ops, source / output))
+        below = rounded_twice(
+            codes * slope_codes, *fixed_point_multiplier(ops, source * slope / output)
+        )
+        steps = ops.cast(ops.where(codes >= 0, above, below), "float32")
+        return steps * self.output_quantizer.scale
+
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizePReLU(QuantizeWrapper):
     """`PReLU` with a slope for each channel or element, on a grid of 8 bits.
 
     Forward: `y = max(x, 0) + a_hat * min(x, 0)`. In inference between known grids, `y` is rounded
-    as in LiteRT's kernel (on JAX, which has no float64 by default, once). A PReLU with a single
-    slope becomes a `QuantizeSharedPReLU`.
+    as in the target's kernel. A PReLU with a single slope becomes a `QuantizeSharedPReLU`.
     """
 
     @classmethod
@@ -60,11 +85,13 @@ class QuantizePReLU(QuantizeWrapper):
     def call(self, x: Tensor, source: int = 0, training: bool = False) -> Tensor:
         x = ops.cast(x, "float32")
         slopes = self.weight_quantizer(self.channels_last_kernel())
-        exact = keras.backend.backend() != "jax" and not training
-        if exact and source in self.connections:
-            scale = self.weight_quantizer.scale
-            return self.connections[source].integer_prelu(x, slopes, scale)
+        if not training and source in self.connections:
+            scale, told = self.weight_quantizer.scale, self.connections[source]
+            return told.integer_prelu(x, slopes, scale, self.arithmetic)
         return ops.relu(x) - slopes * ops.relu(-x)
+
+    def computes_on_target(self) -> bool:
+        return True
 
     def bias(self) -> None:
         return None

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras import ops
+
+from keras_qat.arithmetic import Arithmetic
+from keras_qat.integer.op_numbers import fixed_point_multiplier
+from keras_qat.keras_fixed_point import rounded_twice
 from keras_qat.quantized_layers.accumulators import accumulator_rounding
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.grid import Grid, round_to_codes
+from keras_qat.tensors import Tensor
+from keras_qat.wide_numbers import in_wide_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +33,30 @@ class ProductAccumulator:
     output: ActivationQuantizer
     ceiling: float | None = None
 
-    def rounding(self) -> Rounding:
+    def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """Rounds from the int32 product of the codes, with `multiplier = s_a * s_b / s_y`."""
+        if arithmetic.fixed_point:
+            return self._rounding_twice()
         scale = self.output.scale
         ceiling = None if self.ceiling is None else self.ceiling / scale
         return accumulator_rounding(self.left.scale * self.right.scale / scale, ceiling)
+
+    @in_wide_numbers
+    def _rounding_twice(self) -> Rounding:
+        left, right, scale = (
+            ops.cast(each.scale, "float64") for each in (self.left, self.right, self.output)
+        )
+        multiplier = left * right / scale
+        mantissa, shift = fixed_point_multiplier(ops, multiplier)
+        ceiling = (
+            None if self.ceiling is None else ops.floor(self.ceiling / self.output.scale + 0.5)
+        )
+
+        @in_wide_numbers
+        def from_product(ratio: Tensor, grid: Grid) -> Tensor:
+            product = ops.cast(ops.round(ops.cast(ratio, "float64") / multiplier), "int64")
+            steps = rounded_twice(product, mantissa, shift)
+            codes = round_to_codes(ops.cast(steps, "float32"), grid)
+            return codes if ceiling is None else ops.minimum(codes, ceiling)
+
+        return from_product

@@ -10,16 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from keras_qat.arithmetic import RoundsAsTarget
 from keras_qat.integer.ops import FloatWeight
 from keras_qat.lowering.pending import Pending
 from keras_qat.quantized_layers.learned_weight import learned_weight
+from keras_qat.quantized_layers.target_codes import chosen, values_of_target
 from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import deserialize_weight_quantizer
 from keras_qat.tensors import Tensor
 
 
-class QuantizeWrapper(keras.layers.Wrapper):
+class QuantizeWrapper(RoundsAsTarget, keras.layers.Wrapper):
     """Base of the wrappers: runs a layer with its kernel fake-quantized.
 
     A subclass is for one layer type. It defines the kernel with its output channels last
@@ -69,9 +71,47 @@ class QuantizeWrapper(keras.layers.Wrapper):
 
     def call(self, x: Tensor, source: int = 0, training: bool = False) -> Tensor:
         self.weight_quantizer.pulls = self.kernel.trainable
-        quantized = self.weight_quantizer(self.channels_last_kernel())
-        bias = self.bias() if training else self.deployed_bias(source)
-        return self._with_bias(x, quantized, bias)
+
+        def in_float() -> Tensor:
+            quantized = self.weight_quantizer(self.channels_last_kernel())
+            bias = self.bias() if training else self.deployed_bias(source)
+            return self._with_bias(x, quantized, bias)
+
+        told = self.connections.get(source)
+        if training or not self._computes_for(told):
+            return in_float()
+        return chosen(self.has_integers(), lambda: self._on_target(x, told), in_float)
+
+    def has_integers(self) -> Any:
+        """Whether int8 can hold what has been learned so far, for every call of the layer."""
+        found = [told.has_integers() for told in self.connections.values()]
+        if all(each is True for each in found):
+            return True
+        return ops.all(ops.stack([ops.cast(each, "bool") for each in found]))
+
+    def computes_on_target(self) -> bool:
+        """Whether all calls of the layer yield the codes of the target. It reads variables."""
+        return all(map(self._computes_for, self.connections.values())) and bool(self.has_integers())
+
+    def _computes_for(self, told: Any) -> bool:
+        """Whether the layer computes its codes itself, its neighbours included."""
+        return self.arithmetic.fixed_point and told is not None and told.folded_by is self
+
+    def _on_target(self, x: Tensor, told: Any) -> Tensor:
+        def forward(x: Tensor, kernel: Tensor) -> Tensor:
+            return self.forward(x, self.in_own_layout(kernel))
+
+        outputs = values_of_target(
+            x,
+            self.weight_quantizer.codes(self.channels_last_kernel()),
+            self.weight_quantizer.scale,
+            self.bias(),
+            forward,
+            told.neighbours,
+            self.arithmetic,
+            self.input_gain,
+        )
+        return ops.cast(outputs, self.layer.compute_dtype)
 
     def call_with(self, weights: Sequence[Tensor], x: Tensor, training: bool = False) -> Tensor:
         """Calls the layer in float with this kernel, channels last, instead of its latent one."""
@@ -149,6 +189,8 @@ class QuantizeWrapper(keras.layers.Wrapper):
         scale = ops.convert_to_numpy(self.weight_quantizer.scale).astype(np.float64)
         scale = scale * self.input_gain
         bias = self.deployed_bias(source)
+        if self._computes_for(self.connections.get(source)):
+            bias = self.bias()  # the target's op rounds it once, with the affine maps folded in
         bias = 0.0 if bias is None else ops.convert_to_numpy(bias).astype(np.float64)
         return {
             "scale": np.broadcast_to(scale, (channels,)),

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from keras import ops
 
+from keras_qat.arithmetic import Arithmetic, RoundsAsTarget
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import (
@@ -13,6 +14,7 @@ from keras_qat.quantizers.grid import (
     round_interpolated_to_codes,
     round_nonnegative_to_codes,
     round_pooled_to_codes,
+    round_resized_to_codes,
     round_to_codes,
 )
 from keras_qat.quantizers.initial_scale import Histogram, least_error_scale, range_scale
@@ -35,7 +37,7 @@ _FORMERLY_OF_ALL = ("per_channel", "code_regularization")
 class Accumulator(Protocol):
     """The int32 accumulator behind a float tensor, as the integer kernel will round it."""
 
-    def rounding(self) -> Rounding:
+    def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """A function that takes `ratio = x / scale` and a grid, and returns codes.
 
         It first finds the whole number in the accumulator that `x` comes from, and then rounds this
@@ -43,7 +45,7 @@ class Accumulator(Protocol):
         """
 
 
-class ActivationQuantizer(Quantizer):
+class ActivationQuantizer(RoundsAsTarget, Quantizer):
     """Base of the quantizers of activations: one scale for the tensor.
 
     A subclass implements `fake_quantize(x, rounding, selection)`.
@@ -119,14 +121,15 @@ class ActivationQuantizer(Quantizer):
         self, pooled: bool, training: bool, interpolated: bool = False, source: int = 0
     ) -> Rounding:
         if interpolated:
-            return round_interpolated_to_codes
+            fixed_point = self.arithmetic.fixed_point and not training
+            return round_resized_to_codes if fixed_point else round_interpolated_to_codes
         if pooled:
             return round_pooled_to_codes
         if training and self.never_negative:
             return round_nonnegative_to_codes
         if training or source not in self.accumulators:
             return round_to_codes
-        return self.accumulators[source].rounding()
+        return self.accumulators[source].rounding(self.arithmetic)
 
     def _measured(self, x: Tensor) -> Tensor:
         return x[:_MEASURED_EXAMPLES] if self._is_batch else x

@@ -125,7 +125,19 @@ def round_pooled_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
     Runtimes average the stored int8 integers, zero point included, and round half away from zero.
     `QuantParams.placed_in_int8` chooses the zero point, here `offset`.
     """
+    return _round_stored_codes(ratio, grid, _POOLED_TIE_MARGIN)
+
+
+def round_resized_to_codes(ratio: Tensor, grid: Grid) -> Tensor:
+    """Nearest code of a weighted mean of codes, as the RESIZE_BILINEAR of TFLM rounds it.
+
+    Like `round_pooled_to_codes`: half away from zero, of the stored integers.
+    """
+    return _round_stored_codes(ratio, grid, _INTERPOLATED_TIE_MARGIN)
+
+
+def _round_stored_codes(ratio: Tensor, grid: Grid, tie_margin: float) -> Tensor:
     offset = INT8_MAX - grid.qmax
     stored = ratio + offset
-    magnitude = ops.floor(ops.abs(stored) + (0.5 + _POOLED_TIE_MARGIN))
+    magnitude = ops.floor(ops.abs(stored) + (0.5 + tie_margin))
     return ops.clip(ops.sign(stored) * magnitude - offset, grid.qmin, grid.qmax)

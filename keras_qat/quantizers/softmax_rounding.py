@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_qat.arithmetic import RoundsAsTarget
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT
 from keras_qat.integer.qparams import QuantParams
+from keras_qat.quantizers.fixed_point_softmax import softmax_steps
 from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.tensors import Tensor
+from keras_qat.wide_numbers import in_wide_numbers
+
+_SMALLEST = 1e-37
+"""Of float32 probabilities, without subnormal ones. The kernel takes less than 1e-13 for 0."""
+_LARGEST_DISTANCE = 255.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CodesOfScores:
+    """The layer that puts the scores before a softmax on their grid. It is found in the graph."""
+
+    scores: Any
+
+    @in_wide_numbers
+    def probabilities(self, float_probabilities: Tensor) -> Tensor:
+        """The probabilities of the fixed-point kernel, from the probabilities of a float
+        softmax.
+
+        The kernel reads distances to the largest code, `d = log(p_largest / p) / s`. Those that it
+        counts are below 32 in real units. The float error of the logarithm is below 4e-6 there, so
+        scales down to 1e-5 are safe.
+        """
+        p, scale = (ops.cast(x, "float64") for x in (float_probabilities, self.scores.scale))
+        largest = ops.max(p, axis=-1, keepdims=True)
+        distance = ops.log(largest / ops.maximum(p, _SMALLEST)) / scale
+        below_largest = ops.cast(ops.round(ops.minimum(distance, _LARGEST_DISTANCE)), "int64")
+        steps = ops.minimum(softmax_steps(below_largest, scale), 255)
+        return ops.cast(steps, "float32") * np.float32(SOFTMAX_OUTPUT.scale)
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class SoftmaxRounding(keras.layers.Layer):
+class SoftmaxRounding(RoundsAsTarget):
     """Rounds probabilities to steps of 1/256 in inference, as SOFTMAX does in runtimes.
 
     Forward: `p_hat = round(min(256 * p, 255)) / 256` in inference, `p_hat = p` in training.
@@ -40,6 +71,7 @@ class SoftmaxRounding(keras.layers.Layer):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.supports_masking = True
+        self.connections: dict[int, CodesOfScores] = {}
         self.built = True
 
     @property
@@ -56,7 +88,11 @@ class SoftmaxRounding(keras.layers.Layer):
         return self.grid.qparams(np.float32(SOFTMAX_OUTPUT.scale))
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
-        return x if training else round_to_codes(x / self.scale, self.grid) * self.scale
+        if training:
+            return x
+        if self.arithmetic.fixed_point and 0 in self.connections:
+            return self.connections[0].probabilities(x)
+        return round_to_codes(x / self.scale, self.grid) * self.scale
 
 
 PutsOnGrid = Quantizer | SoftmaxRounding

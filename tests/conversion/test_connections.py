@@ -34,6 +34,7 @@ def test_finding_connections_changes_nothing():
     assert [(each.layer.name, type(each.told).__name__) for each in found] == [
         ("conv", "WeightAccumulator"),
         ("relu_quantizer", "WeightAccumulator"),
+        ("bn", "FoldedAffine"),
         ("head", "WeightAccumulator"),
         ("head_quantizer", "WeightAccumulator"),
     ]

@@ -162,7 +162,7 @@ def compare_with_model(
     for start in range(0, count, _CHUNK):
         part = {name: array[start : start + _CHUNK] for name, array in samples.items()}
         stated = model.layer_codes(part if len(part) > 1 else next(iter(part.values())))
-        codes = _with_moved_integers(graph, stated)
+        codes = with_moved_integers(graph, stated)
         inputs = {name: codes[name] for name in graph.inputs}
         exported = run(graph, inputs, profile, keep_all=True)
         own = {name: codes[name] for name in graph.tensors if name in codes}
@@ -228,7 +228,7 @@ def _worst_channel(
     return max(found, key=lambda each: (each.max_steps, each.mean_steps), default=None)
 
 
-def _with_moved_integers(
+def with_moved_integers(
     graph: IntegerGraph, stated: Mapping[str, npt.NDArray[np.int8]]
 ) -> dict[str, npt.NDArray[Any]]:
     """The model's integers, and the integers that ops without rounding compute from them.

@@ -52,22 +52,22 @@ def _softmax_float_table(below_max: Int64Array, scale: FloatArray) -> IntArray:
     return np.floor(exponentials * factor + np.float64(0.5)).astype(np.int64)
 
 
-_DIFFERENCE_INTEGER_BITS = 5
-_SUM_INTEGER_BITS = 12
+DIFFERENCE_BITS = 5
+SUM_BITS = 12
 
 
 def _softmax_fixed_point(below_max: Int64Array, scale: FloatArray) -> IntArray:
     """32-bit fixed point: polynomial exponentials, and a Newton reciprocal of their sum."""
-    fractional_bits = 31 - _DIFFERENCE_INTEGER_BITS
+    fractional_bits = 31 - DIFFERENCE_BITS
     real = min(float(scale) * (1 << fractional_bits), float(INT32_MAX))
     mantissa, shift = quantize_multiplier(real)
-    radius = int(((1 << _DIFFERENCE_INTEGER_BITS) - 1) * (1 << fractional_bits) / (1 << int(shift)))
+    radius = int(((1 << DIFFERENCE_BITS) - 1) * (1 << fractional_bits) / (1 << int(shift)))
     counted = below_max <= radius
     differences = saturating_rounding_doubling_high_mul(
         np.where(counted, -below_max, 0) << shift, mantissa
     )
     exponentials = _exp_of_nonpositive(differences)
-    terms = rounding_divide_by_power_of_two(exponentials, _SUM_INTEGER_BITS)
+    terms = rounding_divide_by_power_of_two(exponentials, SUM_BITS)
     total = np.where(counted, terms, 0).sum(axis=-1, keepdims=True)
     reciprocal, bits_over_unit = _reciprocal(total)
     product = saturating_rounding_doubling_high_mul(reciprocal, exponentials)
@@ -75,9 +75,9 @@ def _softmax_fixed_point(below_max: Int64Array, scale: FloatArray) -> IntArray:
     return np.where(counted, steps, 0)
 
 
-_EXP_MINUS_EIGHTH = 1895147668
-_ONE_THIRD = 715827883
-_EXP_OF_MINUS_POWERS = (
+EXP_MINUS_EIGHTH = 1895147668
+ONE_THIRD = 715827883
+EXP_OF_MINUS_POWERS = (
     (-2, 1672461947),
     (-1, 1302514674),
     (0, 790015084),
@@ -97,25 +97,25 @@ def _exp_of_nonpositive(x: Int64Array) -> Int64Array:
     around -1/8.
     """
     high_mul = saturating_rounding_doubling_high_mul
-    fractional_bits = 31 - _DIFFERENCE_INTEGER_BITS
+    fractional_bits = 31 - DIFFERENCE_BITS
     quarter = np.int64(1) << (fractional_bits - 2)
     rest = (x & (quarter - 1)) - quarter
     multiple = rest - x
-    t = (rest << _DIFFERENCE_INTEGER_BITS) + (1 << 28)
+    t = (rest << DIFFERENCE_BITS) + (1 << 28)
     t2 = high_mul(t, t)
     t3 = high_mul(t2, t)
     t4 = high_mul(t2, t2)
-    tail = high_mul(rounding_divide_by_power_of_two(t4, 2) + t3, _ONE_THIRD) + t2
+    tail = high_mul(rounding_divide_by_power_of_two(t4, 2) + t3, ONE_THIRD) + t2
     series = t + rounding_divide_by_power_of_two(tail, 1)
-    result = _EXP_MINUS_EIGHTH + high_mul(series, _EXP_MINUS_EIGHTH)
-    for power, constant in _EXP_OF_MINUS_POWERS:
+    result = EXP_MINUS_EIGHTH + high_mul(series, EXP_MINUS_EIGHTH)
+    for power, constant in EXP_OF_MINUS_POWERS:
         present = (multiple >> (fractional_bits + power)) & 1
         result = np.where(present == 1, high_mul(result, constant), result)
     return np.where(x == 0, INT32_MAX, result)
 
 
-_48_OVER_17 = 1515870810
-_MINUS_32_OVER_17 = -1010580540
+NEWTON_START, NEWTON_SLOPE = 1515870810, -1010580540
+"""48/17 and -32/17, with 29 fractional bits."""
 
 
 def _reciprocal(total: Int64Array) -> tuple[Int64Array, Int64Array]:
@@ -128,8 +128,8 @@ def _reciprocal(total: Int64Array) -> tuple[Int64Array, Int64Array]:
     leading_zeros = 32 - bit_length
     mantissa = (total << leading_zeros) - (np.int64(1) << 31)
     half_denominator = (mantissa + INT32_MAX + 1) // 2
-    estimate = _48_OVER_17 + high_mul(half_denominator, _MINUS_32_OVER_17)
+    estimate = NEWTON_START + high_mul(half_denominator, NEWTON_SLOPE)
     for _ in range(3):
         error = (1 << 29) - high_mul(half_denominator, estimate)
         estimate = estimate + (high_mul(estimate, error) << 2)
-    return np.minimum(estimate << 1, INT32_MAX), _SUM_INTEGER_BITS - leading_zeros
+    return np.minimum(estimate << 1, INT32_MAX), SUM_BITS - leading_zeros

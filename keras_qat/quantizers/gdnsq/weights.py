@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_qat.errors import LoweringError
 from keras_qat.file_format import with_later_variables
-from keras_qat.integer.headroom import WEIGHT_MAX
+from keras_qat.integer.op_numbers import WEIGHT_MAX
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.gdnsq.bit_width import extent_bit_width, levels, weight_extent

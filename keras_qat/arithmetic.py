@@ -1,0 +1,115 @@
+"""In whose arithmetic a quantized model infers."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from keras_qat.integer.op_numbers import WEIGHT_MAX
+from keras_qat.integer.storage_sizes import INT4_MAX
+from keras_qat.keras_calls import outer_layer
+
+_OPTION = "computes_as"
+_CALLERS: weakref.WeakKeyDictionary[keras.layers.Layer, weakref.WeakSet[keras.Model]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The models that called each layer, and may have traced it. On JAX, Keras does not tell."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """How a target's kernels round.
+
+    Attributes:
+        name: the name, which layers save.
+        target: the target.
+        fixed_point: whether kernels rescale accumulators in fixed point, with two roundings. If
+            not, they multiply in float32 and round once.
+        weight_max: largest magnitude to which headroom fills stored weights of few bits.
+    """
+
+    name: str
+    target: str
+    fixed_point: bool
+    weight_max: int = WEIGHT_MAX
+
+    @property
+    def int4(self) -> bool:
+        """Whether weights that fit are stored as INT4."""
+        return self.weight_max == INT4_MAX
+
+
+ARITHMETICS = {
+    each.name: each
+    for each in (
+        Arithmetic("litert", "litert", fixed_point=False),
+        Arithmetic("tflm", "tflm", fixed_point=True),
+        Arithmetic("tflm-int4", "tflm", fixed_point=True, weight_max=INT4_MAX),
+    )
+}
+DEFAULT = ARITHMETICS["litert"]
+
+
+def arithmetic_of(target: Any, weight_storage: Any = "auto") -> Arithmetic:
+    """The arithmetic of a target with a storage of weights.
+
+    >>> arithmetic_of("tflm", "int4").weight_max
+    7
+
+    Raises:
+        ValueError: no such target, or a storage that the target does not load.
+    """
+    targets = sorted({each.target for each in ARITHMETICS.values()})
+    if target not in targets:
+        raise ValueError(f"The target must be one of {targets}. Received: {target!r}")
+    storages = ("auto", "int8", "int4", "lut") if target == "tflm" else ("auto", "int8")
+    if weight_storage not in storages:
+        raise ValueError(
+            f"The weight_storage for target {target!r} must be one of {storages}. Received: "
+            f"{weight_storage!r}"
+        )
+    return ARITHMETICS[f"{target}-int4" if weight_storage == "int4" else target]
+
+
+class RoundsAsTarget(keras.layers.Layer):
+    """Base of layers that infer as a target does. The choice is saved with the layer.
+
+    Attributes:
+        arithmetic: the arithmetic of inference, by default LiteRT's.
+    """
+
+    def __init__(self, *args: Any, computes_as: str = DEFAULT.name, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.arithmetic = ARITHMETICS[computes_as]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        caller = outer_layer(self)
+        if isinstance(caller, keras.Model):
+            _CALLERS.setdefault(self, weakref.WeakSet()).add(caller)
+        return super().__call__(*args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        chosen = {} if self.arithmetic is DEFAULT else {_OPTION: self.arithmetic.name}
+        return {**super().get_config(), **chosen}
+
+
+def set_arithmetic(layers: Iterable[RoundsAsTarget], arithmetic: Arithmetic) -> None:
+    """Lets layers infer so from now on, in every model that calls them.
+
+    Graphs that Keras traced for such models are traced anew.
+    """
+    for layer in layers:
+        if layer.arithmetic is arithmetic:
+            continue
+        layer.arithmetic = arithmetic
+        for model in _CALLERS.get(layer, ()):
+            forget_traces(model)
+
+
+def forget_traces(model: Any) -> None:
+    """Lets Keras trace the steps of a model anew."""
+    model.train_function = model.test_function = model.predict_function = None

@@ -1,0 +1,147 @@
+"""`TargetInference`: a model whose inference rounds as a target does, and its codes."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_qat.arithmetic import (
+    DEFAULT,
+    Arithmetic,
+    RoundsAsTarget,
+    arithmetic_of,
+    forget_traces,
+    set_arithmetic,
+)
+from keras_qat.conversion.to_integer import (
+    placed_codes,
+    quantized_tensors,
+    raw_inputs,
+    raw_outputs,
+)
+from keras_qat.keras_graph import nodes, probe_of, structured_inputs
+from keras_qat.keras_precision import full_precision
+from keras_qat.quantized_layers import QuantizeWrapper
+from keras_qat.training.finite_values import NanKeeper, check_inputs
+
+_PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
+"""The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
+
+_LIVING: weakref.WeakSet[TargetInference] = weakref.WeakSet()
+
+
+class TargetInference(keras.Model):
+    """A quantized model: what it infers, and in whose arithmetic."""
+
+    _nan_keeper: NanKeeper
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        _LIVING.add(self)
+
+    def compute_as(self, target: str, weight_storage: str = "auto") -> None:
+        """Lets inference round exactly as the kernels of a target do.
+
+        This holds for `predict`, `evaluate`, the validation inside `fit`, and `layer_codes`. So
+        checkpoints and early stopping see what the exported file computes. Training steps do not
+        change. The choice is saved with the layers, and other models that call them follow. Keras
+        traces them anew. You do so with a `tf.function` or `jax.jit` of your own, and on JAX with a
+        plain model around this one: compile it again.
+
+        Args:
+            target: `"litert"` (the default of a model): one rounding in float32. `"tflm"`: two
+                roundings in fixed point, as TensorFlow Lite Micro.
+            weight_storage: how the file stores weights, as for `tflite_export.export`. For
+                `"tflm"`, `"int4"` leaves less room for headroom, so it rounds otherwise; the
+                other storages round alike.
+
+        Raises:
+            ValueError: no such target, or a storage that it does not load.
+
+        >>> import keras, keras_qat
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        >>> qmodel = keras_qat.quantize(model, calibration_data=np.eye(4))
+        >>> qmodel.compute_as("tflm")
+        >>> qmodel.computes_as
+        'tflm'
+        """
+        self._set(arithmetic_of(target, weight_storage))
+
+    def _set(self, arithmetic: Arithmetic) -> None:
+        layers = self.rounding_layers()
+        changed = {id(each) for each in layers if each.arithmetic is not arithmetic}
+        set_arithmetic(layers, arithmetic)
+        for model in list(_LIVING):
+            if not changed.isdisjoint(map(id, model.rounding_layers())):
+                forget_traces(model)
+                _PROBES.pop(model, None)
+
+    @property
+    def computes_as(self) -> str:
+        """The target as which the model infers: its name, if it does so everywhere.
+
+        Layers whose grids have no integers yet, such as GDNSQ's grids above 8 bits, infer in float
+        as in training. The text then lists them.
+        """
+        arithmetic = self._arithmetic()
+        name = f"{arithmetic.target}, weights as int4" if arithmetic.int4 else arithmetic.target
+        in_float = [each.name for each in self.rounding_layers() if _infers_in_float(each)]
+        return f"{name}, in float so far: {', '.join(in_float)}" if in_float else name
+
+    @contextlib.contextmanager
+    def computing_as(self, target: str, weight_storage: str = "auto") -> Iterator[None]:
+        """Infers as a target does inside the context; see `compute_as`."""
+        before = self._arithmetic()
+        self._set(arithmetic_of(target, weight_storage))
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def _arithmetic(self) -> Arithmetic:
+        found = self.rounding_layers()
+        return found[0].arithmetic if found else DEFAULT
+
+    def rounding_layers(self) -> list[RoundsAsTarget]:
+        """The layers that round as the target does, in the order of the graph."""
+        found = (node.operation for node in nodes(self))
+        return list(dict.fromkeys(each for each in found if isinstance(each, RoundsAsTarget)))
+
+    def layer_codes(self, x: Any, batch_size: int = 64) -> dict[str, np.ndarray]:
+        """The codes that this model computes from float inputs in inference.
+
+        Args:
+            x: inputs as for `predict`.
+            batch_size: as for `predict`.
+
+        Returns:
+            int8 arrays by tensor name of the integer graph: every input, and every tensor that
+            a quantizer yields. Inputs that only layers in float read, and outputs that they yield,
+            are returned as they are.
+
+        Raises:
+            ValueError: inputs that hold NaN.
+        """
+        check_inputs(self, self._nan_keeper, x)
+        sites, raw = quantized_tensors(self), raw_inputs(self) | raw_outputs(self)
+        if self not in _PROBES:
+            outputs = {name: site.tensor for name, site in sites.items()}
+            outputs |= {name: each.tensor for name, each in raw.items()}
+            _PROBES[self] = probe_of(self, outputs)
+        fed = structured_inputs(self, x)
+        with full_precision(_PROBES[self]):
+            values = _PROBES[self].predict(fed, batch_size=batch_size, verbose=0)
+        codes = {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
+        return codes | {name: values[name].astype(each.dtype) for name, each in raw.items()}
+
+
+def _infers_in_float(layer: RoundsAsTarget) -> bool:
+    """Whether a layer with weights is between grids, and yet cannot compute the target's codes."""
+    if not isinstance(layer, QuantizeWrapper) or not layer.connections:
+        return False
+    return layer.arithmetic.fixed_point and not layer.computes_on_target()

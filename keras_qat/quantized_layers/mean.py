@@ -1,0 +1,54 @@
+"""The mean over an image in inference, rounded as a target's MEAN rounds it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from keras import ops
+
+from keras_qat.arithmetic import Arithmetic
+from keras_qat.integer.op_numbers import fixed_point_multiplier
+from keras_qat.keras_fixed_point import rounded_twice
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.grid import Grid, round_to_codes
+from keras_qat.tensors import Tensor
+from keras_qat.wide_numbers import in_wide_numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanOfCodes:
+    """The quantizers around a global average pooling. They are found in the graph, never saved.
+
+    Attributes:
+        before: the layer that puts the image on its grid.
+        output: the quantizer of the mean.
+        count: the number of pixels.
+    """
+
+    before: PutsOnGrid
+    output: ActivationQuantizer
+    count: int
+
+    def rounding(self, arithmetic: Arithmetic) -> Rounding:
+        """In fixed point, rounds the sum of the codes, with a mantissa divided by their number.
+
+        The sum is found from the float mean, which is safe up to about `2**21`.
+        """
+        return self._rounding_twice() if arithmetic.fixed_point else round_to_codes
+
+    @in_wide_numbers
+    def _rounding_twice(self) -> Rounding:
+        before, output = (ops.cast(each.scale, "float64") for each in (self.before, self.output))
+        codes_of_mean = output / before * self.count
+        mantissa, shift = fixed_point_multiplier(ops, before / output)
+        spare = ops.minimum(min(self.count.bit_length() - 1, 32), 31 + shift)
+        mantissa = ops.left_shift(mantissa, spare) // self.count
+
+        @in_wide_numbers
+        def from_sum(ratio: Tensor, grid: Grid) -> Tensor:
+            total = ops.cast(ops.round(ops.cast(ratio, "float64") * codes_of_mean), "int64")
+            steps = rounded_twice(total, mantissa, shift - spare)
+            return round_to_codes(ops.cast(steps, "float32"), grid)
+
+        return from_sum

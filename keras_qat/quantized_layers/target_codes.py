@@ -1,0 +1,211 @@
+"""An op with weights in inference as a target's kernel computes it: sums of codes, rescaled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_qat.arithmetic import Arithmetic
+from keras_qat.integer.op_numbers import (
+    LearnedChannels,
+    StoredChannels,
+    fixed_point_multiplier,
+    stored_channels,
+    within_int32,
+)
+from keras_qat.integer.storage_sizes import INT4_MAX, INT4_MIN
+from keras_qat.keras_fixed_point import rounded_twice
+from keras_qat.lowering.affine import wide_inference_affine
+from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
+from keras_qat.quantizers.fake_quantize import Rounding
+from keras_qat.quantizers.grid import Grid
+from keras_qat.tensors import Tensor
+from keras_qat.wide_numbers import in_wide_numbers
+
+_LEVELS = 256
+_LARGEST_WEIGHT = 127
+_EXACT_IN_FLOAT32 = 1 << 24
+_HALF_A_CODE = 16
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+"""`(input, kernel) -> sums`, the kernel with its output channels last."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """What is around an op with weights.
+
+    Attributes:
+        before: the layer that puts the input on its grid.
+        affines: the affine maps that are folded into the op.
+        behind: the quantizer of the result.
+        relu: whether a ReLU is fused into the op.
+        ceiling: the ceiling of that ReLU; `None` without one.
+    """
+
+    before: PutsOnGrid
+    affines: Sequence[Any]
+    behind: ActivationQuantizer
+    relu: bool
+    ceiling: float | None
+
+
+@in_wide_numbers
+def values_of_target(
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    forward: Forward,
+    around: Neighbours,
+    arithmetic: Arithmetic,
+    input_gain: float = 1.0,
+) -> Tensor:
+    """The output of the op and its neighbours, on the grid behind them, as the target rounds it.
+
+    Args:
+        x: the input, on the grid before the op.
+        codes: the learned integers of the kernel, output channels last.
+        scale: the real value of one code, of every channel or of all.
+        bias: the latent bias; `None` without one.
+        forward: the op in float, without bias.
+        around: the neighbours.
+        arithmetic: the target.
+        input_gain: a factor of `scale`.
+    """
+    input_scale, output_scale = (_wide(each.scale) for each in (around.before, around.behind))
+    scale = _wide(scale) * input_gain
+    learned, sign = _learned_channels(codes, scale, bias, around.affines)
+    ends = around.before.forward_grid()
+    reach = ops.maximum(_wide(ends.qmax), -_wide(ends.qmin))
+    fitted, counts, _ = within_int32(ops, learned, input_scale, output_scale, reach)
+    stated = dataclasses.replace(fitted, scale=_wide(ops.cast(fitted.scale, "float32")))
+    kernel = ops.cast(codes, "float32") * ops.cast(sign * _wide(counts), "float32")
+    stored = stored_channels(ops, stated, input_scale, output_scale)
+    if arithmetic.int4:
+        narrow = stored_channels(ops, stated, input_scale, output_scale, arithmetic.weight_max)
+        stored = _either(_fits_int4(kernel), narrow, stored)
+    mantissa, shift = fixed_point_multiplier(ops, stored.multiplier)
+
+    sums = _exact_sums(_codes_on(x, around.before), kernel, forward, fitted.total, reach)
+    accumulator = ops.left_shift(sums, stored.headroom) + ops.cast(stored.bias, "int64")
+    steps = rounded_twice(accumulator, mantissa, shift, positive=around.relu)
+    return on_grid_behind(ops.cast(steps, "int32"), around.behind, around.relu, around.ceiling)
+
+
+def has_integers(before: PutsOnGrid, behind: PutsOnGrid, largest_code: Any = 0) -> Any:
+    """Whether int8 can hold what is before an op, its weights, and what is behind: a bool.
+
+    It is a tensor where grids learn their numbers of levels.
+    """
+    held = [largest_code <= _LARGEST_WEIGHT]
+    for ends in (before.forward_grid(), behind.forward_grid()):
+        held.append(ends.qmax - ends.qmin < _LEVELS)
+    known = [each for each in held if isinstance(each, bool | np.bool_)]
+    if len(known) == len(held) or not all(known):
+        return all(known)
+    return ops.all(ops.stack([ops.cast(each, "bool") for each in held if each is not True]))
+
+
+def chosen(condition: Any, if_true: Callable[[], Tensor], if_false: Callable[[], Tensor]) -> Tensor:
+    """One of two tensors; only that one is computed."""
+    if isinstance(condition, bool | np.bool_):
+        return if_true() if condition else if_false()
+    return ops.cond(condition, if_true, if_false)
+
+
+def rounding_if(condition: Any, if_true: Rounding, if_false: Rounding) -> Rounding:
+    """One of two roundings."""
+    if isinstance(condition, bool | np.bool_):
+        return if_true if condition else if_false
+
+    def rounding(ratio: Tensor, grid: Grid) -> Tensor:
+        return ops.cond(condition, lambda: if_true(ratio, grid), lambda: if_false(ratio, grid))
+
+    return rounding
+
+
+def on_grid_behind(
+    steps: Tensor, behind: ActivationQuantizer, relu: bool = False, ceiling: float | None = None
+) -> Tensor:
+    """Whole steps as values on a grid, clamped to its ends and by a fused activation.
+
+    A kernel clamps to the code of the ceiling, rounded half up.
+    """
+    ends, steps = behind.forward_grid(), ops.cast(steps, "float32")
+    low = ops.maximum(ends.qmin, 0) if relu else ends.qmin
+    high = ends.qmax
+    if ceiling is not None:
+        high = ops.minimum(high, ops.floor(ceiling / behind.scale + 0.5))
+    low, high = (ops.cast(each, "float32") for each in (low, high))
+    return ops.minimum(ops.maximum(steps, low), high) * behind.scale
+
+
+def _learned_channels(
+    codes: Tensor, scale: Tensor, bias: Tensor | None, affines: Sequence[Any]
+) -> tuple[LearnedChannels, Tensor]:
+    """The channels with affine maps folded in, and the signs of the gains."""
+    magnitudes = ops.reshape(ops.abs(ops.cast(codes, "int64")), (-1, codes.shape[-1]))
+    total, largest = (_wide(each) for each in (ops.sum(magnitudes, 0), ops.max(magnitudes, 0)))
+    channels = ops.ones_like(total)
+    scale, bias = scale * channels, 0.0 * channels if bias is None else _wide(bias)
+    sign = channels
+    for layer in affines:
+        gain, offset = wide_inference_affine(layer)
+        scale, bias = scale * ops.abs(gain), bias * gain + offset
+        sign = sign * ops.sign(gain)
+    alive = ops.abs(sign)
+    return LearnedChannels(total * alive, largest * alive, scale, bias), sign
+
+
+def _fits_int4(kernel: Tensor) -> Tensor:
+    return ops.logical_and(ops.all(kernel >= INT4_MIN), ops.all(kernel <= INT4_MAX))
+
+
+def _either(condition: Tensor, if_true: StoredChannels, if_false: StoredChannels) -> StoredChannels:
+    return StoredChannels(
+        ops.where(condition, if_true.headroom, if_false.headroom),
+        ops.where(condition, if_true.bias, if_false.bias),
+        ops.where(condition, if_true.multiplier, if_false.multiplier),
+    )
+
+
+def _exact_sums(
+    x: Tensor, kernel: Tensor, forward: Forward, total: Tensor, reach: Tensor
+) -> Tensor:
+    """The sums of products of codes, int64. Float32 is exact below `2**24`, so large ones are two.
+
+    The inputs are then split into `16 * high + low`. Where that is not enough either, the sums are
+    float64.
+    """
+
+    def whole(sums: Tensor) -> Tensor:
+        return ops.cast(ops.round(sums), "int64")
+
+    def at_once() -> Tensor:
+        return whole(forward(x, kernel))
+
+    def in_halves() -> Tensor:
+        high = ops.floor(x / _HALF_A_CODE)
+        low = x - high * _HALF_A_CODE
+        return whole(forward(high, kernel)) * _HALF_A_CODE + whole(forward(low, kernel))
+
+    taps = int(np.prod(kernel.shape[:-1]))
+    if taps * _LARGEST_WEIGHT * (_LEVELS - 1) < _EXACT_IN_FLOAT32:
+        return at_once()
+    if taps * _LARGEST_WEIGHT * _HALF_A_CODE >= _EXACT_IN_FLOAT32:
+        return whole(forward(_wide(x), _wide(kernel)))
+    return ops.cond(ops.max(total) * reach < _EXACT_IN_FLOAT32, at_once, in_halves)
+
+
+def _codes_on(x: Tensor, grid: PutsOnGrid) -> Tensor:
+    """The codes of values that are on a grid, as floats."""
+    return ops.round(ops.cast(x, "float32") / grid.scale)
+
+
+def _wide(x: Any) -> Tensor:
+    return ops.cast(x, "float64")
