@@ -24,7 +24,9 @@ def in_wide_numbers(function: _F) -> _F:
         return function
     import jax
 
-    enable_x64: Any = getattr(jax, "enable_x64", None) or _of_older_versions()
+    enable_x64: Any = getattr(jax, "enable_x64", None)
+    if enable_x64 is None:
+        enable_x64 = _of_older_versions()
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

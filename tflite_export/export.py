@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from keras_qat.integer import IntegerGraph
 from keras_qat.integer.io import replace_file
 from keras_qat.integer.parts import part_of, stating_integers
@@ -34,6 +36,7 @@ from tflite_export.proof.comparison import (
     Samples,
     compare_with_model,
 )
+from tflite_export.proof.evaluation import Arithmetic, inferring_as, other_evaluation
 from tflite_export.proof.limits import Limits, check_limits
 from tflite_export.proof.output_kinds import output_kinds
 from tflite_export.proof.samples import code_samples, real_samples, split_labels
@@ -214,7 +217,49 @@ def prepare(
     chosen = get_target(target)
     _check_compact(compact, chosen)
     storage = check_weight_storage(weight_storage, chosen)
-    model, kinds_given = _part(stating_integers(model), outputs)
+    limits = {
+        "max_flip_rate": max_flip_rate,
+        "min_argmax_agreement": min_argmax_agreement,
+        "max_output_error": max_output_error,
+    }
+    whole = stating_integers(model)
+    with inferring_as(whole, chosen, storage) as arithmetic:
+        return _prepared(
+            whole,
+            path,
+            chosen,
+            arithmetic,
+            storage,
+            limits,
+            io_dtype=io_dtype,
+            strict=strict,
+            compact=compact,
+            samples=samples,
+            metric=metric,
+            outputs=outputs,
+            verify=verify,
+            metadata=metadata,
+        )
+
+
+def _prepared(
+    whole: Any,
+    path: str,
+    chosen: Target,
+    arithmetic: Arithmetic,
+    storage: str,
+    limits: Mapping[str, float | None],
+    *,
+    io_dtype: IoDtypes,
+    strict: bool,
+    compact: bool,
+    samples: Any,
+    metric: Metric | None,
+    outputs: Mapping[str, str] | Sequence[str] | None,
+    verify: bool,
+    metadata: Metadata | None,
+) -> Exported:
+    model, kinds_given = _part(whole, outputs)
     graph = graph_of(model)
     dtypes = io_dtypes(graph, io_dtype)
     stored = legalize(graph, chosen, storage)
@@ -232,7 +277,7 @@ def prepare(
     if strict:
         require_faithful([weight.name for weight in lossy])
 
-    comparison, worth, uneven = None, None, []
+    comparison, worth, evaluation, uneven = None, None, None, []
     samples, labels = split_labels(graph, samples, metric)
     if isinstance(model, IntegerGraph):
         if labels is not None:
@@ -244,7 +289,13 @@ def prepare(
     else:
         real, answers = real_samples(graph, samples), Answers(legal)
         profile = chosen.default_profile
-        comparison = compare_with_model(legal, model, real, profile, kinds, answers.add)
+        alone = {"alone": profile} if arithmetic.exact else {}
+        comparison = compare_with_model(legal, model, real, profile, kinds, answers.add, **alone)
+        if arithmetic.before is not None:
+            of_file = {name: np.concatenate(found) for name, found in answers.file.items()}
+            evaluation, answers.trained = other_evaluation(
+                legal, model, real, kinds, of_file, arithmetic.before, chosen, storage
+            )
         codes = {name: graph.tensors[name].quantize(x) for name, x in real.items()}
         if samples is not None:
             worth = worth_of(answers, model, real, list(kinds.values()), labels, metric)
@@ -252,13 +303,8 @@ def prepare(
     verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
     unproven = set(chosen.profiles) - set(runnable_profiles(legal, chosen))
     if comparison is not None:
-        limits = Limits.of(
-            chosen,
-            max_flip_rate=max_flip_rate,
-            min_argmax_agreement=min_argmax_agreement,
-            max_output_error=max_output_error,
-        )
-        check_limits(comparison, limits, answers=samples is not None)
+        allowed = Limits.of(chosen, arithmetic.exact, **limits)
+        check_limits(comparison, allowed, answers=samples is not None)
     rounds_inputs = any(dtypes.get(name) == "float32" for name in graph.inputs)
     report = Report(
         path=path,
@@ -278,6 +324,7 @@ def prepare(
         ),
         float_parts=report_float_parts(stored, file),
         worth=worth,
+        evaluation=evaluation,
     )
     return Exported(data, file, legal, codes, report)
 

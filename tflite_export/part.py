@@ -37,6 +37,11 @@ class PartOfModel:
         """The part of the integer network."""
         return self._part
 
+    @property
+    def computing_as(self) -> Any:
+        """The context in which the whole model infers as a target, if it can."""
+        return getattr(self._model, "computing_as", None)
+
     def layer_codes(self, x: Any) -> Arrays:
         """The integers of the model in this part. Inputs that the part does not read are zeros."""
         codes = self._model.layer_codes(self._whole_inputs(x))

@@ -9,6 +9,7 @@ import pathlib
 
 from tflite_export.contents import FloatPartReport, OpReport, WeightReport
 from tflite_export.proof.comparison import ModelComparison
+from tflite_export.proof.evaluation import OtherEvaluation
 from tflite_export.proof.verification import RuntimeVerification
 from tflite_export.proof.worth import Worth
 from tflite_export.text_table import text_table
@@ -30,6 +31,8 @@ class Report:
         limits: what the numbers do not cover.
         float_parts: the layers that the file computes in float32; empty for most models.
         worth: float model, trained model and file side by side; `None` without real samples.
+        evaluation: the file against the model as the user evaluates it, if that is as another
+            target; else `None`.
     """
 
     path: str
@@ -43,6 +46,7 @@ class Report:
     limits: tuple[str, ...]
     float_parts: tuple[FloatPartReport, ...] = ()
     worth: Worth | None = None
+    evaluation: OtherEvaluation | None = None
 
     @property
     def mismatches(self) -> int:
@@ -86,6 +90,7 @@ class Report:
             *map(_render_float_part, self.float_parts),
             *self._render_verifications(),
             *self._render_comparison(),
+            *(self.evaluation.render() if self.evaluation else ()),
             *(self.worth.render() if self.worth else ()),
             *(f"Limit: {limit}" for limit in self.limits),
         ]

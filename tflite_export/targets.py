@@ -17,6 +17,7 @@ class Target:
         default_profile: rounding profile of the default runtime.
         profiles: every profile that `verify` proves.
         weight_storages: the storages of weights that the runtimes load.
+        rounds_twice: whether its kernels rescale in fixed point, which a trained model can do too.
         compact: whether its files can be compact, see `FileModel`.
         smallest_multiplier: lower end (inclusive) of `s_x * s_w / s_y`.
         multiplier_limit: upper end (exclusive) of `s_x * s_w / s_y`, and of `s_a * s_b / s_y` of a
@@ -33,6 +34,7 @@ class Target:
     default_profile: str
     profiles: tuple[str, ...]
     weight_storages: tuple[str, ...]
+    rounds_twice: bool
     compact: bool
     smallest_multiplier: float
     multiplier_limit: float
@@ -52,6 +54,7 @@ TARGETS: dict[str, Target] = {
             default_profile="xnnpack",
             profiles=("litert_ref", "xnnpack"),
             weight_storages=("int8",),
+            rounds_twice=False,
             compact=False,
             smallest_multiplier=2.0**-31,
             # XNNPACK refuses larger multipliers of a linear op. It leaves an ADD outside its
@@ -72,6 +75,7 @@ TARGETS: dict[str, Target] = {
             default_profile="tflm",
             profiles=("tflm",),
             weight_storages=("int8", "int4", "lut"),
+            rounds_twice=True,
             compact=True,
             smallest_multiplier=2.0**-31,
             multiplier_limit=2.0**8,

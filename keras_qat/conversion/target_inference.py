@@ -94,12 +94,16 @@ class TargetInference(keras.Model):
         return f"{name}, in float so far: {', '.join(in_float)}" if in_float else name
 
     @contextlib.contextmanager
-    def computing_as(self, target: str, weight_storage: str = "auto") -> Iterator[None]:
-        """Infers as a target does inside the context; see `compute_as`."""
+    def computing_as(self, target: str, weight_storage: str = "auto") -> Iterator[tuple[str, str]]:
+        """Infers as a target does inside the context; see `compute_as`.
+
+        Yields:
+            The target as which the model inferred before, and its storage of weights.
+        """
         before = self._arithmetic()
         self._set(arithmetic_of(target, weight_storage))
         try:
-            yield
+            yield before.target, "int4" if before.int4 else "auto"
         finally:
             self._set(before)
 

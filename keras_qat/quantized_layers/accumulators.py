@@ -11,10 +11,11 @@ from keras import ops
 from keras_qat.arithmetic import Arithmetic
 from keras_qat.integer.qparams import INT8_MAX
 from keras_qat.lowering.affine import inference_affine
-from keras_qat.quantized_layers.target_codes import Neighbours, has_integers, rounding_if
+from keras_qat.quantized_layers.target_codes import Neighbours
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, WeightQuantizer
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import Grid, round_to_codes
+from keras_qat.quantizers.int8_grids import has_integers, rounding_if
 from keras_qat.tensors import Tensor
 
 _SMALLEST = 1e-30
@@ -59,7 +60,7 @@ class WeightAccumulator:
         weights, largest = self.weight_quantizer, 0
         if weights.learns_width:
             largest = ops.max(weights.largest_code(self.folded_by.channels_last_kernel()))
-        return has_integers(self.input_quantizer, self.output_quantizer, largest)
+        return has_integers(self.input_quantizer, self.output_quantizer, largest_code=largest)
 
     def round_bias(self, bias: Tensor, kernel: Tensor) -> Tensor:
         """The bias of the layer, moved so that the folded bias is a whole number of int32 units.
@@ -79,6 +80,11 @@ class WeightAccumulator:
         safe = ops.where(unit > 0, unit, 1.0)
         rounded = ops.round((gain * bias + offset) / safe) * safe
         return ops.where(unit > 0, (rounded - offset) / gain, bias)
+
+    def yields_codes(self, arithmetic: Arithmetic) -> bool:
+        """Whether the weight layer has rounded already."""
+        computes = arithmetic.fixed_point and self.folded_by is not None
+        return computes and self.folded_by.has_integers() is True
 
     def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """Rounds to codes from the accumulator: `round(multiplier * round(ratio / multiplier))`.

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_qat.arithmetic import Arithmetic, RoundsAsTarget
@@ -13,11 +14,13 @@ from keras_qat.integer.op_numbers import fixed_point_multiplier
 from keras_qat.keras_fixed_point import rounded_twice
 from keras_qat.quantized_layers.floor_log2 import floor_log2
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
+from keras_qat.quantizers.int8_grids import chosen, has_integers
 from keras_qat.tensors import Tensor
 from keras_qat.wide_numbers import in_wide_numbers
 
 _MULTIPLIER_BITS = 20
 _LARGEST_CODE = 255.0
+_LEVELS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +33,29 @@ class SumGrids:
 
     def sum(self, left: Tensor, right: Tensor, sign: int, arithmetic: Arithmetic) -> Tensor:
         """`left + sign * right` as the kernel of a target rounds it."""
-        total = self.fixed_point_sum if arithmetic.fixed_point else self.integer_sum
-        return ops.where(self._fits_int32(), total(left, right, sign), ops.add(left, sign * right))
+        if not arithmetic.fixed_point:
+            return ops.where(
+                self._fits_int32(), self.integer_sum(left, right, sign), ops.add(left, sign * right)
+            )
+        return chosen(
+            has_integers(self.left, self.right, self.output),
+            lambda: self.fixed_point_sum(left, right, sign),
+            lambda: ops.add(left, sign * right),
+        )
+
+    def fixed_point_sum(self, left: Tensor, right: Tensor, sign: int) -> Tensor:
+        """The sum with the rounding of TFLite Micro, looked up in a table of all pairs of codes."""
+        low = [ops.cast(each.forward_grid().qmin, "float32") for each in (self.left, self.right)]
+        rows = ops.round(ops.cast(left, "float32") / self.left.scale)
+        columns = ops.round(ops.cast(right, "float32") / self.right.scale)
+        place = rows * float(_LEVELS) + columns - (low[0] * float(_LEVELS) + low[1])
+        codes = np.arange(_LEVELS, dtype=np.float32)
+        sums = self._every_sum(codes[:, None] + low[0], codes[None] + low[1], sign)
+        return ops.take(ops.reshape(sums, (-1,)), ops.cast(place, "int32"))
 
     @in_wide_numbers
-    def fixed_point_sum(self, left: Tensor, right: Tensor, sign: int) -> Tensor:
-        """The sum with the rounding of TFLite Micro.
+    def _every_sum(self, left: Tensor, right: Tensor, sign: int) -> Tensor:
+        """Sums of codes, in real numbers.
 
         Both terms are rescaled to a common grid, `2**20` times finer than twice the larger scale,
         and their sum to the output.
@@ -43,13 +63,9 @@ class SumGrids:
         scales = [ops.cast(each.scale, "float64") for each in (self.left, self.right)]
         common = 2.0 * ops.maximum(*scales)
         total: Any = 0
-        for codes, scale in (
-            (_codes(left, self.left), scales[0]),
-            (sign * _codes(right, self.right), scales[1]),
-        ):
+        for codes, scale in ((left, scales[0]), (sign * right, scales[1])):
             raised = ops.cast(codes, "int64") * (1 << _MULTIPLIER_BITS)
-            term = rounded_twice(raised, *fixed_point_multiplier(ops, scale / common))
-            total = total + term
+            total += rounded_twice(raised, *fixed_point_multiplier(ops, scale / common))
         output_scale = ops.cast(self.output.scale, "float64")
         multiplier = common / (float(1 << _MULTIPLIER_BITS) * output_scale)
         steps = rounded_twice(total, *fixed_point_multiplier(ops, multiplier))

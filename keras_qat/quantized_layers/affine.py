@@ -13,17 +13,12 @@ from keras_qat.arithmetic import Arithmetic, RoundsAsTarget
 from keras_qat.keras_moments import moments_captured
 from keras_qat.lowering.affine import UNIT, inference_affine
 from keras_qat.quantized_layers.accumulators import accumulator_rounding
-from keras_qat.quantized_layers.target_codes import (
-    Neighbours,
-    chosen,
-    has_integers,
-    rounding_if,
-    values_of_target,
-)
+from keras_qat.quantized_layers.target_codes import Neighbours, values_of_target
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import round_to_codes
+from keras_qat.quantizers.int8_grids import chosen, has_integers, rounding_if
 from keras_qat.tensors import Tensor
 
 _IMAGE_RANK = 4
@@ -78,6 +73,10 @@ class AffineAccumulator:
         safe = ops.where(unit > 0, unit, 1.0)
         rounded = ops.where(unit > 0, ops.round(offset / safe) * safe, offset)
         return gain * ops.cast(x, "float32") + rounded
+
+    def yields_codes(self, arithmetic: Arithmetic) -> bool:
+        """Whether the map has rounded already."""
+        return arithmetic.fixed_point and self._has_integers() is True
 
     def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """Rounds the result to codes from the accumulator, like the integer op."""

@@ -12,6 +12,7 @@ from keras_qat.keras_fixed_point import rounded_twice
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import Grid, round_to_codes
+from keras_qat.quantizers.int8_grids import has_integers, rounding_if
 from keras_qat.tensors import Tensor
 from keras_qat.wide_numbers import in_wide_numbers
 
@@ -30,12 +31,19 @@ class MeanOfCodes:
     output: ActivationQuantizer
     count: int
 
+    def yields_codes(self, arithmetic: Arithmetic) -> bool:
+        """False: the quantizer rounds."""
+        return False
+
     def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """In fixed point, rounds the sum of the codes, with a mantissa divided by their number.
 
         The sum is found from the float mean, which is safe up to about `2**21`.
         """
-        return self._rounding_twice() if arithmetic.fixed_point else round_to_codes
+        if not arithmetic.fixed_point:
+            return round_to_codes
+        held = has_integers(self.before, self.output)
+        return rounding_if(held, self._rounding_twice(), round_to_codes)
 
     @in_wide_numbers
     def _rounding_twice(self) -> Rounding:

@@ -18,6 +18,7 @@ from keras_qat.quantized_layers.floor_log2 import floor_log2
 from keras_qat.quantized_layers.quantize_wrapper import QuantizeWrapper
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SlopeQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.int8_grids import chosen, has_integers
 from keras_qat.tensors import Tensor
 from keras_qat.wide_numbers import in_wide_numbers
 
@@ -39,8 +40,15 @@ class PReLUGrids:
         a larger scale than the input, up to a quarter of all results differ from a single rounding.
         Float64 holds every intermediate number exactly.
         """
-        if arithmetic.fixed_point:
-            return self._rounded_twice(x, slopes, slope_scale)
+        if not arithmetic.fixed_point:
+            return self._on_litert(x, slopes, slope_scale)
+        return chosen(
+            has_integers(self.input_quantizer, self.output_quantizer),
+            lambda: self._rounded_twice(x, slopes, slope_scale),
+            lambda: self._on_litert(x, slopes, slope_scale),
+        )
+
+    def _on_litert(self, x: Tensor, slopes: Tensor, slope_scale: Tensor) -> Tensor:
         source, scale = self.input_quantizer.scale, self.output_quantizer.scale
         codes, slope_codes = (
             ops.round(ops.cast(ops.cast(values, "float32") / unit, "float64"))

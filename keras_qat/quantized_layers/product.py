@@ -13,6 +13,7 @@ from keras_qat.quantized_layers.accumulators import accumulator_rounding
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import Grid, round_to_codes
+from keras_qat.quantizers.int8_grids import has_integers, rounding_if
 from keras_qat.tensors import Tensor
 from keras_qat.wide_numbers import in_wide_numbers
 
@@ -33,13 +34,19 @@ class ProductAccumulator:
     output: ActivationQuantizer
     ceiling: float | None = None
 
+    def yields_codes(self, arithmetic: Arithmetic) -> bool:
+        """False: the quantizer rounds."""
+        return False
+
     def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """Rounds from the int32 product of the codes, with `multiplier = s_a * s_b / s_y`."""
-        if arithmetic.fixed_point:
-            return self._rounding_twice()
         scale = self.output.scale
         ceiling = None if self.ceiling is None else self.ceiling / scale
-        return accumulator_rounding(self.left.scale * self.right.scale / scale, ceiling)
+        once = accumulator_rounding(self.left.scale * self.right.scale / scale, ceiling)
+        if not arithmetic.fixed_point:
+            return once
+        held = has_integers(self.left, self.right, self.output)
+        return rounding_if(held, self._rounding_twice(), once)
 
     @in_wide_numbers
     def _rounding_twice(self) -> Rounding:

@@ -14,9 +14,10 @@ from keras_qat.arithmetic import RoundsAsTarget
 from keras_qat.integer.ops import FloatWeight
 from keras_qat.lowering.pending import Pending
 from keras_qat.quantized_layers.learned_weight import learned_weight
-from keras_qat.quantized_layers.target_codes import chosen, values_of_target
+from keras_qat.quantized_layers.target_codes import values_of_target
 from keras_qat.quantizers import WeightQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
+from keras_qat.quantizers.int8_grids import chosen
 from keras_qat.quantizers.old_names import deserialize_weight_quantizer
 from keras_qat.tensors import Tensor
 

@@ -14,15 +14,14 @@ from keras_qat.integer.op_numbers import (
     LearnedChannels,
     StoredChannels,
     fixed_point_multiplier,
+    power_of_two,
     stored_channels,
     within_int32,
 )
 from keras_qat.integer.storage_sizes import INT4_MAX, INT4_MIN
-from keras_qat.keras_fixed_point import rounded_twice
+from keras_qat.keras_fixed_point import Rescaling
 from keras_qat.lowering.affine import wide_inference_affine
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
-from keras_qat.quantizers.fake_quantize import Rounding
-from keras_qat.quantizers.grid import Grid
 from keras_qat.tensors import Tensor
 from keras_qat.wide_numbers import in_wide_numbers
 
@@ -80,8 +79,7 @@ def values_of_target(
     input_scale, output_scale = (_wide(each.scale) for each in (around.before, around.behind))
     scale = _wide(scale) * input_gain
     learned, sign = _learned_channels(codes, scale, bias, around.affines)
-    ends = around.before.forward_grid()
-    reach = ops.maximum(_wide(ends.qmax), -_wide(ends.qmin))
+    reach = _reach(around.before)
     fitted, counts, _ = within_int32(ops, learned, input_scale, output_scale, reach)
     stated = dataclasses.replace(fitted, scale=_wide(ops.cast(fitted.scale, "float32")))
     kernel = ops.cast(codes, "float32") * ops.cast(sign * _wide(counts), "float32")
@@ -92,41 +90,17 @@ def values_of_target(
     mantissa, shift = fixed_point_multiplier(ops, stored.multiplier)
 
     sums = _exact_sums(_codes_on(x, around.before), kernel, forward, fitted.total, reach)
-    accumulator = ops.left_shift(sums, stored.headroom) + ops.cast(stored.bias, "int64")
-    steps = rounded_twice(accumulator, mantissa, shift, positive=around.relu)
-    return on_grid_behind(ops.cast(steps, "int32"), around.behind, around.relu, around.ceiling)
-
-
-def has_integers(before: PutsOnGrid, behind: PutsOnGrid, largest_code: Any = 0) -> Any:
-    """Whether int8 can hold what is before an op, its weights, and what is behind: a bool.
-
-    It is a tensor where grids learn their numbers of levels.
-    """
-    held = [largest_code <= _LARGEST_WEIGHT]
-    for ends in (before.forward_grid(), behind.forward_grid()):
-        held.append(ends.qmax - ends.qmin < _LEVELS)
-    known = [each for each in held if isinstance(each, bool | np.bool_)]
-    if len(known) == len(held) or not all(known):
-        return all(known)
-    return ops.all(ops.stack([ops.cast(each, "bool") for each in held if each is not True]))
-
-
-def chosen(condition: Any, if_true: Callable[[], Tensor], if_false: Callable[[], Tensor]) -> Tensor:
-    """One of two tensors; only that one is computed."""
-    if isinstance(condition, bool | np.bool_):
-        return if_true() if condition else if_false()
-    return ops.cond(condition, if_true, if_false)
-
-
-def rounding_if(condition: Any, if_true: Rounding, if_false: Rounding) -> Rounding:
-    """One of two roundings."""
-    if isinstance(condition, bool | np.bool_):
-        return if_true if condition else if_false
-
-    def rounding(ratio: Tensor, grid: Grid) -> Tensor:
-        return ops.cond(condition, lambda: if_true(ratio, grid), lambda: if_false(ratio, grid))
-
-    return rounding
+    largest = fitted.total * reach * power_of_two(ops, stored.headroom) + ops.abs(stored.bias)
+    rescaling = Rescaling(
+        stored.headroom,
+        stored.bias,
+        mantissa,
+        shift,
+        largest,
+        _reach(around.behind),
+        positive=around.relu,
+    )
+    return on_grid_behind(rescaling.steps(sums), around.behind, around.relu, around.ceiling)
 
 
 def on_grid_behind(
@@ -136,7 +110,7 @@ def on_grid_behind(
 
     A kernel clamps to the code of the ceiling, rounded half up.
     """
-    ends, steps = behind.forward_grid(), ops.cast(steps, "float32")
+    ends = behind.forward_grid()
     low = ops.maximum(ends.qmin, 0) if relu else ends.qmin
     high = ends.qmax
     if ceiling is not None:
@@ -177,14 +151,14 @@ def _either(condition: Tensor, if_true: StoredChannels, if_false: StoredChannels
 def _exact_sums(
     x: Tensor, kernel: Tensor, forward: Forward, total: Tensor, reach: Tensor
 ) -> Tensor:
-    """The sums of products of codes, int64. Float32 is exact below `2**24`, so large ones are two.
+    """The sums of products of codes, float64. Float32 is exact below `2**24`.
 
-    The inputs are then split into `16 * high + low`. Where that is not enough either, the sums are
-    float64.
+    For larger sums the inputs are split into `16 * high + low`. Where that is not enough either,
+    the products are float64.
     """
 
     def whole(sums: Tensor) -> Tensor:
-        return ops.cast(ops.round(sums), "int64")
+        return _wide(ops.round(sums))
 
     def at_once() -> Tensor:
         return whole(forward(x, kernel))
@@ -205,6 +179,12 @@ def _exact_sums(
 def _codes_on(x: Tensor, grid: PutsOnGrid) -> Tensor:
     """The codes of values that are on a grid, as floats."""
     return ops.round(ops.cast(x, "float32") / grid.scale)
+
+
+def _reach(grid: PutsOnGrid) -> Tensor:
+    """The largest magnitude of a code."""
+    ends = grid.forward_grid()
+    return ops.maximum(_wide(ends.qmax), -_wide(ends.qmin))
 
 
 def _wide(x: Any) -> Tensor:

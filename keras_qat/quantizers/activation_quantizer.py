@@ -37,6 +37,9 @@ _FORMERLY_OF_ALL = ("per_channel", "code_regularization")
 class Accumulator(Protocol):
     """The int32 accumulator behind a float tensor, as the integer kernel will round it."""
 
+    def yields_codes(self, arithmetic: Arithmetic) -> bool:
+        """Whether the op before has rounded to the grid, whatever was learned."""
+
     def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """A function that takes `ratio = x / scale` and a grid, and returns codes.
 
@@ -104,9 +107,16 @@ class ActivationQuantizer(RoundsAsTarget, Quantizer):
     ) -> Tensor:
         if training and loss_reads == "value":
             return ops.cast(x, "float32")
+        if not training and self._reads_codes(source):
+            return self._tapped(ops.cast(x, "float32"))
         rounding = self._rounding(pooled, training, interpolated, source)
         rounds = not (training and loss_reads == "clipped")
         return self._fake_quantized(x, rounding, training, rounds)
+
+    def _reads_codes(self, source: int) -> bool:
+        """Whether the op before put its result on this grid already."""
+        told = self.accumulators.get(source)
+        return told is not None and told.yields_codes(self.arithmetic)
 
     def codes(self, x: Tensor, pooled: bool = False) -> Tensor:
         """The integer code of every element of `x` in inference, int32.

@@ -269,11 +269,15 @@ class Quantizer(keras.layers.Layer):
         quantized = self.fake_quantize(x, rounding, **options)
         if training and self._trained_options:
             quantized += ops.cast(self._trains_options(given), quantized.dtype)
-        if self.tap is not None:
-            self.tap(quantized)
+        self._tapped(quantized)
         if training and self.pulls and self.discretization_loss > 0.0:
             distance = mean_squared_distance(x, quantized, self.extent(x))
             collect(self.discretization_loss * distance)
+        return quantized
+
+    def _tapped(self, quantized: Tensor) -> Tensor:
+        if self.tap is not None:
+            self.tap(quantized)
         return quantized
 
     def _select(self, x: Tensor) -> Selection | None:

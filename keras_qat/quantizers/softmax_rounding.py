@@ -14,6 +14,7 @@ from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT
 from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.fixed_point_softmax import softmax_steps
 from keras_qat.quantizers.grid import Grid, round_to_codes
+from keras_qat.quantizers.int8_grids import chosen, has_integers
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.tensors import Tensor
 from keras_qat.wide_numbers import in_wide_numbers
@@ -29,8 +30,13 @@ class CodesOfScores:
 
     scores: Any
 
+    def probabilities(self, float_probabilities: Tensor, rounded: Tensor) -> Tensor:
+        """The probabilities of the kernel; the rounded ones if no int8 holds the scores yet."""
+        held = has_integers(self.scores)
+        return chosen(held, lambda: self.of_kernel(float_probabilities), lambda: rounded)
+
     @in_wide_numbers
-    def probabilities(self, float_probabilities: Tensor) -> Tensor:
+    def of_kernel(self, float_probabilities: Tensor) -> Tensor:
         """The probabilities of the fixed-point kernel, from the probabilities of a float
         softmax.
 
@@ -90,9 +96,10 @@ class SoftmaxRounding(RoundsAsTarget):
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         if training:
             return x
+        rounded = round_to_codes(x / self.scale, self.grid) * self.scale
         if self.arithmetic.fixed_point and 0 in self.connections:
-            return self.connections[0].probabilities(x)
-        return round_to_codes(x / self.scale, self.grid) * self.scale
+            return self.connections[0].probabilities(x, rounded)
+        return rounded
 
 
 PutsOnGrid = Quantizer | SoftmaxRounding

@@ -25,9 +25,16 @@ from keras_qat.quantizers.gdnsq.integer_grids import fake_quantize_snapped_weigh
 from keras_qat.quantizers.gdnsq.noise_model import NoiseModel
 from tests.golden_vectors import value_and_gradients
 from tests.models import depthwise_network, images, residual_network
+from tests.seams import target_flips
 from tests.quantizers.integer_formulas import kernel, normal
 
 found = {}
+
+
+def flips_on_tflm(qmodel, x):
+    qmodel.compute_as("tflm")
+    assert qmodel.computes_as == "tflm"
+    return target_flips(qmodel, x, "tflm")
 
 
 def one_step(name, model, config):
@@ -61,7 +68,7 @@ def one_step(name, model, config):
     graph = integer.add_headroom(qmodel.to_integer())
     values = integer.run(graph, codes["image"], "xnnpack", keep_all=True)
     flips = sum(int((codes[name] != values[name]).sum()) for name in codes)
-    found[name] = {"steps": steps, "flips": flips}
+    found[name] = {"steps": steps, "flips": flips, "tflm_flips": flips_on_tflm(qmodel, x)}
 
 
 def of_functions(estimator):
@@ -243,6 +250,7 @@ def test_gradients_equal_those_on_tensorflow(on_jax):
     for case, expected in of_all.items():
         found = on_jax["gradients"][case]
         assert found.get("flips", 0) == expected.get("flips", 0) == 0
+        assert found.get("tflm_flips", {}) == expected.get("tflm_flips", {}) == {}
         assert found["steps"].keys() == expected["steps"].keys()
         for path, step in expected["steps"].items():
             # Sums of float32 in another order; a bias before a BatchNormalization has a gradient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +18,8 @@ from tflite_export.proof.output_difference import OutputDifference, OutputTally
 from tflite_export.proof.output_kinds import VALUES, OutputKind
 
 _CHUNK = 128
-_EXACT = "xnnpack"
-"""The profile that rounds every result once, as the Keras model does."""
+_ONE_ROUNDING = "xnnpack"
+"""The profile that rounds every result once, as a model does that does not infer as a target."""
 
 Samples = Mapping[str, npt.NDArray[Any]]
 
@@ -93,7 +93,7 @@ class ModelComparison:
         outputs: the difference of every output, judged by what it is.
         float_outputs: the difference in size of every output that is on no grid.
         exact_flip_rate: share of layer elements that differ where each layer runs alone, on the
-            model's own integers, rounded once.
+            model's own integers, with the model's rounding.
         worst_channel: the channel that differs most there; `None` without layers on grids.
         worst_alone: the layer with the most flips there; empty without layers on grids.
     """
@@ -136,12 +136,13 @@ def compare_with_model(
     profile: str,
     kinds: Mapping[str, OutputKind],
     seen: Seen | None = None,
+    alone: str = _ONE_ROUNDING,
 ) -> ModelComparison:
     """Runs both on the same examples, and compares their integers layer by layer.
 
     Each output is judged by what it is (`tflite_export.proof.output_kinds`). Flips of one layer are
     inputs of the next, and a target that rounds twice flips more. So each layer also runs alone, on
-    the model's own integers and rounded once, where only ties may differ.
+    the model's own integers and with the model's rounding, where only ties may differ.
 
     Args:
         graph: the legalized graph.
@@ -150,6 +151,7 @@ def compare_with_model(
         profile: rounding profile with which the graph runs.
         kinds: what each output is, by name.
         seen: gets the integers of the model and of the graph, chunk by chunk.
+        alone: the rounding profile of the model.
 
     Raises:
         ValueError: the model's `layer_codes` lacks an input or an output of the graph.
@@ -159,20 +161,19 @@ def compare_with_model(
     in_float = [name for name in graph.outputs if graph.tensors[name].dtype == "float32"]
     chunks, exact, floats = [], [], []
     channels: dict[str, _ByChannel] = {}
-    for start in range(0, count, _CHUNK):
-        part = {name: array[start : start + _CHUNK] for name, array in samples.items()}
+    for _, part in in_chunks(samples):
         stated = model.layer_codes(part if len(part) > 1 else next(iter(part.values())))
         codes = with_moved_integers(graph, stated)
         inputs = {name: codes[name] for name in graph.inputs}
         exported = run(graph, inputs, profile, keep_all=True)
         own = {name: codes[name] for name in graph.tensors if name in codes}
-        alone = run(graph, inputs, _EXACT, keep_all=True, given=own)
+        by_layer = run(graph, inputs, alone, keep_all=True, given=own)
         layers = [op.output for op in graph.ops if op.output in stated]
         layers = [name for name in layers if graph.tensors[name].dtype != "float32"]
         chunks.append([tensor_difference(name, exported[name], codes[name]) for name in layers])
-        exact.append([tensor_difference(name, alone[name], codes[name]) for name in layers])
+        exact.append([tensor_difference(name, by_layer[name], codes[name]) for name in layers])
         for name in layers:
-            total, most = _by_channel(alone[name], codes[name])
+            total, most = _by_channel(by_layer[name], codes[name])
             before = channels.get(name, (0.0 * total, 0.0 * most))
             channels[name] = before[0] + total, np.maximum(before[1], most)
         floats.append([float_difference(name, exported[name], codes[name]) for name in in_float])
@@ -191,6 +192,12 @@ def compare_with_model(
         _worst_channel(channels, of_layers),
         max(of_layers, key=lambda each: each.rate, default=_NOTHING).name,
     )
+
+
+def in_chunks(samples: Samples) -> Iterator[tuple[int, Samples]]:
+    """The samples in parts, each with the index of its first example."""
+    for start in range(0, next(iter(samples.values())).shape[0], _CHUNK):
+        yield start, {name: array[start : start + _CHUNK] for name, array in samples.items()}
 
 
 _NOTHING = TensorDifference("", 0, 0, 0.0)

@@ -55,12 +55,19 @@ class Limits:
     judges_unknown: bool = False
 
     @classmethod
-    def of(cls, target: Target, **given: float | None) -> Limits:
-        """The given limits, and the target's default for every limit that is `None`."""
+    def of(cls, target: Target, exact: bool, **given: float | None) -> Limits:
+        """The given limits, and the default for every limit that is `None`.
+
+        Args:
+            target: the target, whose defaults hold.
+            exact: whether the trained model computes in the arithmetic of the target. Then nothing
+                may differ by default.
+            given: the limits that the caller gives.
+        """
         own: dict[str, Any] = {
-            "max_flip_rate": None,
-            "min_argmax_agreement": target.min_argmax_agreement,
-            "max_output_error": target.max_output_error,
+            "max_flip_rate": 0.0 if exact else None,
+            "min_argmax_agreement": 1.0 if exact else target.min_argmax_agreement,
+            "max_output_error": 0.0 if exact else target.max_output_error,
         }
         known = {name: value for name, value in given.items() if value is not None}
         return cls(**own | known, judges_unknown="min_argmax_agreement" in known)

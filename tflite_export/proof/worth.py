@@ -55,32 +55,39 @@ class Worth:
 
 
 class Answers:
-    """Collects the real outputs of the trained model and of the file, chunk by chunk.
+    """Collects the outputs of the trained model and of the file, chunk by chunk.
 
     Attributes:
         names: the outputs in their order; one may be listed twice.
+        trained: the integers of the trained model, by name, in chunks.
+        file: the same of the exported graph, which the file was proven to equal.
     """
 
     def __init__(self, graph: IntegerGraph):
         self._graph = graph
         self.names = graph.outputs
-        self._trained: dict[str, list[Array]] = {name: [] for name in graph.outputs}
-        self._file: dict[str, list[Array]] = {name: [] for name in graph.outputs}
+        self.trained: dict[str, list[Array]] = {name: [] for name in graph.outputs}
+        self.file: dict[str, list[Array]] = {name: [] for name in graph.outputs}
 
     def add(self, codes: Mapping[str, Array], exported: Mapping[str, Array]) -> None:
         """Adds a chunk: the integers of the model and of the exported graph."""
         for name in dict.fromkeys(self._graph.outputs):
-            tensor = self._graph.tensors[name]
-            self._trained[name].append(tensor.dequantize(codes[name]))
-            self._file[name].append(tensor.dequantize(exported[name]))
+            self.trained[name].append(codes[name])
+            self.file[name].append(exported[name])
 
     def of_trained(self) -> dict[str, Array]:
-        """The outputs of the trained model, by name."""
-        return {name: np.concatenate(parts) for name, parts in self._trained.items()}
+        """The real outputs of the trained model, by name."""
+        return self._real(self.trained)
 
     def of_file(self) -> dict[str, Array]:
-        """The outputs of the exported graph, which the file was proven to equal."""
-        return {name: np.concatenate(parts) for name, parts in self._file.items()}
+        """The real outputs of the file, by name."""
+        return self._real(self.file)
+
+    def _real(self, codes: Mapping[str, list[Array]]) -> dict[str, Array]:
+        tensors = self._graph.tensors
+        return {
+            name: tensors[name].dequantize(np.concatenate(found)) for name, found in codes.items()
+        }
 
 
 def worth_of(
