@@ -88,8 +88,9 @@ def export(
             not listed are int8. QUANTIZE and DEQUANTIZE at the ends of the file convert. An input
             or an output on no grid, as with `activation_bits=None`, is float32 in all.
         weight_storage: how a file for `"tflm"` stores weights. `"int4"` holds weights of up to
-            4 bits, two to a byte. `"lut"` holds weights of up to 7 bits, as packed indices into a
-            table for each channel. Where the weights do not fit, both fall back to `"int8"`.
+            4 bits, two to a byte, except of convolutions in groups. `"lut"` holds weights of up to
+            7 bits, as packed indices into a table for each channel. Where the weights do not fit,
+            both fall back to `"int8"`.
             `"auto"` takes, for each layer, the smallest storage that holds the same integers as
             `"int8"`.
         strict: refuse a storage that rounds worse than int8. INT4 has no room for headroom, which
@@ -115,15 +116,18 @@ def export(
             compiled loss tells, or a softmax.
         verify: run the target's runtimes and require equality with the graph in every element.
         max_flip_rate: largest share of layer elements that may differ from the trained model, end
-            to end. By default any share may: outputs are judged, and each layer alone. On the
-            model's own inputs a layer may differ at ties only; 1 turns that check off too.
+            to end. By default 0 for `"tflm"`, where the model can compute as the target. Else any
+            share may: outputs are judged, and each layer alone. On the model's own inputs a layer
+            may differ at ties only; 1 turns that check off too.
         min_argmax_agreement: smallest share of positions (examples, pixels, boxes) of an output of
-            scores that keep their answer. The default is 0.99 for `"litert"` and 0.9 for `"tflm"`.
-            Random samples are not held to it, because they have no clear winner.
+            scores that keep their answer. The default is 0.99 for `"litert"`. For `"tflm"` it is 1,
+            or 0.9 for a model that cannot compute as the target. Random samples are not held to it,
+            because they have no clear winner.
         max_output_error: largest mean error of an output of values, as a share of its range; of an
-            output on no grid, as a share of its largest value. The default is 1/128 for `"litert"`
-            and 1/16 for `"tflm"`. Random samples are held to it for outputs on no grid alone. An
-            output of unknown kind has to keep one of the last two limits.
+            output on no grid, as a share of its largest value. The default is 1/128 for `"litert"`.
+            For `"tflm"` it is 0, or 1/16 for a model that cannot compute as the target. Random
+            samples are held to it for outputs on no grid alone. An output of unknown kind has to
+            keep one of the last two limits.
         metadata: what the file says of itself to tools that read TFLite metadata: its name, author
             and labels, how inputs are normalized, what outputs mean. See `Metadata`.
         verbose: print the report.

@@ -53,18 +53,18 @@ class AffineAccumulator:
 
         if not arithmetic.fixed_point:
             return in_float()
-        return chosen(self._has_integers(), lambda: self._on_target(x, arithmetic), in_float)
+        return chosen(self._has_integers(), lambda: self._on_target(x), in_float)
 
     def _has_integers(self) -> Any:
         return has_integers(self.input_quantizer, self.output_quantizer)
 
-    def _on_target(self, x: Tensor, arithmetic: Arithmetic) -> Tensor:
+    def _on_target(self, x: Tensor) -> Tensor:
         codes = ops.full((1, x.shape[-1]), UNIT, dtype="int32")
         around = Neighbours(
             self.input_quantizer, self.layers, self.output_quantizer, self.relu, self.ceiling
         )
         return values_of_target(
-            x, codes, 1.0 / UNIT, None, lambda x, kernel: x * kernel[0], around, arithmetic
+            x, codes, 1.0 / UNIT, None, lambda x, kernel: x * kernel[0], around, may_be_int4=False
         )
 
     def _affine_of(self, x: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class QuantizeWrapper(RoundsAsTarget, keras.layers.Wrapper):
             self.bias(),
             forward,
             told.neighbours,
-            self.arithmetic,
+            self.arithmetic.int4 and getattr(self.layer, "groups", 1) == 1,
             self.input_gain,
         )
         return ops.cast(outputs, self.layer.compute_dtype)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_qat.arithmetic import Arithmetic
 from keras_qat.integer.op_numbers import (
     LearnedChannels,
     StoredChannels,
@@ -61,7 +60,7 @@ def values_of_target(
     bias: Tensor | None,
     forward: Forward,
     around: Neighbours,
-    arithmetic: Arithmetic,
+    may_be_int4: bool,
     input_gain: float = 1.0,
 ) -> Tensor:
     """The output of the op and its neighbours, on the grid behind them, as the target rounds it.
@@ -73,7 +72,7 @@ def values_of_target(
         bias: the latent bias; `None` without one.
         forward: the op in float, without bias.
         around: the neighbours.
-        arithmetic: the target.
+        may_be_int4: whether the file stores the weights as INT4 if they fit.
         input_gain: a factor of `scale`.
     """
     input_scale, output_scale = (_wide(each.scale) for each in (around.before, around.behind))
@@ -84,8 +83,8 @@ def values_of_target(
     stated = dataclasses.replace(fitted, scale=_wide(ops.cast(fitted.scale, "float32")))
     kernel = ops.cast(codes, "float32") * ops.cast(sign * _wide(counts), "float32")
     stored = stored_channels(ops, stated, input_scale, output_scale)
-    if arithmetic.int4:
-        narrow = stored_channels(ops, stated, input_scale, output_scale, arithmetic.weight_max)
+    if may_be_int4:
+        narrow = stored_channels(ops, stated, input_scale, output_scale, INT4_MAX)
         stored = _either(_fits_int4(kernel), narrow, stored)
     mantissa, shift = fixed_point_multiplier(ops, stored.multiplier)
 

@@ -339,3 +339,11 @@ def test_models_above_256_kib_run_in_tflm():
     assert len(data) > 256 * 1024
     (result,) = verify(graph, data, "tflm", random_codes(graph))
     assert result.differing == 0
+
+
+def test_convolutions_in_groups_are_never_int4():
+    """The kernel of CMSIS-NN ignores groups of INT4 weights, and raises nothing."""
+    graph = one_layer(ops.Conv2D, (1, 4, 4, 16), (16, 3, 3, 8), 0, 3, 1.0)
+    assert legalize(graph, TFLM, "int4").storage == {"y": "int8"}
+    assert legalize(graph, TFLM, "auto").storage == {"y": "lut"}
+    assert legalize(convolution(3), TFLM, "int4").storage == {"y": "int4"}

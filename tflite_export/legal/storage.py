@@ -54,14 +54,14 @@ def store(
     smallest storage that holds the same integers as `"int8"`, headroom included. It changes the
     size alone.
     """
-    full = with_headroom(op, graph)
+    full, grouped = with_headroom(op, graph), _has_groups(op, graph)
     if weight_storage == "auto":
-        exact = [each for each in _fitting(full) if each in target.weight_storages]
+        exact = [each for each in _fitting(full, grouped) if each in target.weight_storages]
         return full, min(exact, key=lambda each: file_bytes(full, each))
-    if weight_storage == "int4" and "int4" in _fitting(op):
+    if weight_storage == "int4" and "int4" in _fitting(op, grouped):
         return with_headroom(op, graph, INT4_MAX), "int4"
     few_bits = op.weight_bits <= MAX_INDEX_BITS
-    if weight_storage == "lut" and few_bits and "lut" in _fitting(full):
+    if weight_storage == "lut" and few_bits and "lut" in _fitting(full, grouped):
         return full, "lut"
     return full, "int8"
 
@@ -86,12 +86,21 @@ def require_faithful(lossy: Sequence[str]) -> None:
         )
 
 
-def _fitting(op: ops.LinearOp) -> list[WeightStorage]:
-    """The storages that this type of op may have and that hold its integers as they are."""
+def _has_groups(op: ops.LinearOp, graph: IntegerGraph) -> bool:
+    channels = graph.tensors[op.inputs[0]].shape[-1]
+    return isinstance(op, ops.Conv2D) and op.weight.values.shape[-1] != channels
+
+
+def _fitting(op: ops.LinearOp, grouped: bool) -> list[WeightStorage]:
+    """The storages that this type of op may have and that hold its integers as they are.
+
+    INT4 convolutions have no groups: the kernel of CMSIS-NN ignores groups there, and computes
+    other numbers without an error.
+    """
     index_bits = lookup_table.index_bits(op.weight.values, op.channel_axis)
     fits: dict[WeightStorage, bool] = {
         "int8": True,
-        "int4": fits_int4(op.weight.values),
+        "int4": fits_int4(op.weight.values) and not grouped,
         "lut": index_bits <= MAX_INDEX_BITS,
     }
     return [each for each in export_of(op).weight_storages if fits[each]]
