@@ -108,7 +108,7 @@ _OF_NAMED_TUPLES = {"_replace", "_fields", "_asdict"}
 @pytest.mark.parametrize("path", source_files("keras_qat") + source_files("tflite_export"), ids=str)
 def test_private_attributes_are_those_of_self(path):
     """Keras' private attributes have one reader."""
-    about = ("graph", "masks", "moments", "optimizer_slots", "precision")
+    about = ("graph", "masks", "moments", "optimizer_slots", "precision", "skipping")
     privates = {"borrowed_calls", *(f"keras_{each}" for each in about)}
     if module_name(path) in {f"keras_qat.{name}" for name in privates}:
         return

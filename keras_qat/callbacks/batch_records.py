@@ -27,6 +27,8 @@ class BatchRecords(keras.callbacks.Callback):
         ValueError: an `every` below 1. When `fit` starts: a run of unknown length.
     """
 
+    kept_by_backup = ("history", "_done")
+
     def __init__(self, every: int, history: dict[str, Any]):
         super().__init__()
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:

@@ -106,6 +106,8 @@ class CapacityMonitor(keras.callbacks.Callback):
     {'epochs': [], 'tensors': {}}
     """
 
+    kept_by_backup = ("history",)
+
     def __init__(
         self,
         data: Any,

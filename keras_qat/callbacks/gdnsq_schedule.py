@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.callbacks.gdnsq_run import GDNSQRun, Handling, RunState, missed_bits
+from keras_qat.callbacks.gdnsq_run import KEPT_OF_A_RUN, GDNSQRun, Handling, RunState, missed_bits
 from keras_qat.callbacks.trained_model import check_loss_of_outer, trained_model
 from keras_qat.keras_graph import falls, inner_optimizer, learning_rate_of
 from keras_qat.training.changes_by_hand import followed_by
@@ -63,7 +63,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
     levels, and the penalty ends. With "penalty", and with `offset="free"`, levels stay free and the
     penalty goes on, so a width may leave its target again.
 
-    All state lies in variables of the model, so with `keras.callbacks.BackupAndRestore` a killed
+    All state lies in variables of the model, so with `keras_qat.callbacks.Backup` a killed
     run goes on where it was.
 
     At the end of an epoch, each validation metric (without validation, each training metric) is
@@ -103,6 +103,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
     """
 
     schedules_bit_widths = True
+    kept_by_backup = tuple(f"_run.{name}" for name in KEPT_OF_A_RUN)
 
     def __init__(
         self,

@@ -112,6 +112,8 @@ class RangeGrowth(keras.callbacks.Callback):
         sample: inputs of the model, as a list of arrays.
     """
 
+    kept_by_backup = ("_done", "_seen")
+
     def __init__(self, sample: list[Array]):
         super().__init__()
         self._sample = sample
