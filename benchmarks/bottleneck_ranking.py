@@ -33,7 +33,7 @@ from scipy.stats import spearmanr
 import keras_qat
 from keras_qat.callbacks import CapacityMonitor, GDNSQSchedule
 from keras_qat.callbacks.bottlenecks import ranking_scores
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import replace_file
 
 BITS = flags.DEFINE_integer("bits", 2, "The bits of the one tensor.", 1, 8)
 WIDTHS = flags.DEFINE_multi_integer("width", [8, 4], "Widths of networks that rankings see.")

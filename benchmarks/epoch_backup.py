@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_qat.callbacks import Backup
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import replace_file
 
 
 class EpochBackup(Backup):

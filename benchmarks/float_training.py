@@ -16,7 +16,7 @@ import tensorflow as tf
 from epoch_backup import EpochBackup
 from task import Images
 
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import replace_file
 
 _PACKAGES = ("keras", "tensorflow", "numpy")
 

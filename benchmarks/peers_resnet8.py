@@ -41,7 +41,7 @@ import tensorflow as tf
 from absl import app, flags
 from cifar10 import Border, accuracy, batches_per_epoch, training_batches
 
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import replace_file
 from keras_qat.training.backup_files import sha256
 
 _HERE = pathlib.Path(__file__).resolve().parent

@@ -42,7 +42,7 @@ from keras_qat.callbacks import (
     GDNSQSchedule,
     PEGESchedule,
 )
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import replace_file
 from keras_qat.training.backup_files import sha256
 
 REESTIMATION_BATCHES = 40

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_qat.integer import IntegerGraph
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import check_name, replace_file
 from keras_qat.integer.parts import part_of, stating_integers
 from tflite_export.contents import (
     WeightReport,
@@ -307,6 +307,7 @@ def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
         raise ValueError(f"The folder does not exist; create it first. Received: {str(path)!r}")
     if destination.is_dir():
         raise ValueError(f"The path is a folder. Received: {str(path)!r}")
+    check_name(destination)
     return destination
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import replace_file
 from keras_qat.training.backend_state import synchronize
 
 

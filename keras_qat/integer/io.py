@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
-import pathlib
-import secrets
 import zipfile
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.integer.files import PathLike, replace_file
 from keras_qat.integer.graph import IntegerGraph, IntegerTensor
 from keras_qat.integer.ops import OPS, FloatWeight, IntegerOp, QuantizedArray
 from keras_qat.integer.qparams import QuantParams
@@ -24,7 +22,6 @@ FORMAT_VERSION = 2
 _HEADER = "header"
 
 Arrays = dict[str, npt.NDArray[Any]]
-PathLike = str | os.PathLike[str]
 
 
 class GraphFileError(ValueError):
@@ -54,18 +51,6 @@ def save_graph(graph: IntegerGraph, path: PathLike) -> None:
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **arrays)
     replace_file(path, stream.getvalue())
-
-
-def replace_file(path: PathLike, data: bytes) -> None:
-    """Writes `data` to a file beside `path` and renames it: `path` is never half written."""
-    target = pathlib.Path(path)
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def load_graph(path: PathLike) -> IntegerGraph:

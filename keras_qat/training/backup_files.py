@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Callable
 from typing import Any
+
+from keras_qat.integer.files import flush
 
 WEIGHTS = "state.weights.h5"
 ARRAYS = "state.npz"
@@ -112,18 +113,3 @@ def sha256(path: pathlib.Path) -> str:
     """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: pathlib.Path) -> None:
-    """Waits until a file or a folder is on the disk, where the system can say so."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        return  # Windows opens no folders
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        if not path.is_dir():
-            raise  # some systems flush no folders
-    finally:
-        os.close(descriptor)
