@@ -160,6 +160,8 @@ class RangeGrowth(keras.callbacks.Callback):
                 quantizer.widen(factor)
         for kernel in self._kernels:
             weights = keras.ops.convert_to_numpy(kernel.channels_last_kernel())
+            if not np.all(np.isfinite(weights)):
+                continue  # training diverged: the export names the layer, and no range fits
             quantizer = kernel.weight_quantizer
             factors = quantizer.outgrown(np.asarray(weights, np.float64))
             if np.any(factors >= _least_growth(quantizer)):
