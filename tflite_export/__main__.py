@@ -202,7 +202,7 @@ def _load_model(path: str) -> Any:
     try:
         model = _loaded(loaders[0], path)
     except Exception as error:  # Keras, json and h5py raise different types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error) or type(error).__name__
         raise ValueError(f"{path} is not a readable Keras model: {reason}") from error
     if not hasattr(model, "to_integer"):
         raise ValueError(

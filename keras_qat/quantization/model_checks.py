@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import flat_nodes, input_structure
+from keras_qat.keras_graph import flat_nodes, input_name, input_structure
 from keras_qat.quantized_layers import QuantizeWrapper, WeightOnlyWrapper
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import LARGEST_VALUE
@@ -42,6 +42,7 @@ def check_graph(model: keras.Model) -> None:
     LoRA weights, or has weights other than float32.
     """
     _check_input_keys(model)
+    _check_sizes(model)
     operations = [node.operation for node in flat_nodes(model)]
     if not operations:
         raise _without_layers(model)
@@ -58,6 +59,18 @@ def _check_input_keys(model: keras.Model) -> None:
             f"keys are not sorted, {list(structure)}. Keras uses this order in some places and "
             "sorted keys in others. Rebuild it on a plain dict."
         )
+
+
+def _check_sizes(model: keras.Model) -> None:
+    tensors = [(tensor, f"Input {input_name(tensor)!r}") for tensor in model.inputs]
+    for node in flat_nodes(model):
+        tensors += [(tensor, f"Layer {node.operation.name!r}") for tensor in node.outputs]
+    for tensor, owner in tensors:
+        if 0 in tensor.shape:
+            raise ValueError(
+                f"{owner} yields tensors of the shape {tuple(tensor.shape)}, which hold nothing: "
+                "every size must be 1 or more. Build the model with other sizes."
+            )
 
 
 def _check_layer(layer: Any) -> None:

@@ -191,6 +191,15 @@ def test_models_without_layers_are_refused(make):
         quantize(make())
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0, 2)])
+def test_sizes_of_0_are_refused_with_the_input(shape):
+    inputs = keras.Input(shape, name="nothing")
+    model = keras.Model(inputs, layers.Dense(3)(inputs))
+    for call in (keras_qat.plan, lambda model: keras_qat.quantize(model, calibration_data=X)):
+        with pytest.raises(ValueError, match=r"Input 'nothing' .* every size must be 1 or more"):
+            call(model)
+
+
 def test_quantized_layers_inside_are_refused():
     model = keras.Sequential([keras.Input((6,)), quantize(network())])
     with pytest.raises(ValueError, match="quantized already: put the float model inside"):
