@@ -1,4 +1,4 @@
-"""Checks of the fields of an op: the type and the range of each field, and weights against inputs."""
+"""Checks of the fields of an op: types, ranges, and weights against inputs."""
 
 from __future__ import annotations
 

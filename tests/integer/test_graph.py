@@ -110,7 +110,7 @@ def test_a_tensor_on_no_grid_holds_its_values():
     np.testing.assert_array_equal(words.dequantize(np.int32([700])), [700])
 
 
-def _dense(features, weights=6, **options):
+def _product(features, weights=6, **options):
     builder = GraphBuilder()
     x = builder.add_input("x", (1, features), QuantParams(np.float32(0.1)))
     grid = QuantParams(np.full(4, 0.01, np.float32), 0, -127, 127, 0)
@@ -130,9 +130,9 @@ def _dense(features, weights=6, **options):
     ],
 )
 def test_fields_and_sizes_are_checked(options, message):
-    assert _dense(6)
+    assert _product(6)
     with pytest.raises(ValueError, match=message):
-        _dense(**options)
+        _product(**options)
 
 
 def test_a_window_larger_than_its_image_is_refused():

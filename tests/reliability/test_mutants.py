@@ -138,7 +138,7 @@ def test_a_model_that_is_too_large_is_not_read(tmp_path):
 def test_a_grid_that_is_no_number_is_refused(tmp_path):
     qmodel = new_model("lsq")
     name, quantizer = next(iter(qmodel.named_quantizers.items()))
-    for variable in quantizer.trainable_variables:
+    for variable in quantizer.variables:
         variable.assign(np.full(variable.shape, np.nan))
     qmodel.save(tmp_path / "net.keras")
     with pytest.raises(InvalidFileError, match=f"step is no positive number, in '{name}'"):
