@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_qat.integer import IntegerGraph
 from keras_qat.integer.files import check_name, replace_file
+from keras_qat.integer.own_files import note_as_own
 from keras_qat.integer.parts import part_of, stating_integers
 from tflite_export.contents import (
     WeightReport,
@@ -168,6 +169,8 @@ def export(
         metadata=metadata,
     )
     replace_file(destination, exported.data)
+    if verify:
+        note_as_own(exported.data)
     if verbose:
         print(exported.report.render())
     return exported.report

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, run
 from keras_qat.integer.files import check_name, replace_files
+from keras_qat.integer.own_files import note_as_own
 from tflite_export.export import Exported, prepare
 from tflite_export.file.file_model import FileModel
 from tflite_export.file.runtimes import measure_arena
@@ -168,6 +169,7 @@ def write_micro(
     contents = _contents(name, values, exported.data, report)
     destination.mkdir(parents=True, exist_ok=True)
     replace_files({destination / file: content for file, content in contents.items()})
+    note_as_own(exported.data)
     if verbose:
         print(exported.report.render())
         print(f"Firmware: {len(contents)} files in {destination}, an arena of {arena:,} bytes.")
