@@ -152,15 +152,10 @@ def _check_weights(op: LinearOp) -> None:
         )
     channels = shape[op.channel_axis]
     scales = grid.scale.size if grid.axis is not None else channels
-    if (
-        op.bias.shape != (channels,)
-        or scales != channels
-        or grid.axis not in (None, op.channel_axis)
-    ):
+    if op.bias.shape != (channels,) or scales != channels:
         raise ValueError(
             f"Op {op.output!r}: its {channels} channels need a bias each, and one scale or a scale "
-            f"each along axis {op.channel_axis}. Received: bias {op.bias.shape}, scale "
-            f"{grid.scale.shape} along {grid.axis}"
+            f"each. Received: bias {op.bias.shape}, scale {grid.scale.shape}"
         )
 
 

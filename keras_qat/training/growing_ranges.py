@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.keras_graph import graph_between
 from keras_qat.quantized_layers import QuantizedKernel
 from keras_qat.quantizers import ActivationQuantizer, Quantizer
 from keras_qat.quantizers.initial_scale import Histogram, least_error_scale
@@ -128,7 +129,7 @@ class RangeGrowth(keras.callbacks.Callback):
         sites = [site for site in found if site.source is not None]
         self._quantizers = [site.quantizer for site in sites]
         sources = [site.source for site in sites]
-        self._probe = keras.Model(self.model.inputs, sources) if sources else None
+        self._probe = graph_between(self.model.inputs, sources) if sources else None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._done < FIRST_BATCHES[-1]:
