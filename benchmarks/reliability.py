@@ -240,7 +240,7 @@ def kill_writing(what: str, kills: int, draws: random.Random, folder: pathlib.Pa
         row.torn += _without_manifest(content(here)) not in sets
     if wait_for(forked(functools.partial(write, what, here, 0))):
         raise RuntimeError(f"Writing {what} failed.")
-    row.lost += any(path.name.endswith(".part") for path in here.iterdir())
+    row.lost += any(folder.rglob(".*.part"))
     return row
 
 
@@ -259,7 +259,7 @@ class Writing:
 
     def __call__(self) -> bool:
         with contextlib.suppress(FileNotFoundError):
-            names = {path.name for path in self._folder.glob(".*.part")} - self._seen
+            names = {path.name for path in self._folder.parent.rglob(".*.part")} - self._seen
             self._seen |= names
             self._left -= bool(names)
         return self._left < 0
@@ -284,7 +284,9 @@ def fill_disk_of_training(method: str, folder: pathlib.Path) -> Row:
         raise RuntimeError(f"The uninterrupted training of {method} failed.")
     here = folder / "full"
     here.mkdir()
-    with small_disk(folder / "disk", 220) as disk:
+    (last,) = (folder / "whole" / "backups").glob("*_end")
+    one = sum(path.stat().st_size for path in last.iterdir())
+    with small_disk(folder / "disk", int(2.4 * one / 1024)) as disk:
         if wait_for(forked(lambda: train(method, here, disk / "backups"))) == 0:
             raise RuntimeError("The disk did not become full.")
         kept = [path.name for path in (disk / "backups").iterdir()]
@@ -310,7 +312,7 @@ def fill_disk_of_writing(what: str, folder: pathlib.Path) -> Row:
         if wait_for(forked(functools.partial(write, what, here, 1))) == 0:
             raise RuntimeError("The disk did not become full.")
         row.torn += content(here) != before
-        row.lost += any(path.name.endswith(".part") for path in here.iterdir())
+        row.lost += any(disk.rglob(".*.part"))
     return row
 
 

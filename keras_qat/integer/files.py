@@ -1,11 +1,13 @@
-"""Files that are replaced in one piece."""
+"""Files, and sets of files in a folder, that are replaced in one piece."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 
@@ -38,6 +40,84 @@ def replace_files(contents: Mapping[PathLike, bytes]) -> None:
             os.replace(beside, target)
     for folder in dict.fromkeys(target.parent for target in targets):
         flush(folder)
+
+
+def replace_set(folder: pathlib.Path, contents: Mapping[str, bytes]) -> None:
+    """Writes files to a folder as one set: a process that is killed leaves all old ones or all new.
+
+    A folder with the new files and with links to the other ones is written beside, and takes the
+    place of the old one in a single step. Where that cannot be (the system has no such step, or
+    the folder holds folders or links, or something is mounted on it), files are renamed one after
+    the other, once all of them are on the disk.
+
+    Args:
+        folder: the folder; it is made if it is not there.
+        contents: the content of each file, by its name.
+
+    Raises:
+        OSError: the disk is full, or cannot be written to. The old files are as they were.
+    """
+    folder = pathlib.Path(os.path.realpath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_folders(folder)
+    if folder.exists() and not all(map(_is_plain_file, folder.iterdir())):
+        replace_files({folder / name: data for name, data in contents.items()})
+        return
+    beside = folder.with_name(f".{folder.name[:_MOST_LETTERS]}.{secrets.token_hex(4)}{_PART}")
+    beside.mkdir()
+    descriptor = os.open(beside, os.O_RDONLY) if os.name != "nt" else None
+    try:
+        if descriptor is not None:
+            _lock(descriptor)
+        for old in folder.iterdir() if folder.exists() else ():
+            if old.name not in contents and not old.name.endswith(_PART):
+                os.link(old, beside / old.name)
+        replace_files({beside / name: data for name, data in contents.items()})
+        for name in contents:
+            if (folder / name).exists():
+                (beside / name).chmod(stat.S_IMODE((folder / name).stat().st_mode))
+        if not folder.exists():
+            beside.rename(folder)
+        else:
+            beside.chmod(stat.S_IMODE(folder.stat().st_mode))
+            if not _exchange(beside, folder):
+                replace_files({folder / name: data for name, data in contents.items()})
+        flush(folder.parent)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _is_plain_file(path: pathlib.Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+_EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Lets two folders change their names in one step, and returns whether the system can."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    names = (os.fsencode(one), os.fsencode(other))
+    return bool(rename(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0)
+
+
+def _remove_left_folders(folder: pathlib.Path) -> None:
+    """Removes folders that killed processes left beside a folder."""
+    start = f".{folder.name[:_MOST_LETTERS]}."
+    for path in folder.parent.iterdir():
+        if path.name.startswith(start) and path.name.endswith(_PART) and path.is_dir():
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    if _lock(descriptor):
+                        shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
 
 
 def check_name(path: PathLike) -> None:

@@ -53,6 +53,7 @@ class Backup(keras.callbacks.Callback):
         verbose: 1 prints a line when `fit` starts, 0 prints nothing.
 
     Raises:
+        OSError: from `fit`, when a backup cannot be written, as on a full disk.
         ValueError: another `save_freq`. When `fit` starts: the training in the folder is another
             one, or none of its backups is whole.
 
@@ -259,7 +260,14 @@ class Backup(keras.callbacks.Callback):
             self.model.save_weights(weights)
             np.savez(others, allow_pickle=False, **named)
 
-        write_generation(self.folder, name_of(epochs, batch, self.finished), state, write_files)
+        name = name_of(epochs, batch, self.finished)
+        try:
+            write_generation(self.folder, name, state, write_files)
+        except (OSError, RuntimeError) as error:  # h5py raises either on a full disk
+            raise OSError(
+                f"The backup {name} in {self.folder} could not be written, and the ones before are "
+                f"whole. Make room, and run again to go on from them. Received: {error}"
+            ) from error
 
 
 def _shapes(model: keras.Model) -> list[list[int]]:

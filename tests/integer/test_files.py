@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from keras_qat.integer.files import check_name, replace_file, replace_files
+from keras_qat.integer import files
+from keras_qat.integer.files import check_name, replace_file, replace_files, replace_set
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="forks and links")
 
@@ -79,3 +80,52 @@ def test_long_names_work_up_to_the_limit_of_the_folder(tmp_path):
     replace_file(tmp_path / ("\N{SNOWMAN}" * (limit // 3)), b"new")
     with pytest.raises(ValueError, match="name of the file is too long: a folder takes names of"):
         check_name(tmp_path / ("n" * (limit + 1)))
+
+
+@posix
+def test_a_set_is_replaced_as_a_whole_and_other_files_stay(tmp_path):
+    folder, data = tmp_path / "deep" / "net", {f"f{n}": b"A" * 9 for n in range(5)}
+    replace_set(folder, data)
+    (folder / "mine").write_text("mine")
+    mine = (folder / "mine").stat().st_ino
+    (folder / "f1").chmod(0o600)
+    folder.chmod(0o750)
+    replace_set(folder, dict.fromkeys(data, b"B"))
+    assert {path.name for path in folder.iterdir()} == {*data, "mine"}
+    assert {(folder / name).read_bytes() for name in data} == {b"B"}
+    assert (folder / "mine").stat().st_ino == mine
+    assert stat.S_IMODE((folder / "f1").stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    assert [path.name for path in folder.parent.iterdir()] == ["net"]
+
+
+@posix
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_set_beside_folders_and_links_is_replaced_file_by_file(tmp_path, monkeypatch, exchanges):
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    else:
+        (tmp_path / "net" / "inner").mkdir(parents=True)
+    replace_set(tmp_path / "net", {"a": b"A"})
+    replace_set(tmp_path / "net", {"a": b"B", "b": b"B"})
+    assert (tmp_path / "net" / "a").read_bytes() == b"B"
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
+
+
+@posix
+def test_kills_mix_no_two_sets(tmp_path):
+    folder = tmp_path / "net"
+    sets = [{f"f{n}": bytes([letter]) * 999 for n in range(9)} for letter in b"AB"]
+    replace_set(folder, sets[0])
+    for number in range(12):
+        process = os.fork()
+        if process == 0:
+            while True:
+                for each in sets:
+                    replace_set(folder, each)
+        time.sleep(0.002 * number)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} in sets
+    replace_set(folder, sets[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]

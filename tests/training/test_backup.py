@@ -187,6 +187,20 @@ def test_no_whole_backup_is_an_error_that_says_what_to_do(tmp_path):
         train(tmp_path)
 
 
+def test_a_full_disk_is_said_and_the_backups_before_stay(tmp_path, monkeypatch):
+    def full(self, path, *_, **__):
+        path.write_bytes(b"half")
+        raise RuntimeError("file write failed: No space left on device")
+
+    killed(tmp_path, dies_after=8)
+    before = {path.name for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Make room, and run again"):
+        patch.setattr(keras.Model, "save_weights", full)
+        train(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert train(tmp_path)[1].finished
+
+
 def test_another_training_does_not_go_on(tmp_path):
     killed(tmp_path, dies_after=8, about={"recipe": 1})
     with pytest.raises(ValueError, match=r"goes on only with the same.*Choose another folder"):

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, run
-from keras_qat.integer.files import check_name, replace_files
+from keras_qat.integer.files import check_name, replace_set
 from keras_qat.integer.own_files import note_as_own
 from tflite_export.export import Exported, prepare
 from tflite_export.file.file_model import FileModel
@@ -93,8 +93,8 @@ def write_micro(
     * `.tflite`, `_report.json`: the file itself and the report of its export;
     * `_files.json`: the SHA-256 of each of these files.
 
-    The files are one set. All are on the disk before the first old one is replaced, and sources of
-    two sets do not compile together.
+    The files are one set, which is replaced in one step: the folder itself, with your other files
+    in it, unless it holds folders or links. Sources of two sets do not compile together.
 
     Args:
         model: see `tflite_export.export`.
@@ -167,8 +167,7 @@ def write_micro(
     }
     report = (exported.report.to_json() + "\n").encode()
     contents = _contents(name, values, exported.data, report)
-    destination.mkdir(parents=True, exist_ok=True)
-    replace_files({destination / file: content for file, content in contents.items()})
+    replace_set(destination, contents)
     note_as_own(exported.data)
     if verbose:
         print(exported.report.render())
