@@ -28,12 +28,12 @@ import keras
 import numpy as np
 import resnet8
 from absl import app, flags
-from backup_files import replace_text
 from scipy.stats import spearmanr
 
 import keras_qat
 from keras_qat.callbacks import CapacityMonitor, GDNSQSchedule
 from keras_qat.callbacks.bottlenecks import ranking_scores
+from keras_qat.integer.files import replace_file
 
 BITS = flags.DEFINE_integer("bits", 2, "The bits of the one tensor.", 1, 8)
 WIDTHS = flags.DEFINE_multi_integer("width", [8, 4], "Widths of networks that rankings see.")
@@ -197,7 +197,7 @@ def main(argv: list[str]) -> None:
         if name not in part and not REPORT_ONLY.value:
             part[name] = measure()
             print(name, "measured", flush=True)
-            replace_text(output, json.dumps(found, indent=1) + "\n")
+            replace_file(output, (json.dumps(found, indent=1) + "\n").encode())
 
     measured(found, "base", lambda: quality(quantized()))
     truth, rankings = found.setdefault("truth", {}), found.setdefault("rankings", {})

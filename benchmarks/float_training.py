@@ -13,9 +13,10 @@ import cifar10
 import keras
 import study
 import tensorflow as tf
-from backup_files import replace_text
 from epoch_backup import EpochBackup
 from task import Images
+
+from keras_qat.integer.files import replace_file
 
 _PACKAGES = ("keras", "tensorflow", "numpy")
 
@@ -94,4 +95,4 @@ class FloatTraining:
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
         result = {**about, **found, "seconds": round(backup.seconds), "starts": backup.starts}
         text = json.dumps({**result, "versions": versions}, indent=2) + "\n"
-        replace_text(run.result, text)
+        replace_file(run.result, text.encode())

@@ -75,8 +75,8 @@ def page(found: dict[str, Any]) -> str:
         "# Inference as TensorFlow Lite Micro",
         "",
         "ResNet-8 on CIFAR-10, an epoch of LSQ after the float model, all 10,000 test images, seed",
-        f"{found['seed']}. The device is the integer interpreter with the rounding of TensorFlow Lite",
-        "Micro; on 128 images the runtime ran too, with 0 elements off.",
+        f"{found['seed']}. The device is the integer interpreter with the rounding of TensorFlow",
+        "Lite Micro; on 128 images the runtime ran too, with 0 elements off.",
         "",
         "| | accuracy as LiteRT | as TFLite Micro | of the device | answers that the device changes"
         " against Keras as LiteRT | as TFLite Micro | codes that differ as TFLite Micro |",

@@ -39,8 +39,10 @@ import numpy as np
 import resnet8
 import tensorflow as tf
 from absl import app, flags
-from backup_files import replace_text, sha256
 from cifar10 import Border, accuracy, batches_per_epoch, training_batches
+
+from keras_qat.integer.files import replace_file
+from keras_qat.training.backup_files import sha256
 
 _HERE = pathlib.Path(__file__).resolve().parent
 
@@ -221,7 +223,7 @@ def main(argv: list[str]) -> None:
     for name in ROWS.value:
         if name not in rows:
             rows[name] = row(name, tf_keras)
-            replace_text(path, json.dumps(rows, indent=2) + "\n")
+            replace_file(path, (json.dumps(rows, indent=2) + "\n").encode())
     print(json.dumps(rows, indent=2))
 
 

@@ -29,10 +29,11 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-import backup_files
 from absl import app, flags
 from rich.console import Console
 from rich.table import Table
+
+from keras_qat.training.backup_files import newest
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _ROOT = _HERE.parent
@@ -98,7 +99,7 @@ class Entry:
 
     def state(self) -> dict | None:
         """The state in the newest whole backup; `None` without a backup."""
-        return backup_files.newest(self.states / f"{self.name}.backup")
+        return newest(self.states / f"{self.name}.backup")
 
 
 def entries(path: pathlib.Path) -> list[Entry]:
@@ -179,7 +180,8 @@ def do(entry: Entry, code: Code, stop_at: float | None) -> int:
         *([] if stop_at is None else [f"--stop_at={stop_at}"]),
         *entry.flags,
     ]
-    environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": str(code.root / "benchmarks")}
+    places = os.pathsep.join([str(code.root / "benchmarks"), str(code.root)])
+    environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": places}
     with (entry.states / f"{entry.name}.log").open("a") as log:
         process = subprocess.Popen(
             command,

@@ -30,7 +30,6 @@ import resnet8
 import study_report
 import tensorflow as tf
 from absl import app, flags, logging
-from backup_files import replace_text, sha256
 from cifar10 import accuracy
 from epoch_backup import EpochBackup, OutOfTimeError
 from task import CALIBRATION_IMAGES, Recipe, Task
@@ -43,6 +42,8 @@ from keras_qat.callbacks import (
     GDNSQSchedule,
     PEGESchedule,
 )
+from keras_qat.integer.files import replace_file
+from keras_qat.training.backup_files import sha256
 
 REESTIMATION_BATCHES = 40
 OUT_OF_TIME = 75
@@ -298,7 +299,7 @@ def execute(run: Run, variant: Variant, task: Task) -> None:
     qmodel.save(run.state_folder / f"{run.name}.keras")
     if TEST.value:
         result |= evaluate(run, qmodel, task)
-    replace_text(run.result, json.dumps(result, indent=2) + "\n")
+    replace_file(run.result, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def start(run: Run) -> str:

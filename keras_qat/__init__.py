@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from keras_qat.errors import LoweringError, UnsupportedLayerError
     from keras_qat.estimators import Estimator
+    from keras_qat.integer.invalid_file import InvalidFileError
     from keras_qat.layer_rules.rule import Output, Rule, Stage
     from keras_qat.layer_rules.table import register_rule
     from keras_qat.model import QuantizedModel
@@ -89,6 +90,7 @@ _HOME = {
     "WaveQWeightQuantizer": "keras_qat.quantizers",
     "WeightQuantizer": "keras_qat.quantizers",
     "from_tfmot": "keras_qat.tfmot.from_tfmot",
+    "InvalidFileError": "keras_qat.integer.invalid_file",
     "load_model": "keras_qat.saving",
     "plan": "keras_qat.quantization.pipeline",
     "plot_bit_widths": "keras_qat.plotting",
@@ -112,6 +114,7 @@ __all__ = [
     "GDNSQActivationQuantizer",
     "GDNSQConfig",
     "GDNSQWeightQuantizer",
+    "InvalidFileError",
     "LSQActivationQuantizer",
     "LSQConfig",
     "LSQQuantizer",

@@ -15,17 +15,19 @@ from typing import Any
 
 from keras import ops
 
+import keras_qat
+
 MODEL_FORMAT = 4
-KEY = "keras_qat_format"
+KEY, _SAVED_BY = "keras_qat_format", "keras_qat_version"
 
 
 def stamped(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a model with the current version.
+    """The configuration of a model with the versions of its format and of this package.
 
-    >>> stamped({"name": "net"})
-    {'name': 'net', 'keras_qat_format': 4}
+    >>> sorted(stamped({"name": "net"}))
+    ['keras_qat_format', 'keras_qat_version', 'name']
     """
-    return {**config, KEY: MODEL_FORMAT}
+    return {**config, KEY: MODEL_FORMAT, _SAVED_BY: keras_qat.__version__}
 
 
 def unstamped(config: dict[str, Any]) -> dict[str, Any]:
@@ -38,13 +40,14 @@ def unstamped(config: dict[str, Any]) -> dict[str, Any]:
     {'name': 'net'}
     """
     version = config.get(KEY, 1)
+    saved_by = f" (keras_qat {config[_SAVED_BY]})" if _SAVED_BY in config else ""
     if not isinstance(version, int) or not 1 <= version <= MODEL_FORMAT:
         raise ValueError(
             f"The model {config.get('name', '')!r} was saved by a newer keras_qat: its format is "
-            f"{version!r}, and this one reads formats up to {MODEL_FORMAT}. Update keras_qat with "
-            "pip install --upgrade keras_qat."
+            f"{version!r}{saved_by}, and this one reads formats up to {MODEL_FORMAT}. "
+            "Update keras_qat with pip install --upgrade keras_qat."
         )
-    return {key: value for key, value in config.items() if key != KEY}
+    return {key: value for key, value in config.items() if key not in (KEY, _SAVED_BY)}
 
 
 def with_later_variables(store: Any, own: Sequence[Any]) -> dict[str, Any]:

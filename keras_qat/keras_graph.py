@@ -13,6 +13,8 @@ from typing import Any
 
 import keras
 
+from keras_qat.deep_graphs import room_for_depth
+
 KerasTensor = Any
 """A `keras.KerasTensor`; Keras has no types."""
 
@@ -333,7 +335,7 @@ def rebuild(
         for tensor in graph.inputs
     ]
     outputs = replay(model, [on_input(tensor) for tensor in fresh], call)
-    with _keys_of_inputs_stay():
+    with _keys_of_inputs_stay(), room_for_depth():
         return model_type(
             keras.tree.pack_sequence_as(graph._inputs_struct, fresh),
             keras.tree.pack_sequence_as(graph._outputs_struct, outputs),
@@ -348,7 +350,7 @@ def probe_of(model: keras.Model, outputs: Any) -> keras.Model:
 
 def graph_between(inputs: Any, outputs: Any, name: str | None = None) -> keras.Model:
     """`keras.Model(inputs, outputs)` without a warning about the keys of the inputs."""
-    with _keys_of_inputs_stay():
+    with _keys_of_inputs_stay(), room_for_depth():
         return keras.Model(inputs, outputs, name=name)
 
 

@@ -54,6 +54,7 @@ from keras_qat.training.own_steps import (
     steps_config,
     steps_of_config,
 )
+from keras_qat.training.resumed_callbacks import resume_with_backup
 
 _NAMES, _LABELS, _TARGET = "output_names", "output_labels", "target"
 _OWN_STEPS, _UNTRAINED, _POLICY = "own_steps", "starts_untrained", "model_dtype_policy"
@@ -205,6 +206,7 @@ class QuantizedModel(TargetInference, Objective):
         if self.target is not None:
             add_callback(self, arguments, TargetCheck(self.target), first=False)
         watch_rates(arguments)
+        resume_with_backup(self, arguments)
         history = super().fit(**arguments)
         if reestimation is not None:
             reestimation.finish()

@@ -56,6 +56,14 @@ def test_a_newer_file_is_refused_in_a_sentence(saved, version):
         keras.models.load_model(path)
 
 
+def test_a_file_says_which_keras_qat_saved_it(saved):
+    with zipfile.ZipFile(saved[1]) as archive:
+        config = json.loads(archive.read("config.json"))["config"]
+    assert config["keras_qat_version"] == keras_qat.__version__
+    with pytest.raises(ValueError, match=rf"is 5 \(keras_qat {keras_qat.__version__}\), and"):
+        keras_qat.load_model(with_version(saved[1], 5))
+
+
 def test_a_clone_and_a_subclass_keep_the_version(saved, tmp_path):
     qmodel, _ = saved
 

@@ -108,8 +108,8 @@ _OF_NAMED_TUPLES = {"_replace", "_fields", "_asdict"}
 @pytest.mark.parametrize("path", source_files("keras_qat") + source_files("tflite_export"), ids=str)
 def test_private_attributes_are_those_of_self(path):
     """Keras' private attributes have one reader."""
-    about = ("calls", "graph", "masks", "moments", "optimizer_slots", "precision")
-    privates = {"borrowed_calls", *(f"keras_{each}" for each in about)}
+    names = ("calls", "graph", "masks", "moments", "optimizer_slots", "precision", "skipping")
+    privates = {"borrowed_calls", *(f"keras_{each}" for each in names)}
     if module_name(path) in {f"keras_qat.{name}" for name in privates}:
         return
     for node in ast.walk(ast.parse(path.read_text())):

@@ -199,11 +199,7 @@ def _load_model(path: str) -> Any:
     _check_archive(path)
     loaders: list[Callable[..., Any]] = []
     standard_error(lambda: loaders.append(keras_qat.load_model))  # no start-up messages
-    try:
-        model = _loaded(loaders[0], path)
-    except Exception as error:  # Keras, json and h5py raise different types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a readable Keras model: {reason}") from error
+    model = _loaded(loaders[0], path)
     if not hasattr(model, "to_integer"):
         raise ValueError(
             f"{path} holds a {type(model).__name__} without quantizers. Quantize it with "

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from keras_qat.integer import IntegerGraph
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import check_name, replace_file
+from keras_qat.integer.own_files import note_as_own
 from keras_qat.integer.parts import part_of, stating_integers
 from tflite_export.contents import (
     WeightReport,
@@ -175,6 +176,8 @@ def export(
         metadata=metadata,
     )
     replace_file(destination, exported.data)
+    if verify:
+        note_as_own(exported.data)
     if verbose:
         print(exported.report.render())
     return exported.report
@@ -358,6 +361,7 @@ def check_path(path: str | os.PathLike[str]) -> pathlib.Path:
         raise ValueError(f"The folder does not exist; create it first. Received: {str(path)!r}")
     if destination.is_dir():
         raise ValueError(f"The path is a folder. Received: {str(path)!r}")
+    check_name(destination)
     return destination
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer.interpreter import named_inputs
+from keras_qat.integer.own_files import is_own
+from keras_qat.integer.worker import call_in_worker
 from tflite_export.file.file_model import FileTensor
 from tflite_export.file.runtimes import run_tflm
 from tflite_export.file.writer import read_model
@@ -19,6 +22,8 @@ Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 Inputs = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 Details = dict[str, dict[str, Any]]
+
+_MOST_THREADS, _LARGEST_BATCH = 256, 2**20
 
 _CODES = (np.int8, np.uint8)
 """The dtypes of inputs and outputs that hold codes of a grid."""
@@ -44,7 +49,10 @@ def predict(
         runtime: `"litert"` for the LiteRT interpreter as it comes (XNNPACK), `"tflm"` for
             TensorFlow Lite Micro. Only `"tflm"` runs files whose weights lie in lookup tables.
         batch_size: examples that LiteRT runs at once. It is 1 if the file has a fixed batch.
-        threads: threads of LiteRT.
+        threads: threads of LiteRT, at most 256.
+
+    A file that this process has not written and proved itself runs in a process of its own, which
+    serves all calls: a file that crashes the runtime crashes nothing else.
 
     Returns:
         float32, shape (examples, ...). For several outputs, a dict by their names.
@@ -52,20 +60,71 @@ def predict(
     Raises:
         ImportError: the runtime is not installed.
         ValueError: an unknown runtime, inputs that do not fit the file or hold NaN, or a file
-            that is no TFLite file or that LiteRT cannot load.
-        FileNotFoundError: there is no such file. LiteRT raises a `ValueError` for it.
+            that LiteRT cannot load.
+        InvalidFileError: the file is no TFLite file, is damaged, or crashed the runtime.
+        FileNotFoundError: there is no such file.
         RuntimeError: TensorFlow Lite Micro refuses the file.
     """
     if runtime not in _RUNTIMES:
         raise ValueError(f"runtime must be one of {list(_RUNTIMES)}. Received: {runtime!r}")
-    outputs = _RUNTIMES[runtime](path, inputs, batch_size, threads)
+    for name, value, most in (
+        ("threads", threads, _MOST_THREADS),
+        ("batch_size", batch_size, _LARGEST_BATCH),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ValueError(f"{name} must be a whole number from 1 to {most}. Received: {value!r}")
+    data = pathlib.Path(path).read_bytes()
+    options = {"runtime": runtime, "batch_size": batch_size, "threads": threads}
+    if is_own(data):
+        outputs = _RUNTIMES[runtime](data, inputs, batch_size, threads)
+    else:
+        _check(data)
+        form, arrays = _sent(inputs)
+        arrays["file"] = np.frombuffer(data, np.uint8)
+        outputs = call_in_worker(
+            "tflite_export.predict:answer", arrays, {**options, "form": form}, str(path)
+        )
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
 
-def _predict_tflm(
-    path: str | os.PathLike[str], inputs: Inputs, batch_size: int, threads: int
-) -> Arrays:
-    data = pathlib.Path(path).read_bytes()
+@functools.lru_cache(maxsize=1)
+def _check(data: bytes) -> None:
+    """Reads a file once, as it should be: runtimes look less closely."""
+    read_model(data)
+
+
+def _sent(inputs: Inputs) -> tuple[str | list[str] | int, Arrays]:
+    """Inputs for another process: their form and their arrays, `0`, `1`, ..."""
+    if isinstance(inputs, Mapping):
+        arrays = {str(place): np.asarray(each) for place, each in enumerate(inputs.values())}
+        form: str | list[str] | int = list(map(str, inputs))
+    elif isinstance(inputs, list | tuple) and any(np.ndim(each) for each in inputs):
+        arrays = {str(place): np.asarray(each) for place, each in enumerate(inputs)}
+        form = len(inputs)
+    else:
+        arrays, form = {"0": np.asarray(inputs)}, "array"
+    for array in arrays.values():
+        if array.dtype.kind not in "iufb":
+            raise ValueError(f"Inputs must be numbers. Received: {array.dtype}")
+    return form, arrays
+
+
+def answer(arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Arrays:
+    """Runs a file in this process, which is a worker; see `predict`."""
+    form = options["form"]
+    if form == "array":
+        inputs: Any = arrays["0"]
+    elif isinstance(form, int):
+        inputs = [arrays[str(place)] for place in range(form)]
+    else:
+        inputs = {name: arrays[str(place)] for place, name in enumerate(form)}
+    data, batch_size, threads = arrays["file"].tobytes(), options["batch_size"], options["threads"]
+    if options["runtime"] == "litert":
+        return _run_litert(_kept_interpreter(data, threads), inputs, batch_size)
+    return _RUNTIMES[options["runtime"]](data, inputs, batch_size, threads)
+
+
+def _predict_tflm(data: bytes, inputs: Inputs, batch_size: int, threads: int) -> Arrays:
     file = read_model(data)
     takes, gives = (
         {name: _detail(file.tensors[tensor]) for name, tensor in side.items()}
@@ -89,16 +148,25 @@ def _detail(tensor: FileTensor) -> dict[str, Any]:
     }
 
 
-def _predict_litert(
-    path: str | os.PathLike[str], inputs: Inputs, batch_size: int, threads: int
-) -> Arrays:
+def _predict_litert(data: bytes, inputs: Inputs, batch_size: int, threads: int) -> Arrays:
+    return _run_litert(_interpreter(data, threads), inputs, batch_size)
+
+
+def _interpreter(data: bytes, threads: int) -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError(
             "Running LiteRT needs ai-edge-litert: pip install 'keras_qat[export]'"
         ) from error
-    interpreter = Interpreter(model_path=os.fspath(path), num_threads=threads)
+    return Interpreter(model_content=data, num_threads=threads)
+
+
+_kept_interpreter = functools.lru_cache(maxsize=1)(_interpreter)
+"""A worker prepares a file once."""
+
+
+def _run_litert(interpreter: Any, inputs: Inputs, batch_size: int) -> Arrays:
     takes, gives = _ends(interpreter)
     arrays = _by_name(takes, inputs)
     count = len(next(iter(arrays.values())))

@@ -25,6 +25,7 @@ class Target:
         smallest_add_ratio: lower end (inclusive) of `s_x / s_y` of an Add or a Sub.
         add_ratio_limit: upper end (exclusive) of `s_x / s_y` of an Add or a Sub.
         smallest_mul_multiplier: lower end (inclusive) of `s_a * s_b / s_y` of a Mul.
+        most_concatenated: the most tensors that one CONCATENATION joins; `None` for any number.
         min_argmax_agreement: default smallest share of positions of scores that keep their answer.
         max_output_error: default largest mean error of an output of values, over its range.
         limits: limits of the proof, for the report.
@@ -41,6 +42,7 @@ class Target:
     smallest_add_ratio: float
     add_ratio_limit: float
     smallest_mul_multiplier: float
+    most_concatenated: int | None
     min_argmax_agreement: float
     max_output_error: float
     limits: tuple[str, ...]
@@ -63,6 +65,7 @@ TARGETS: dict[str, Target] = {
             smallest_add_ratio=2.0**-10,
             add_ratio_limit=2.0**8,
             smallest_mul_multiplier=2.0**-16,
+            most_concatenated=None,
             min_argmax_agreement=0.99,
             max_output_error=1 / 128,
             limits=(
@@ -82,6 +85,7 @@ TARGETS: dict[str, Target] = {
             smallest_add_ratio=2.0**-30,
             add_ratio_limit=2.0**20,
             smallest_mul_multiplier=2.0**-31,
+            most_concatenated=10,
             min_argmax_agreement=0.9,
             # Measured on binary classifiers of the digits with 2 to 8 bits. A mean error of up to
             # 14 of 256 steps changed 3 % of the answers; from 17 steps on it changed 10 % or more.

@@ -7,9 +7,11 @@ from keras_qat.callbacks.divergence_monitor import DivergenceMonitor, TrainingDi
 from keras_qat.callbacks.ewgs_schedule import EWGSSchedule
 from keras_qat.callbacks.gdnsq_schedule import GDNSQSchedule
 from keras_qat.callbacks.pege_schedule import PEGESchedule
+from keras_qat.training.backup import Backup
 from keras_qat.training.batch_normalization import BatchNormReestimation
 
 __all__ = [
+    "Backup",
     "BatchNormReestimation",
     "BitWidthMonitor",
     "CapacityMonitor",

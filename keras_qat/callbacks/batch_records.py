@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import replace_file
 from keras_qat.training.backend_state import synchronize
 
 
@@ -26,6 +26,8 @@ class BatchRecords(keras.callbacks.Callback):
     Raises:
         ValueError: an `every` below 1. When `fit` starts: a run of unknown length.
     """
+
+    kept_by_backup = ("history", "_done")
 
     def __init__(self, every: int, history: dict[str, Any]):
         super().__init__()

@@ -11,7 +11,7 @@ import keras
 from keras_qat.callbacks.bottlenecks import bottlenecks
 from keras_qat.callbacks.capacity_probe import FACTS, CapacityProbe, finite
 from keras_qat.callbacks.step_sensitivity import step_sensitivity
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import replace_file
 from keras_qat.model import QuantizedModel
 
 _BY_HAND = ("assisted_widths", "refit_octaves")
@@ -105,6 +105,8 @@ class CapacityMonitor(keras.callbacks.Callback):
     >>> monitor.history
     {'epochs': [], 'tensors': {}}
     """
+
+    kept_by_backup = ("history",)
 
     def __init__(
         self,

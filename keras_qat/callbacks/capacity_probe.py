@@ -18,7 +18,7 @@ from keras_qat.callbacks.channel_capacity import (
 )
 from keras_qat.callbacks.channel_graph import ChannelGraph
 from keras_qat.input_batches import CalibrationData
-from keras_qat.keras_graph import input_keys, nodes
+from keras_qat.keras_graph import graph_between, input_keys, nodes
 from keras_qat.kernel_places import kernel_places
 from keras_qat.model import QuantizedModel
 from keras_qat.training.backend_state import synchronize
@@ -58,7 +58,7 @@ class CapacityProbe:
         self._batch_size = min(batch_size, self._samples)
         self._graph = ChannelGraph(model)
         sources = {name: site.source for name, site in self._sites.items() if site.kernel is None}
-        self._values = keras.Model(model.inputs, sources) if sources else None
+        self._values = graph_between(model.inputs, sources) if sources else None
 
     def records(self) -> dict[str, Record]:
         """The current record of every tensor, by its name, in the order of the graph."""
@@ -129,7 +129,7 @@ class CapacityProbe:
         for name in found.keys() & kernels.keys():
             found[name].add(keras.ops.convert_to_numpy(kernels[name]))
         sources = {name: tensors[name] for name in found if name not in kernels}
-        run = keras.Model(original.inputs, sources) if sources else None
+        run = graph_between(original.inputs, sources) if sources else None
         for values in self._batches(run):
             for name, value in values.items():
                 found[name].add(value)

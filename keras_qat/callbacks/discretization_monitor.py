@@ -12,6 +12,7 @@ import numpy.typing as npt
 from keras_qat.callbacks.batch_records import BatchRecords
 from keras_qat.callbacks.channel_capacity import Channel, channel_of
 from keras_qat.input_batches import CalibrationData
+from keras_qat.keras_graph import graph_between
 from keras_qat.model import QuantizedModel
 
 Array = npt.NDArray[np.floating[Any]]
@@ -81,7 +82,7 @@ class DiscretizationMonitor(BatchRecords):
         except ValueError as error:
             raise ValueError(f"DiscretizationMonitor cannot run its data: {error}") from error
         sources = {name: site.source for name, site in self._sites.items() if site.kernel is None}
-        self._values = keras.Model(model.inputs, sources) if sources else None
+        self._values = graph_between(model.inputs, sources) if sources else None
 
     def on_train_end(self, logs: Any = None) -> None:
         self._values, self._batches = None, []

@@ -42,7 +42,7 @@ class DivergenceMonitor(keras.callbacks.Callback):
 
     The list `problems` holds the findings as text. The model is not changed: it has the weights of
     the last batch. Load the weights of a checkpoint instead, from `keras.callbacks.ModelCheckpoint`
-    or `keras.callbacks.BackupAndRestore`.
+    or `keras_qat.callbacks.Backup`.
 
     Args:
         action: "stop" warns and ends `fit` after the batch or epoch, "raise" raises
@@ -57,6 +57,8 @@ class DivergenceMonitor(keras.callbacks.Callback):
     >>> DivergenceMonitor("raise", every=100).problems
     []
     """
+
+    kept_by_backup = ("problems", "_first_steps", "_first_beyond", "_told", "_seen")
 
     def __init__(self, action: str = "stop", every: int | None = None):
         super().__init__()

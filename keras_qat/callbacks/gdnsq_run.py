@@ -18,6 +18,8 @@ from keras_qat.training.learned_bit_widths import LearnedWidth, settle_frozen_wi
 from keras_qat.training.training_plan import Progress, TrainingPlan
 
 _CHECKS_IN_A_RUN = 50
+KEPT_OF_A_RUN = ("assisted", "refit_octaves", "_last_set", "_epoch_begins")
+"""What a run that resumes in the middle of an epoch has to know, beside its variables."""
 
 
 @dataclasses.dataclass(frozen=True)

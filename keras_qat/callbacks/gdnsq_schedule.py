@@ -9,10 +9,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_qat.callbacks.gdnsq_run import GDNSQRun, Handling, RunState, missed_bits
+from keras_qat.callbacks.gdnsq_run import KEPT_OF_A_RUN, GDNSQRun, Handling, RunState, missed_bits
 from keras_qat.callbacks.trained_model import check_loss_of_outer, trained_model
+from keras_qat.errors import DIVERGED
 from keras_qat.keras_graph import falls, inner_optimizer, learning_rate_of
 from keras_qat.training.changes_by_hand import followed_by
+from keras_qat.training.finite_values import non_finite_values
 from keras_qat.training.learned_bit_widths import LearnedWidth
 from keras_qat.training.training_plan import TrainingPlan, planned_run, published_plan
 
@@ -63,7 +65,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
     levels, and the penalty ends. With "penalty", and with `offset="free"`, levels stay free and the
     penalty goes on, so a width may leave its target again.
 
-    All state lies in variables of the model, so with `keras.callbacks.BackupAndRestore` a killed
+    All state lies in variables of the model, so with `keras_qat.callbacks.Backup` a killed
     run goes on where it was.
 
     At the end of an epoch, each validation metric (without validation, each training metric) is
@@ -103,6 +105,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
     """
 
     schedules_bit_widths = True
+    kept_by_backup = tuple(f"_run.{name}" for name in KEPT_OF_A_RUN)
 
     def __init__(
         self,
@@ -200,6 +203,7 @@ class GDNSQSchedule(keras.callbacks.Callback):
         taken = int(ops.convert_to_numpy(self.model.optimizer.iterations))
         continues = state.continues(epochs, steps, epoch, taken)
         if not continues:
+            self._check_finite()
             rates = _learning_rates(self.model.optimizer, steps * (epochs - epoch), state, taken)
             plan = self._plan(rates)
             state.start(plan if self.anneal == "recipe" else plan.annealed(self.anneal))
@@ -219,6 +223,15 @@ class GDNSQSchedule(keras.callbacks.Callback):
         else:
             run.check()  # a width that starts at its target has arrived
         return run
+
+    def _check_finite(self) -> None:
+        """A width that is learned follows from weights and steps, which must be numbers."""
+        for layer in self._quantized.layers:
+            for name, count, size in non_finite_values(layer):
+                raise ValueError(
+                    f"Layer {layer.name!r} holds NaN or infinity in {count} of {size} values of "
+                    f"{name!r}, so GDNSQSchedule cannot plan its bit widths. {DIVERGED}"
+                )
 
     def _plan(self, learning_rates: np.ndarray) -> TrainingPlan:
         distance = max(0.0, max(map(missed_bits, self._quantized.learned_widths), default=0.0))

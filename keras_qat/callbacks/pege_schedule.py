@@ -73,6 +73,7 @@ class PEGESchedule(keras.callbacks.Callback):
     """
 
     schedules_replacement = True
+    kept_by_backup = ("errors",)
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from keras_qat.integer.fixed_point import PROFILES, RoundingProfile
 from keras_qat.integer.graph import GraphBuilder, IntegerGraph, IntegerTensor
 from keras_qat.integer.headroom import add_headroom
 from keras_qat.integer.interpreter import run
+from keras_qat.integer.invalid_file import InvalidFileError
 from keras_qat.integer.io import GraphFileError, load_graph, save_graph
 from keras_qat.integer.qparams import QuantParams
 
@@ -17,6 +18,7 @@ __all__ = [
     "GraphFileError",
     "IntegerGraph",
     "IntegerTensor",
+    "InvalidFileError",
     "QuantParams",
     "RoundingProfile",
     "add_headroom",

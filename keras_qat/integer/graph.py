@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.integer.op_checks import check_fields, check_input_features, check_shape
 from keras_qat.integer.ops import FloatPart, IntegerOp, LinearOp, Lookup, Shape
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN, QuantParams
 
@@ -79,11 +80,21 @@ class IntegerGraph:
 
         Raises:
             ValueError: a tensor is read before it is written, is written twice, has another shape
-                than its op yields, or does not fit in int8. Also: an accumulator can leave int32,
-                a table leaves the grid of its tensor, or an integer op reads a tensor on no grid.
+                than its op yields, has a size below 1, or does not fit in int8. Also: a field of an
+                op has another type or is out of its range, weights do not fit their input, an
+                accumulator can leave int32, a table leaves the grid of its tensor, or an integer op
+                reads a tensor on no grid.
         """
+        for tensor in self.tensors.values():
+            check_shape(f"Tensor {tensor.name!r}", tensor.shape)
         written = set(self.inputs)
+        if len(written) < len(self.inputs) or not written <= self.tensors.keys():
+            raise ValueError(f"Inputs must be tensors, each once. Received: {self.inputs}")
         for op in self.ops:
+            check_fields(op)
+            for name in (*op.inputs, op.output):
+                if name not in self.tensors:
+                    raise ValueError(f"Op {op.output!r} names {name!r}, which is no tensor.")
             for name in op.inputs:
                 if name not in written:
                     raise ValueError(f"Op {op.output!r} reads {name!r}, which nothing wrote yet.")
@@ -133,7 +144,9 @@ class IntegerGraph:
             )
 
     def _check_shape(self, op: IntegerOp) -> None:
-        expected = op.output_shape([self.tensors[name].shape for name in op.inputs])
+        shapes = [self.tensors[name].shape for name in op.inputs]
+        check_input_features(op, shapes)
+        expected = op.output_shape(shapes)
         stated = self.tensors[op.output].shape
         if expected != stated:
             raise ValueError(

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
-import pathlib
-import secrets
-import zipfile
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.integer.archive import MAX_BYTES, Archive
+from keras_qat.integer.files import PathLike, replace_file
 from keras_qat.integer.graph import IntegerGraph, IntegerTensor
+from keras_qat.integer.invalid_file import InvalidFileError
 from keras_qat.integer.ops import OPS, FloatWeight, IntegerOp, QuantizedArray
 from keras_qat.integer.qparams import QuantParams
 
@@ -22,12 +21,12 @@ FORMAT = "keras_qat.IntegerGraph"
 FORMAT_VERSION = 2
 """1 had no parts in float that end on no grid (`FloatResult`)."""
 _HEADER = "header"
+_DTYPES = ("int8", "float32", "int32")
 
 Arrays = dict[str, npt.NDArray[Any]]
-PathLike = str | os.PathLike[str]
 
 
-class GraphFileError(ValueError):
+class GraphFileError(InvalidFileError):
     """A file that is not a readable integer graph."""
 
 
@@ -56,70 +55,78 @@ def save_graph(graph: IntegerGraph, path: PathLike) -> None:
     replace_file(path, stream.getvalue())
 
 
-def replace_file(path: PathLike, data: bytes) -> None:
-    """Writes `data` to a file beside `path` and renames it: `path` is never half written."""
-    target = pathlib.Path(path)
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def load_graph(path: PathLike) -> IntegerGraph:
+def load_graph(path: PathLike, max_bytes: int = MAX_BYTES) -> IntegerGraph:
     """Reads and validates a graph that `save_graph` wrote.
+
+    Args:
+        path: the file. It may come from anywhere.
+        max_bytes: the largest size of all arrays, unpacked.
 
     Raises:
         FileNotFoundError: no such file.
-        GraphFileError: the file is truncated, corrupt, of another kind, or of a newer version.
+        GraphFileError: the file is truncated, corrupt, too large, of another kind, or of a newer
+            version.
     """
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = dict(archive.items())
-        header = json.loads(arrays[_HEADER].tobytes())
-        if header["format"] != FORMAT:
+    with open(path, "rb") as stream:
+        try:
+            return _read(Archive(stream, max_bytes), path)
+        except GraphFileError:
+            raise
+        except Exception as error:  # zip, npy and JSON readers raise a dozen types on damage
             raise GraphFileError(
-                f"{path} is not an integer graph. Received: format {header['format']!r}"
-            )
-        if header["version"] not in range(1, FORMAT_VERSION + 1):
-            raise GraphFileError(
-                f"{path} was saved by a newer keras_qat: its format is {header['version']!r}, and "
-                f"this one reads formats up to {FORMAT_VERSION}. Update keras_qat with "
-                "pip install --upgrade keras_qat."
-            )
-        return _unpack_graph(header, arrays)
-    except (FileNotFoundError, IsADirectoryError, GraphFileError):
-        raise
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
+                f"{path} is not a readable integer graph (truncated, corrupt or another kind of "
+                f"file): {error or type(error).__name__}"
+            ) from error
+
+
+def _read(archive: Archive, path: PathLike) -> IntegerGraph:
+    header = json.loads(archive[_HEADER].tobytes())
+    if header["format"] != FORMAT:
         raise GraphFileError(
-            f"{path} is not a readable integer graph (truncated, corrupt or another kind of "
-            f"file): {error}"
-        ) from error
+            f"{path} is not an integer graph. Received: format {str(header['format'])[:60]!r}"
+        )
+    if header["version"] not in range(1, FORMAT_VERSION + 1):
+        raise GraphFileError(
+            f"{path} was saved by a newer keras_qat: its format is "
+            f"{str(header['version'])[:60]}, and this one reads formats up to {FORMAT_VERSION}. "
+            "Update keras_qat with pip install --upgrade keras_qat."
+        )
+    graph = _unpack_graph(header, archive)
+    archive.check_all_read()
+    return graph
 
 
-def _unpack_graph(header: dict[str, Any], arrays: Arrays) -> IntegerGraph:
+def _unpack_graph(header: dict[str, Any], arrays: Archive) -> IntegerGraph:
     tensors = [
         IntegerTensor(
-            t["name"], tuple(t["shape"]), _unpack_qparams(t["qparams"]), t.get("dtype", "int8")
+            _name(t["name"]),
+            tuple(t["shape"]),
+            _unpack_qparams(t["qparams"]),
+            _dtype(t.get("dtype", "int8")),
         )
         for t in header["tensors"]
     ]
+    named = {tensor.name: tensor for tensor in tensors}
+    if len(named) < len(tensors):
+        raise ValueError("two tensors have one name")
     return IntegerGraph(
-        tensors={tensor.name: tensor for tensor in tensors},
+        tensors=named,
         ops=tuple(_unpack_op(op, arrays) for op in header["ops"]),
-        inputs=tuple(header["inputs"]),
-        outputs=tuple(header["outputs"]),
+        inputs=tuple(map(_name, header["inputs"])),
+        outputs=tuple(map(_name, header["outputs"])),
     ).validate()
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"a name must be text. Received: {value!r}")
+    return value
+
+
+def _dtype(value: Any) -> str:
+    if value not in _DTYPES:
+        raise ValueError(f"a tensor must be one of {_DTYPES}. Received: {value!r}")
+    return str(value)
 
 
 def _pack_op(op: IntegerOp, prefix: str, arrays: Arrays) -> dict[str, Any]:
@@ -146,12 +153,12 @@ def _pack_value(value: Any, key: str, arrays: Arrays) -> Any:
     return value
 
 
-def _unpack_op(packed: dict[str, Any], arrays: Arrays) -> IntegerOp:
+def _unpack_op(packed: dict[str, Any], arrays: Archive) -> IntegerOp:
     fields = {name: _unpack_value(value, arrays) for name, value in packed.items()}
     return OPS[fields.pop("type")](**fields)
 
 
-def _unpack_value(packed: Any, arrays: Arrays) -> Any:
+def _unpack_value(packed: Any, arrays: Archive) -> Any:
     """A field of an op. JSON has turned tuples into lists, and ops hold tuples only."""
     if isinstance(packed, list):
         return tuple(_unpack_value(each, arrays) for each in packed)

@@ -46,6 +46,10 @@ class QuantParams:
     axis: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("zero_point", "qmin", "qmax", "axis"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | np.integer) or (name == "axis" and value is None)):
+                raise ValueError(f"{name} must be a whole number. Received: {value!r}")
         scale = np.asarray(self.scale, dtype=np.float32)
         object.__setattr__(self, "scale", scale)
         if not np.all(np.isfinite(scale) & (scale > 0)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Shape = Sequence[int | None]
+
+MOST_BATCHES = 100
+"""The batches that are taken from data that does not tell its length."""
 
 _WITH_LABELS = (1, 2, 3)
 """The lengths of `(inputs,)`, `(inputs, labels)` and `(inputs, labels, weights)`."""
@@ -60,11 +65,68 @@ def batches(
     if _is_endless(data):
         raise ValueError(
             f"The dataset in {what} repeats without end. Pass a few batches of it: "
-            f"{what}=dataset.take(8), or (sequence[index] for index in range(8)) of a sequence."
+            f"{what}=dataset.take(8), calibration_batches=8 to quantize, or "
+            "(sequence[index] for index in range(8)) of a sequence."
         )
     found = map(data.__getitem__, range(data.num_batches)) if _is_sequence(data) else data
-    for batch in found:
+    known = _is_sequence(data) or hasattr(data, "__len__") or _states_length(data)
+    for number, batch in enumerate(found):
+        if number == MOST_BATCHES and not known:
+            warnings.warn(
+                f"{what} does not tell its length, and did not end within {MOST_BATCHES} batches: "
+                "the first ones are taken. Pass an array, a dataset that tells its length (tf.data "
+                "has assert_cardinality), or calibration_batches=n to quantize.",
+                stacklevel=3,
+            )
+            return
         yield _as_batch(batch, names, shapes, what)
+
+
+class FirstBatches:
+    """The first batches of data that comes in batches; data in arrays stays whole.
+
+    Args:
+        data: see `batches`.
+        count: the number of batches.
+
+    Raises:
+        ValueError: a count that is no whole number from 1 on, or data in arrays.
+
+    >>> list(FirstBatches(iter([1, 2, 3]), 2))
+    [1, 2]
+    """
+
+    def __init__(self, data: Any, count: int):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(
+                f"calibration_batches must be a whole number from 1 on. Received: {count!r}"
+            )
+        if hasattr(data, "shape") or isinstance(data, Mapping | list | tuple) or data is None:
+            raise ValueError(
+                "calibration_batches counts batches of a dataset or a generator. Received: "
+                f"{type(data).__name__}"
+            )
+        self._data = data
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        data, ends = self._data, itertools.count()
+        if _is_sequence(data):
+            places = ends if data.num_batches is None else range(data.num_batches)
+            data = map(data.__getitem__, places)
+        return itertools.islice(iter(data), self._count)
+
+
+def first_batches(data: Any, count: int | None) -> Any:
+    """The data, or its first batches; see `FirstBatches`."""
+    return data if count is None else FirstBatches(data, count)
+
+
+def _states_length(data: Any) -> bool:
+    return hasattr(data, "cardinality") and int(data.cardinality()) >= 0
 
 
 def gathered(data: Any, names: Sequence[str], shapes: Sequence[Shape], what: str) -> Batch:

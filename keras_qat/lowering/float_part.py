@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_qat.errors import LoweringError
 from keras_qat.integer import GraphBuilder, QuantParams, ops
+from keras_qat.integer.own_files import note_as_own
 from keras_qat.keras_graph import GraphNode
 from keras_qat.lowering.pending import Pending
 
@@ -68,10 +69,12 @@ class PendingFloat(Pending):
             for layer in (call.operation for call in self.calls)
             if isinstance(layer, HoldsFloatWeights)
         }
+        file = _converted(self, signature, weights)
+        note_as_own(file)
         return kind(
             self.sources,
             name,
-            file=np.frombuffer(_converted(self, signature, weights), np.uint8),
+            file=np.frombuffer(file, np.uint8),
             layers=self._names(),
             target_shape=tuple(self.tensor.shape[1:]),
             weights=tuple(weight for found in weights.values() for weight in found),

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.input_batches import CalibrationData
-from keras_qat.keras_graph import layer_name
+from keras_qat.keras_graph import graph_between, layer_name
 from keras_qat.keras_precision import full_precision
 from keras_qat.quantizers.initial_scale import LARGEST_VALUE, Histogram
 
@@ -92,7 +92,7 @@ def _values_of(
     """The values of symbolic tensors for each batch."""
     if not tensors:
         return
-    probe = keras.Model(model.inputs, list(tensors))
+    probe = graph_between(model.inputs, list(tensors))
     for batch in data:
         with full_precision(probe):
             outputs = probe(batch, training=False)  # eager: tracing costs more than a few batches

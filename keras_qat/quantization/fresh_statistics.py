@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat.input_batches import CalibrationData
+from keras_qat.keras_graph import graph_between
 from keras_qat.keras_moments import captured_moments
 from keras_qat.quantization.passes.layer_copies import nothing_stays_float
 from keras_qat.quantization.passes.rewriting import Rewriting
@@ -62,7 +63,7 @@ def _far_layers(model: keras.Model, batch: list[Any]) -> dict[str, float]:
     layers = trained_normalizations(model)
     if not layers:
         return {}
-    network = keras.Model(model.inputs, model.outputs)
+    network = graph_between(model.inputs, model.outputs)
     with restored(model.non_trainable_variables), captured_moments(layers) as found:
         network(batch, training=True)
     far = {}

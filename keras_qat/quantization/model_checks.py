@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_qat.keras_graph import flat_nodes, input_structure
+from keras_qat.keras_graph import consumers, flat_nodes, input_name, input_structure, layer_name
 from keras_qat.quantized_layers import QuantizeWrapper, WeightOnlyWrapper
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import LARGEST_VALUE
@@ -42,6 +42,8 @@ def check_graph(model: keras.Model) -> None:
     LoRA weights, or has weights other than float32.
     """
     _check_input_keys(model)
+    _check_sizes(model)
+    _check_ends(model)
     operations = [node.operation for node in flat_nodes(model)]
     if not operations:
         raise _without_layers(model)
@@ -58,6 +60,36 @@ def _check_input_keys(model: keras.Model) -> None:
             f"keys are not sorted, {list(structure)}. Keras uses this order in some places and "
             "sorted keys in others. Rebuild it on a plain dict."
         )
+
+
+def _check_ends(model: keras.Model) -> None:
+    """Integer networks have no input that nothing reads, and list each output once."""
+    readers = consumers(model)
+    for tensor in model.inputs:
+        if id(tensor) not in readers:
+            raise ValueError(
+                f"No layer of the model {model.name!r} reads its input {input_name(tensor)!r}: "
+                "build the model without it."
+            )
+    names = [layer_name(tensor) for tensor in model.outputs]
+    seen = {id(tensor) for tensor in model.outputs}
+    if len(seen) < len(names):
+        raise ValueError(
+            f"The model {model.name!r} lists an output twice. Received: outputs of the layers "
+            f"{names}. List each output once."
+        )
+
+
+def _check_sizes(model: keras.Model) -> None:
+    tensors = [(tensor, f"Input {input_name(tensor)!r}") for tensor in model.inputs]
+    for node in flat_nodes(model):
+        tensors += [(tensor, f"Layer {node.operation.name!r}") for tensor in node.outputs]
+    for tensor, owner in tensors:
+        if 0 in tensor.shape:
+            raise ValueError(
+                f"{owner} yields tensors of the shape {tuple(tensor.shape)}, which hold nothing: "
+                "every size must be 1 or more. Build the model with other sizes."
+            )
 
 
 def _check_layer(layer: Any) -> None:

@@ -12,6 +12,7 @@ from keras import ops
 from keras_qat.config import QuantizationConfig
 from keras_qat.conversion.tensor_names import label_outputs
 from keras_qat.errors import UnsupportedLayerError
+from keras_qat.integer.samples import first_batches
 from keras_qat.keras_graph import flat_nodes, own_methods
 from keras_qat.model import QuantizedModel
 from keras_qat.quantization.calibration import activation_histograms
@@ -50,6 +51,7 @@ def quantize(
     *,
     overrides: Overrides | None = None,
     calibration_data: Any = None,
+    calibration_batches: int | None = None,
     target: str | None = None,
     preserve_sparsity: bool = False,
     preserve_clusters: bool = False,
@@ -102,7 +104,10 @@ def quantize(
             several inputs, or batches such as a `tf.data.Dataset`, a `keras.utils.PyDataset` or a
             generator. Labels in `(inputs, labels)` are ignored. A tuple of as many arrays as the
             model has inputs is inputs. A subclassed model does not say how many it has: a tuple of
-            arrays is its inputs.
+            arrays is its inputs. Data that does not tell its length ends after 100 batches, with a
+            warning.
+        calibration_batches: how many batches of a dataset or a generator calibrate, such as of one
+            without end; `None` for all.
         target: `"litert"` or `"tflm"` refuses now, before any training, what `tflite_export.export`
             would refuse for that target. `fit` then looks again after every epoch, and warns. The
             model keeps the target (`QuantizedModel.target`), and infers as it does
@@ -137,13 +142,14 @@ def quantize(
     ['features_quantizer', 'dense', 'dense_quantizer']
     """
     checked_target(target)
+    data = first_batches(calibration_data, calibration_batches)
     config, overrides = preserving(
         config,
         overrides,
         preserve_sparsity=preserve_sparsity,
         preserve_clusters=preserve_clusters,
     )
-    prepared = prepare(model, config, overrides, calibration_data, unsupported=False)
+    prepared = prepare(model, config, overrides, data, unsupported=False)
     plan = prepared.plan
     refuse(model.name, (each.why_not for each in plan.unsupported if each.why_not != LEFT_IN_FLOAT))
     _check_something_is_quantized(plan, overrides)
@@ -175,6 +181,7 @@ def plan(
     *,
     overrides: Overrides | None = None,
     calibration_data: Any = None,
+    calibration_batches: int | None = None,
     target: str | None = None,
     preserve_sparsity: bool = False,
     preserve_clusters: bool = False,
@@ -188,6 +195,7 @@ def plan(
 
     Args:
         model, config, overrides, preserve_sparsity, preserve_clusters: see `quantize`.
+        calibration_batches: see `quantize`.
         calibration_data: see `quantize`, or `None`. A subclassed model needs it for the shapes of
             its inputs.
         target: with a target, the plan's last warning says if that cannot hold the network.
@@ -203,6 +211,7 @@ def plan(
     [8]
     """
     checked_target(target)
+    data = first_batches(calibration_data, calibration_batches)
     if target is not None and calibration_data is None:
         raise ValueError(
             "plan(target=...) needs calibration_data, because what a target holds depends on "
@@ -214,7 +223,7 @@ def plan(
         preserve_sparsity=preserve_sparsity,
         preserve_clusters=preserve_clusters,
     )
-    prepared = prepare(model, config, overrides, calibration_data, unsupported=True)
+    prepared = prepare(model, config, overrides, data, unsupported=True)
     if target is None or prepared.plan.unsupported:
         return prepared.plan
     problem = problem_on(_built(prepared).planned_integer(), target)

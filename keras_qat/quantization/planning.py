@@ -15,7 +15,7 @@ from keras import ops
 from keras_qat import config as configs
 from keras_qat.config import QuantizationConfig
 from keras_qat.input_batches import CalibrationData
-from keras_qat.keras_graph import input_name, input_structure
+from keras_qat.keras_graph import graph_between, input_name, input_structure
 from keras_qat.layer_rules.multiplications import macs
 from keras_qat.layer_rules.rule import Output
 from keras_qat.model import QuantizedModel
@@ -287,7 +287,7 @@ def _check_answers(
     fed = keras.tree.pack_sequence_as(input_structure(graph), batch)
     told = "training" in inspect.signature(given.call).parameters
     expected = keras.tree.flatten(given(fed, training=False) if told else given(fed))
-    probe = keras.Model(normalized.inputs, normalized.outputs)
+    probe = graph_between(normalized.inputs, normalized.outputs)
     actual = keras.tree.flatten(probe(batch, training=False))
     exact = all(layer.compute_dtype == "float32" for layer in given.layers)
     for index, pair in enumerate(zip(expected, actual, strict=True)):

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat.integer.shared_ranges import FEW, FEW_OF_OUTPUTS, SharedRange
+from keras_qat.keras_graph import graph_between
 from keras_qat.lowering.affine import inference_affine
 from keras_qat.lowering.shape import lower_identity
 from keras_qat.quantization.plan import PlannedGrid, PlannedTensor
@@ -141,7 +142,7 @@ class _Finder:
         if not columns:
             return False
         place = [id(each) for each in self._model.inputs].index(id(tensor))
-        probe = keras.Model(self._model.inputs, self._model.outputs)
+        probe = graph_between(self._model.inputs, self._model.outputs)
         before, after, count = [], [], 0
         for batch in self._data:
             gridded = [np.array(each, np.float32) for each in batch]

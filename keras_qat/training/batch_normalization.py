@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat.input_batches import CalibrationData
-from keras_qat.keras_graph import flat_nodes
+from keras_qat.keras_graph import flat_nodes, graph_between
 from keras_qat.keras_moments import captured_moments
 from keras_qat.keras_optimizer_slots import averages_weights
 from keras_qat.training.backend_state import restored, synchronize
@@ -189,7 +189,7 @@ def trained_normalizations(model: keras.Model) -> list[Any]:
 
 def _moments_of(model: keras.Model, layers: Sequence[Any]) -> Callable[[list[Array]], list[Any]]:
     """A compiled function: a batch -> for each layer, the moments of its calls in training mode."""
-    network = keras.Model(model.inputs, model.outputs)
+    network = graph_between(model.inputs, model.outputs)
     backend = keras.backend.backend()
 
     def moments(batch: list[Any]) -> list[Any]:

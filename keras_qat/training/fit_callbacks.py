@@ -71,6 +71,8 @@ def _acts_on_batches(callback: Any) -> bool:
 class TargetCheck(keras.callbacks.Callback):
     """Warns once, after the epoch in which the target no longer holds the network."""
 
+    kept_by_backup = ("_warned",)
+
     def __init__(self, target: str):
         super().__init__()
         self._target = target

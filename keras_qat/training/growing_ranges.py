@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.keras_graph import graph_between
 from keras_qat.quantized_layers import QuantizedKernel
 from keras_qat.quantizers import ActivationQuantizer, Quantizer
 from keras_qat.quantizers.initial_scale import Histogram, least_error_scale
@@ -112,6 +113,8 @@ class RangeGrowth(keras.callbacks.Callback):
         sample: inputs of the model, as a list of arrays.
     """
 
+    kept_by_backup = ("_done", "_seen")
+
     def __init__(self, sample: list[Array]):
         super().__init__()
         self._sample = sample
@@ -126,7 +129,7 @@ class RangeGrowth(keras.callbacks.Callback):
         sites = [site for site in found if site.source is not None]
         self._quantizers = [site.quantizer for site in sites]
         sources = [site.source for site in sites]
-        self._probe = keras.Model(self.model.inputs, sources) if sources else None
+        self._probe = graph_between(self.model.inputs, sources) if sources else None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._done < FIRST_BATCHES[-1]:
@@ -158,6 +161,8 @@ class RangeGrowth(keras.callbacks.Callback):
                 quantizer.widen(factor)
         for kernel in self._kernels:
             weights = keras.ops.convert_to_numpy(kernel.channels_last_kernel())
+            if not np.all(np.isfinite(weights)):
+                continue  # training diverged: the export names the layer, and no range fits
             quantizer = kernel.weight_quantizer
             factors = quantizer.outgrown(np.asarray(weights, np.float64))
             if np.any(factors >= _least_growth(quantizer)):

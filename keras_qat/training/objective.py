@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_qat.deep_graphs import room_for_depth
 from keras_qat.quantized_layers import QuantizedKernel, quantized_kernels
 from keras_qat.quantizers import Quantizer
 from keras_qat.training.bit_width_penalty import BitWidthPenalty
@@ -36,7 +37,8 @@ class Objective(keras.Model):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+        with room_for_depth():
+            super().__init__(*args, **kwargs)
         self._distillation: Distillation | None = None
         self._evaluates = False
         self._discretization = DiscretizationTerms()

@@ -261,7 +261,7 @@ def planned_run(
 
 def _positive(learning_rate: Any) -> float:
     """The learning rate by which widths are to move."""
-    if not learning_rate > 0.0:
+    if not 0.0 < learning_rate < math.inf:
         raise ValueError(
             "GDNSQSchedule plans how fast bit widths move, by a learning rate above 0 until they "
             f"are to arrive. Received: {float(learning_rate)!r}. Compile the model with a learning "

@@ -115,3 +115,20 @@ def test_compile_ends_a_run_that_was_interrupted_in_its_first_epoch():
     fit(qmodel, schedule)
     assert qmodel.bit_width_penalty.kept_plan().learning_rate == pytest.approx(2e-3)
     assert float(qmodel.bit_width_penalty.mean_loss_count) == BATCHES + 1.0  # begun anew
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weights_that_are_not_finite_are_named(value):
+    qmodel = new_model()
+    layer = next(each for each in qmodel.layers if hasattr(each, "layer"))
+    kernel = np.array(layer.layer.kernel.numpy())
+    kernel.flat[:2] = value
+    layer.layer.kernel.assign(kernel)
+    with pytest.raises(ValueError, match=rf"Layer '{layer.name}' holds NaN or infinity in 2 of"):
+        fit(qmodel, GDNSQSchedule(verbose=0))
+
+
+def test_a_learning_rate_that_is_not_finite_is_refused():
+    qmodel = new_model(keras.optimizers.Adam(float("inf")))
+    with pytest.raises(ValueError, match="by a learning rate above 0"):
+        fit(qmodel, GDNSQSchedule(verbose=0))

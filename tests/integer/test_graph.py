@@ -108,3 +108,38 @@ def test_a_tensor_on_no_grid_holds_its_values():
     assert on_grid.quantize([1.0, -2.0]).tolist() == [2, -4]
     assert words.quantize([700.0, 3.0]).tolist() == [700, 3]
     np.testing.assert_array_equal(words.dequantize(np.int32([700])), [700])
+
+
+def _product(features, weights=6, **options):
+    builder = GraphBuilder()
+    x = builder.add_input("x", (1, features), QuantParams(np.float32(0.1)))
+    grid = QuantParams(np.full(4, 0.01, np.float32), 0, -127, 127, 0)
+    kernel = ops.QuantizedArray(np.ones((4, weights), np.int8), grid)
+    op = ops.FullyConnected((x,), "y", kernel, np.zeros(4), **options)
+    return builder.build((builder.add(op, QuantParams(np.float32(0.1))),))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": 0}, "Tensor 'x': sizes must be positive"),
+        ({"features": 5}, r"weights of shape \(4, 6\) do not fit an input of 5 features"),
+        ({"features": 6, "activation": "linerr"}, "activation must be .*Received: 'linerr'"),
+        ({"features": 6, "weight_bits": "x"}, "weight_bits must be int from 1 to 8"),
+        ({"features": 6, "weight_bits": 9}, "weight_bits must be int from 1 to 8"),
+    ],
+)
+def test_fields_and_sizes_are_checked(options, message):
+    assert _product(6)
+    with pytest.raises(ValueError, match=message):
+        _product(**options)
+
+
+def test_a_window_larger_than_its_image_is_refused():
+    builder = GraphBuilder()
+    x = builder.add_input("x", (1, 2, 2, 1), QuantParams(np.float32(0.1)))
+    grid = QuantParams(np.full(1, 0.01, np.float32), 0, -127, 127, 0)
+    kernel = ops.QuantizedArray(np.ones((1, 7, 7, 1), np.int8), grid)
+    y = builder.add(ops.Conv2D((x,), "y", kernel, np.zeros(1)), QuantParams(np.float32(0.1)))
+    with pytest.raises(ValueError, match="Tensor 'y': sizes must be positive"):
+        builder.build((y,))

@@ -1,10 +1,13 @@
 """Starting scales from data."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_qat
 from keras_qat.input_batches import CalibrationData
 from keras_qat.quantization import calibration
 from keras_qat.quantization.calibration import activation_ranges
@@ -279,7 +282,7 @@ def test_two_passes_hold_one_batch_at_a_time(monkeypatch):
 
 def test_the_batch_size_does_not_matter():
     model = one_input()
-    one_by_one = CalibrationData(model, (X[i : i + 1] for i in range(len(X))))
+    one_by_one = CalibrationData(model, tf.data.Dataset.from_tensor_slices(X).batch(1))
     (small,) = activation_histograms(model, model.inputs, one_by_one)
     (large,) = activation_histograms(model, model.inputs, CalibrationData(model, iter([X])))
     np.testing.assert_array_equal(small.counts, large.counts)
@@ -317,3 +320,46 @@ def test_the_ranges_are_those_of_all_batches():
     batches = [np.float32([[1, 2]]), np.float32([[-3, 0.5]])]
     data = CalibrationData(model, iter(batches))
     assert activation_ranges(model, [model.get_layer("twice").output], data).tolist() == [[-4, 6]]
+
+
+def _endless():
+    while True:
+        yield np.ones((4, 2), np.float32)
+
+
+def _small():
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+
+
+def test_data_that_does_not_tell_its_length_ends_after_100_batches_with_a_warning():
+    with pytest.warns(UserWarning, match=r"did not end within 100 batches.*calibration_batches=n"):
+        keras_qat.quantize(_small(), calibration_data=_endless())
+    exactly = itertools.islice(_endless(), 100)
+    assert keras_qat.quantize(_small(), calibration_data=exactly)
+
+
+def test_a_number_of_batches_may_be_given():
+    taken = []
+
+    def batches():
+        for batch in _endless():
+            taken.append(batch)
+            yield batch
+
+    keras_qat.quantize(_small(), calibration_data=batches(), calibration_batches=120)
+    assert len(taken) == 120
+    dataset = tf.data.Dataset.from_tensors(np.ones((4, 2), np.float32)).repeat()
+    keras_qat.plan(_small(), calibration_data=dataset, calibration_batches=2)
+
+
+@pytest.mark.parametrize(
+    ("data", "count", "message"),
+    [
+        (_endless(), 0, "calibration_batches must be a whole number from 1 on"),
+        (_endless(), 1.5, "calibration_batches must be a whole number from 1 on"),
+        (np.ones((4, 2)), 3, "counts batches of a dataset or a generator. Received: ndarray"),
+    ],
+)
+def test_batches_that_cannot_be_counted_are_refused(data, count, message):
+    with pytest.raises(ValueError, match=message):
+        keras_qat.quantize(_small(), calibration_data=data, calibration_batches=count)

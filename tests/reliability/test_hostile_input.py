@@ -1,6 +1,7 @@
 """What users pass by mistake: a clear error or a documented meaning, and their things untouched."""
 
 import re
+import sys
 
 import keras
 import numpy as np
@@ -189,6 +190,40 @@ def identity():
 def test_models_without_layers_are_refused(make):
     with pytest.raises(ValueError, match="has no layers: there is nothing to quantize"):
         quantize(make())
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0, 2)])
+def test_sizes_of_0_are_refused_with_the_input(shape):
+    inputs = keras.Input(shape, name="nothing")
+    model = keras.Model(inputs, layers.Dense(3)(inputs))
+    for call in (keras_qat.plan, lambda model: keras_qat.quantize(model, calibration_data=X)):
+        with pytest.raises(ValueError, match=r"Input 'nothing' .* every size must be 1 or more"):
+            call(model)
+
+
+def test_an_input_that_nothing_reads_is_refused():
+    read, unread = keras.Input((6,), name="read"), keras.Input((4,), name="unread")
+    model = keras.Model([read, unread], layers.Dense(2)(read))
+    with pytest.raises(ValueError, match=r"No layer .* reads its input 'unread': build the model"):
+        keras_qat.quantize(model, calibration_data=[X, X[:, :4]])
+
+
+def test_an_output_that_is_listed_twice_is_refused():
+    inputs = keras.Input((6,))
+    outputs = layers.Dense(2, name="last")(inputs)
+    with pytest.raises(ValueError, match=r"lists an output twice.*\['last', 'last'\]"):
+        keras_qat.quantize(keras.Model(inputs, [outputs, outputs]), calibration_data=X)
+
+
+@pytest.mark.slow
+def test_deep_networks_are_quantized_and_the_limit_of_calls_stays():
+    inputs = x = keras.Input((6,))
+    for _ in range(330):
+        x = layers.Dense(6, activation="relu")(x)
+    before = sys.getrecursionlimit()
+    qmodel = keras_qat.quantize(keras.Model(inputs, x), "ste", calibration_data=X)
+    assert sys.getrecursionlimit() == before
+    assert len(qmodel.to_integer().ops) == 330
 
 
 def test_quantized_layers_inside_are_refused():

@@ -1,5 +1,8 @@
 """The C++ sources: they compile without a warning, and their self-test counts what differs."""
 
+import errno
+import hashlib
+import json
 import os
 import pathlib
 import re
@@ -139,13 +142,68 @@ def test_other_files_stay_and_old_ones_are_replaced(graph, tmp_path):
     assert result.examples == 2
 
 
+def test_the_manifest_has_the_hash_of_every_file(folder):
+    digests = json.loads((folder / "small_net_files.json").read_text())
+    files = (path for path in folder.glob("small_net*.*") if path.suffix != ".o")
+    here = {path.name: path.read_bytes() for path in files}
+    del here["small_net_files.json"]
+    assert digests == {name: hashlib.sha256(data).hexdigest() for name, data in here.items()}
+
+
+@pytest.mark.parametrize("old", ["model.h", "ops.h", "self_test.cc"])
+def test_sources_of_two_sets_do_not_compile_together(folder, graph, codes, tmp_path, old):
+    shutil.copytree(folder, tmp_path / "net")
+    write_micro(graph, tmp_path, name="small_net", samples=codes, verbose=False)
+    shutil.copy(tmp_path / f"small_net_{old}", tmp_path / "net")
+    with pytest.raises(AssertionError, match="These files are of two exports"):
+        compile_sources("g++", tmp_path / "net", "-fsyntax-only")
+
+
+def test_a_full_disk_leaves_the_whole_old_set(graph, codes, tmp_path, monkeypatch):
+    write_micro(graph, tmp_path, samples=codes, verbose=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    flushed = []
+
+    def full(descriptor):
+        flushed.append(descriptor)
+        if len(flushed) == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_micro(graph, tmp_path, samples=codes, examples=3, verbose=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_proof(graph, tmp_path):
+    with pytest.raises(ValueError, match="name of the file is too long"):
+        write_micro(graph, tmp_path, name="n" * 250)
+
+
 def test_nothing_is_written_when_the_export_fails(graph, tmp_path):
     with pytest.raises(ExportError, match="strict=True refuses INT4"):
         write_micro(graph, tmp_path / "new", weight_storage="int4", strict=True)
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["Model", "2d", "a-b", "", "class", "tflite", "a b", None])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Model",
+        "2d",
+        "a-b",
+        "",
+        "class",
+        "and",
+        "static_cast",
+        "size_t",
+        "linux",
+        "signal",
+        "tflite",
+        "a b",
+        None,
+    ],
+)
 def test_a_name_that_c_plus_plus_does_not_take_is_refused(graph, tmp_path, name):
     with pytest.raises(ValueError, match=r"name must be a C\+\+ namespace"):
         write_micro(graph, tmp_path, name=name)

@@ -236,3 +236,15 @@ def test_a_mean_beyond_int32(target):
     x = builder.add_input("x", (1, 7, 7, 1), QuantParams(np.float32(2.0**22)))
     builder.add(ops.Mean((x,), "y"), QuantParams(np.float32(0.5)))
     refuse(builder.build(("y",)), "Mean 'y' of 49 values .*out of int32", target)
+
+
+def _joined(count):
+    builder = GraphBuilder()
+    names = tuple(builder.add_input(f"x{n}", (1, 3), GRID) for n in range(count))
+    return builder.build((builder.add(ops.Concatenate(names, "y", 1), GRID),))
+
+
+def test_a_concatenation_of_more_tensors_than_tflm_joins():
+    check_legal(_joined(10), get_target("tflm"))
+    check_legal(_joined(64), get_target("litert"))
+    refuse(_joined(11), "joins 11 tensors, and 'tflm' joins at most 10.* Join 10 of them", "tflm")

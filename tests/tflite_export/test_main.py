@@ -176,6 +176,11 @@ def damaged(kind: str, source, float_model, tmp_path):
         with zipfile.ZipFile(tmp_path / kind, "w") as archive:
             archive.writestr("config.json", "{}")
             archive.writestr("metadata.json", "{}")
+    elif kind == "other_class.keras":
+        config = {"module": None, "class_name": "Mine", "config": {}, "registered_name": "a>Mine"}
+        with zipfile.ZipFile(tmp_path / kind, "w") as archive:
+            archive.writestr("config.json", json.dumps(config))
+            archive.writestr("metadata.json", json.dumps({"keras_version": "3"}))
     else:
         (tmp_path / kind).write_text("hello")
     return tmp_path / kind
@@ -189,6 +194,7 @@ def damaged(kind: str, source, float_model, tmp_path):
         ("foreign.keras", "is not a Keras model, or is damaged"),
         ("truncated.keras", "is not a Keras model, or is damaged"),
         ("corrupt.keras", "not a readable Keras model"),
+        ("other_class.keras", "Could not locate class 'Mine'. Make sure custom classes"),
         ("not_quantized.keras", "holds a Sequential without quantizers"),
         ("model.tflite", "must be a .keras or an .npz file"),
     ],

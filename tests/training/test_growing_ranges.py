@@ -158,3 +158,12 @@ def test_a_dataset_is_judged_by_the_calibration_data():
     with pytest.warns(UserWarning, match=r"looks untrained, .*cannot grow.*Pass arrays to fit"):
         loaded.fit(dataset, **options)
     loaded.fit(X, Y, verbose=0)  # the way out
+
+
+def test_weights_that_training_turned_into_nan_end_no_fit_and_are_refused_in_the_export():
+    qmodel = quantized("ste")
+    broken = X.copy()
+    broken[3] = np.nan
+    assert np.isnan(qmodel.fit(broken, Y, batch_size=8, verbose=0).history["loss"][-1])
+    with pytest.raises(keras_qat.LoweringError, match=r"Layer 'hidden' holds NaN.* 32 of 32"):
+        qmodel.to_integer()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.integer import InvalidFileError
 from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
 
 SIGNATURE = "serving_default"
@@ -17,6 +18,7 @@ _ALIGNMENT = 16
 _LAST_DEPRECATED_CODE = 127
 _CUSTOM = "CUSTOM"
 _ABSENT = -1
+_MOST_ELEMENTS = 2**31 - 1
 _ENUMERATIONS = {
     "fusedActivationFunction": "ActivationFunctionType",
     "inDataType": "TensorType",
@@ -68,18 +70,30 @@ def read_model(data: bytes) -> FileModel:
     """The file's content by name, straight from the schema.
 
     Raises:
-        ValueError: the bytes are not a TFLite flatbuffer, or it has several subgraphs.
+        InvalidFileError: the bytes are not a TFLite flatbuffer, it has several subgraphs, or its
+            tensors have sizes below 1, scales that are no scales, or one name twice.
         ImportError: `keras_qat[export]` is not installed.
     """
     schema = _schema()
     if data[4:8] != _IDENTIFIER:
-        raise ValueError(f"Not a TFLite file. Received: bytes 4 to 8 are {data[4:8]!r}")
-    file = schema.ModelT.InitFromPackedBuf(data)
+        raise InvalidFileError(f"Not a TFLite file. Received: bytes 4 to 8 are {data[4:8]!r}")
+    try:
+        return _read(schema, schema.ModelT.InitFromPackedBuf(data))
+    except InvalidFileError:
+        raise
+    except Exception as error:  # flatbuffers and NumPy raise a dozen types on damage
+        raise InvalidFileError(
+            f"The TFLite file is damaged: {error or type(error).__name__}"
+        ) from error
+
+
+def _read(schema: Any, file: Any) -> FileModel:
     if len(file.subgraphs) != 1:
-        raise ValueError(f"The file must have one subgraph. Received: {len(file.subgraphs)}")
+        raise InvalidFileError(f"The file must have one subgraph. Received: {len(file.subgraphs)}")
     (graph,) = file.subgraphs
     tensors = [_read_tensor(schema, tensor, file.buffers) for tensor in graph.tensors]
     names = [tensor.name for tensor in tensors]
+    _check_tensors(tensors)
     signatures = file.signatureDefs or []
     inputs, outputs = (
         {(m.name.decode()): names[m.tensorIndex] for s in signatures for m in getattr(s, side)}
@@ -96,6 +110,23 @@ def read_model(data: bytes) -> FileModel:
             for each in file.metadata or ()
         },
     )
+
+
+def _check_tensors(tensors: list[FileTensor]) -> None:
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise InvalidFileError("Two tensors of the TFLite file have one name.")
+    for tensor in tensors:
+        elements = math.prod(tensor.shape)
+        if (tensor.shape and min(tensor.shape) < 1) or elements > _MOST_ELEMENTS:
+            raise InvalidFileError(
+                f"Tensor {tensor.name[:60]!r}: sizes must be positive, and their product below "
+                f"2**31. Received: shape {tensor.shape[:9]}"
+            )
+        if not np.all(np.isfinite(tensor.scale) & (tensor.scale > 0)):
+            raise InvalidFileError(
+                f"Tensor {tensor.name[:60]!r}: scales must be positive and finite. Received: "
+                f"{tensor.scale.ravel()[:9]}"
+            )
 
 
 def _schema() -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.resources
+import json
 import os
 import pathlib
 import re
@@ -15,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, run
-from keras_qat.integer.io import replace_file
+from keras_qat.integer.files import check_name, replace_set
+from keras_qat.integer.own_files import note_as_own
 from tflite_export.export import Exported, prepare
 from tflite_export.file.file_model import FileModel
 from tflite_export.file.runtimes import measure_arena
+from tflite_export.micro.taken_words import is_taken
 from tflite_export.ops.boundary import IoDtypes, at_the_end
 from tflite_export.ops.table import micro_kernel
 from tflite_export.proof.comparison import LearnedModel
@@ -34,13 +38,6 @@ _TEMPLATES = (
     "self_test.cc",
     "main.cc",
 )
-_TAKEN_WORDS = """
-    alignas arena auto bool break case catch char class const constexpr continue default delete do
-    double else enum explicit export extern false float for friend goto if inline int long main
-    mutable namespace new noexcept nullptr operator private protected public register return short
-    signed sizeof static std struct switch template tflite this throw true try typedef typename
-    union unsigned using virtual void volatile while
-"""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VALUES_IN_A_LINE = 16
 _ARENA_ALIGNMENT = 16
@@ -93,7 +90,11 @@ def write_micro(
     * `_self_test.h`, `_self_test.cc`: examples with the integers that the network must output, and
       a function that counts the integers that differ on the device;
     * `_main.cc`: a short program that runs the self-test;
-    * `.tflite`, `_report.json`: the file itself and the report of its export.
+    * `.tflite`, `_report.json`: the file itself and the report of its export;
+    * `_files.json`: the SHA-256 of each of these files.
+
+    The files are one set, which is replaced in one step: the folder itself, with your other files
+    in it, unless it holds folders or links. Sources of two sets do not compile together.
 
     Args:
         model: see `tflite_export.export`.
@@ -164,12 +165,10 @@ def write_micro(
         **_resolver(exported.file),
         **_golden(given, wanted, exported.file),
     }
-    contents = {f"{name}_{template}": _filled(template, values).encode() for template in _TEMPLATES}
-    contents[f"{name}.tflite"] = exported.data
-    contents[f"{name}_report.json"] = (exported.report.to_json() + "\n").encode()
-    destination.mkdir(parents=True, exist_ok=True)
-    for file, content in contents.items():
-        replace_file(destination / file, content)
+    report = (exported.report.to_json() + "\n").encode()
+    contents = _contents(name, values, exported.data, report)
+    replace_set(destination, contents)
+    note_as_own(exported.data)
     if verbose:
         print(exported.report.render())
         print(f"Firmware: {len(contents)} files in {destination}, an arena of {arena:,} bytes.")
@@ -178,12 +177,30 @@ def write_micro(
     )
 
 
+def _file_names(name: str) -> tuple[str, ...]:
+    sources = (f"{name}_{template}" for template in _TEMPLATES)
+    return (*sources, f"{name}.tflite", f"{name}_report.json", f"{name}_files.json")
+
+
+def _contents(name: str, values: Mapping[str, Any], data: bytes, report: bytes) -> dict[str, bytes]:
+    """The content of each file. A number of the set is in all sources, which compare it."""
+    number = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:8]
+    filled = [_filled(each, {**values, "set": f"0x{number}u"}).encode() for each in _TEMPLATES]
+    *names, files = _file_names(name)
+    contents = dict(zip(names, [*filled, data, report], strict=True))
+    digests = {each: hashlib.sha256(content).hexdigest() for each, content in contents.items()}
+    return {**contents, files: (json.dumps(digests, indent=2) + "\n").encode()}
+
+
 def _check_arguments(folder: pathlib.Path, name: str, examples: int, arena_margin: float) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN_WORDS.split():
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or is_taken(name):
         raise ValueError(
-            "name must be a C++ namespace of small letters, digits and underscores, but no keyword "
-            f"of C++ and not 'tflite'. Received: {name!r}"
+            "name must be a C++ namespace of small letters, digits and underscores, but no word of "
+            "C++ or of its library, such as 'and', 'size_t' or 'linux': write 'my_net' instead. "
+            f"Received: {name!r}"
         )
+    for file in _file_names(name):
+        check_name(folder / file)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The folder is a file. Received: {str(folder)!r}")
     if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:

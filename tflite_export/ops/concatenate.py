@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keras_qat.integer import IntegerGraph, ops
+from tflite_export.errors import ExportError
 from tflite_export.ops.emission import Emission, file_operator
 from tflite_export.ops.grids import require_range, require_same_scale
 from tflite_export.ops.op_export import EVERY_TARGET, NO_WEIGHTS, OpExport, no_constants
@@ -17,6 +18,12 @@ def _emit(op: ops.Concatenate, graph: IntegerGraph) -> Emission:
 
 
 def _check(op: ops.Concatenate, graph: IntegerGraph, target: Target) -> None:
+    count, most = len(op.inputs), target.most_concatenated
+    if most is not None and count > most:
+        raise ExportError(
+            f"Concatenate {op.output!r} joins {count} tensors, and {target.name!r} joins at most "
+            f"{most} at once. Join {most} of them first, and the result with the others."
+        )
     for name in op.inputs:
         require_same_scale(op, graph, name)
     grids = [graph.tensors[name].qparams for name in op.inputs]

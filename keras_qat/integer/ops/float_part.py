@@ -6,7 +6,7 @@ FLOAT_RESULT: layers in float behind which there is no grid.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from keras_qat.integer.fixed_point import RoundingProfile
 from keras_qat.integer.ops.op import IntegerOp, QuantizedArray, Shape
+from keras_qat.integer.own_files import is_own
 from keras_qat.integer.qparams import FloatArray, IntArray, QuantParams
+from keras_qat.integer.worker import call_in_worker
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,35 +84,21 @@ class FloatPart(IntegerOp):
             x.qparams.dequantize(x.values) if x.values.dtype == np.int8 else x.values
             for x in inputs
         ]
-        return self._run(values, reference=profile.name == "litert_ref")
-
-    def _run(self, inputs: Sequence[npt.NDArray[Any]], reference: bool) -> FloatArray:
-        """Runs `f` on every example."""
-        try:
-            from ai_edge_litert.interpreter import Interpreter, OpResolverType
-        except ImportError as error:
-            raise ImportError(
-                f"The layers in float {self.layers} run in LiteRT: pip install 'keras_qat[export]'."
-            ) from error
-        resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
-        interpreter = Interpreter(
-            model_content=self.file.tobytes(),
-            experimental_op_resolver_type=resolver,
-            num_threads=1,
-        )
-        interpreter.allocate_tensors()
-        places = [detail["index"] for detail in interpreter.get_input_details()]
-        (result,) = (detail["index"] for detail in interpreter.get_output_details())
-        kernels = places[len(inputs) :]
-        for place, weight in zip(kernels, self.weights, strict=True):
-            interpreter.set_tensor(place, weight.dequantized())
-        outputs = np.empty((inputs[0].shape[0], *self.target_shape), np.float32)
-        for example in range(len(outputs)):
-            for place, values in zip(places, inputs, strict=False):
-                interpreter.set_tensor(place, values[example : example + 1])
-            interpreter.invoke()
-            outputs[example] = interpreter.get_tensor(result)[0]
-        return outputs
+        arrays: dict[str, npt.NDArray[Any]] = {"file": self.file}
+        arrays |= {f"input/{place}": each for place, each in enumerate(values)}
+        arrays |= {f"kernel/{place}": each.dequantized() for place, each in enumerate(self.weights)}
+        options = {
+            "reference": profile.name == "litert_ref",
+            "layers": list(self.layers),
+            "inputs": len(values),
+            "shape": list(self.target_shape),
+        }
+        if is_own(self.file.tobytes()):
+            return answer(arrays, options)["output"]
+        about = f"The layers in float {list(self.layers)}"
+        return call_in_worker("keras_qat.integer.ops.float_part:answer", arrays, options, about)[
+            "output"
+        ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,3 +119,45 @@ class FloatResult(FloatPart):
             ImportError: LiteRT is not installed.
         """
         return self.results(inputs, profile)
+
+
+def answer(
+    arrays: Mapping[str, npt.NDArray[Any]], options: Mapping[str, Any]
+) -> dict[str, npt.NDArray[Any]]:
+    """Runs the file of a float part on every example, in this process.
+
+    Args:
+        arrays: the file, its inputs, and its kernels in float32.
+        options: what `FloatPart.results` says of the file.
+
+    Raises:
+        ImportError: LiteRT is not installed.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    except ImportError as error:
+        raise ImportError(
+            f"The layers in float {tuple(options['layers'])} run in LiteRT: pip install "
+            "'keras_qat[export]'."
+        ) from error
+    inputs = [arrays[f"input/{place}"] for place in range(options["inputs"])]
+    kernels = [array for name, array in arrays.items() if name.startswith("kernel/")]
+    interpreter = Interpreter(
+        model_content=arrays["file"].tobytes(),
+        experimental_op_resolver_type=(
+            OpResolverType.BUILTIN_REF if options["reference"] else OpResolverType.AUTO
+        ),
+        num_threads=1,
+    )
+    interpreter.allocate_tensors()
+    places = [detail["index"] for detail in interpreter.get_input_details()]
+    (result,) = (detail["index"] for detail in interpreter.get_output_details())
+    for place, kernel in zip(places[len(inputs) :], kernels, strict=True):
+        interpreter.set_tensor(place, kernel)
+    outputs = np.empty((inputs[0].shape[0], *options["shape"]), np.float32)
+    for example in range(len(outputs)):
+        for place, values in zip(places, inputs, strict=False):
+            interpreter.set_tensor(place, values[example : example + 1])
+        interpreter.invoke()
+        outputs[example] = interpreter.get_tensor(result)[0]
+    return {"output": outputs}

@@ -1,0 +1,145 @@
+"""Damaged and hostile files end in `InvalidFileError`, quickly, and in little memory.
+
+`MUTANTS=5000 python -m pytest -n 0 -m "" tests/reliability/test_mutants.py` draws more of each.
+"""
+
+import collections
+import os
+import random
+import resource
+import time
+
+import numpy as np
+import pytest
+
+import keras_qat
+from keras_qat import InvalidFileError
+from keras_qat.integer import GraphFileError, load_graph, run, save_graph
+from tests.mutants import (
+    change_graph_member,
+    with_changed_bytes,
+    with_changed_json,
+    with_changed_member,
+)
+from tests.reliability.tiny import new_model
+from tests.tflite_export.graphs import random_codes, small_network
+from tflite_export import export
+from tflite_export.file.writer import read_model
+
+MUTANTS = int(os.environ.get("MUTANTS", "1000"))
+LIMIT = 2**26
+MOST_SECONDS = 5.0
+
+
+def outcomes(mutants, read, allowed):
+    """How often each outcome was, after checks of time and memory."""
+    found = collections.Counter()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for mutant in mutants:
+        start = time.perf_counter()
+        try:
+            read(mutant)
+        except allowed as error:
+            found[type(error).__name__] += 1
+        else:
+            found["read"] += 1
+        assert time.perf_counter() - start < MOST_SECONDS
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown * 1024 < 4 * LIMIT
+    return found
+
+
+def test_saved_graphs(tmp_path):
+    path, draws = tmp_path / "net.npz", random.Random(0)
+    graph = small_network()
+    save_graph(graph, path)
+    whole, codes = path.read_bytes(), random_codes(graph, 1)
+
+    def mutants():
+        for number in range(MUTANTS):
+            if number % 3:
+                yield with_changed_member(whole, draws, change_graph_member)
+            else:
+                yield with_changed_bytes(whole, draws)
+
+    def read(mutant):
+        path.write_bytes(mutant)
+        loaded = load_graph(path, max_bytes=LIMIT)
+        same = all(
+            loaded.tensors[name].shape == graph.tensors[name].shape
+            for name in graph.inputs
+            if name in loaded.tensors
+        )
+        if same and loaded.inputs == graph.inputs:
+            run(loaded, codes)
+
+    found = outcomes(mutants(), read, GraphFileError)
+    assert found["GraphFileError"] > MUTANTS / 2
+
+
+def test_tflite_files(tmp_path):
+    path, draws = tmp_path / "net.tflite", random.Random(0)
+    export(small_network(), path, verbose=False)
+    whole = path.read_bytes()
+    mutants = (with_changed_bytes(whole, draws) for _ in range(MUTANTS))
+    found = outcomes(mutants, read_model, InvalidFileError)
+    assert found["InvalidFileError"] > MUTANTS / 20
+
+
+def _change_keras_member(name, data, draws):
+    if name.endswith(".json"):
+        return with_changed_json(data, draws)
+    return with_changed_bytes(data, draws)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keras_files(tmp_path):
+    path, draws = tmp_path / "net.keras", random.Random(0)
+    new_model("lsq").save(path)
+    whole = path.read_bytes()
+
+    def mutants():
+        for number in range(MUTANTS // 10):
+            if number % 4:
+                yield with_changed_member(whole, draws, _change_keras_member)
+            else:
+                yield with_changed_bytes(whole, draws)
+
+    def read(mutant):
+        path.write_bytes(mutant)
+        keras_qat.load_model(path, max_bytes=LIMIT)
+
+    found = outcomes(mutants(), read, InvalidFileError)
+    assert found["read"] < MUTANTS / 10
+
+
+def test_an_archive_that_unpacks_to_too_much_is_not_read(tmp_path):
+    path = tmp_path / "net.npz"
+    save_graph(small_network(), path)
+    with pytest.raises(GraphFileError, match=r"at most 100 are read.*raise the limit"):
+        load_graph(path, max_bytes=100)
+    assert load_graph(path, max_bytes=path.stat().st_size * 100)
+    with np.load(path) as arrays:
+        np.savez(path, **dict(arrays), unused=np.zeros(4, np.int8))
+    with pytest.raises(GraphFileError, match="names its array 'unused'"):
+        load_graph(path)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+def test_a_model_that_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / "net.keras"
+    new_model("lsq").save(path)
+    with pytest.raises(InvalidFileError, match=r"at most 100 are read.*raise the limit"):
+        keras_qat.load_model(path, max_bytes=100)
+    assert keras_qat.load_model(path, max_bytes=2**20)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+def test_a_grid_that_is_no_number_is_refused(tmp_path):
+    qmodel = new_model("lsq")
+    name, quantizer = next(iter(qmodel.named_quantizers.items()))
+    for variable in quantizer.variables:
+        variable.assign(np.full(variable.shape, np.nan))
+    qmodel.save(tmp_path / "net.keras")
+    with pytest.raises(InvalidFileError, match=f"step is no positive number, in '{name}'"):
+        keras_qat.load_model(tmp_path / "net.keras")
