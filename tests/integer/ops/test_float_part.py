@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_qat.integer import PROFILES, QuantParams, load_graph, ops, run, save_graph
+from keras_qat.integer.own_files import note_as_own
 from tests.tflite_export.float_networks import difference_graph, weighted_graph
 
 LEFT, RIGHT = (QuantParams(np.float32(0.5), zero_point=zero) for zero in (3, -7))
@@ -49,6 +50,8 @@ def test_ops_read_what_is_given_in_the_place_of_what_is_computed():
 
 
 def test_without_litert_the_error_says_what_to_install(monkeypatch):
+    (part,) = (op for op in GRAPH.ops if isinstance(op, ops.FloatPart))
+    note_as_own(part.file.tobytes())  # so no worker process runs it
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(ImportError, match=r"'mine', 'yours'.* run in LiteRT: pip install"):
         run(GRAPH, codes())
