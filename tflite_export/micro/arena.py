@@ -4,8 +4,9 @@ The arena has two parts:
 
 * Buffers, planned once. An activation is in use from the operator that writes it to the last one
   that reads it. Scratch is in use while its operator runs. INT4 weights are unpacked into a buffer,
-  and weights of a lookup table are decoded into one. The largest buffers are placed first, each at
-  the lowest offset where it overlaps no other buffer that is in use at the same time.
+  and weights of a lookup table are decoded into one. The largest buffers are placed first, of equal
+  ones the later tensor of the file. Each gets the lowest offset where it overlaps no other buffer
+  that is in use at the same time.
 * Structures of the interpreter: for every tensor, operator and output channel.
 
 `MicroKernel` states what an operator takes beyond that. The sizes of the structures were read off
@@ -35,6 +36,8 @@ _BYTES = {"int8": 1, "uint8": 1, "int32": 4, "float32": 4}
 def buffers_of(file: FileModel) -> list[Buffer]:
     """The buffers that the arena has to hold and their times, all at offset 0.
 
+    Tensors come in the order of the file, and scratch in the order of its operators.
+
     Raises:
         ExportError: the scratch of an operator is not known.
     """
@@ -52,12 +55,13 @@ def buffers_of(file: FileModel) -> list[Buffer]:
     tensors = [
         Buffer(
             name,
-            _aligned(_size(file.tensors[name])),
-            time,
-            last.get(name, time),
+            _aligned(_size(tensor)),
+            first[name],
+            last.get(name, first[name]),
             "decoded weights" if name in decoded else "activation",
         )
-        for name, time in first.items()
+        for name, tensor in file.tensors.items()
+        if name in first
     ]
     return tensors + scratch
 
@@ -65,16 +69,18 @@ def buffers_of(file: FileModel) -> list[Buffer]:
 def place(buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
     """Gives every buffer its offset in the arena.
 
-    The largest buffer is placed first. Each takes the lowest offset where it overlaps no placed
+    The largest buffer is placed first, of equal ones the last. Each takes the lowest offset where it overlaps no placed
     buffer that lives at the same time. The result is ordered by the time at which the buffers start
     to live, and then by the time at which they end.
 
     >>> a, b, c = Buffer("a", 32, 0, 1), Buffer("b", 16, 1, 2), Buffer("c", 32, 2, 3)
     >>> [(buffer.name, buffer.offset) for buffer in place([a, b, c])]
     [('a', 0), ('b', 32), ('c', 0)]
+    >>> [(buffer.name, buffer.offset) for buffer in place([a, Buffer("d", 32, 1, 2)])]
+    [('a', 32), ('d', 0)]
     """
     placed: list[Buffer] = []
-    for buffer in sorted(buffers, key=lambda each: -each.size):
+    for buffer in sorted(reversed(buffers), key=lambda each: -each.size):
         offset = 0
         for other in sorted(placed, key=lambda each: each.offset):
             if other.meets(buffer) and other.offset < offset + buffer.size:
