@@ -115,9 +115,9 @@ NETWORKS = {
 @every_storage
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_arena_is_estimated_within_a_percent(name, storage):
-    """Small ones within 128 bytes, which the runtime loses to the alignment of its structures."""
+    """Small ones within 192 bytes, which the runtime loses to the alignment of its structures."""
     plan = plan_memory(NETWORKS[name], storage)
-    assert plan.arena_bytes == pytest.approx(plan.measured_arena_bytes, rel=0.01, abs=128)
+    assert plan.arena_bytes == pytest.approx(plan.measured_arena_bytes, rel=0.01, abs=192)
 
 
 @every_storage

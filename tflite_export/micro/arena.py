@@ -69,9 +69,9 @@ def buffers_of(file: FileModel) -> list[Buffer]:
 def place(buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
     """Gives every buffer its offset in the arena.
 
-    The largest buffer is placed first, of equal ones the last. Each takes the lowest offset where it overlaps no placed
-    buffer that lives at the same time. The result is ordered by the time at which the buffers start
-    to live, and then by the time at which they end.
+    The largest buffer is placed first, of equal ones the last. Each takes the lowest offset where
+    it overlaps no placed buffer that lives at the same time. The result is ordered by the time at
+    which the buffers start to live, and then by the time at which they end.
 
     >>> a, b, c = Buffer("a", 32, 0, 1), Buffer("b", 16, 1, 2), Buffer("c", 32, 2, 3)
     >>> [(buffer.name, buffer.offset) for buffer in place([a, b, c])]
@@ -80,7 +80,8 @@ def place(buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
     [('a', 32), ('d', 0)]
     """
     placed: list[Buffer] = []
-    for buffer in sorted(reversed(buffers), key=lambda each: -each.size):
+    last_first = buffers[::-1]
+    for buffer in sorted(last_first, key=lambda each: -each.size):
         offset = 0
         for other in sorted(placed, key=lambda each: each.offset):
             if other.meets(buffer) and other.offset < offset + buffer.size:
