@@ -83,7 +83,8 @@ TARGETS: dict[str, Target] = {
             smallest_multiplier=2.0**-31,
             multiplier_limit=2.0**8,
             smallest_add_ratio=2.0**-30,
-            add_ratio_limit=2.0**20,
+            # The kernel aborts the process unless `2 * s_x / (2**20 * s_y)` is below 1.
+            add_ratio_limit=2.0**19,
             smallest_mul_multiplier=2.0**-31,
             most_concatenated=10,
             min_argmax_agreement=0.9,

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN
-from tflite_export.errors import ExportError
+from tflite_export.errors import FAR_SCALES, ExportError
 from tflite_export.file.file_model import IoDtype
 from tflite_export.ops.softmax import runs_softmax
 from tflite_export.ops.table import export_of, runs_on
 from tflite_export.targets import Target
+
+_SMALLEST_SCALE, _SCALE_LIMIT = 2.0**-126, 2.0**125
+"""Float32 is coarser below, which XNNPACK refuses. TFLite Micro doubles scales, in float32."""
 
 
 def check_legal(graph: IntegerGraph, target: Target) -> None:
@@ -29,6 +32,11 @@ def check_legal(graph: IntegerGraph, target: Target) -> None:
             raise ExportError(
                 f"Activation {tensor.name!r} needs one scale, not one per channel. "
                 f"Received: {tensor.qparams.scale.size} scales"
+            )
+        if tensor.on_grid and not _SMALLEST_SCALE <= tensor.qparams.scale < _SCALE_LIMIT:
+            raise ExportError(
+                f"Tensor {tensor.name!r} has a scale of {tensor.qparams.scale:.3g}, outside what "
+                f"runtimes take ({_SMALLEST_SCALE:.3g} to {_SCALE_LIMIT:.3g}). {FAR_SCALES}"
             )
         if not INT8_MIN <= tensor.qparams.zero_point <= INT8_MAX:
             raise ExportError(

@@ -116,7 +116,11 @@ def check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
             f"{weight.values.min()}..{weight.values.max()}"
         )
     multiplier = real_multiplier(op, graph)
-    outside = (multiplier < target.smallest_multiplier) | (multiplier >= target.multiplier_limit)
+    x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
+    unit = op.bias_scale(x.scale)
+    largest_multiplier = np.maximum(multiplier, unit / y.scale)  # which float32 rounds up
+    outside = multiplier < target.smallest_multiplier
+    outside |= (largest_multiplier >= target.multiplier_limit) | (unit < np.finfo(np.float32).tiny)
     if outside.any():
         channel = int(np.argmax(outside))
         raise ExportError(

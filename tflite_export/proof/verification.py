@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from tflite_export.file.writer import read_model, write_model
 from tflite_export.legal.legality import runnable_profiles
 from tflite_export.legal.legalize import legalize
 from tflite_export.ops.boundary import at_the_end
+from tflite_export.proof.all_codes import prove_every_pair
 from tflite_export.proof.comparison import TensorDifference, merge, tensor_difference
 from tflite_export.proof.float_difference import (
     FLOAT_TOLERANCE,
@@ -84,7 +86,8 @@ def verify(
     The file is read back through the raw schema. Its weights over `2**k` must be the learned
     integers, and its scales, zero points and biases must equal the graph's. Then every runtime of
     the target runs the samples, and every tensor is compared with the interpreter, without
-    tolerance. There are two exceptions. The output of a float part may be one step off in
+    tolerance. Operators of two tensors also run alone, on every pair of codes. There are two
+    exceptions. The output of a float part may be one step off in
     `FLOAT_PART_FLIPS` of its elements. If it is on no grid, it may differ by `FLOAT_TOLERANCE` of
     its largest value. Behind both, the interpreter continues from the runtime's own numbers.
 
@@ -112,7 +115,14 @@ def verify(
         result = verify_runtime(stored.graph, model_bytes, file, profile, samples)
         _require_equal(result, stored.graph)
         results.append(result)
+        prove_every_pair(stored.graph, profile, functools.partial(_require_one, profile))
     return tuple(results)
+
+
+def _require_one(
+    profile: str, graph: IntegerGraph, data: bytes, file: FileModel, samples: Any
+) -> None:
+    _require_equal(verify_runtime(graph, data, file, profile, samples), graph)
 
 
 def _require_equal(result: RuntimeVerification, graph: IntegerGraph) -> None:
