@@ -36,8 +36,9 @@ def trained(bits: int, seed: int) -> keras_qat.QuantizedModel:
     config = keras_qat.LSQConfig(weight_bits=bits, activation_bits=bits)
     calibration = x[: resnet8.CALIBRATION_IMAGES]
     qmodel = keras_qat.quantize(resnet8.float_model(), config, calibration_data=calibration)
-    qmodel.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
     steps = resnet8.TASK.steps()
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+    qmodel.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
     qmodel.fit(resnet8.training_batches(seed), steps_per_epoch=steps, epochs=1, verbose=2)
     return qmodel
 
