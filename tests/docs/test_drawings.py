@@ -1,0 +1,30 @@
+"""The drawings of the pages are those of the code."""
+
+import pathlib
+import runpy
+
+import pytest
+
+from keras_qat import estimators
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def script():
+    return runpy.run_path(str(DOCS / "make_drawings.py"))
+
+
+def test_every_file_has_its_script(script):
+    assert sorted(path.stem for path in (DOCS / "drawings").iterdir()) == sorted(script["DRAWINGS"])
+
+
+@pytest.mark.parametrize("name", ["bits", "estimators", "quantizers", "replacement", "rooms"])
+def test_a_drawing_is_fresh(script, name):
+    digest = script["digest"](script["DRAWINGS"][name]())
+    text = (DOCS / "drawings" / f"{name}.svg").read_text()
+    assert f"digest {digest}" in text, "run: python docs/make_drawings.py"
+
+
+def test_every_estimator_is_drawn(script):
+    assert {each.name for each in script["ESTIMATORS"].values()} == set(estimators.names())
