@@ -2,6 +2,7 @@
 
 import html.parser
 import importlib
+import inspect
 import os
 import pathlib
 import runpy
@@ -103,6 +104,34 @@ def test_every_public_name_is_described(site, api):
     for path, text in identifiers.items():
         if not api["is_namespace"](path):
             assert f'id="{path}"' in text, path
+
+
+def public_classes(api):
+    for path in api["homes"]():
+        module, _, name = path.rpartition(".")
+        if not api["is_namespace"](path):
+            found = getattr(importlib.import_module(module), name)
+            if isinstance(found, type):
+                yield path, found
+
+
+def overrides(base: type, name: str) -> bool:
+    """Whether a method is one of Keras or Python: their documents describe it."""
+    ours = ("keras_qat", "tflite_export")
+    return hasattr(base, name) and not base.__module__.startswith(ours)
+
+
+def test_every_method_of_a_public_class_is_described(api):
+    """By itself, or by the method of a base class that it overrides."""
+    silent = [
+        f"{path}.{name}"
+        for path, found in public_classes(api)
+        for name, member in vars(found).items()
+        if not name.startswith("_") and (inspect.isroutine(member) or isinstance(member, property))
+        if inspect.getdoc(getattr(found, name)) is None
+        if not any(overrides(base, name) for base in found.__mro__)
+    ]
+    assert silent == []
 
 
 def test_a_public_name_without_a_docstring_ends_the_build(api):
