@@ -20,9 +20,10 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = pathlib.Path(__file__).parents[2]
-_CODE_OR_NAME = re.compile(
+CODE_OR_NAME = re.compile(
     r"^ *```.*?^ *```$|^#.*?$|\[[^\]]*\]\(|`([\w.]+)(?:\(\))?`", re.DOTALL | re.MULTILINE
 )
+"""Fences, headings and links, to pass over; or code in a line, which may be a name."""
 ROOTS = ("keras_qat", "keras_qat.quantizers", "tflite_export")
 """Packages whose public names, and the namespaces among them, have pages."""
 
@@ -151,7 +152,7 @@ def linked(markdown: str, uri: str) -> str:
         place = places().get(found[1] or "")
         return found[0] if place is None else f"[{found[0]}]({posixpath.relpath(place, folder)})"
 
-    return _CODE_OR_NAME.sub(link, markdown)
+    return CODE_OR_NAME.sub(link, markdown)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

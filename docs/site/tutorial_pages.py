@@ -40,8 +40,8 @@ def page(path: pathlib.Path) -> str:
         parts.append(f"```python\n{cell.source}\n```")
         if printed := next(outputs):
             parts.append(f"```text\n{printed}\n```")
-    title, _, rest = "\n\n".join(parts).partition("\n")
-    return f"{title}\n\n[Notebook]({path.stem}.ipynb), to run it yourself.\n{rest}\n"
+    parts.append(f"[This page as a notebook]({path.stem}.ipynb).\n")
+    return "\n\n".join(parts)
 
 
 def notebook(path: pathlib.Path) -> str:

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import pathlib
+import re
 import runpy
 import subprocess
 import sys
@@ -203,6 +204,41 @@ def test_a_public_name_becomes_a_link(api, text, in_the_site):
     assert api["linked"](text, "guide/export.md") == in_the_site
 
 
-def test_examples_in_docstrings_become_blocks():
-    fenced = runpy.run_path(str(ROOT / "docs" / "site" / "doctests.py"))["fenced"]
-    assert fenced("It is 1.\n\n>>> 1\n1\n\nMore.") == "It is 1.\n\n```pycon\n>>> 1\n1\n```\n\nMore."
+@pytest.fixture(scope="module")
+def docstrings():
+    path = list(sys.path)
+    yield runpy.run_path(str(ROOT / "docs" / "site" / "docstrings.py"))
+    sys.path[:] = path
+
+
+def test_examples_in_docstrings_become_blocks(docstrings):
+    text = "It is 1.\n\n>>> 1\n1\n\nMore."
+    assert docstrings["fenced"](text) == "It is 1.\n\n```pycon\n>>> 1\n1\n```\n\nMore."
+
+
+def test_public_names_in_docstrings_become_links_but_to_themselves(docstrings):
+    path = "keras_qat.config.LSQConfig"
+    assert docstrings["linked"]("See `LSQConfig`.") == f"See [`LSQConfig`][{path}]."
+    assert docstrings["linked"]("See `LSQConfig`.", but=path) == "See `LSQConfig`."
+
+
+def test_the_list_for_programs_names_every_page_of_the_navigation(site):
+    text = (site / "llms.txt").read_text()
+    assert "- [Quickstart](quickstart.html): From a float model to files" in text
+    places = re.findall(r"\]\((.+?)\)", text)
+    assert len(places) > 40
+    assert [each for each in places if not (site / each).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("markdown", "sentence"),
+    [
+        ("# Title\n\nOne `a.b`\nline. Two.", "One `a.b` line."),
+        ("# Title\n\n```py\nA\n```\n\n[`A`](y.md) is B. C", "`A` is B."),
+        ("# Title\n\n![A picture](x.png)\n\n| a |\n\nSee [it](y.md): more.", "See it: more."),
+        ("# Title", ""),
+    ],
+)
+def test_a_page_is_named_by_its_first_sentence(markdown, sentence):
+    script = runpy.run_path(str(ROOT / "docs" / "site" / "llms_txt.py"))
+    assert script["first_sentence"](markdown) == sentence

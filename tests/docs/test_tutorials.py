@@ -81,8 +81,8 @@ def test_its_page_shows_text_code_and_outputs(script, pages, tutorial):
     content = {"digest": script["digest"](tutorial), "outputs": ["", "6"]}
     (kept / "outputs.json").write_text(json.dumps(content))
     assert pages["page"](tutorial) == (
-        "# Title\n\n[Notebook](short.ipynb), to run it yourself.\n\nWords.\n\n"
-        "```python\nN = 3\n```\n\n```python\nprint(2 * N)\n```\n\n```text\n6\n```\n"
+        "# Title\n\nWords.\n\n```python\nN = 3\n```\n\n```python\nprint(2 * N)\n```\n\n"
+        "```text\n6\n```\n\n[This page as a notebook](short.ipynb).\n"
     )
 
 
