@@ -38,6 +38,9 @@ STYLE = {
 
 ON_TWO_BITS = {
     "STEConfig, weights": lambda: quantizers.STEWeightQuantizer(Grid.for_weights(2)),
+    "STEConfig, activations": lambda: quantizers.STEActivationQuantizer(
+        Grid.for_activations(2, signed=False)
+    ),
     "LSQConfig, weights": lambda: quantizers.LSQWeightQuantizer(Grid.for_weights(2)),
     "LSQConfig, activations": lambda: quantizers.LSQActivationQuantizer(
         Grid.for_activations(2, signed=False)
