@@ -53,7 +53,7 @@ cosine. The float model has seen all training images, so no part of them can cho
 the end the statistics of BatchNormalization are re-estimated from 40 augmented batches, and the
 test set is read once.
 
-Every finished row has a JSON file in [resnet20](resnet20), with recipe, commit, versions,
+Every finished row has a JSON file in `benchmarks/results/resnet20`, with recipe, commit, versions,
 accuracies and the SHA-256 of the file, and a CSV file of its epochs. Backups are kept outside of
 the repository. A run whose backups are lost begins again. `starts` in its JSON says how often a
 run was begun or resumed.

@@ -174,10 +174,12 @@ class QuantizationConfig(abc.ABC):
         return STEActivationQuantizer(Grid.for_activations(bits, signed), name=name)
 
     def get_config(self) -> dict[str, Any]:
+        """All fields, as Keras saves them."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> QuantizationConfig:
+        """The config with the fields that `get_config` returned."""
         return cls(**config)
 
 

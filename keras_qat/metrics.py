@@ -9,6 +9,8 @@ from keras import ops
 
 from keras_qat.tensors import Tensor
 
+__all__ = ["TopKAccuracy"]
+
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class TopKAccuracy(keras.metrics.MeanMetricWrapper):

@@ -1,5 +1,6 @@
 """One gate: what .ci/run checks, a commit and a pull request are checked by as well."""
 
+import configparser
 import pathlib
 import re
 
@@ -19,6 +20,17 @@ def test_a_pull_request_runs_the_gate():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     commands = [step.get("run") for step in workflow["jobs"]["gate"]["steps"]]
     assert ".ci/run" in commands
+
+
+def test_the_published_site_is_built_as_strictly_as_in_the_tests():
+    """With the requirements of the extra, and without TensorFlow: the build imports no package."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "site.yml").read_text())
+    install, build = (step["run"] for step in workflow["jobs"]["build"]["steps"] if "run" in step)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = setup["options.extras_require"]["docs"].split()
+    assert sorted(re.findall(r'"(.+?)"', install)) == sorted(wanted)
+    assert build == "python -m mkdocs build --strict"
 
 
 def test_the_gate_runs_slow_tests_too():

@@ -1,4 +1,4 @@
-"""The Python blocks of README and of the guide run as they stand, page by page, in order."""
+"""The Python blocks of README and of all pages run as they stand, page by page, in order."""
 
 import ast
 import functools
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_qat
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "guide"
@@ -18,7 +20,18 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 LEFT_BEHIND = {
     "README": ["model.tflite"],
     "quantize": ["qat.keras"],
-    "training": ["best.keras", "dynamics.png", "capacity.png"],
+    "training": ["model.tflite"],
+    "gdnsq": ["best.keras", "dynamics.png", "capacity.png", "widths.png"],
+    "pege": ["errors.png"],
+    "index": ["model.tflite"],
+    "quickstart": ["digits.tflite", "firmware/digits_model.cc"],
+    "recipe": [],
+    "low_bits": ["one_bit.keras"],
+    "litert": ["model.tflite"],
+    "tflm": ["firmware/net.tflite"],
+    "coming_from_qkeras_and_larq": [],
+    "debugging": ["model.tflite"],
+    "ideas": ["model.tflite"],
     "export": [
         "model.tflite",
         "camera.tflite",
@@ -34,7 +47,7 @@ LEFT_BEHIND = {
         "anywhere.tflite",
     ],
     "own_layers": ["turned.tflite"],
-    "coming_from_tfmot": ["model.tflite", "pruned.tflite", "clustered.tflite"],
+    "coming_from_tfmot": ["best.tflite", "model.tflite", "pruned.tflite", "clustered.tflite"],
 }
 """What the blocks of each page write. A page with blocks needs an entry."""
 
@@ -46,7 +59,12 @@ def python_blocks(page: pathlib.Path) -> list[str]:
 GIVEN = {"coming_from_tfmot": ROOT / "tests" / "tfmot" / "page"}
 """The files that a page's other environment leaves, by page."""
 
-WITH_BLOCKS = [page for page in [README, *sorted(GUIDE.glob("*.md"))] if python_blocks(page)]
+TRAIN_FOR_REAL = {"coming_from_tfmot", "quickstart"}
+WITH_BLOCKS = [
+    pytest.param(page, marks=[pytest.mark.slow] if page.stem in TRAIN_FOR_REAL else [])
+    for page in [README, *sorted((ROOT / "docs").rglob("*.md"))]
+    if python_blocks(page)
+]
 
 
 @pytest.fixture
@@ -82,6 +100,32 @@ def test_every_python_block_runs(page, prepared, tmp_path, monkeypatch):
     if "report" in prepared:
         assert prepared["report"].mismatches == 0
     assert [name for name in LEFT_BEHIND[page.stem] if not (tmp_path / name).exists()] == []
+
+
+def test_every_recipe_is_a_config(prepared):
+    """The lines of the table of recipes, which are no blocks."""
+    text = (ROOT / "docs" / "recipe.md").read_text()
+    lines = re.findall(r"`(keras_qat\.\w+Config\(.*?\))`", text)
+    assert len(lines) > 5
+    for line in lines:
+        config = eval(line, {"keras_qat": keras_qat})
+        assert keras_qat.plan(prepared["model"], config).layers
+
+
+@pytest.mark.parametrize("name", ["recipe", "index", "guide/low_bits"])
+def test_figures_of_entry_pages_stand_in_the_results(name):
+    """Accuracies and bytes are those of the pages of results that the page links to."""
+    page = ROOT / "docs" / f"{name}.md"
+    links = re.findall(r"\]\(((?:\.\./)+benchmarks/results/\w+\.md)\)", page.read_text())
+    results = "\n".join((page.parent / link).read_text() for link in set(links))
+    figures = re.findall(r"\b\d\d\.\d\d\b|\b\d+,\d{3}\b", page.read_text())
+    assert len(figures) > 5
+    assert [figure for figure in figures if figure not in results] == []
+
+
+def test_the_landing_page_is_short():
+    prose = re.sub(r"^```.*?^```", "", (ROOT / "docs" / "index.md").read_text(), flags=re.S | re.M)
+    assert len(prose.split()) <= 400
 
 
 def test_it_names_two_commands():

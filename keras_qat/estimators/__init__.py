@@ -14,6 +14,7 @@ from keras_qat.estimators.pege import pull_to_code
 from keras_qat.estimators.straight_through import straight_through
 
 STE = Estimator("ste")
+"""The estimator that passes gradients straight through, the default of most configs."""
 
 __all__ = [
     "STE",

@@ -192,6 +192,7 @@ PROFILES: dict[str, RoundingProfile] = {
         ),
     )
 }
+"""The rounding of each runtime by its name: `"tflm"`, `"litert_ref"` and `"xnnpack"`."""
 
 
 def get_profile(identifier: str | RoundingProfile) -> RoundingProfile:

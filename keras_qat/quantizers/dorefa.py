@@ -40,8 +40,8 @@ class DoReFaQuantizer(WeightQuantizer):
 
     Args:
         bits: the bit width, 1 to 8.
-        per_channel, code_regularization, preserve_sparsity, preserve_clusters, estimator,
-            replacement, seed: see `WeightQuantizer`.
+        per_channel, code_regularization, estimator, replacement, seed: see `WeightQuantizer`.
+        preserve_sparsity, preserve_clusters: see `WeightQuantizer`.
 
     Raises:
         ValueError: bits that are not a whole number from 1 to 8.

@@ -44,8 +44,8 @@ class WaveQWeightQuantizer(DoReFaQuantizer):
     Args:
         bits: the width at the start, 1 to 7.
         width_regularization: the price of a bit in the training loss, 0 or more.
-        per_channel, code_regularization, preserve_sparsity, preserve_clusters, estimator,
-            replacement, seed: see `WeightQuantizer`.
+        per_channel, code_regularization, estimator, replacement, seed: see `WeightQuantizer`.
+        preserve_sparsity, preserve_clusters: see `WeightQuantizer`.
 
     Raises:
         ValueError: bits that are not a whole number from 1 to 7.

@@ -101,9 +101,9 @@ def write_micro(
         folder: where to write; created if it does not exist. Files of these names are replaced,
             and other files stay.
         name: name of the files and of the C++ namespace: small letters, digits and underscores.
-        io_dtype, weight_storage, strict, samples, metric, outputs, max_flip_rate,
-            min_argmax_agreement, max_output_error: see `tflite_export.export`. Examples of the
-            self-test are in `io_dtype`.
+        io_dtype: see `tflite_export.export`. Examples of the self-test have it.
+        weight_storage, strict, samples, metric, outputs: see `tflite_export.export`.
+        max_flip_rate, min_argmax_agreement, max_output_error: see `tflite_export.export`.
         compact: see `tflite_export.export`. The sources are for TensorFlow Lite Micro alone, so
             they are compact by default; the `.tflite` file then opens there alone.
         examples: how many of the samples the self-test holds. They take flash.

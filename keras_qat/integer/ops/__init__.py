@@ -55,6 +55,7 @@ OPS: dict[str, type[IntegerOp]] = {
     "Transpose": Transpose,
     "TransposeConv2D": TransposeConv2D,
 }
+"""Every integer op by the name that a saved graph has for it."""
 
 __all__ = [
     "OPS",

@@ -14,8 +14,11 @@ from keras_qat.integer.fixed_point import Rescale, RoundingProfile
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN, FloatArray, IntArray, QuantParams
 
 Shape = tuple[int, ...]
+"""The size of a tensor, without its first axis where that is the examples."""
 Activation = Literal["linear", "relu", "relu6"]
+"""What an op applies to its result before it rounds."""
 Padding = Literal["same", "valid"]
+"""Where a window may lie: also beyond the image, or inside it alone."""
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
