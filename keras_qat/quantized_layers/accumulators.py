@@ -100,7 +100,6 @@ class WeightAccumulator:
         """
         if not arithmetic.fixed_point or self.folded_by is None:
             return self._from_accumulator()
-
         return rounding_if(self.folded_by.has_integers(), round_to_codes, self._from_accumulator())
 
     def _from_accumulator(self) -> Rounding:

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_qat.integer.op_numbers import (
+    WEIGHT_MAX,
     LearnedChannels,
     StoredChannels,
     fixed_point_multiplier,
@@ -25,7 +26,6 @@ from keras_qat.tensors import Tensor
 from keras_qat.wide_numbers import in_wide_numbers
 
 _LEVELS = 256
-_LARGEST_WEIGHT = 127
 _EXACT_IN_FLOAT32 = 1 << 24
 _HALF_A_CODE = 16
 
@@ -168,9 +168,9 @@ def _exact_sums(
         return whole(forward(high, kernel)) * _HALF_A_CODE + whole(forward(low, kernel))
 
     taps = int(np.prod(kernel.shape[:-1]))
-    if taps * _LARGEST_WEIGHT * (_LEVELS - 1) < _EXACT_IN_FLOAT32:
+    if taps * WEIGHT_MAX * (_LEVELS - 1) < _EXACT_IN_FLOAT32:
         return at_once()
-    if taps * _LARGEST_WEIGHT * _HALF_A_CODE >= _EXACT_IN_FLOAT32:
+    if taps * WEIGHT_MAX * _HALF_A_CODE >= _EXACT_IN_FLOAT32:
         return whole(forward(_wide(x), _wide(kernel)))
     return ops.cond(ops.max(total) * reach < _EXACT_IN_FLOAT32, at_once, in_halves)
 

@@ -86,6 +86,15 @@ def test_tflite_files(tmp_path):
     assert found["InvalidFileError"] > MUTANTS / 20
 
 
+def test_a_tflite_file_whose_parts_overlap_ends_at_once(tmp_path):
+    """One of 5,000 mutants. Unpacking it took longer than anybody waited."""
+    path, draws = tmp_path / "net.tflite", random.Random(0)
+    export(small_network(), path, verbose=False)
+    whole = path.read_bytes()
+    *_, mutant = (with_changed_bytes(whole, draws) for _ in range(2732))
+    outcomes([mutant], read_model, InvalidFileError)
+
+
 def _change_keras_member(name, data, draws):
     if name.endswith(".json"):
         return with_changed_json(data, draws)

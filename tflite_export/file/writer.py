@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,9 @@ _LAST_DEPRECATED_CODE = 127
 _CUSTOM = "CUSTOM"
 _ABSENT = -1
 _MOST_ELEMENTS = 2**31 - 1
+_BYTES_OF_A_TABLE = 8
+"""At least: where its fields are, and the offset in whatever holds it."""
+_UNPACKS_A_TABLE = "InitFromObj"
 _ENUMERATIONS = {
     "fusedActivationFunction": "ActivationFunctionType",
     "inDataType": "TensorType",
@@ -78,13 +84,37 @@ def read_model(data: bytes) -> FileModel:
     if data[4:8] != _IDENTIFIER:
         raise InvalidFileError(f"Not a TFLite file. Received: bytes 4 to 8 are {data[4:8]!r}")
     try:
-        return _read(schema, schema.ModelT.InitFromPackedBuf(data))
+        with _at_most_tables(len(data) // _BYTES_OF_A_TABLE):
+            file = schema.ModelT.InitFromPackedBuf(data)
+        return _read(schema, file)
     except InvalidFileError:
         raise
     except Exception as error:  # flatbuffers and NumPy raise a dozen types on damage
         raise InvalidFileError(
             f"The TFLite file is damaged: {error or type(error).__name__}"
         ) from error
+
+
+@contextlib.contextmanager
+def _at_most_tables(most: int) -> Iterator[None]:
+    """Ends a reading that unpacks more tables than the bytes can hold.
+
+    In a damaged file vectors overlap, and unpacking them all may take hours.
+    """
+    count, before = 0, sys.getprofile()
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        nonlocal count
+        if event == "call" and frame.f_code.co_name == _UNPACKS_A_TABLE:
+            count += 1
+            if count > most:
+                raise InvalidFileError("The TFLite file is damaged: its parts overlap")
+
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
 
 
 def _read(schema: Any, file: Any) -> FileModel:
