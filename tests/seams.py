@@ -54,6 +54,20 @@ def op_differences(
     return found
 
 
+class RoundsOnce:
+    """A trained model that cannot compute as a target: it states its integers, and rounds once."""
+
+    def __init__(self, qmodel):
+        self._qmodel = qmodel
+        self.output_kinds = qmodel.output_kinds
+
+    def to_integer(self) -> IntegerGraph:
+        return self._qmodel.to_integer()
+
+    def layer_codes(self, x):
+        return self._qmodel.layer_codes(x)
+
+
 def target_flips(qmodel, x, target: str, weight_storage: str = "auto") -> dict[str, int]:
     """How many codes of each layer a file's target computes otherwise than the model, end to end.
 

@@ -1,9 +1,8 @@
 """Connections: what a layer must know about its neighbours to infer as the integer model does.
 
-A runtime rounds the int32 accumulator of an op once, to the grid behind it. The Keras layers that
-become one op do the same in inference. So a convolution must know the scales before and behind it,
-and the quantizer behind it must know the accumulator. `connections` finds both in the graph and
-changes nothing. Only `attach` tells the layers.
+A runtime rounds the int32 accumulator of an op to the grid behind it, and so do the Keras layers
+that become one op. A convolution must know the scales around it, and the quantizer behind it the
+accumulator. `connections` finds both and changes nothing. Only `attach` tells the layers.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import keras
 from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.layer_rules.rule import Output, Rule, Stage
 from keras_qat.layer_rules.table import RULES, rule_or_float
+from keras_qat.lowering.pooling import lower_global_average
 from keras_qat.quantized_layers import (
     LearnedRescaling,
     QuantizeAdd,
@@ -173,7 +173,7 @@ class _Graph:
                 yield Connection(node.operation, 0, FoldedAffine(self._folded[node.operation]))
             if isinstance(node.operation, SoftmaxRounding):
                 yield from self._scores_before(node)
-            find = _finder_of(node.operation)
+            find = _finder_of(node)
             behind = None if find is None else self._behind(node)
             if find is None or behind is None or self._calls[_call_key(node)] > 1:
                 continue
@@ -190,7 +190,7 @@ class _Graph:
         calls = Counter(node.operation for node in self._nodes)
         found: dict[Any, list[Any]] = defaultdict(list)
         for node in self._nodes:
-            if _finder_of(node.operation) is _of_weights and self._calls[_call_key(node)] == 1:
+            if _finder_of(node) is _of_weights and self._calls[_call_key(node)] == 1:
                 behind = self._behind(node)
                 if behind is not None and _grid_of_weights(self, node, behind) is not None:
                     for affine in behind.affines:
@@ -207,8 +207,7 @@ class _Graph:
 
     def _scores_before(self, node: GraphNode) -> Iterator[Connection]:
         """What the rounding behind a softmax is told, if the softmax reads a grid."""
-        softmax = self._producers[id(node.inputs[0])]
-        before = self.grid_before(softmax.inputs[0])
+        before = self.grid_before(self._producers[id(node.inputs[0])].inputs[0])
         if before is not None and before.deployable:
             yield Connection(node.operation, 0, CodesOfScores(before))
 
@@ -289,10 +288,9 @@ def _of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> WeightAccumu
 
 def _grid_of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> PutsOnGrid | None:
     """The layer of the grid before a weight layer, if integers can state all grids around it."""
-    layer, before = node.operation, graph.grid_before(node.inputs[0])
-    if before is None or not _deployable(before, layer.weight_quantizer, behind.quantizer):
-        return None
-    return before
+    before, weights = graph.grid_before(node.inputs[0]), node.operation.weight_quantizer
+    held = before is not None and _deployable(before, weights, behind.quantizer)
+    return before if held else None
 
 
 def _of_affine(
@@ -351,16 +349,18 @@ _FINDERS: dict[type, Callable[[_Graph, GraphNode, _Behind], Any]] = {
     QuantizeSubtract: _of_sum,
     keras.layers.Multiply: _of_product,
     QuantizePReLU: _of_prelu,
-    keras.layers.GlobalAveragePooling1D: _of_mean,
-    keras.layers.GlobalAveragePooling2D: _of_mean,
     **dict.fromkeys(_AFFINE, _of_affine),
 }
-"""The function that finds connections, by exact layer type. Other wrappers have `_of_weights`."""
+"""The function that finds connections, by exact layer type; see `_finder_of` for others."""
 
 
-def _finder_of(layer: Any) -> Callable[[_Graph, GraphNode, _Behind], Any] | None:
-    found = _FINDERS.get(type(layer))
-    return _of_weights if found is None and isinstance(layer, QuantizeWrapper) else found
+def _finder_of(node: GraphNode) -> Callable[[_Graph, GraphNode, _Behind], Any] | None:
+    found = _FINDERS.get(type(node.operation))
+    if found is None and isinstance(node.operation, QuantizeWrapper):
+        return _of_weights
+    if found is None and _rule(node).lower is lower_global_average:
+        return _of_mean
+    return found
 
 
 _WEIGHT_LAYER = Rule(Output.QUANTIZE, yields=Stage.LINEAR)

@@ -9,6 +9,7 @@ import pytest
 import keras_qat
 import tflite_export
 from tests.models import images, randomize
+from tests.seams import RoundsOnce
 
 pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
@@ -48,10 +49,10 @@ def test_other_answers_of_a_binary_classifier_are_refused_by_its_steps(tmp_path)
     qmodel, path = binary_classifier(2), tmp_path / "net.tflite"
     message = r"max_output_error=0\.0625 is exceeded: the output 'logit' is judged by its values"
     with pytest.raises(tflite_export.ExportError, match=message):
-        exported(qmodel, path, weight_storage="int4")
+        exported(RoundsOnce(qmodel), path, weight_storage="int4")
     assert not path.exists()
 
-    report = exported(qmodel, path, weight_storage="int4", max_output_error=1.0)
+    report = exported(RoundsOnce(qmodel), path, weight_storage="int4", max_output_error=1.0)
     assert changed_answers(qmodel, path) > 1 / 3
     (error,) = report.comparison.output_errors
     assert error.mean_steps > 16
