@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from keras_qat.integer.op_numbers import WEIGHT_MAX
-from keras_qat.integer.storage_sizes import INT4_MAX
 from keras_qat.keras_calls import outer_layer
 
 _OPTION = "computes_as"
@@ -29,18 +27,13 @@ class Arithmetic:
         target: the target.
         fixed_point: whether kernels rescale accumulators in fixed point, with two roundings. If
             not, they multiply in float32 and round once.
-        weight_max: largest magnitude to which headroom fills stored weights of few bits.
+        int4: whether weights that fit are stored as INT4, which has less room for headroom.
     """
 
     name: str
     target: str
     fixed_point: bool
-    weight_max: int = WEIGHT_MAX
-
-    @property
-    def int4(self) -> bool:
-        """Whether weights that fit are stored as INT4."""
-        return self.weight_max == INT4_MAX
+    int4: bool = False
 
 
 ARITHMETICS = {
@@ -48,7 +41,7 @@ ARITHMETICS = {
     for each in (
         Arithmetic("litert", "litert", fixed_point=False),
         Arithmetic("tflm", "tflm", fixed_point=True),
-        Arithmetic("tflm-int4", "tflm", fixed_point=True, weight_max=INT4_MAX),
+        Arithmetic("tflm-int4", "tflm", fixed_point=True, int4=True),
     )
 }
 DEFAULT = ARITHMETICS["litert"]
@@ -57,8 +50,8 @@ DEFAULT = ARITHMETICS["litert"]
 def arithmetic_of(target: Any, weight_storage: Any = "auto") -> Arithmetic:
     """The arithmetic of a target with a storage of weights.
 
-    >>> arithmetic_of("tflm", "int4").weight_max
-    7
+    >>> arithmetic_of("tflm", "int4").int4
+    True
 
     Raises:
         ValueError: no such target, or a storage that the target does not load.
@@ -97,19 +90,22 @@ class RoundsAsTarget(keras.layers.Layer):
         return {**super().get_config(), **chosen}
 
 
-def set_arithmetic(layers: Iterable[RoundsAsTarget], arithmetic: Arithmetic) -> None:
+def set_arithmetic(chosen: Mapping[RoundsAsTarget, Arithmetic]) -> list[RoundsAsTarget]:
     """Lets layers infer so from now on, in every model that calls them.
 
     Graphs that Keras traced for such models are traced anew.
+
+    Returns:
+        The layers that inferred otherwise before.
     """
-    for layer in layers:
-        if layer.arithmetic is arithmetic:
-            continue
-        layer.arithmetic = arithmetic
+    changed = [layer for layer, each in chosen.items() if layer.arithmetic is not each]
+    for layer in changed:
+        layer.arithmetic = chosen[layer]
         for model in _CALLERS.get(layer, ()):
             forget_traces(model)
+    return changed
 
 
 def forget_traces(model: Any) -> None:
-    """Lets Keras trace the steps of a model anew."""
-    model.train_function = model.test_function = model.predict_function = None
+    """Lets Keras trace evaluation and prediction anew. Training, which may be running, stays."""
+    model.test_function = model.predict_function = None

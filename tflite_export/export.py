@@ -207,8 +207,28 @@ def prepare(
     path: str,
     *,
     target: str,
-    io_dtype: IoDtypes,
     weight_storage: str,
+    **options: Any,
+) -> Exported:
+    """Does all of `export` except writing. Only the report uses `path`.
+
+    A trained model infers as the target meanwhile, if it can.
+    """
+    chosen = get_target(target)
+    storage = check_weight_storage(weight_storage, chosen)
+    whole = stating_integers(model)
+    with inferring_as(whole, chosen, storage) as arithmetic:
+        return _prepared(whole, path, chosen, storage, arithmetic, **options)
+
+
+def _prepared(
+    whole: Any,
+    path: str,
+    chosen: Target,
+    storage: str,
+    arithmetic: Arithmetic,
+    *,
+    io_dtype: IoDtypes,
     strict: bool,
     compact: bool = False,
     samples: Any,
@@ -220,52 +240,7 @@ def prepare(
     max_output_error: float | None,
     metadata: Metadata | None = None,
 ) -> Exported:
-    """Does all of `export` except writing. Only the report uses `path`."""
-    chosen = get_target(target)
     _check_compact(compact, chosen)
-    storage = check_weight_storage(weight_storage, chosen)
-    limits = {
-        "max_flip_rate": max_flip_rate,
-        "min_argmax_agreement": min_argmax_agreement,
-        "max_output_error": max_output_error,
-    }
-    whole = stating_integers(model)
-    with inferring_as(whole, chosen, storage) as arithmetic:
-        return _prepared(
-            whole,
-            path,
-            chosen,
-            arithmetic,
-            storage,
-            limits,
-            io_dtype=io_dtype,
-            strict=strict,
-            compact=compact,
-            samples=samples,
-            metric=metric,
-            outputs=outputs,
-            verify=verify,
-            metadata=metadata,
-        )
-
-
-def _prepared(
-    whole: Any,
-    path: str,
-    chosen: Target,
-    arithmetic: Arithmetic,
-    storage: str,
-    limits: Mapping[str, float | None],
-    *,
-    io_dtype: IoDtypes,
-    strict: bool,
-    compact: bool,
-    samples: Any,
-    metric: Metric | None,
-    outputs: Mapping[str, str] | Sequence[str] | None,
-    verify: bool,
-    metadata: Metadata | None,
-) -> Exported:
     model, kinds_given = _part(whole, outputs)
     graph = graph_of(model)
     dtypes = io_dtypes(graph, io_dtype)
@@ -310,8 +285,14 @@ def _prepared(
     verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
     unproven = set(chosen.profiles) - set(runnable_profiles(legal, chosen))
     if comparison is not None:
-        allowed = Limits.of(chosen, arithmetic.exact, **limits)
-        check_limits(comparison, allowed, answers=samples is not None)
+        limits = Limits.of(
+            chosen,
+            arithmetic.exact,
+            max_flip_rate=max_flip_rate,
+            min_argmax_agreement=min_argmax_agreement,
+            max_output_error=max_output_error,
+        )
+        check_limits(comparison, limits, answers=samples is not None)
     rounds_inputs = any(dtypes.get(name) == "float32" for name in graph.inputs)
     report = Report(
         path=path,

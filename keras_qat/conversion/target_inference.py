@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -27,6 +27,8 @@ from keras_qat.conversion.to_integer import (
 from keras_qat.keras_graph import nodes, probe_of, structured_inputs
 from keras_qat.keras_precision import full_precision
 from keras_qat.quantized_layers import QuantizeWrapper
+from keras_qat.quantized_layers.mean import MeanOfCodes
+from keras_qat.quantizers import ActivationQuantizer
 from keras_qat.training.finite_values import NanKeeper, check_inputs
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
@@ -70,23 +72,15 @@ class TargetInference(keras.Model):
         >>> qmodel.computes_as
         'tflm'
         """
-        self._set(arithmetic_of(target, weight_storage))
-
-    def _set(self, arithmetic: Arithmetic) -> None:
-        layers = self.rounding_layers()
-        changed = {id(each) for each in layers if each.arithmetic is not arithmetic}
-        set_arithmetic(layers, arithmetic)
-        for model in list(_LIVING):
-            if not changed.isdisjoint(map(id, model.rounding_layers())):
-                forget_traces(model)
-                _PROBES.pop(model, None)
+        arithmetic = arithmetic_of(target, weight_storage)
+        _infer_as(dict.fromkeys(self.rounding_layers(), arithmetic))
 
     @property
     def computes_as(self) -> str:
         """The target as which the model infers: its name, if it does so everywhere.
 
         Layers whose grids have no integers yet, such as GDNSQ's grids above 8 bits, infer in float
-        as in training. The text then lists them.
+        as in training, and so do means of more than 32 x 32 pixels. The text then lists them.
         """
         arithmetic = self._arithmetic()
         name = f"{arithmetic.target}, weights as int4" if arithmetic.int4 else arithmetic.target
@@ -100,12 +94,12 @@ class TargetInference(keras.Model):
         Yields:
             The target as which the model inferred before, and its storage of weights.
         """
-        before = self._arithmetic()
-        self._set(arithmetic_of(target, weight_storage))
+        before, each_before = self._arithmetic(), {x: x.arithmetic for x in self.rounding_layers()}
+        self.compute_as(target, weight_storage)
         try:
             yield before.target, "int4" if before.int4 else "auto"
         finally:
-            self._set(before)
+            _infer_as(each_before)
 
     def _arithmetic(self) -> Arithmetic:
         found = self.rounding_layers()
@@ -144,8 +138,22 @@ class TargetInference(keras.Model):
         return codes | {name: values[name].astype(each.dtype) for name, each in raw.items()}
 
 
+def _infer_as(chosen: Mapping[RoundsAsTarget, Arithmetic]) -> None:
+    """Lets layers infer so, in all models that live."""
+    changed = set(map(id, set_arithmetic(chosen)))
+    for model in list(_LIVING) if changed else ():
+        if not changed.isdisjoint(map(id, model.rounding_layers())):
+            forget_traces(model)
+            _PROBES.pop(model, None)
+
+
 def _infers_in_float(layer: RoundsAsTarget) -> bool:
-    """Whether a layer with weights is between grids, and yet cannot compute the target's codes."""
-    if not isinstance(layer, QuantizeWrapper) or not layer.connections:
+    """Whether a layer is between grids, and yet cannot compute the target's codes."""
+    if not layer.arithmetic.fixed_point:
         return False
-    return layer.arithmetic.fixed_point and not layer.computes_on_target()
+    if isinstance(layer, ActivationQuantizer):
+        means = (told for told in layer.accumulators.values() if isinstance(told, MeanOfCodes))
+        return not all(told.knows_sums for told in means)
+    if isinstance(layer, QuantizeWrapper) and layer.connections:
+        return not layer.computes_on_target()
+    return False

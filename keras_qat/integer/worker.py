@@ -106,10 +106,11 @@ def _end(worker: subprocess.Popen[bytes]) -> str:
     except subprocess.TimeoutExpired:
         worker.kill()
         code = worker.wait()
+    ended = str(code)
     with contextlib.suppress(ValueError):
-        code = signal.Signals(-code).name  # type: ignore[assignment]
+        ended = signal.Signals(-code).name
     return (
-        f"the runtime ended with {code} while it ran this file, in a process of its own. The file "
+        f"the runtime ended with {ended} while it ran this file, in a process of its own. The file "
         "is damaged, or holds what the runtime does not take: write it again."
     )
 

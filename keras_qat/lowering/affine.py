@@ -15,7 +15,7 @@ from keras_qat.lowering.context import LoweringContext, Value, integer_operand
 from keras_qat.lowering.pending import Pending, PendingLinear, PendingReshape
 from keras_qat.lowering.pending_row import PendingRow
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.wide_numbers import in_wide_numbers
+from keras_qat.wide_numbers import in_wide_numbers, wide
 
 layers = keras.layers
 UNIT = 64
@@ -78,25 +78,21 @@ def wide_inference_affine(layer: Any) -> tuple[Any, Any]:
         return _batch_normalization(layer)
     if isinstance(layer, layers.Normalization):
         return _normalization(layer)
-    return _wide(keras_ops.cast(layer.scale, "float32")), _wide(layer.offset)
+    return wide(keras_ops.cast(layer.scale, "float32")), wide(as_tensor(layer.offset))
 
 
 def _batch_normalization(layer: Any) -> tuple[Any, Any]:
-    gain = 1.0 / keras_ops.sqrt(_wide(layer.moving_variance) + layer.epsilon)
+    gain = 1.0 / keras_ops.sqrt(wide(as_tensor(layer.moving_variance)) + layer.epsilon)
     gain = keras_ops.cast(gain, "float32")
     if layer.scale:
         gain = gain * as_tensor(layer.gamma)
-    gain = _wide(gain)
-    offset = -_wide(layer.moving_mean) * gain
-    return gain, offset + _wide(layer.beta) if layer.center else offset
+    gain = wide(gain)
+    offset = -wide(as_tensor(layer.moving_mean)) * gain
+    return gain, offset + wide(as_tensor(layer.beta)) if layer.center else offset
 
 
 def _normalization(layer: Any) -> tuple[Any, Any]:
     deviation = keras_ops.maximum(keras_ops.sqrt(layer.variance), keras.config.epsilon())
     gain = keras_ops.reshape(deviation if layer.invert else 1.0 / deviation, (-1,))
-    gain, mean = _wide(gain), _wide(keras_ops.reshape(layer.mean, (-1,)))
+    gain, mean = wide(gain), wide(keras_ops.reshape(layer.mean, (-1,)))
     return gain, mean if layer.invert else -mean * gain
-
-
-def _wide(values: Any) -> Any:
-    return keras_ops.cast(as_tensor(values), "float64")

@@ -16,7 +16,7 @@ from keras_qat.quantized_layers.floor_log2 import floor_log2
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.quantizers.int8_grids import chosen, has_integers
 from keras_qat.tensors import Tensor
-from keras_qat.wide_numbers import in_wide_numbers
+from keras_qat.wide_numbers import in_wide_numbers, wide
 
 _MULTIPLIER_BITS = 20
 _LARGEST_CODE = 255.0
@@ -60,13 +60,13 @@ class SumGrids:
         Both terms are rescaled to a common grid, `2**20` times finer than twice the larger scale,
         and their sum to the output.
         """
-        scales = [ops.cast(each.scale, "float64") for each in (self.left, self.right)]
+        scales = [wide(each.scale) for each in (self.left, self.right)]
         common = 2.0 * ops.maximum(*scales)
         total: Any = 0
         for codes, scale in ((left, scales[0]), (sign * right, scales[1])):
             raised = ops.cast(codes, "int64") * (1 << _MULTIPLIER_BITS)
             total += rounded_twice(raised, *fixed_point_multiplier(ops, scale / common))
-        output_scale = ops.cast(self.output.scale, "float64")
+        output_scale = wide(self.output.scale)
         multiplier = common / (float(1 << _MULTIPLIER_BITS) * output_scale)
         steps = rounded_twice(total, *fixed_point_multiplier(ops, multiplier))
         return ops.cast(steps, "float32") * self.output.scale

@@ -14,7 +14,9 @@ from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.int8_grids import has_integers, rounding_if
 from keras_qat.tensors import Tensor
-from keras_qat.wide_numbers import in_wide_numbers
+from keras_qat.wide_numbers import in_wide_numbers, wide
+
+_MOST_PIXELS = 32 * 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,15 @@ class MeanOfCodes:
     output: ActivationQuantizer
     count: int
 
+    @property
+    def knows_sums(self) -> bool:
+        """Whether the float mean tells all sums of 8-bit codes apart.
+
+        Measured on random images, sums found from it were off by up to 0.13 at 32 x 32 pixels, and
+        by 1.7 at 64 x 64.
+        """
+        return self.count <= _MOST_PIXELS
+
     def yields_codes(self, arithmetic: Arithmetic) -> bool:
         """False: the quantizer rounds."""
         return False
@@ -38,16 +49,16 @@ class MeanOfCodes:
     def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """In fixed point, rounds the sum of the codes, with a mantissa divided by their number.
 
-        The sum is found from the float mean, which is safe up to about `2**21`.
+        The sum is found from the float mean, if that tells all sums apart (`knows_sums`).
         """
-        if not arithmetic.fixed_point:
+        if not arithmetic.fixed_point or not self.knows_sums:
             return round_to_codes
         held = has_integers(self.before, self.output)
         return rounding_if(held, self._rounding_twice(), round_to_codes)
 
     @in_wide_numbers
     def _rounding_twice(self) -> Rounding:
-        before, output = (ops.cast(each.scale, "float64") for each in (self.before, self.output))
+        before, output = (wide(each.scale) for each in (self.before, self.output))
         codes_of_mean = output / before * self.count
         mantissa, shift = fixed_point_multiplier(ops, before / output)
         spare = ops.minimum(min(self.count.bit_length() - 1, 32), 31 + shift)
@@ -55,7 +66,7 @@ class MeanOfCodes:
 
         @in_wide_numbers
         def from_sum(ratio: Tensor, grid: Grid) -> Tensor:
-            total = ops.cast(ops.round(ops.cast(ratio, "float64") * codes_of_mean), "int64")
+            total = ops.cast(ops.round(wide(ratio) * codes_of_mean), "int64")
             steps = rounded_twice(total, mantissa, shift - spare)
             return round_to_codes(ops.cast(steps, "float32"), grid)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -14,13 +15,12 @@ from keras_qat.integer.op_numbers import fixed_point_multiplier
 from keras_qat.keras_fixed_point import rounded_twice
 from keras_qat.lowering.pending import Pending
 from keras_qat.lowering.prelu import PendingPReLU
-from keras_qat.quantized_layers.floor_log2 import floor_log2
 from keras_qat.quantized_layers.quantize_wrapper import QuantizeWrapper
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, SlopeQuantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
-from keras_qat.quantizers.int8_grids import chosen, has_integers
+from keras_qat.quantizers.int8_grids import has_integers
 from keras_qat.tensors import Tensor
-from keras_qat.wide_numbers import in_wide_numbers
+from keras_qat.wide_numbers import in_wide_numbers, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,44 +36,25 @@ class PReLUGrids:
     ) -> Tensor:
         """The PReLU of `x` and `slopes` on their grids, as the kernel of a target rounds it.
 
-        The kernels rounds twice, first to a whole number of `2**-k` steps. Where the output has
-        a larger scale than the input, up to a quarter of all results differ from a single rounding.
-        Float64 holds every intermediate number exactly.
+        Both kernels round twice. Where the output has a larger scale than the input, up to a
+        quarter of all results differ from a single rounding. LiteRT computes its multipliers in
+        float32, TFLite Micro in float64.
         """
-        if not arithmetic.fixed_point:
-            return self._on_litert(x, slopes, slope_scale)
-        return chosen(
-            has_integers(self.input_quantizer, self.output_quantizer),
-            lambda: self._rounded_twice(x, slopes, slope_scale),
-            lambda: self._on_litert(x, slopes, slope_scale),
-        )
-
-    def _on_litert(self, x: Tensor, slopes: Tensor, slope_scale: Tensor) -> Tensor:
-        source, scale = self.input_quantizer.scale, self.output_quantizer.scale
-        codes, slope_codes = (
-            ops.round(ops.cast(ops.cast(values, "float32") / unit, "float64"))
-            for values, unit in ((x, source), (slopes, slope_scale))
-        )
-        above = _rescaled(codes, source / scale)
-        below = _rescaled(codes * slope_codes, source * slope_scale / scale)
-        return ops.cast(ops.where(codes >= 0, above, below), "float32") * scale
-
-    def _rounded_twice(self, x: Tensor, slopes: Tensor, slope_scale: Tensor) -> Tensor:
-        """As in TFLite Micro, whose multipliers are not rounded to float32."""
-        source, output, slope = (
-            ops.cast(each, "float64")
-            for each in (self.input_quantizer.scale, self.output_quantizer.scale, slope_scale)
-        )
+        source, output = self.input_quantizer.scale, self.output_quantizer.scale
         codes, slope_codes = (
             ops.cast(ops.round(ops.cast(values, "float32") / unit), "int64")
-            for values, unit in ((x, self.input_quantizer.scale), (slopes, slope_scale))
+            for values, unit in ((x, source), (slopes, slope_scale))
         )
-        above = rounded_twice(codes, *fixed_point_multiplier(ops, source / output))
-        below = rounded_twice(
-            codes * slope_codes, *fixed_point_multiplier(ops, source * slope / output)
-        )
-        steps = ops.cast(ops.where(codes >= 0, above, below), "float32")
-        return steps * self.output_quantizer.scale
+        exact = arithmetic.fixed_point and has_integers(self.input_quantizer, self.output_quantizer)
+
+        def rescaled(products: Tensor, *scales: Tensor) -> Tensor:
+            in_float32 = wide(math.prod(scales) / output)
+            multiplier = math.prod(map(wide, scales)) / wide(output)
+            multiplier = ops.where(exact, multiplier, in_float32)
+            return rounded_twice(products, *fixed_point_multiplier(ops, multiplier))
+
+        above, below = rescaled(codes, source), rescaled(codes * slope_codes, source, slope_scale)
+        return ops.cast(ops.where(codes >= 0, above, below), "float32") * output
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
@@ -111,18 +92,3 @@ class QuantizePReLU(QuantizeWrapper):
         codes = self.weight_codes().astype(np.int8)
         scale = np.asarray(ops.convert_to_numpy(self.weight_quantizer.scale), np.float32)
         return PendingPReLU((tensor,), codes=codes, scale=scale)
-
-
-def _rescaled(values: Tensor, multiplier: Tensor) -> Tensor:
-    """Whole numbers `v` times a float32 multiplier `m`, rounded twice as in LiteRT's PRELU.
-
-    `m = mantissa * 2**e`, with the mantissa in [1/2, 1). The first rounding yields
-    `h = floor(2**max(e, 0) * v * mantissa + 1/2)`. The second one rounds `h / 2**max(-e, 0)`, ties
-    away from zero.
-    """
-    exponent = floor_log2(multiplier) + 1.0
-    mantissa = ops.cast(multiplier / ops.power(2.0, exponent), "float64")
-    left = ops.cast(ops.power(2.0, ops.maximum(exponent, 0.0)), "float64")
-    right = ops.cast(ops.power(2.0, ops.maximum(-exponent, 0.0)), "float64")
-    high = ops.floor(values * left * mantissa + 0.5)
-    return ops.sign(high) * ops.floor(ops.abs(high) / right + 0.5)

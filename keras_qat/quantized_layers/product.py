@@ -15,7 +15,7 @@ from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.int8_grids import has_integers, rounding_if
 from keras_qat.tensors import Tensor
-from keras_qat.wide_numbers import in_wide_numbers
+from keras_qat.wide_numbers import in_wide_numbers, wide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +50,7 @@ class ProductAccumulator:
 
     @in_wide_numbers
     def _rounding_twice(self) -> Rounding:
-        left, right, scale = (
-            ops.cast(each.scale, "float64") for each in (self.left, self.right, self.output)
-        )
+        left, right, scale = (wide(each.scale) for each in (self.left, self.right, self.output))
         multiplier = left * right / scale
         mantissa, shift = fixed_point_multiplier(ops, multiplier)
         ceiling = (
@@ -61,7 +59,7 @@ class ProductAccumulator:
 
         @in_wide_numbers
         def from_product(ratio: Tensor, grid: Grid) -> Tensor:
-            product = ops.cast(ops.round(ops.cast(ratio, "float64") / multiplier), "int64")
+            product = ops.cast(ops.round(wide(ratio) / multiplier), "int64")
             steps = rounded_twice(product, mantissa, shift)
             codes = round_to_codes(ops.cast(steps, "float32"), grid)
             return codes if ceiling is None else ops.minimum(codes, ceiling)

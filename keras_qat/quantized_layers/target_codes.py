@@ -23,7 +23,7 @@ from keras_qat.keras_fixed_point import Rescaling
 from keras_qat.lowering.affine import wide_inference_affine
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.tensors import Tensor
-from keras_qat.wide_numbers import in_wide_numbers
+from keras_qat.wide_numbers import in_wide_numbers, wide
 
 _LEVELS = 256
 _EXACT_IN_FLOAT32 = 1 << 24
@@ -75,13 +75,13 @@ def values_of_target(
         may_be_int4: whether the file stores the weights as INT4 if they fit.
         input_gain: a factor of `scale`.
     """
-    input_scale, output_scale = (_wide(each.scale) for each in (around.before, around.behind))
-    scale = _wide(scale) * input_gain
+    input_scale, output_scale = (wide(each.scale) for each in (around.before, around.behind))
+    scale = wide(scale) * input_gain
     learned, sign = _learned_channels(codes, scale, bias, around.affines)
     reach = _reach(around.before)
     fitted, counts, _ = within_int32(ops, learned, input_scale, output_scale, reach)
-    stated = dataclasses.replace(fitted, scale=_wide(ops.cast(fitted.scale, "float32")))
-    kernel = ops.cast(codes, "float32") * ops.cast(sign * _wide(counts), "float32")
+    stated = dataclasses.replace(fitted, scale=wide(ops.cast(fitted.scale, "float32")))
+    kernel = ops.cast(codes, "float32") * ops.cast(sign * wide(counts), "float32")
     stored = stored_channels(ops, stated, input_scale, output_scale)
     if may_be_int4:
         narrow = stored_channels(ops, stated, input_scale, output_scale, INT4_MAX)
@@ -123,9 +123,9 @@ def _learned_channels(
 ) -> tuple[LearnedChannels, Tensor]:
     """The channels with affine maps folded in, and the signs of the gains."""
     magnitudes = ops.reshape(ops.abs(ops.cast(codes, "int64")), (-1, codes.shape[-1]))
-    total, largest = (_wide(each) for each in (ops.sum(magnitudes, 0), ops.max(magnitudes, 0)))
+    total, largest = (wide(each) for each in (ops.sum(magnitudes, 0), ops.max(magnitudes, 0)))
     channels = ops.ones_like(total)
-    scale, bias = scale * channels, 0.0 * channels if bias is None else _wide(bias)
+    scale, bias = scale * channels, 0.0 * channels if bias is None else wide(bias)
     sign = channels
     for layer in affines:
         gain, offset = wide_inference_affine(layer)
@@ -157,7 +157,7 @@ def _exact_sums(
     """
 
     def whole(sums: Tensor) -> Tensor:
-        return _wide(ops.round(sums))
+        return wide(ops.round(sums))
 
     def at_once() -> Tensor:
         return whole(forward(x, kernel))
@@ -171,7 +171,7 @@ def _exact_sums(
     if taps * WEIGHT_MAX * (_LEVELS - 1) < _EXACT_IN_FLOAT32:
         return at_once()
     if taps * WEIGHT_MAX * _HALF_A_CODE >= _EXACT_IN_FLOAT32:
-        return whole(forward(_wide(x), _wide(kernel)))
+        return whole(forward(wide(x), wide(kernel)))
     return ops.cond(ops.max(total) * reach < _EXACT_IN_FLOAT32, at_once, in_halves)
 
 
@@ -183,8 +183,4 @@ def _codes_on(x: Tensor, grid: PutsOnGrid) -> Tensor:
 def _reach(grid: PutsOnGrid) -> Tensor:
     """The largest magnitude of a code."""
     ends = grid.forward_grid()
-    return ops.maximum(_wide(ends.qmax), -_wide(ends.qmin))
-
-
-def _wide(x: Any) -> Tensor:
-    return ops.cast(x, "float64")
+    return ops.maximum(wide(ends.qmax), -wide(ends.qmin))

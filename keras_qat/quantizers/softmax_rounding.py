@@ -17,7 +17,7 @@ from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.int8_grids import chosen, has_integers
 from keras_qat.quantizers.quantizer import Quantizer
 from keras_qat.tensors import Tensor
-from keras_qat.wide_numbers import in_wide_numbers
+from keras_qat.wide_numbers import in_wide_numbers, wide
 
 _SMALLEST = 1e-37
 """Of float32 probabilities, without subnormal ones. The kernel takes less than 1e-13 for 0."""
@@ -30,11 +30,6 @@ class CodesOfScores:
 
     scores: Any
 
-    def probabilities(self, float_probabilities: Tensor, rounded: Tensor) -> Tensor:
-        """The probabilities of the kernel; the rounded ones if no int8 holds the scores yet."""
-        held = has_integers(self.scores)
-        return chosen(held, lambda: self.of_kernel(float_probabilities), lambda: rounded)
-
     @in_wide_numbers
     def of_kernel(self, float_probabilities: Tensor) -> Tensor:
         """The probabilities of the fixed-point kernel, from the probabilities of a float
@@ -44,7 +39,7 @@ class CodesOfScores:
         counts are below 32 in real units. The float error of the logarithm is below 4e-6 there, so
         scales down to 1e-5 are safe.
         """
-        p, scale = (ops.cast(x, "float64") for x in (float_probabilities, self.scores.scale))
+        p, scale = (wide(x) for x in (float_probabilities, self.scores.scale))
         largest = ops.max(p, axis=-1, keepdims=True)
         distance = ops.log(largest / ops.maximum(p, _SMALLEST)) / scale
         below_largest = ops.cast(ops.round(ops.minimum(distance, _LARGEST_DISTANCE)), "int64")
@@ -96,10 +91,14 @@ class SoftmaxRounding(RoundsAsTarget):
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         if training:
             return x
-        rounded = round_to_codes(x / self.scale, self.grid) * self.scale
-        if self.arithmetic.fixed_point and 0 in self.connections:
-            return self.connections[0].probabilities(x, rounded)
-        return rounded
+
+        def rounded_once() -> Tensor:
+            return round_to_codes(x / self.scale, self.grid) * self.scale
+
+        told = self.connections.get(0)
+        if told is None or not self.arithmetic.fixed_point:
+            return rounded_once()
+        return chosen(has_integers(told.scores), lambda: told.of_kernel(x), rounded_once)
 
 
 PutsOnGrid = Quantizer | SoftmaxRounding

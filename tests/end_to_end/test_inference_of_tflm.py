@@ -129,6 +129,14 @@ def test_a_shared_normalization_stays_in_float_and_is_named():
     assert qmodel.computes_as == "tflm, in float so far: right, left"
 
 
+def test_a_mean_of_a_large_image_is_named():
+    inputs = keras.Input((36, 36, 3), name="image")
+    x = layers.GlobalAveragePooling2D(name="mean")(layers.Conv2D(4, 3, name="conv")(inputs))
+    qmodel = quantized(keras.Model(inputs, x), x=images(8, (36, 36, 3)))
+    qmodel.compute_as("tflm")
+    assert qmodel.computes_as == "tflm, in float so far: mean_quantizer"
+
+
 def test_a_shared_branch_computes_both_of_its_calls():
     inputs = [keras.Input((12, 12, 3), name=name) for name in ("a", "b")]
     conv, norm = layers.Conv2D(4, 3, name="conv"), layers.BatchNormalization(name="norm")

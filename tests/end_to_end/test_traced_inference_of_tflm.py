@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_qat
+import tflite_export
 from keras_qat.quantizers import Quantizer
 from tests.end_to_end.test_inference_of_tflm import X, every_kind_of_op, quantized
 from tests.models import randomize, residual_network
@@ -55,6 +56,24 @@ def test_what_keras_traced_is_traced_anew():
     qmodel.compute_as("litert")
     for old, again in zip(before, seen(), strict=True):
         np.testing.assert_array_equal(old, again)
+
+
+def test_a_fit_goes_on_after_an_export_in_a_callback(tmp_path):
+    """The export infers as its target meanwhile, and the step that trains stays compiled."""
+    qmodel, y = quantized(small_network()), np.zeros((len(X), 5))
+    qmodel.compile("sgd", "mse")
+    steps = []
+
+    def export(epoch, logs):
+        tflite_export.export(qmodel, tmp_path / "net.tflite", target="tflm", verbose=False)
+        steps.append(qmodel.train_function)
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=export)
+    fit = {"epochs": 2, "verbose": 0, "validation_data": (X, y), "callbacks": [callback]}
+    history = qmodel.fit(X, y, **fit).history
+    assert len(history["val_loss"]) == 2
+    assert steps[0] is steps[1] is not None
+    assert qmodel.computes_as == "litert"
 
 
 @pytest.mark.parametrize(
