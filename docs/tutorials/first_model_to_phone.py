@@ -60,7 +60,7 @@ print(f"float: {model.evaluate(*test, verbose=0)[1]:.1%}")
 # %% [markdown]
 # ## Before training: will it go?
 #
-# The plan names every layer that cannot be quantized, with the reason. There is none here.
+# The plan names each layer that cannot be quantized, and says why. Here it names none.
 
 # %%
 plan = keras_qat.plan(model, keras_qat.LSQConfig())
