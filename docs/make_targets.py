@@ -15,7 +15,7 @@ from tflite_export.targets import TARGETS, Target
 FOLDER = pathlib.Path(__file__).parent / "targets"
 RUNTIMES = {
     "litert_ref": "LiteRT's reference kernels",
-    "xnnpack": "LiteRT with XNNPACK, its default on processors",
+    "xnnpack-x86": "LiteRT with XNNPACK, its default on processors",
     "tflm": "TensorFlow Lite Micro's reference kernels",
 }
 

@@ -27,6 +27,7 @@ class Arithmetic:
         target: the target.
         fixed_point: whether kernels rescale accumulators in fixed point, with two roundings. If
             not, they multiply in float32 and round once.
+        arm64: whether MUL, MEAN and SOFTMAX round as on arm64.
         int4: whether weights that fit are stored as INT4, which has less room for headroom.
     """
 
@@ -34,17 +35,20 @@ class Arithmetic:
     target: str
     fixed_point: bool
     int4: bool = False
+    arm64: bool = False
 
 
 ARITHMETICS = {
     each.name: each
     for each in (
         Arithmetic("litert", "litert", fixed_point=False),
+        Arithmetic("xnnpack-arm64", "xnnpack-arm64", fixed_point=False, arm64=True),
         Arithmetic("tflm", "tflm", fixed_point=True),
         Arithmetic("tflm-int4", "tflm", fixed_point=True, int4=True),
     )
 }
 DEFAULT = ARITHMETICS["litert"]
+_ALIASES = {"xnnpack": "litert", "xnnpack-x86": "litert"}
 
 
 def arithmetic_of(target: Any, weight_storage: Any = "auto") -> Arithmetic:
@@ -56,9 +60,10 @@ def arithmetic_of(target: Any, weight_storage: Any = "auto") -> Arithmetic:
     Raises:
         ValueError: no such target, or a storage that the target does not load.
     """
-    targets = sorted({each.target for each in ARITHMETICS.values()})
+    targets = sorted({each.target for each in ARITHMETICS.values()} | set(_ALIASES))
     if target not in targets:
         raise ValueError(f"The target must be one of {targets}. Received: {target!r}")
+    target = _ALIASES.get(target, target)
     storages = ("auto", "int8", "int4", "lut") if target == "tflm" else ("auto", "int8")
     if weight_storage not in storages:
         raise ValueError(

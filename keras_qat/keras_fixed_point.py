@@ -40,6 +40,20 @@ def rounded_twice(
     return ops.right_shift(total, right + 31)
 
 
+def rounded_after_floor(accumulator: Tensor, mantissa: Tensor, shift: Tensor) -> Tensor:
+    """`rescale_with_floored_product`: a floor of 31 bits, then a rounding shift, ties up.
+
+    Args:
+        accumulator: int64, of at most 16 bits.
+        mantissa, shift: int64, the multiplier. It has 24 bits, so the mantissa is exact.
+    """
+    right = ops.maximum(-shift, _ONE)
+    raised = ops.left_shift(accumulator, right + shift)
+    raised = ops.minimum(ops.maximum(raised, -(1 << 31)), (1 << 31) - 1)
+    high = ops.right_shift(raised * mantissa, 31 * _ONE)
+    return ops.right_shift(high + ops.left_shift(_ONE, right - 1), right)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rescaling:
     """From sums of codes to steps of the output, for every channel of the last axis.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tflite_export.errors import ExportError, VerificationError
 from tflite_export.export import export
+from tflite_export.file.other_runtime import OtherRuntime
 from tflite_export.metadata import Metadata
 from tflite_export.micro.firmware import Firmware, write_micro
 from tflite_export.micro.memory import plan_memory
@@ -27,6 +28,7 @@ __all__ = [
     "Firmware",
     "MemoryPlan",
     "Metadata",
+    "OtherRuntime",
     "Report",
     "VerificationError",
     "export",

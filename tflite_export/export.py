@@ -22,6 +22,7 @@ from tflite_export.contents import (
 )
 from tflite_export.file.file_model import FileModel, IoDtype
 from tflite_export.file.metadata_file import BUFFER_NAME, with_associated_files
+from tflite_export.file.other_runtime import OtherRuntime
 from tflite_export.file.writer import write_model
 from tflite_export.graph_of import graph_of
 from tflite_export.legal.legality import check_float_inputs, runnable_profiles
@@ -40,6 +41,7 @@ from tflite_export.proof.comparison import (
 from tflite_export.proof.evaluation import Arithmetic, inferring_as, other_evaluation
 from tflite_export.proof.limits import Limits, check_limits
 from tflite_export.proof.output_kinds import output_kinds
+from tflite_export.proof.processors import on_other_processors
 from tflite_export.proof.samples import code_samples, real_samples, split_labels
 from tflite_export.proof.uneven_ranges import range_warnings
 from tflite_export.proof.verification import verify as verify_file
@@ -74,6 +76,8 @@ def export(
     min_argmax_agreement: float | None = None,
     max_output_error: float | None = None,
     metadata: Metadata | None = None,
+    portable: bool | None = None,
+    runtimes: Sequence[OtherRuntime] = (),
     verbose: bool = True,
 ) -> Report:
     """Writes `model` as a `.tflite` file and proves the file before it appears at `path`.
@@ -131,6 +135,9 @@ def export(
             keep one of the last two limits.
         metadata: what the file says of itself to tools that read TFLite metadata: its name, author
             and labels, how inputs are normalized, what outputs mean. See `Metadata`.
+        portable: `True` writes a file for `"litert"` that computes the same on x86-64 and arm64, or
+            refuses and names the operator. By default the report counts what differs.
+        runtimes: LiteRT of other environments, which also have to compute the file exactly.
         verbose: print the report.
 
     Returns:
@@ -174,6 +181,8 @@ def export(
         min_argmax_agreement=min_argmax_agreement,
         max_output_error=max_output_error,
         metadata=metadata,
+        portable=portable,
+        runtimes=runtimes,
     )
     replace_file(destination, exported.data)
     if verify:
@@ -239,12 +248,14 @@ def _prepared(
     min_argmax_agreement: float | None,
     max_output_error: float | None,
     metadata: Metadata | None = None,
+    portable: bool | None = None,
+    runtimes: Sequence[OtherRuntime] = (),
 ) -> Exported:
     _check_compact(compact, chosen)
     model, kinds_given = _part(whole, outputs)
     graph = graph_of(model)
     dtypes = io_dtypes(graph, io_dtype)
-    stored = legalize(graph, chosen, storage)
+    stored = legalize(graph, chosen, storage, portable)
     legal = stored.graph
     check_float_inputs(legal, dtypes)
     file = emit_model(stored, dtypes, compact)
@@ -270,8 +281,8 @@ def _prepared(
         codes = code_samples(graph, samples)
     else:
         real, answers = real_samples(graph, samples), Answers(legal)
-        profile = chosen.default_profile
-        alone = {"alone": profile} if arithmetic.exact else {}
+        profile = arithmetic.profile
+        alone = {"alone": profile} if arithmetic.exact or profile in chosen.processors else {}
         comparison = compare_with_model(legal, model, real, profile, kinds, answers.add, **alone)
         if arithmetic.before is not None:
             of_file = {name: np.concatenate(found) for name, found in answers.file.items()}
@@ -282,8 +293,12 @@ def _prepared(
         if samples is not None:
             worth = worth_of(answers, model, real, list(kinds.values()), labels, metric)
             uneven = range_warnings(graph, real, getattr(model, "grid_warnings", ()))
-    verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
-    unproven = set(chosen.profiles) - set(runnable_profiles(legal, chosen))
+    verifications = (
+        verify_file(graph, data, chosen, codes, storage, runtimes=runtimes, portable=portable)
+        if verify
+        else ()
+    )
+    unproven = len(runnable_profiles(legal, chosen)) < len(chosen.profiles)
     if comparison is not None:
         limits = Limits.of(
             chosen,
@@ -313,6 +328,7 @@ def _prepared(
         float_parts=report_float_parts(stored, file),
         worth=worth,
         evaluation=evaluation,
+        processors=on_other_processors(legal, codes, kinds, chosen),
     )
     return Exported(data, file, legal, codes, report)
 

@@ -10,6 +10,7 @@ import pathlib
 from tflite_export.contents import FloatPartReport, OpReport, WeightReport
 from tflite_export.proof.comparison import ModelComparison
 from tflite_export.proof.evaluation import OtherEvaluation
+from tflite_export.proof.processors import ProcessorDifference
 from tflite_export.proof.verification import RuntimeVerification
 from tflite_export.proof.worth import Worth
 from tflite_export.text_table import text_table
@@ -33,6 +34,7 @@ class Report:
         worth: float model, trained model and file side by side; `None` without real samples.
         evaluation: the file against the model as the user evaluates it, if that is as another
             target; else `None`.
+        processors: what the file computes otherwise on other processors.
     """
 
     path: str
@@ -47,6 +49,7 @@ class Report:
     float_parts: tuple[FloatPartReport, ...] = ()
     worth: Worth | None = None
     evaluation: OtherEvaluation | None = None
+    processors: tuple[ProcessorDifference, ...] = ()
 
     @property
     def mismatches(self) -> int:
@@ -91,6 +94,7 @@ class Report:
             *self._render_verifications(),
             *self._render_comparison(),
             *(self.evaluation.render() if self.evaluation else ()),
+            *(line for each in self.processors for line in each.render()),
             *(self.worth.render() if self.worth else ()),
             *(f"Limit: {limit}" for limit in self.limits),
         ]

@@ -14,8 +14,9 @@ class Target:
 
     Attributes:
         name: the name that callers pass.
-        default_profile: rounding profile of the default runtime.
-        profiles: every profile that `verify` proves.
+        default_profile: rounding profile of the default runtime, on x86-64 if that matters.
+        profiles: every profile that `verify` proves there.
+        processors: the profiles of the default runtime by processor, if they differ.
         weight_storages: the storages of weights that the runtimes load.
         rounds_twice: whether its kernels rescale in fixed point, which a trained model can do too.
         compact: whether its files can be compact, see `FileModel`.
@@ -34,6 +35,7 @@ class Target:
     name: str
     default_profile: str
     profiles: tuple[str, ...]
+    processors: tuple[str, ...]
     weight_storages: tuple[str, ...]
     rounds_twice: bool
     compact: bool
@@ -53,8 +55,9 @@ TARGETS: dict[str, Target] = {
     for target in (
         Target(
             name="litert",
-            default_profile="xnnpack",
-            profiles=("litert_ref", "xnnpack"),
+            default_profile="xnnpack-x86",
+            profiles=("litert_ref", "xnnpack-x86"),
+            processors=("xnnpack-x86", "xnnpack-arm64"),
             weight_storages=("int8",),
             rounds_twice=False,
             compact=False,
@@ -69,14 +72,15 @@ TARGETS: dict[str, Target] = {
             min_argmax_agreement=0.99,
             max_output_error=1 / 128,
             limits=(
-                "Verified with LiteRT's reference kernels and XNNPACK on this machine; other "
-                "processors, delegates and builds without XNNPACK may round differently.",
+                "Verified with LiteRT's reference kernels and XNNPACK on this machine; delegates "
+                "and builds without XNNPACK may round differently.",
             ),
         ),
         Target(
             name="tflm",
             default_profile="tflm",
             profiles=("tflm",),
+            processors=(),
             weight_storages=("int8", "int4", "lut"),
             rounds_twice=True,
             compact=True,

@@ -56,8 +56,9 @@ class TargetInference(keras.Model):
         plain model around this one: compile it again.
 
         Args:
-            target: `"litert"` (the default of a model): one rounding in float32. `"tflm"`: two
-                roundings in fixed point, as TensorFlow Lite Micro.
+            target: `"litert"` (the default of a model): one rounding in float32, as on x86-64.
+                `"xnnpack-arm64"`: as LiteRT on phones, whose MUL, MEAN and SOFTMAX differ in the
+                last bit. `"tflm"`: two roundings in fixed point, as TensorFlow Lite Micro.
             weight_storage: how the file stores weights, as for `tflite_export.export`. For
                 `"tflm"`, `"int4"` leaves less room for headroom, so it rounds otherwise; the
                 other storages round alike.
@@ -149,11 +150,11 @@ def _infer_as(chosen: Mapping[RoundsAsTarget, Arithmetic]) -> None:
 
 def _infers_in_float(layer: RoundsAsTarget) -> bool:
     """Whether a layer is between grids, and yet cannot compute the target's codes."""
-    if not layer.arithmetic.fixed_point:
+    if not (layer.arithmetic.fixed_point or layer.arithmetic.arm64):
         return False
     if isinstance(layer, ActivationQuantizer):
         means = (told for told in layer.accumulators.values() if isinstance(told, MeanOfCodes))
         return not all(told.knows_sums for told in means)
-    if isinstance(layer, QuantizeWrapper) and layer.connections:
+    if isinstance(layer, QuantizeWrapper) and layer.connections and layer.arithmetic.fixed_point:
         return not layer.computes_on_target()
     return False

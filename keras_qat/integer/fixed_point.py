@@ -104,6 +104,20 @@ def rescale_float32(accumulator: IntArray, rescale: Rescale) -> IntArray:
     return np.rint(product).astype(np.int64)
 
 
+def rescale_with_floored_product(accumulator: IntArray, rescale: Rescale) -> IntArray:
+    """Fixed point, a floor and a rounding shift, ties up (XNNPACK's MUL on arm64).
+
+    The mantissa is the one of `M` in float32, with 31 bits.
+    """
+    fraction, exponent = np.frexp(rescale.float32_multiplier())
+    mantissa = (fraction.astype(np.float64) * 2.0**31).astype(np.int64)
+    shift = np.maximum(-exponent, 1).astype(np.int64)
+    raised = accumulator.astype(np.int64) << (shift + exponent)
+    high = (np.clip(raised, -(1 << 31), (1 << 31) - 1) * mantissa) >> 31
+    steps: Int64Array = (high + (np.int64(1) << (shift - 1))) >> shift
+    return steps
+
+
 def _wrap_int32(x: Int64Array) -> Int64Array:
     """`x` modulo `2**32`: a left shift overflows silently, as it does in the runtimes."""
     return x.astype(np.int32).astype(np.int64)
@@ -129,7 +143,20 @@ def quantize_by_reciprocal(values: FloatArray, scale: FloatArray) -> FloatArray:
 
 @dataclasses.dataclass(frozen=True)
 class RoundingProfile:
-    """The rounding of one runtime: the arithmetic that it uses for each kind of op."""
+    """The rounding of one runtime: the arithmetic that it uses for each kind of op.
+
+    Attributes:
+        name: the name of the runtime, with the processor where that decides.
+        conv, depthwise_conv, fully_connected, mul, prelu, transpose_conv: from an accumulator to
+            steps of the output.
+        float_add: whether ADD and SUB take multipliers of float32 scales, with one rounding.
+        float_mean: whether MEAN rescales in float32.
+        float_softmax: whether SOFTMAX sums float32 exponentials.
+        resize_ties_up: whether RESIZE_BILINEAR rounds ties up, else away from zero.
+        quantize: from real numbers to steps.
+        fused_mean: whether MEAN rounds `a * b + c` once, as one instruction does.
+        softmax_table: whether SOFTMAX reads exponentials from a table of 16 bits.
+    """
 
     name: str
     conv: RescaleFunction
@@ -143,7 +170,24 @@ class RoundingProfile:
     float_softmax: bool
     resize_ties_up: bool
     quantize: Callable[[FloatArray, FloatArray], FloatArray]
+    fused_mean: bool = False
+    softmax_table: bool = False
 
+
+_XNNPACK_X86 = RoundingProfile(
+    name="xnnpack-x86",
+    conv=rescale_float32,
+    depthwise_conv=rescale_float32,
+    fully_connected=rescale_float32,
+    mul=rescale_float32,
+    prelu=rescale_double_rounding_of_float32,  # XNNPACK leaves PRELU to LiteRT
+    transpose_conv=rescale_float32,
+    float_add=True,
+    float_mean=True,
+    float_softmax=True,
+    resize_ties_up=True,
+    quantize=quantize_by_reciprocal,
+)
 
 PROFILES: dict[str, RoundingProfile] = {
     profile.name: profile
@@ -176,23 +220,23 @@ PROFILES: dict[str, RoundingProfile] = {
             resize_ties_up=False,
             quantize=quantize_half_away,
         ),
-        RoundingProfile(
-            name="xnnpack",
-            conv=rescale_float32,
-            depthwise_conv=rescale_float32,
-            fully_connected=rescale_float32,
-            mul=rescale_float32,
-            prelu=rescale_double_rounding_of_float32,  # XNNPACK leaves PRELU to LiteRT
-            transpose_conv=rescale_float32,
-            float_add=True,
-            float_mean=True,
-            float_softmax=True,
-            resize_ties_up=True,
-            quantize=quantize_by_reciprocal,
+        _XNNPACK_X86,
+        dataclasses.replace(
+            _XNNPACK_X86,
+            name="xnnpack-arm64",
+            mul=rescale_with_floored_product,
+            fused_mean=True,
+            softmax_table=True,
         ),
     )
 }
-"""The rounding of each runtime by its name: `"tflm"`, `"litert_ref"` and `"xnnpack"`."""
+"""The rounding of each runtime by its name.
+
+`"tflm"` is TensorFlow Lite Micro, `"litert_ref"` LiteRT with its reference kernels. `"xnnpack-x86"`
+and `"xnnpack-arm64"` are LiteRT with XNNPACK, its default, on these processors. They differ in MUL,
+MEAN and SOFTMAX. `"xnnpack"` means `"xnnpack-x86"`.
+"""
+PROFILES["xnnpack"] = _XNNPACK_X86
 
 
 def get_profile(identifier: str | RoundingProfile) -> RoundingProfile:

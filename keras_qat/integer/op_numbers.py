@@ -194,3 +194,28 @@ def fixed_point_multiplier(xp: Library, real: Array) -> tuple[Array, Array]:
     mantissa, shift = mantissa - carried * (1 << 30), shift + carried
     kept = xp.cast(shift >= -31, "int64")
     return mantissa * kept, shift * kept
+
+
+def fused_multiply_add(xp: Library, a: Array, b: Array, c: Array) -> Array:
+    """`a * b + c` of float32 numbers, rounded once to float32. All are float64, the result too.
+
+    The product is exact in float64, and the sum is rounded. That moves the result only if the sum
+    then lies half way between two float32 numbers: the part that was lost decides between them.
+
+    >>> float(fused_multiply_add(NUMPY, 1 + 2**-12, 1 + 2**-12, -1 - 2**-11)) == 2.0**-24
+    True
+    """
+    product = a * b
+    total = product + c
+    part = total - product
+    lost = (product - (total - part)) + (c - part)
+    nearest = _rounded_to_float32(xp, total)
+    rest = total - nearest
+    neighbour = nearest + 2.0 * rest
+    half_way = xp.logical_and(rest != 0.0, _rounded_to_float32(xp, neighbour) == neighbour)
+    beyond = xp.logical_and(half_way, xp.sign(lost) == xp.sign(rest))
+    return xp.where(beyond, neighbour, nearest)
+
+
+def _rounded_to_float32(xp: Library, x: Array) -> Array:
+    return xp.cast(xp.cast(x, "float32"), "float64")

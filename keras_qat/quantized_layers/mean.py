@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 from keras import ops
 
 from keras_qat.arithmetic import Arithmetic
-from keras_qat.integer.op_numbers import fixed_point_multiplier
+from keras_qat.integer.op_numbers import fixed_point_multiplier, fused_multiply_add
+from keras_qat.integer.qparams import INT8_MAX
 from keras_qat.keras_fixed_point import rounded_twice
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.quantizers.fake_quantize import Rounding
@@ -49,12 +51,34 @@ class MeanOfCodes:
     def rounding(self, arithmetic: Arithmetic) -> Rounding:
         """In fixed point, rounds the sum of the codes, with a mantissa divided by their number.
 
-        The sum is found from the float mean, if that tells all sums apart (`knows_sums`).
+        As on arm64, rescales the sum in float32. The sum is found from the float mean, if that
+        tells all sums apart (`knows_sums`).
         """
-        if not arithmetic.fixed_point or not self.knows_sums:
+        exact = arithmetic.fixed_point or arithmetic.arm64
+        if not exact or not self.knows_sums:
             return round_to_codes
         held = has_integers(self.before, self.output)
-        return rounding_if(held, self._rounding_twice(), round_to_codes)
+        from_sum = self._rounding_fused() if arithmetic.arm64 else self._rounding_twice()
+        return rounding_if(held, from_sum, round_to_codes)
+
+    @in_wide_numbers
+    def _rounding_fused(self) -> Rounding:
+        """`rounded_mean` of `keras_qat.integer.ops.pool`: each `a * b + c` is rounded once."""
+        before, output = self.before.scale, self.output.scale
+        multiplier = wide(before / output * (1 / np.float32(self.count)))
+        codes_of_mean = wide(output) / wide(before) * self.count
+        x_point, y_point = (
+            float(INT8_MAX) - wide(each.forward_grid().qmax) for each in (self.before, self.output)
+        )
+        offset = fused_multiply_add(ops, -x_point * self.count, multiplier, y_point)
+
+        @in_wide_numbers
+        def from_sum(ratio: Tensor, grid: Grid) -> Tensor:
+            total = ops.round(wide(ratio) * codes_of_mean) + x_point * self.count
+            steps = ops.round(fused_multiply_add(ops, total, multiplier, offset)) - y_point
+            return round_to_codes(ops.cast(steps, "float32"), grid)
+
+        return from_sum
 
     @in_wide_numbers
     def _rounding_twice(self) -> Rounding:

@@ -1,4 +1,4 @@
-"""SOFTMAX of TFLite Micro inside a Keras graph: the formula of `keras_qat.integer.ops.softmax`."""
+"""SOFTMAX of runtimes inside a Keras graph: the formulas of `keras_qat.integer.ops.softmax`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from keras_qat.integer.ops.softmax import (
     NEWTON_SLOPE,
     NEWTON_START,
     ONE_THIRD,
+    SOFTMAX_OUTPUT,
     SUM_BITS,
 )
-from keras_qat.keras_fixed_point import divide_by_power_of_two, high_multiply
+from keras_qat.keras_fixed_point import divide_by_power_of_two, high_multiply, rounded_twice
 from keras_qat.tensors import Tensor
 
 _INT32_MAX = (1 << 31) - 1
@@ -41,6 +42,18 @@ def softmax_steps(below_largest: Tensor, scale: Tensor) -> Tensor:
     reciprocal, bits_over_unit = _reciprocal(total)
     product = high_multiply(reciprocal, exponentials)
     return divide_by_power_of_two(product, bits_over_unit + (31 - 8)) * counts
+
+
+def table_softmax_steps(below_largest: Tensor, scale: Tensor) -> Tensor:
+    """The same as LiteRT computes it on arm64: a table of 16-bit exponentials, summed exactly."""
+    codes = np.arange(256, dtype=np.float64)
+    arguments = ops.cast(ops.cast(-scale * codes, "float32"), "float64")
+    table = ops.cast(ops.cast(ops.exp(arguments), "float32") * np.float32(65535), "float64")
+    exponentials = ops.take(ops.cast(table + 0.5, "int64"), below_largest)
+    total = ops.cast(ops.sum(exponentials, -1, keepdims=True), "float32")
+    factor = np.float32(1.0) / (total * np.float32(SOFTMAX_OUTPUT.scale))
+    mantissa, shift = fixed_point_multiplier(ops, ops.cast(factor, "float64"))
+    return rounded_twice(exponentials, mantissa, shift, positive=True)
 
 
 def _exp_of_nonpositive(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from keras import ops
 from keras_qat.arithmetic import RoundsAsTarget
 from keras_qat.integer.ops.softmax import SOFTMAX_OUTPUT
 from keras_qat.integer.qparams import QuantParams
-from keras_qat.quantizers.fixed_point_softmax import softmax_steps
+from keras_qat.quantizers.fixed_point_softmax import softmax_steps, table_softmax_steps
 from keras_qat.quantizers.grid import Grid, round_to_codes
 from keras_qat.quantizers.int8_grids import chosen, has_integers
 from keras_qat.quantizers.quantizer import Quantizer
@@ -31,10 +31,10 @@ class CodesOfScores:
     scores: Any
 
     @in_wide_numbers
-    def of_kernel(self, float_probabilities: Tensor) -> Tensor:
-        """The probabilities of the fixed-point kernel, from the probabilities of a float
-        softmax.
+    def of_kernel(self, float_probabilities: Tensor, arm64: bool) -> Tensor:
+        """The probabilities of the fixed-point kernel, or of the kernel on arm64.
 
+        They are found from the probabilities of a float softmax.
         The kernel reads distances to the largest code, `d = log(p_largest / p) / s`. Those that it
         counts are below 32 in real units. The float error of the logarithm is below 4e-6 there, so
         scales down to 1e-5 are safe.
@@ -43,7 +43,8 @@ class CodesOfScores:
         largest = ops.max(p, axis=-1, keepdims=True)
         distance = ops.log(largest / ops.maximum(p, _SMALLEST)) / scale
         below_largest = ops.cast(ops.round(ops.minimum(distance, _LARGEST_DISTANCE)), "int64")
-        steps = ops.minimum(softmax_steps(below_largest, scale), 255)
+        kernel = table_softmax_steps if arm64 else softmax_steps
+        steps = ops.minimum(kernel(below_largest, scale), 255)
         return ops.cast(steps, "float32") * np.float32(SOFTMAX_OUTPUT.scale)
 
 
@@ -96,9 +97,10 @@ class SoftmaxRounding(RoundsAsTarget):
             return round_to_codes(x / self.scale, self.grid) * self.scale
 
         told = self.connections.get(0)
-        if told is None or not self.arithmetic.fixed_point:
+        arm64 = self.arithmetic.arm64
+        if told is None or not (self.arithmetic.fixed_point or arm64):
             return rounded_once()
-        return chosen(has_integers(told.scores), lambda: told.of_kernel(x), rounded_once)
+        return chosen(has_integers(told.scores), lambda: told.of_kernel(x, arm64), rounded_once)
 
 
 PutsOnGrid = Quantizer | SoftmaxRounding

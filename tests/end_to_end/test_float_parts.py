@@ -151,7 +151,7 @@ def test_the_file_is_proven(case, tmp_path):
     qmodel, x, parts = case
     path = tmp_path / "net.tflite"
     report = tflite_export.export(qmodel, path, samples=x, verbose=False, min_argmax_agreement=0.0)
-    assert [result.profile for result in report.verifications] == ["litert_ref", "xnnpack"]
+    assert [result.profile for result in report.verifications] == ["litert_ref", "xnnpack-x86"]
     assert report.mismatches == 0
     assert [(part.name, part.layers) for part in report.float_parts] == parts
     assert all(f"In float32: {', '.join(names)} (" in report.render() for _, names in parts)

@@ -95,7 +95,7 @@ def test_scales_start_from_the_least_squared_error(qmodel):
 
 def test_the_file_is_proven(qmodel, exported):
     _, report = exported
-    assert [result.profile for result in report.verifications] == ["litert_ref", "xnnpack"]
+    assert [result.profile for result in report.verifications] == ["litert_ref", "xnnpack-x86"]
     assert report.mismatches == 0
     differences = op_differences(qmodel.to_integer(), qmodel.layer_codes(sentences()))
     assert all(each.largest <= 1 and each.flip_rate < 0.01 for each in differences), differences

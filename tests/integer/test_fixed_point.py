@@ -112,7 +112,7 @@ def test_float32_multiplier_rounds_after_every_operation():
 
 
 def test_profiles_are_found_by_name_or_passed_through():
-    assert set(PROFILES) == {"tflm", "litert_ref", "xnnpack"}
+    assert set(PROFILES) == {"tflm", "litert_ref", "xnnpack-x86", "xnnpack-arm64", "xnnpack"}
     assert get_profile("tflm") is PROFILES["tflm"]
     assert get_profile(PROFILES["xnnpack"]) is PROFILES["xnnpack"]
     with pytest.raises(ValueError, match="Received: 'cmsis'"):

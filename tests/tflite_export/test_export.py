@@ -59,7 +59,7 @@ def test_a_graph_is_written_and_proven(graph, tmp_path, target, io_dtype, capsys
 def test_a_trained_model_is_compared_end_to_end(graph, tmp_path, images):
     report = export(TrainedModel(graph), tmp_path / "net.tflite", samples=images, verbose=False)
     comparison = report.comparison
-    assert (comparison.profile, comparison.samples) == ("xnnpack", 150)
+    assert (comparison.profile, comparison.samples) == ("xnnpack-x86", 150)
     assert [tensor.name for tensor in comparison.tensors] == [op.output for op in graph.ops]
     assert comparison.flip_rate == 0.0
     assert comparison.argmax_agreement == 1.0

@@ -31,7 +31,7 @@ GRAPH = result_graph(GRID, GRID)
 FILE = emit_model(legalize(GRAPH, get_target("litert")))
 
 
-@pytest.mark.parametrize("profile", ["litert_ref", "xnnpack"])
+@pytest.mark.parametrize("profile", ["litert_ref", "xnnpack-x86"])
 def test_the_interpreter_yields_float32(profile):
     codes = random_codes(GRAPH)
     left, right = (GRID.dequantize(codes[name]) for name in ("left", "right"))
@@ -124,7 +124,7 @@ def test_another_operator_inside_is_found():
 @pytest.mark.parametrize("answers", [True, False])
 def test_a_float_output_is_held_to_its_mean_error(answers):
     far = FloatDifference("head", 100, largest=0.5, mean=0.02, largest_value=2.0)
-    comparison = ModelComparison("xnnpack", 10, (), float_outputs=(far,))
+    comparison = ModelComparison("xnnpack-x86", 10, (), float_outputs=(far,))
     limits = Limits(max_flip_rate=0.01, min_argmax_agreement=0.99, max_output_error=0.02)
     check_limits(comparison, limits, answers)
     with pytest.raises(ExportError, match="float32 tensor 'head' differs from the trained model"):

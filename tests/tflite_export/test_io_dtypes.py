@@ -13,7 +13,7 @@ from tflite_export.file.writer import read_model, write_model
 
 RUNTIMES = {
     "litert_ref": lambda data, file, codes: run_litert(data, file, codes, reference=True),
-    "xnnpack": lambda data, file, codes: run_litert(data, file, codes, reference=False),
+    "xnnpack-x86": lambda data, file, codes: run_litert(data, file, codes, reference=False),
     "tflm": run_tflm,
 }
 
@@ -61,7 +61,7 @@ def test_the_ends_of_a_file_say_their_grids(graph, target, tmp_path):
     assert report.mismatches == 0
 
 
-@pytest.mark.parametrize("profile", ["litert_ref", "xnnpack", "tflm"])
+@pytest.mark.parametrize("profile", ["litert_ref", "xnnpack-x86", "tflm"])
 def test_the_proof_covers_the_ends(graph, profile, tmp_path):
     target = "tflm" if profile == "tflm" else "litert"
     _, report = written(graph, tmp_path, target, io_dtype="uint8")

@@ -31,7 +31,7 @@ def with_tensor(file: FileModel, name: str, **changes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("target", "profiles"), [("litert", ["litert_ref", "xnnpack"]), ("tflm", ["tflm"])]
+    ("target", "profiles"), [("litert", ["litert_ref", "xnnpack-x86"]), ("tflm", ["tflm"])]
 )
 @pytest.mark.parametrize("io_dtype", ["int8", "uint8", "float32"])
 def test_a_true_file_is_proven_on_every_tensor(graph, target, profiles, io_dtype):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -12,9 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tflite_export.file import litert_process
 from tflite_export.file.file_model import FileModel
 
 Arrays = dict[str, npt.NDArray[Any]]
+LiteRT = Callable[
+    [bytes, litert_process.Indexed, list[int], int, bool], dict[int, npt.NDArray[Any]]
+]
+"""See `litert_process.run`."""
 _ARENA_BASE = 1 << 20
 
 
@@ -38,35 +44,29 @@ def run_litert(
         RuntimeError: the runtime refuses the file.
     """
     try:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+        importlib.import_module(litert_process.MODULES[0])
     except ImportError as error:
         raise ImportError(
             "Running LiteRT needs ai-edge-litert: pip install 'keras_qat[export]'"
         ) from error
-    resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
-    interpreter = Interpreter(
-        model_content=data,
-        experimental_op_resolver_type=resolver,
-        experimental_preserve_all_tensors=reference,
-        num_threads=1,
-    )
-    index_of = {name: index for index, name in enumerate(model.tensors)}
+    return by_indices(litert_process.run, data, model, inputs, reference)
+
+
+def by_indices(
+    runs: LiteRT,
+    data: bytes,
+    model: FileModel,
+    inputs: Mapping[str, npt.NDArray[Any]],
+    reference: bool,
+) -> Arrays:
+    """Runs LiteRT, which knows tensors by their index, here or elsewhere; see `run_litert`."""
+    names, index_of = list(model.tensors), {name: i for i, name in enumerate(model.tensors)}
     wanted = _activations(model) if reference else list(model.outputs.values())
-    examples = next(iter(inputs.values())).shape[0]
+    fed = {index_of[tensor]: inputs[name] for name, tensor in model.inputs.items()}
     open_batch = all(model.tensors[tensor].resizable for tensor in model.inputs.values())
-    batch = examples if open_batch else 1
-    parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in wanted}
-    for start in range(0, examples, batch):
-        part = {name: array[start : start + batch] for name, array in inputs.items()}
-        for name, tensor in model.inputs.items():
-            interpreter.resize_tensor_input(index_of[tensor], part[name].shape)
-        interpreter.allocate_tensors()
-        for name, tensor in model.inputs.items():
-            interpreter.set_tensor(index_of[tensor], part[name])
-        interpreter.invoke()
-        for name, found in parts.items():
-            found.append(np.array(interpreter.get_tensor(index_of[name])))
-    return {name: np.concatenate(found) for name, found in parts.items()}
+    batch = next(iter(inputs.values())).shape[0] if open_batch else 1
+    found = runs(data, fed, [index_of[name] for name in wanted], batch, reference)
+    return {names[index]: array for index, array in found.items()}
 
 
 def run_tflm(

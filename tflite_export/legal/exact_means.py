@@ -14,19 +14,27 @@ import numpy as np
 from keras_qat.integer import IntegerGraph, IntegerTensor, QuantParams, ops
 from keras_qat.integer.fixed_point import RoundingProfile, get_profile
 from keras_qat.integer.qparams import INT8_MIN, IntArray
+from tflite_export.legal.processors import depends_on_processor
 from tflite_export.targets import Target
 
 _MOST_SUMS = 1024
 """With more sums than this, each is a small share of the elements, so the MEAN stays."""
 
 
-def with_exact_means(graph: IntegerGraph, target: Target) -> IntegerGraph:
-    """The same network, with a DEPTHWISE_CONV_2D of ones instead of each MEAN that would err."""
-    profile = get_profile(target.default_profile)
-    if not profile.float_mean:
-        return graph
+def with_exact_means(graph: IntegerGraph, target: Target, portable: bool = False) -> IntegerGraph:
+    """The same network, with a DEPTHWISE_CONV_2D of ones instead of each MEAN that would err.
+
+    Args:
+        graph: the network.
+        target: the target. A MEAN must not err on any of its processors.
+        portable: also replace each MEAN that processors round differently.
+    """
+    profiles = [get_profile(each) for each in target.processors]
     for op in graph.ops:
-        if isinstance(op, ops.Mean) and _errs(op, graph, profile):
+        if not isinstance(op, ops.Mean):
+            continue
+        errs = any(_errs(op, graph, profile) for profile in profiles)
+        if errs or (portable and depends_on_processor(op, graph, target)):
             graph = _as_convolution(op, graph)
     return graph
 

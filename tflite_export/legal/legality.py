@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 
 from keras_qat.integer import IntegerGraph, ops
@@ -12,6 +13,7 @@ from tflite_export.ops.softmax import runs_softmax
 from tflite_export.ops.table import export_of, runs_on
 from tflite_export.targets import Target
 
+_ARM64 = ("arm64", "aarch64")
 _SMALLEST_SCALE, _SCALE_LIMIT = 2.0**-126, 2.0**125
 """Float32 is coarser below, which XNNPACK refuses. TFLite Micro doubles scales, in float32."""
 
@@ -66,10 +68,21 @@ def _check_float_parts(graph: IntegerGraph, target: Target) -> None:
 
 
 def runnable_profiles(graph: IntegerGraph, target: Target) -> tuple[str, ...]:
-    """The profiles of the target whose runtimes can run the graph."""
+    """The profiles of the target whose runtimes can run the graph, on the processor of this
+    machine.
+    """
     classes = [graph.tensors[op.output].shape[-1] for op in graph.ops if type(op) is ops.Softmax]
     most = max(classes, default=0)
-    return tuple(profile for profile in target.profiles if runs_softmax(profile, most))
+    own = {target.default_profile: here(target)}
+    profiles = (own.get(profile, profile) for profile in target.profiles)
+    return tuple(profile for profile in profiles if runs_softmax(profile, most))
+
+
+def here(target: Target) -> str:
+    """The rounding profile of the target's default runtime on the processor of this machine."""
+    arm = platform.machine().lower() in _ARM64
+    found = [each for each in target.processors if each.endswith("arm64") == arm]
+    return found[0] if found else target.default_profile
 
 
 def check_float_inputs(graph: IntegerGraph, dtypes: Mapping[str, IoDtype]) -> None:

@@ -13,23 +13,28 @@ from tflite_export.file.stored_graph import StoredGraph, WeightStorage, convolut
 from tflite_export.legal.exact_means import with_exact_means
 from tflite_export.legal.legality import check_legal
 from tflite_export.legal.native_lookups import native_operators
+from tflite_export.legal.processors import require_portable
 from tflite_export.legal.storage import store
 from tflite_export.targets import Target
 
 
-def legalize(graph: IntegerGraph, target: Target, weight_storage: str = "auto") -> StoredGraph:
+def legalize(
+    graph: IntegerGraph, target: Target, weight_storage: str = "auto", portable: bool | None = None
+) -> StoredGraph:
     """The checked graph as the file will state it: scale vectors, headroom, storage, operators.
 
     Args:
         graph: the learned graph.
         target: the target of the file.
-        weight_storage: see `tflite_export.export`.
+        weight_storage, portable: see `tflite_export.export`.
 
     Raises:
         ExportError: the target cannot hold the graph; the message names the tensor.
     """
-    vectorized = with_channel_scales(with_exact_means(graph, target))
+    vectorized = with_channel_scales(with_exact_means(graph, target, bool(portable)))
     check_legal(vectorized, target)
+    if portable:
+        require_portable(vectorized, target)
     storage: dict[str, WeightStorage] = {}
 
     def stored(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:

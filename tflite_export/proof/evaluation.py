@@ -20,11 +20,13 @@ class Arithmetic:
 
     Attributes:
         exact: whether it infers as the kernels of the target, inside `inferring_as`.
+        profile: the rounding profile as which the file is compared with it.
         before: the target and the storage of weights as which it infers otherwise; `None` if that
             is no other one.
     """
 
-    exact: bool = False
+    exact: bool
+    profile: str
     before: tuple[str, str] | None = None
 
 
@@ -52,14 +54,26 @@ class OtherEvaluation:
 
 @contextlib.contextmanager
 def inferring_as(model: Any, target: Target, weight_storage: str) -> Iterator[Arithmetic]:
-    """A trained model infers as a target inside the context, if it can (`computing_as`)."""
+    """A trained model infers as a target inside the context, if it can (`computing_as`).
+
+    A model that infers as one processor of the target goes on doing so.
+    """
     computing_as = getattr(model, "computing_as", None)
     if computing_as is None:
-        yield Arithmetic()
+        yield Arithmetic(False, target.default_profile)
         return
-    with computing_as(target.name, weight_storage) as before:
-        same = before == (target.name, "int4" if weight_storage == "int4" else "auto")
-        yield Arithmetic(target.rounds_twice, None if same else before)
+    with contextlib.ExitStack() as stack:
+        before = stack.enter_context(computing_as(target.name, weight_storage))
+        profile, same = target.default_profile, (target.name, _fewer(weight_storage))
+        if before[0] in target.processors:
+            profile, same = before[0], before
+            stack.enter_context(computing_as(profile))
+        yield Arithmetic(target.rounds_twice, profile, None if before == same else before)
+
+
+def _fewer(weight_storage: str) -> str:
+    """The storage as models know it: one rounds otherwise."""
+    return "int4" if weight_storage == "int4" else "auto"
 
 
 def other_evaluation(

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import IntegerGraph, ops, run
+from keras_qat.integer.fixed_point import get_profile
 from tflite_export.errors import VerificationError
 from tflite_export.file.file_model import FileModel
+from tflite_export.file.other_runtime import OtherRuntime
 from tflite_export.file.runtimes import Arrays, run_litert, run_tflm
 from tflite_export.file.writer import read_model, write_model
 from tflite_export.legal.legality import runnable_profiles
@@ -40,7 +42,8 @@ That is one element in two thousand, by one step. None was seen on x86-64.
 """
 _RUNTIMES = {
     "litert_ref": "LiteRT reference kernels",
-    "xnnpack": "LiteRT default (XNNPACK)",
+    "xnnpack-x86": "LiteRT default (XNNPACK)",
+    "xnnpack-arm64": "LiteRT default (XNNPACK on arm64)",
     "tflm": "TensorFlow Lite Micro",
 }
 
@@ -80,6 +83,9 @@ def verify(
     target: str | Target,
     samples: Mapping[str, npt.NDArray[np.int8]],
     weight_storage: str = "auto",
+    *,
+    runtimes: Sequence[OtherRuntime] = (),
+    portable: bool | None = None,
 ) -> tuple[RuntimeVerification, ...]:
     """Proves that the file holds the learned graph and that the target's runtimes compute it.
 
@@ -97,6 +103,8 @@ def verify(
         target: `"litert"` or `"tflm"`.
         samples: int8 inputs by name, shape (samples, ...).
         weight_storage: the storage that the file was written with.
+        runtimes: LiteRT of other environments, which run the samples as well.
+        portable: as the file was written, see `tflite_export.export`.
 
     Returns:
         One entry per runtime that runs the graph, without differences beyond these exceptions.
@@ -105,24 +113,38 @@ def verify(
         VerificationError: the file or a runtime differs. For a runtime, the message names the first
             tensor and counts elements.
         ImportError: a runtime is not installed.
+        RuntimeError: another environment does not start, or refuses the file.
+        ValueError: LiteRT of other environments does not run files for the target.
     """
     target = get_target(target)
+    if runtimes and not target.processors:
+        raise ValueError(
+            f"runtimes run LiteRT, which target {target.name!r} does not use. Leave them out, or "
+            f"export for 'litert'. Received: {len(runtimes)} runtimes"
+        )
     file = read_model(model_bytes)
-    stored = legalize(graph, target, weight_storage)
+    stored = legalize(graph, target, weight_storage, portable)
     check_file(graph, stored, file)
     results = []
-    for profile in runnable_profiles(graph, target):
-        result = verify_runtime(stored.graph, model_bytes, file, profile, samples)
+    here = [(profile, None) for profile in runnable_profiles(graph, target)]
+    for profile, other in (*here, *((each.profile, each) for each in runtimes)):
+        result = verify_runtime(stored.graph, model_bytes, file, profile, samples, other)
         _require_equal(result, stored.graph)
         results.append(result)
-        prove_every_pair(stored.graph, profile, functools.partial(_require_one, profile))
+        require = functools.partial(_require_one, profile, other)
+        prove_every_pair(stored.graph, result.runtime, require)
     return tuple(results)
 
 
 def _require_one(
-    profile: str, graph: IntegerGraph, data: bytes, file: FileModel, samples: Any
+    profile: str,
+    other: OtherRuntime | None,
+    graph: IntegerGraph,
+    data: bytes,
+    file: FileModel,
+    samples: Any,
 ) -> None:
-    _require_equal(verify_runtime(graph, data, file, profile, samples), graph)
+    _require_equal(verify_runtime(graph, data, file, profile, samples, other), graph)
 
 
 def _require_equal(result: RuntimeVerification, graph: IntegerGraph) -> None:
@@ -151,6 +173,7 @@ def verify_runtime(
     file: FileModel,
     profile: str,
     samples: Mapping[str, npt.NDArray[np.int8]],
+    other: OtherRuntime | None = None,
 ) -> RuntimeVerification:
     """Runs the samples in one runtime and counts elements that differ from the interpreter.
 
@@ -160,13 +183,14 @@ def verify_runtime(
         file: the content of the file.
         profile: the rounding profile, which also names the runtime.
         samples: int8 inputs by name, shape (samples, ...).
+        other: LiteRT of another environment, which runs the samples; `None` for this one.
     """
     count = next(iter(samples.values())).shape[0]
     in_float = [op.output for op in graph.ops if op.output_dtype == "float32"]
     chunks, float_chunks = [], []
     for start in range(0, count, _CHUNK):
         inputs = {name: array[start : start + _CHUNK] for name, array in samples.items()}
-        actual = _run(profile, data, file, _runtime_inputs(graph, file, inputs), in_float)
+        actual = _run(profile, data, file, _runtime_inputs(graph, file, inputs), in_float, other)
         given = {name: actual[name] for name in _float_outputs(graph)}
         computed = run(graph, inputs, profile, keep_all=True, given=given)
         expected = _expected(graph, file, computed, given)
@@ -179,19 +203,26 @@ def verify_runtime(
         )
         float_chunks.append([float_difference(x, actual[x], computed[x]) for x in in_float])
     found, in_size = merge(chunks), merge_floats(float_chunks)
-    return RuntimeVerification(profile, _RUNTIMES[profile], count, found, in_size)
+    name = _RUNTIMES[get_profile(profile).name] if other is None else other.said()
+    return RuntimeVerification(profile, name, count, found, in_size)
 
 
 def _run(
-    profile: str, data: bytes, file: FileModel, inputs: Arrays, in_float: Sequence[str]
+    profile: str,
+    data: bytes,
+    file: FileModel,
+    inputs: Arrays,
+    in_float: Sequence[str],
+    other: OtherRuntime | None,
 ) -> Arrays:
     if profile == "tflm":
         return run_tflm(data, file, inputs)
+    runs = run_litert if other is None else other.run
     if profile == "litert_ref":
-        return run_litert(data, file, inputs, reference=True)
-    outputs = run_litert(data, file, inputs, reference=False)
+        return runs(data, file, inputs, reference=True)
+    outputs = runs(data, file, inputs, reference=False)
     opened = open_every_tensor(file, in_float)
-    return {**run_litert(write_model(opened), opened, inputs, reference=False), **outputs}
+    return {**runs(write_model(opened), opened, inputs, reference=False), **outputs}
 
 
 def open_every_tensor(file: FileModel, others: Sequence[str] = ()) -> FileModel:

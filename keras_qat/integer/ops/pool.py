@@ -13,6 +13,7 @@ from keras_qat.integer.fixed_point import (
     multiply_double_rounding,
     quantize_multiplier,
 )
+from keras_qat.integer.op_numbers import NUMPY, fused_multiply_add
 from keras_qat.integer.ops.op import IntegerOp, Padding, QuantizedArray, Shape, finish
 from keras_qat.integer.ops.window import Window
 from keras_qat.integer.qparams import INT8_MIN, IntArray, QuantParams
@@ -80,8 +81,22 @@ class Mean(IntegerOp):
         (x,) = inputs
         count = x.values.shape[1] * x.values.shape[2]
         total = x.values.sum(axis=(1, 2), dtype=np.int64)
-        rescale = _mean_float32 if profile.float_mean else _mean_fixed_point
-        return finish(rescale(total, count, x.qparams, output), output)
+        return rounded_mean(total, count, x.qparams, output, profile)
+
+
+def rounded_mean(
+    raw_total: npt.NDArray[np.int64],
+    count: int,
+    x: QuantParams,
+    output: QuantParams,
+    profile: RoundingProfile,
+) -> IntArray:
+    """The codes of means of `count` codes, from sums of the stored integers."""
+    if profile.float_mean:
+        steps = _mean_float32(raw_total, count, x, output, profile.fused_mean)
+    else:
+        steps = _mean_fixed_point(raw_total, count, x, output)
+    return finish(steps, output)
 
 
 def _mean_fixed_point(
@@ -97,16 +112,36 @@ def _mean_fixed_point(
 
 
 def _mean_float32(
-    raw_total: npt.NDArray[np.int64], count: int, x: QuantParams, output: QuantParams
+    raw_total: npt.NDArray[np.int64],
+    count: int,
+    x: QuantParams,
+    output: QuantParams,
+    fused: bool,
 ) -> IntArray:
     """The mean in float32. Both zero points are one offset, which is added before rounding.
 
     `raw_total` is the sum of the stored integers, zero point included. Ties go to the even number
     after the offset is added, so the parity of the zero point decides their direction.
+
+    Args:
+        raw_total: the sums.
+        count: the number of pixels.
+        x, output: the grids.
+        fused: whether `a * b + c` is rounded once.
     """
     multiplier = (
         np.float32(x.scale) / np.float32(output.scale) * (np.float32(1) / np.float32(count))
     )
-    offset = np.float32(output.zero_point) - np.float32(x.zero_point * count) * multiplier
-    steps = np.rint(raw_total.astype(np.float32) * multiplier + offset)
+    zero_points = np.float32(-x.zero_point * count), np.float32(output.zero_point)
+    sums = raw_total.astype(np.float32)
+    if fused:
+        offset = _fused(zero_points[0], multiplier, zero_points[1])
+        steps = np.rint(_fused(sums, multiplier, offset))
+    else:
+        steps = np.rint(sums * multiplier + (zero_points[0] * multiplier + zero_points[1]))
     return np.asarray(steps, dtype=np.int64) - output.zero_point
+
+
+def _fused(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    wide = (np.asarray(each, np.float64) for each in (a, b, c))
+    return np.asarray(fused_multiply_add(NUMPY, *wide))

@@ -10,6 +10,7 @@ import numpy as np
 from keras_qat.integer.fixed_point import (
     Int64Array,
     RoundingProfile,
+    multiply_double_rounding,
     quantize_multiplier,
     rounding_divide_by_power_of_two,
     saturating_rounding_doubling_high_mul,
@@ -33,7 +34,10 @@ class Softmax(UnaryOp):
     ) -> IntArray:
         (x,) = inputs
         below_max = x.values.max(axis=-1, keepdims=True).astype(np.int64) - x.values
-        softmax = _softmax_float_table if profile.float_softmax else _softmax_fixed_point
+        if profile.softmax_table:
+            softmax = _softmax_uint16_table
+        else:
+            softmax = _softmax_float_table if profile.float_softmax else _softmax_fixed_point
         steps = softmax(below_max, x.qparams.scale)
         return np.asarray(np.clip(steps + INT8_MIN, INT8_MIN, INT8_MAX), dtype=np.int8)
 
@@ -50,6 +54,22 @@ def _softmax_float_table(below_max: Int64Array, scale: FloatArray) -> IntArray:
     total = np.cumsum(exponentials, axis=-1, dtype=np.float32)[..., -1:]
     factor = np.float32(1.0) / (total * SOFTMAX_OUTPUT.scale)
     return np.floor(exponentials * factor + np.float64(0.5)).astype(np.int64)
+
+
+def _softmax_uint16_table(below_max: Int64Array, scale: FloatArray) -> IntArray:
+    """256 exponentials of 16 bits, summed as integers; each is rescaled in fixed point."""
+    exponentials = exponentials_of_16_bits(scale)[below_max]
+    total = exponentials.sum(axis=-1, keepdims=True)
+    factor = np.float32(1.0) / (total.astype(np.float32) * SOFTMAX_OUTPUT.scale)
+    mantissa, shift = quantize_multiplier(factor)
+    return multiply_double_rounding(exponentials, mantissa, shift)
+
+
+def exponentials_of_16_bits(scale: FloatArray) -> Int64Array:
+    """`exp(-scale * k)` for each distance `k` of two codes, in steps of 1/65535."""
+    arguments = np.float32(-scale) * np.arange(256, dtype=np.float32)
+    table = np.exp(arguments.astype(np.float64)).astype(np.float32) * np.float32(65535)
+    return np.floor(table.astype(np.float64) + 0.5).astype(np.int64)
 
 
 DIFFERENCE_BITS = 5
