@@ -49,7 +49,7 @@ from tflite_export.micro.firmware import write_micro
 from tflite_export.micro.memory import plan_memory
 from tflite_export.ops.boundary import IoDtypes, check_io_dtype
 from tflite_export.proof.output_kinds import KINDS
-from tflite_export.targets import TARGETS
+from tflite_export.targets import KERNELS, REFERENCE, TARGETS
 
 _TARGET = flags.DEFINE_enum("target", "litert", list(TARGETS), "Runtimes to write for.")
 _IO_DTYPE = flags.DEFINE_multi_string(
@@ -63,6 +63,12 @@ _WEIGHT_STORAGE = flags.DEFINE_enum(
     "auto",
     list(WEIGHT_STORAGES),
     "Storage of weights in a file for tflm; auto is the smallest that rounds as well as int8.",
+)
+_KERNELS = flags.DEFINE_enum(
+    "kernels", None, list(KERNELS), "Whose kernels run a file for tflm: its arena, and INT4 or not."
+)
+_PORTABLE = flags.DEFINE_bool(
+    "portable", False, "Refuse a file that x86-64 and arm64 compute differently; target litert."
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Refuse a storage that rounds worse than int8.")
 _COMPACT = flags.DEFINE_bool(
@@ -120,7 +126,8 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(str(error), _BAD_USAGE)
     try:
         if _PLAN.value:
-            print(plan_memory(model, _WEIGHT_STORAGE.value).render())
+            kernels = _KERNELS.value or REFERENCE
+            print(plan_memory(model, _WEIGHT_STORAGE.value, kernels=kernels).render())
         else:
             _export(model, arguments[2], samples, outputs, io_dtype)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
@@ -134,6 +141,7 @@ def _export(
     options = {
         "io_dtype": io_dtype,
         "weight_storage": _WEIGHT_STORAGE.value,
+        "kernels": _KERNELS.value,
         "strict": _STRICT.value,
         "samples": samples,
         "outputs": outputs,
@@ -155,6 +163,7 @@ def _export(
         target=_TARGET.value,
         compact=_COMPACT.value,
         verify=_VERIFY.value,
+        portable=_PORTABLE.value,
         **options,
     )
     if _REPORT.value:

@@ -47,7 +47,7 @@ from tflite_export.proof.uneven_ranges import range_warnings
 from tflite_export.proof.verification import verify as verify_file
 from tflite_export.proof.worth import Answers, Metric, worth_of
 from tflite_export.report import Report
-from tflite_export.targets import TARGETS, Target, get_target
+from tflite_export.targets import TARGETS, Target, get_target, target_with
 
 _FLOAT_INPUT_LIMIT = (
     "Verified on float32 inputs that lie on the input grid. The runtime's QUANTIZE rounds inputs "
@@ -66,6 +66,7 @@ def export(
     target: str = "litert",
     io_dtype: IoDtypes = "int8",
     weight_storage: str = "auto",
+    kernels: str | None = None,
     strict: bool = False,
     compact: bool = False,
     samples: Any = None,
@@ -98,6 +99,8 @@ def export(
             both fall back to `"int8"`.
             `"auto"` takes, for each layer, the smallest storage that holds the same integers as
             `"int8"`.
+        kernels: whose kernels run a file for `"tflm"`, see `plan_memory`. For `"esp-nn"`, `"auto"`
+            leaves out INT4, which is slow there.
         strict: refuse a storage that rounds worse than int8. INT4 has no room for headroom, which
             makes the second rounding of TensorFlow Lite Micro harmless.
         compact: write a file for `"tflm"` that only TensorFlow Lite Micro opens. It leaves out what
@@ -168,7 +171,7 @@ def export(
     exported = prepare(
         model,
         str(destination),
-        target=target,
+        target=target_with(target, kernels),
         io_dtype=io_dtype,
         weight_storage=weight_storage,
         strict=strict,
@@ -215,7 +218,7 @@ def prepare(
     model: IntegerGraph | LearnedModel,
     path: str,
     *,
-    target: str,
+    target: str | Target,
     weight_storage: str,
     **options: Any,
 ) -> Exported:

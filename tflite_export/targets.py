@@ -74,6 +74,7 @@ TARGETS: dict[str, Target] = {
             limits=(
                 "Verified with LiteRT's reference kernels and XNNPACK on this machine; delegates "
                 "and builds without XNNPACK may round differently.",
+                "LiteRT 1.0.1 to 2.3.0 round alike, as measured. TensorFlow Lite 2.14 does not.",
             ),
         ),
         Target(
@@ -98,6 +99,8 @@ TARGETS: dict[str, Target] = {
             limits=(
                 "Verified with the reference kernels of TensorFlow Lite Micro; optimized kernels "
                 "of a vendor may round differently.",
+                "Dense layers need a version of September 2024 or later, lookup tables one of "
+                "October 2025 or later.",
             ),
         ),
     )
@@ -119,3 +122,34 @@ def get_target(identifier: str | Target) -> Target:
         known = ", ".join(map(repr, TARGETS))
         raise ValueError(f"Unknown target; it is one of {known}. Received: {identifier!r}")
     return TARGETS[identifier]
+
+
+REFERENCE = "reference"
+KERNELS = (REFERENCE, "cmsis-nn-m4", "cmsis-nn-m55", "esp-nn")
+"""Whose kernels run a network in TensorFlow Lite Micro: its own, CMSIS-NN on processors with DSP
+instructions (Cortex-M4, M7, M33) or with Helium (M55, M85), ESP-NN on the ESP32-S3."""
+
+
+def target_with(identifier: str | Target, kernels: str | None) -> Target:
+    """The target, with kernels of a vendor.
+
+    ESP-NN unpacks INT4 and runs it in the slow reference kernels, so no layer is stored as INT4.
+
+    >>> target_with("tflm", "esp-nn").weight_storages
+    ('int8', 'lut')
+
+    Raises:
+        ValueError: an unknown name, or kernels for another target than `"tflm"`.
+    """
+    target = get_target(identifier)
+    if kernels is None:
+        return target
+    if kernels not in KERNELS or target.name != "tflm":
+        raise ValueError(
+            f"kernels must be one of {KERNELS}, for target 'tflm'. Received: kernels={kernels!r}, "
+            f"target={target.name!r}"
+        )
+    if kernels != "esp-nn":
+        return target
+    stored = tuple(each for each in target.weight_storages if each != "int4")
+    return dataclasses.replace(target, weight_storages=stored)

@@ -1,8 +1,12 @@
-"""A Python with LiteRT on an emulated Cortex-A53, of packages from Debian and PyPI alone."""
+"""A Python with LiteRT on an emulated Cortex-A53, of packages from Debian and PyPI alone.
+
+`python -m tests.arm64.emulated` prints its command.
+"""
 
 import importlib.metadata
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -106,3 +110,7 @@ def _pinned(package: str) -> str:
 
 def _run(command: list[str], folder: pathlib.Path) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=180)
+
+
+if __name__ == "__main__":
+    print(shlex.join(emulated_python()))

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 
 from keras_qat.integer import run
-from tflite_export import ExportError, write_micro
+from tflite_export import ExportError, plan_memory, write_micro
 from tflite_export.file.runtimes import measure_arena
 from tflite_export.file.writer import read_model
 from tflite_export.legal.legalize import legalize
-from tflite_export.targets import get_target
+from tflite_export.targets import KERNELS, get_target
 
 STAND_IN = pathlib.Path(__file__).parent / "micro_stand_in"
-WARNINGS = ["-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+FLAGS = ["-std=c++17", "-DTF_LITE_STATIC_MEMORY"]
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 COMPILERS = {"g++": [], "arm-none-eabi-g++": ["-mcpu=cortex-m4", "-mthumb", "-fno-exceptions"]}
 EXAMPLES = 3
+README = "small_net_readme.md"
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,18 @@ def compile_sources(compiler: str, folder: pathlib.Path, *options: str) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
     sources = sorted(map(str, folder.glob("*.cc")))
-    command = [compiler, *WARNINGS, *COMPILERS[compiler], f"-I{STAND_IN}", f"-I{folder}", *options]
-    result = subprocess.run([*command, *sources], capture_output=True, text=True, cwd=folder)
+    command = [
+        compiler,
+        *FLAGS,
+        *WARNINGS,
+        *COMPILERS[compiler],
+        f"-I{STAND_IN}",
+        f"-I{folder}",
+        *options,
+    ]
+    result = subprocess.run(
+        [*command, *options, *sources], capture_output=True, text=True, cwd=folder
+    )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
 
@@ -105,14 +117,47 @@ def test_all_of_an_example_that_does_not_run_differs(program, graph, expected, t
     assert said.startswith(f"{2 * one} of ")
 
 
-def test_the_arena_is_what_tflm_took_and_more(folder):
+def test_the_arena_is_what_any_kernels_take_and_more(folder):
     header = (folder / "small_net_model.h").read_text()
     arena = int(re.search(r"kArenaSize = (\d+)", header)[1])
     data = (folder / "small_net.tflite").read_bytes()
     measured = measure_arena(data, read_model(data))
+    rows = dict(re.findall(r"\| ([a-z0-9-]+) \| ([\d,]+) \|", (folder / README).read_text()))
+    sizes = {name: int(size.replace(",", "")) for name, size in rows.items()}
+    assert set(sizes) == set(KERNELS)
+    assert sizes["reference"] == measured == min(sizes.values())
     assert arena % 16 == 0
-    assert measured * 1.1 <= arena < measured * 1.1 + 16
+    assert max(sizes.values()) * 1.1 <= arena < max(sizes.values()) * 1.1 + 16
     assert f"took {measured:,} bytes" in header
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_arena_is_for_the_kernels_that_are_told(kernels, graph, codes, tmp_path):
+    options = {"weight_storage": "lut", "verbose": False, "kernels": kernels}
+    firmware = write_micro(graph, tmp_path / "net", samples=codes, **options)
+    plan = plan_memory(graph, "lut", kernels=kernels)
+    reference = plan_memory(graph, "lut")
+    more = plan.buffer_bytes - reference.buffer_bytes
+    assert more >= 0
+    wanted = 1.1 * (firmware.measured_arena_bytes + more)
+    assert wanted <= firmware.arena_bytes < wanted + 16
+
+
+def test_the_header_says_what_integers_stand_for(folder, graph):
+    header = (folder / "small_net_model.h").read_text()
+    for side, names in (("Input", graph.inputs), ("Output", graph.outputs)):
+        body = re.search(rf"k{side}Grids\[\] = {{\n(.*?)\n}};", header, re.DOTALL)[1]
+        rows = re.findall(r'{"(.*?)", (\S+)f, (-?\d+)}', body)
+        found = [(name, np.float32(scale), int(point)) for name, scale, point in rows]
+        grids = [(name, graph.tensors[name].qparams) for name in names]
+        assert found == [(name, grid.scale, grid.zero_point) for name, grid in grids]
+
+
+def test_the_readme_says_how_to_compile(folder):
+    text = (folder / README).read_text()
+    for words in ("-DTF_LITE_STATIC_MEMORY", "SMALL_NET_WITHOUT_STATIC_MEMORY", "C++17"):
+        assert words in text
+    assert "$" not in text
 
 
 def test_the_array_is_the_file(folder):

@@ -9,7 +9,8 @@ The arena has two parts:
   that is in use at the same time.
 * Structures of the interpreter: for every tensor, operator and output channel.
 
-`MicroKernel` states what an operator takes beyond that. The sizes of the structures were read off
+`MicroKernel` states what an operator takes beyond that, and `kernels.py` what kernels of vendors
+take in its place. The sizes of the structures were read off
 TensorFlow Lite Micro (November 2026) on a 64-bit machine. They are smaller on a microcontroller,
 whose pointers have 32 bits.
 """
@@ -17,12 +18,14 @@ whose pointers have 32 bits.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tflite_export.file.file_model import FileModel, FileTensor
 from tflite_export.file.lookup_table import DECODE_OPERATOR
+from tflite_export.micro.kernels import scratch_of
 from tflite_export.micro.memory_plan import Buffer
 from tflite_export.ops.table import micro_kernel
+from tflite_export.targets import REFERENCE
 
 _ALIGNMENT = 16
 _TENSOR = 24
@@ -33,10 +36,14 @@ _INTERPRETER = 506
 _BYTES = {"int8": 1, "uint8": 1, "int32": 4, "float32": 4}
 
 
-def buffers_of(file: FileModel) -> list[Buffer]:
+def buffers_of(file: FileModel, kernels: str = REFERENCE) -> list[Buffer]:
     """The buffers that the arena has to hold and their times, all at offset 0.
 
     Tensors come in the order of the file, and scratch in the order of its operators.
+
+    Args:
+        file: the file.
+        kernels: whose kernels run it, a name of `tflite_export.targets.KERNELS`.
 
     Raises:
         ExportError: the scratch of an operator is not known.
@@ -48,7 +55,7 @@ def buffers_of(file: FileModel) -> list[Buffer]:
         first.update(dict.fromkeys(op.outputs, time))
         used = [name for name in (*op.inputs, *op.outputs) if file.tensors[name].data is None]
         last.update({name: max(time, last.get(name, 0)) for name in used})
-        for size in micro_kernel(op.code).scratch(op, file):
+        for size in scratch_of(kernels, op, file):
             name = f"scratch of {op.outputs[0]}"
             scratch.append(Buffer(name, _aligned(size), time, time, "scratch"))
     decoded = {name for op in file.operators if op.code == DECODE_OPERATOR for name in op.outputs}
@@ -88,6 +95,11 @@ def place(buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
                 offset = max(offset, other.offset + other.size)
         placed.append(dataclasses.replace(buffer, offset=offset))
     return tuple(sorted(placed, key=lambda each: (each.first, each.last)))
+
+
+def buffer_bytes(buffers: Iterable[Buffer]) -> int:
+    """The bytes of the arena that placed buffers take."""
+    return max((buffer.offset + buffer.size for buffer in buffers), default=0)
 
 
 def structure_bytes(file: FileModel) -> int:

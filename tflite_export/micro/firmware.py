@@ -22,12 +22,14 @@ from keras_qat.integer.own_files import note_as_own
 from tflite_export.export import Exported, prepare
 from tflite_export.file.file_model import FileModel
 from tflite_export.file.runtimes import measure_arena
+from tflite_export.micro.arena import buffer_bytes, buffers_of, place
 from tflite_export.micro.taken_words import is_taken
 from tflite_export.ops.boundary import IoDtypes, at_the_end
 from tflite_export.ops.table import micro_kernel
 from tflite_export.proof.comparison import LearnedModel
 from tflite_export.proof.worth import Metric
 from tflite_export.report import Report
+from tflite_export.targets import KERNELS, REFERENCE, target_with
 
 _MADE_BY = "Written by keras_qat; not to be edited."
 _TEMPLATES = (
@@ -37,6 +39,7 @@ _TEMPLATES = (
     "self_test.h",
     "self_test.cc",
     "main.cc",
+    "readme.md",
 )
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VALUES_IN_A_LINE = 16
@@ -69,6 +72,7 @@ def write_micro(
     name: str = "model",
     io_dtype: IoDtypes = "int8",
     weight_storage: str = "auto",
+    kernels: str | None = None,
     strict: bool = False,
     compact: bool = True,
     samples: Any = None,
@@ -90,6 +94,7 @@ def write_micro(
     * `_self_test.h`, `_self_test.cc`: examples with the integers that the network must output, and
       a function that counts the integers that differ on the device;
     * `_main.cc`: a short program that runs the self-test;
+    * `_readme.md`: how to compile them, and the arena that each set of kernels takes;
     * `.tflite`, `_report.json`: the file itself and the report of its export;
     * `_files.json`: the SHA-256 of each of these files.
 
@@ -102,6 +107,8 @@ def write_micro(
             and other files stay.
         name: name of the files and of the C++ namespace: small letters, digits and underscores.
         io_dtype: see `tflite_export.export`. Examples of the self-test have it.
+        kernels: whose kernels run the network, see `plan_memory`. The arena is large enough for
+            them; by default for each set of kernels.
         weight_storage, strict, samples, metric, outputs: see `tflite_export.export`.
         max_flip_rate, min_argmax_agreement, max_output_error: see `tflite_export.export`.
         compact: see `tflite_export.export`. The sources are for TensorFlow Lite Micro alone, so
@@ -131,7 +138,7 @@ def write_micro(
     exported = prepare(
         model,
         str(destination / f"{name}.tflite"),
-        target="tflm",
+        target=target_with("tflm", kernels),
         io_dtype=io_dtype,
         weight_storage=weight_storage,
         strict=strict,
@@ -145,7 +152,9 @@ def write_micro(
         max_output_error=max_output_error,
     )
     measured = measure_arena(exported.data, exported.file)
-    arena = _arena_with_margin(measured, arena_margin)
+    arenas = _arenas(exported.file, measured)
+    largest = max(arenas, key=lambda name: arenas[name]) if kernels is None else kernels
+    arena = _arena_with_margin(arenas[largest], arena_margin)
     inputs = {key: array[:examples] for key, array in exported.codes.items()}
     expected = run(exported.graph, inputs, "tflm")
     given = _at_the_ends(inputs, exported, exported.file.inputs)
@@ -158,6 +167,11 @@ def write_micro(
         "model_bytes": f"{len(exported.data):,}",
         "model_values": _lines(np.frombuffer(exported.data, np.uint8)),
         "measured_arena": f"{measured:,}",
+        "largest_arena": f"{arenas[largest]:,}",
+        "kernels": largest,
+        "arena_rows": "\n".join(f"| {name} | {size:,} |" for name, size in arenas.items()),
+        "input_grids": _grids(exported.file, exported.file.inputs),
+        "output_grids": _grids(exported.file, exported.file.outputs),
         "margin_percent": f"{100 * arena_margin:g}",
         "arena_bytes": arena,
         "examples": count,
@@ -172,6 +186,8 @@ def write_micro(
     if verbose:
         print(exported.report.render())
         print(f"Firmware: {len(contents)} files in {destination}, an arena of {arena:,} bytes.")
+        taken = ", ".join(f"{name} {size:,}" for name, size in arenas.items())
+        print(f"The arena is for the kernels {largest!r} (kernels=). Each takes: {taken} bytes.")
     return Firmware(
         tuple(str(destination / file) for file in contents), arena, measured, count, exported.report
     )
@@ -220,6 +236,23 @@ def _arena_with_margin(measured: int, margin: float) -> int:
     wanted = int(np.ceil(measured * (1.0 + margin)))
     wanted = max(wanted, measured + _ARENA_ALIGNMENT)
     return -(-wanted // _ARENA_ALIGNMENT) * _ARENA_ALIGNMENT
+
+
+def _arenas(file: FileModel, measured: int) -> dict[str, int]:
+    """The bytes that each set of kernels takes: what the reference kernels took, and scratch."""
+    sizes = {name: buffer_bytes(place(buffers_of(file, name))) for name in KERNELS}
+    return {name: measured + max(0, size - sizes[REFERENCE]) for name, size in sizes.items()}
+
+
+def _grids(file: FileModel, ends: Mapping[str, str]) -> str:
+    """What the integers of inputs or outputs stand for, as the body of a C++ array."""
+    rows = []
+    for name, end in ends.items():
+        tensor = file.tensors[end]
+        scale = f"{tensor.scale[0]:.9g}" if tensor.scale.size else "0"
+        scale = scale if set(scale) & set(".e") else f"{scale}.0"
+        rows.append(f"    {{{json.dumps(name)}, {scale}f, {tensor.zero_point}}},")
+    return "\n".join(rows)
 
 
 def _resolver(file: FileModel) -> dict[str, Any]:

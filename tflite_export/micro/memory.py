@@ -18,10 +18,12 @@ from tflite_export.legal.storage import check_weight_storage
 from tflite_export.micro.arena import buffers_of, place, structure_bytes
 from tflite_export.micro.memory_plan import MemoryPlan, WeightMemory
 from tflite_export.ops.emit_model import emit_model
-from tflite_export.targets import get_target
+from tflite_export.targets import REFERENCE, target_with
 
 
-def plan_memory(model: Any, weight_storage: str = "auto", compact: bool = True) -> MemoryPlan:
+def plan_memory(
+    model: Any, weight_storage: str = "auto", compact: bool = True, kernels: str = REFERENCE
+) -> MemoryPlan:
     """Flash and RAM of a network in TensorFlow Lite Micro, trained or not.
 
     A model that still learns its bit widths is planned with its target widths.
@@ -32,6 +34,9 @@ def plan_memory(model: Any, weight_storage: str = "auto", compact: bool = True) 
         weight_storage: see `tflite_export.export`.
         compact: plan the file that `write_micro` writes by default; `False` for the default of
             `tflite_export.export`.
+        kernels: whose kernels run the network: `"reference"`, `"cmsis-nn-m4"` (also for M7 and
+            M33), `"cmsis-nn-m55"` (also for M85) or `"esp-nn"` (ESP32-S3). Kernels of vendors take
+            more scratch. Its sizes are read from their sources and were not measured.
 
     Raises:
         ExportError: TensorFlow Lite Micro cannot hold the graph.
@@ -47,7 +52,7 @@ def plan_memory(model: Any, weight_storage: str = "auto", compact: bool = True) 
     >>> plan.buffer_bytes  # 8 * 8 * 16 + 4 * 4 * 16
     1280
     """
-    target = get_target("tflm")
+    target = target_with("tflm", kernels)
     storage = check_weight_storage(weight_storage, target)
     graph = graph_of(model, planned=True)
     stored = legalize(graph, target, storage)
@@ -56,10 +61,11 @@ def plan_memory(model: Any, weight_storage: str = "auto", compact: bool = True) 
     return MemoryPlan(
         weights=_weights(with_channel_scales(graph), stored, file),
         flash_bytes=len(data),
-        buffers=place(buffers_of(file)),
+        buffers=place(buffers_of(file, kernels)),
         structure_bytes=structure_bytes(file),
         operators=tuple(f"{op.code} {op.outputs[0]}" for op in file.operators),
-        measured_arena_bytes=_measured(data, file),
+        measured_arena_bytes=_measured(data, file) if kernels == REFERENCE else None,
+        kernels=kernels,
     )
 
 

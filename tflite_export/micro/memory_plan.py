@@ -63,7 +63,8 @@ class MemoryPlan:
         structure_bytes: bytes of the interpreter's own structures.
         operators: the operators in order. The times of buffers are indices into them.
         measured_arena_bytes: bytes of the arena that TensorFlow Lite Micro took on this machine;
-            `None` if it is not installed.
+            `None` if it is not installed, and for the kernels of a vendor.
+        kernels: whose kernels run the network.
     """
 
     weights: tuple[WeightMemory, ...]
@@ -72,6 +73,7 @@ class MemoryPlan:
     structure_bytes: int
     operators: tuple[str, ...]
     measured_arena_bytes: int | None
+    kernels: str = "reference"
 
     @property
     def overhead_bytes(self) -> int:
@@ -123,7 +125,6 @@ class MemoryPlan:
             for w in self.weights
         ]
         alive = [(buffer.name, f"{buffer.size:,}") for buffer in self.alive(self.peak)]
-        measured = self.measured_arena_bytes
         return "\n".join(
             [
                 *text_table(head, rows),
@@ -133,8 +134,13 @@ class MemoryPlan:
                 *text_table((f"in use during {self.operators[self.peak]}", "bytes"), alive),
                 f"RAM: {self.arena_bytes:,} bytes of arena, {self.buffer_bytes:,} for buffers and "
                 f"{self.structure_bytes:,} for the interpreter's structures.",
-                "Not measured: TensorFlow Lite Micro is not installed (keras_qat[tflm])."
-                if measured is None
-                else f"TensorFlow Lite Micro took {measured:,} bytes here.",
+                self._render_measured(),
             ]
         )
+
+    def _render_measured(self) -> str:
+        if self.kernels != "reference":
+            return f"Scratch as {self.kernels} states it in its sources; not measured."
+        if self.measured_arena_bytes is None:
+            return "Not measured: TensorFlow Lite Micro is not installed (keras_qat[tflm])."
+        return f"TensorFlow Lite Micro took {self.measured_arena_bytes:,} bytes here."
