@@ -39,18 +39,9 @@ def compile_sources(compiler: str, folder: pathlib.Path, *options: str) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
     sources = sorted(map(str, folder.glob("*.cc")))
-    command = [
-        compiler,
-        *FLAGS,
-        *WARNINGS,
-        *COMPILERS[compiler],
-        f"-I{STAND_IN}",
-        f"-I{folder}",
-        *options,
-    ]
-    result = subprocess.run(
-        [*command, *options, *sources], capture_output=True, text=True, cwd=folder
-    )
+    command = [compiler, *FLAGS, *WARNINGS, *COMPILERS[compiler], f"-I{STAND_IN}", f"-I{folder}"]
+    command += [*options, *sources]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
 
