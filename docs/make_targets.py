@@ -22,6 +22,7 @@ RUNTIMES = {
 TITLES = {
     "litert": "LiteRT: phones and servers",
     "tflm": "TensorFlow Lite Micro: microcontrollers",
+    "ethos-u": "Ethos-U: NPUs of microcontrollers",
 }
 WHERE = {
     "litert": (
@@ -32,6 +33,12 @@ WHERE = {
     "tflm": (
         "Processors that run TensorFlow Lite Micro. Kernels of a vendor, such as CMSIS-NN and "
         "ESP-NN, take the same file and may round in their own way: none of them has been tested."
+    ),
+    "ethos-u": (
+        "Processors with an Ethos-U55, U65 or U85 beside them. Arm's compiler Vela turns the file "
+        "into commands for the NPU, and leaves operators that it does not know to TensorFlow Lite "
+        "Micro. Weights are stored as int8, because INT4 and lookup tables stay on the CPU or end "
+        "the compiler. Vela packs weights of few values by itself."
     ),
 }
 TO_EXPORT = {
@@ -47,6 +54,11 @@ qmodel = keras_qat.quantize(model, config, calibration_data=x[:512], target="tfl
 print(tflite_export.plan_memory(qmodel))
 firmware = tflite_export.write_micro(qmodel, "firmware", name="net", samples=x[:64])
 answers = tflite_export.predict("firmware/net.tflite", x[:16], runtime="tflm")""",
+    "ethos-u": """import keras_qat, tflite_export
+
+qmodel = keras_qat.quantize(model, calibration_data=x[:512], target="ethos-u")
+report = tflite_export.export(qmodel, "model.tflite", target="ethos-u", samples=x[:64])
+print(tflite_export.check("model.tflite", "ethos-u"))  # pip install "keras_qat[ethosu]\"""",
 }
 TROUBLE = {
     "litert": [
@@ -63,6 +75,10 @@ TROUBLE = {
         "[files that open anywhere](../guide/microcontrollers.md#files-that-open-anywhere).",
         "Which storage is smallest: "
         "[storage of weights](../guide/microcontrollers.md#storage-of-weights).",
+    ],
+    "ethos-u": [
+        "`check` says that an operator leaves the NPU: a function of one number is a table, which "
+        "GATHER reads on the CPU. A ReLU stays, and so does a sigmoid or tanh on its own grid.",
     ],
 }
 
@@ -127,7 +143,7 @@ def row(name: str, export: OpExport, target: Target) -> str:
     codes = dict.fromkeys(
         operator.code
         for operator in export.operators
-        if target.name == "litert" or operator.micro is not None
+        if target.family == "litert" or operator.micro is not None
     )
     stored = [each for each in export.weight_storages if each in target.weight_storages]
     return f"| {name} | {', '.join(codes) or 'none'} | {', '.join(stored)} |"
@@ -136,7 +152,7 @@ def row(name: str, export: OpExport, target: Target) -> str:
 def render(target: Target) -> str:
     """The page of a target."""
     exports = {kind.__name__: export for kind, export in OP_EXPORTS.items()}
-    runs = {name: each for name, each in exports.items() if target.name in each.targets}
+    runs = {name: each for name, each in exports.items() if target.family in each.targets}
     missing = ", ".join(name for name in exports if name not in runs)
     return PAGE.format(
         name=target.name,

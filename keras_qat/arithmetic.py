@@ -48,7 +48,7 @@ ARITHMETICS = {
     )
 }
 DEFAULT = ARITHMETICS["litert"]
-_ALIASES = {"xnnpack": "litert", "xnnpack-x86": "litert"}
+_ALIASES = {"xnnpack": "litert", "xnnpack-x86": "litert", "ethos-u": "tflm"}
 
 
 def arithmetic_of(target: Any, weight_storage: Any = "auto") -> Arithmetic:

@@ -18,7 +18,7 @@ def known_targets() -> list[str]:
     """The names of all targets of the installed exporters.
 
     >>> known_targets()
-    ['litert', 'tflm']
+    ['ethos-u', 'litert', 'tflm']
     """
     return sorted({point.name for point in importlib.metadata.entry_points(group=GROUP)})
 

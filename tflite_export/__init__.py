@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tflite_export.checks.check import Check, check
 from tflite_export.errors import ExportError, VerificationError
 from tflite_export.export import export
 from tflite_export.file.other_runtime import OtherRuntime
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Check",
     "ExportError",
     "Firmware",
     "MemoryPlan",
@@ -31,6 +33,7 @@ __all__ = [
     "OtherRuntime",
     "Report",
     "VerificationError",
+    "check",
     "export",
     "plan_memory",
     "plot_memory",

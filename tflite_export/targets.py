@@ -14,6 +14,7 @@ class Target:
 
     Attributes:
         name: the name that callers pass.
+        family: the name of the target whose operators, kernels and rounding it has.
         default_profile: rounding profile of the default runtime, on x86-64 if that matters.
         profiles: every profile that `verify` proves there.
         processors: the profiles of the default runtime by processor, if they differ.
@@ -33,6 +34,7 @@ class Target:
     """
 
     name: str
+    family: str
     default_profile: str
     profiles: tuple[str, ...]
     processors: tuple[str, ...]
@@ -55,6 +57,7 @@ TARGETS: dict[str, Target] = {
     for target in (
         Target(
             name="litert",
+            family="litert",
             default_profile="xnnpack-x86",
             profiles=("litert_ref", "xnnpack-x86"),
             processors=("xnnpack-x86", "xnnpack-arm64"),
@@ -79,6 +82,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             name="tflm",
+            family="tflm",
             default_profile="tflm",
             profiles=("tflm",),
             processors=(),
@@ -105,6 +109,15 @@ TARGETS: dict[str, Target] = {
         ),
     )
 }
+
+
+TARGETS["ethos-u"] = dataclasses.replace(
+    TARGETS["tflm"],
+    name="ethos-u",
+    weight_storages=("int8",),  # an INT4 layer runs on the CPU, and a table ends the compiler
+    compact=False,
+    limits=("Verified with the reference kernels of TensorFlow Lite Micro. No NPU was measured.",),
+)
 
 
 def get_target(identifier: str | Target) -> Target:

@@ -204,7 +204,7 @@ def test_by_default_nothing_may_flip_for_tflm(tmp_path, monkeypatch):
 
 def test_wrong_targets_are_named():
     qmodel = quantized()
-    with pytest.raises(ValueError, match=r"target must be one of \['litert', 'tflm'\].*'phone'"):
+    with pytest.raises(ValueError, match=r"target must be one of .*'litert', 'tflm', .*'phone'"):
         qmodel.compute_as("phone")
     with pytest.raises(ValueError, match=r"weight_storage for target 'litert'.*Received: 'int4'"):
         qmodel.compute_as("litert", weight_storage="int4")

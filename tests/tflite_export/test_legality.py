@@ -208,7 +208,7 @@ def test_float_inputs_need_eight_bits():
 
 def test_targets_are_found_by_name():
     assert get_target(TARGETS["tflm"]) is TARGETS["tflm"]
-    with pytest.raises(ValueError, match="one of 'litert', 'tflm'"):
+    with pytest.raises(ValueError, match="one of 'litert', 'tflm', 'ethos-u'"):
         get_target("onnx")
 
 

@@ -43,13 +43,29 @@ def run_litert(
         ImportError: ai-edge-litert is not installed.
         RuntimeError: the runtime refuses the file.
     """
+    _litert()
+    return by_indices(litert_process.run, data, model, inputs, reference)
+
+
+def taken_by_xnnpack(data: bytes) -> bool:
+    """Whether LiteRT's default, XNNPACK, takes any operator of a file, on this machine.
+
+    Raises:
+        ImportError: ai-edge-litert is not installed.
+    """
+    runtime = _litert()
+    interpreter = runtime.Interpreter(model_content=data, num_threads=1)
+    interpreter.allocate_tensors()
+    return any(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details())
+
+
+def _litert() -> Any:
     try:
-        importlib.import_module(litert_process.MODULES[0])
+        return importlib.import_module(litert_process.MODULES[0])
     except ImportError as error:
         raise ImportError(
             "Running LiteRT needs ai-edge-litert: pip install 'keras_qat[export]'"
         ) from error
-    return by_indices(litert_process.run, data, model, inputs, reference)
 
 
 def by_indices(

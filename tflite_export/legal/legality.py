@@ -47,7 +47,7 @@ def check_legal(graph: IntegerGraph, target: Target) -> None:
             )
     _check_float_parts(graph, target)
     for op in graph.ops:
-        if not runs_on(type(op), target.name):
+        if not runs_on(type(op), target.family):
             raise ExportError(
                 f"Target {target.name!r} does not run the op of {op.output!r}. "
                 f"Received: {type(op).__name__}"
@@ -57,7 +57,7 @@ def check_legal(graph: IntegerGraph, target: Target) -> None:
 
 def _check_float_parts(graph: IntegerGraph, target: Target) -> None:
     parts = [op for op in graph.ops if isinstance(op, ops.FloatPart)]
-    if parts and not runs_on(ops.FloatPart, target.name):
+    if parts and not runs_on(ops.FloatPart, target.family):
         layers = ", ".join(repr(layer) for op in parts for layer in op.layers)
         raise ExportError(
             f"The layers {layers} compute in float32, and target {target.name!r} runs integers "

@@ -85,7 +85,7 @@ def _native_function(
     entries = np.frombuffer(table, np.int8)[reachable]
     for function in NATIVE_FUNCTIONS:
         fits = function.output is None or function.output == y
-        if fits and target.name in function.targets:
+        if fits and target.family in function.targets:
             values = [_table(function, x, y, profile) for profile in target.profiles]
             if all(
                 each is not None and np.array_equal(each[reachable], entries) for each in values

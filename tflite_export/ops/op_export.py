@@ -17,7 +17,7 @@ Emitter = Callable[[Any, IntegerGraph], Emission]
 LegalityCheck = Callable[[Any, IntegerGraph, Target], None]
 ConstantsCheck = Callable[[Any, Any, FileReading], None]
 
-EVERY_TARGET = frozenset(TARGETS)
+EVERY_TARGET = frozenset(target.family for target in TARGETS.values())
 NO_WEIGHTS: tuple[WeightStorage, ...] = ()
 
 

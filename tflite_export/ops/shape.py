@@ -59,7 +59,7 @@ def _check_pad(op: ops.Pad, graph: IntegerGraph, target: Target) -> None:
 
 def _check_transpose(op: ops.Transpose, graph: IntegerGraph, target: Target) -> None:
     check_same_grid(op, graph, target)
-    rank, most = len(op.permutation), _MOST_AXES[target.name]
+    rank, most = len(op.permutation), _MOST_AXES[target.family]
     if rank > most:
         raise ExportError(
             f"Op {op.output!r} orders {rank} axes anew, the batch included, and TRANSPOSE of "

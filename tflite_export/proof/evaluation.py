@@ -63,8 +63,8 @@ def inferring_as(model: Any, target: Target, weight_storage: str) -> Iterator[Ar
         yield Arithmetic(False, target.default_profile)
         return
     with contextlib.ExitStack() as stack:
-        before = stack.enter_context(computing_as(target.name, weight_storage))
-        profile, same = target.default_profile, (target.name, _fewer(weight_storage))
+        before = stack.enter_context(computing_as(target.family, weight_storage))
+        profile, same = target.default_profile, (target.family, _fewer(weight_storage))
         if before[0] in target.processors:
             profile, same = before[0], before
             stack.enter_context(computing_as(profile))
@@ -111,6 +111,6 @@ def other_evaluation(
                 tally.add(of_file[name][start:stop], codes[name])
                 found[name].append(codes[name])
     storage = f", {weight_storage!r}" if weight_storage == "int4" else ""
-    advice = f"compute_as({target.name!r}{storage})"
+    advice = f"compute_as({target.family!r}{storage})"
     outputs = tuple(tally.result() for tally in tallies.values())
     return OtherEvaluation(before[0], advice, outputs), found
