@@ -29,6 +29,7 @@ LEFT_BEHIND = {
     "low_bits": ["one_bit.keras"],
     "litert": ["model.tflite"],
     "tflm": ["firmware/net.tflite"],
+    "ethos-u": ["model.tflite"],
     "coming_from_qkeras_and_larq": [],
     "debugging": ["model.tflite"],
     "ideas": ["model.tflite"],

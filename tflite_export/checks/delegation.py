@@ -7,8 +7,8 @@ import importlib.metadata
 
 from tflite_export.checks.rows import Fact
 from tflite_export.file.file_model import FileModel, FileOperator
+from tflite_export.file.litert_privates import taken_by_xnnpack
 from tflite_export.file.lookup_table import DECODE_OPERATOR
-from tflite_export.file.runtimes import taken_by_xnnpack
 from tflite_export.file.writer import write_model
 
 _ON_PROCESSORS = ("MUL", "MEAN", "SOFTMAX")

@@ -43,23 +43,12 @@ def run_litert(
         ImportError: ai-edge-litert is not installed.
         RuntimeError: the runtime refuses the file.
     """
-    _litert()
+    litert()
     return by_indices(litert_process.run, data, model, inputs, reference)
 
 
-def taken_by_xnnpack(data: bytes) -> bool:
-    """Whether LiteRT's default, XNNPACK, takes any operator of a file, on this machine.
-
-    Raises:
-        ImportError: ai-edge-litert is not installed.
-    """
-    runtime = _litert()
-    interpreter = runtime.Interpreter(model_content=data, num_threads=1)
-    interpreter.allocate_tensors()
-    return any(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details())
-
-
-def _litert() -> Any:
+def litert() -> Any:
+    """The module of LiteRT's interpreter. Raises an `ImportError` if it is not installed."""
     try:
         return importlib.import_module(litert_process.MODULES[0])
     except ImportError as error:
