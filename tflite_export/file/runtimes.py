@@ -41,7 +41,7 @@ def run_litert(
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError as error:
         raise ImportError(
-            "Running LiteRT needs ai-edge-litert: pip install 'keras_qat[export]'"
+            'Running LiteRT needs ai-edge-litert: pip install "keras_qat[export]"'
         ) from error
     resolver = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
     interpreter = Interpreter(
@@ -131,7 +131,7 @@ def _tflm() -> Any:
         from tflite_micro import runtime
     except ImportError as error:
         raise ImportError(
-            "Running TensorFlow Lite Micro needs tflite_micro: pip install 'keras_qat[tflm]'"
+            'Running TensorFlow Lite Micro needs tflite_micro: pip install "keras_qat[tflm]"'
         ) from error
     return runtime
 

@@ -133,7 +133,7 @@ class MemoryPlan:
                 *text_table((f"in use during {self.operators[self.peak]}", "bytes"), alive),
                 f"RAM: {self.arena_bytes:,} bytes of arena, {self.buffer_bytes:,} for buffers and "
                 f"{self.structure_bytes:,} for the interpreter's structures.",
-                "Not measured: TensorFlow Lite Micro is not installed (keras_qat[tflm])."
+                'Not measured, as TensorFlow Lite Micro is missing: pip install "keras_qat[tflm]".'
                 if measured is None
                 else f"TensorFlow Lite Micro took {measured:,} bytes here.",
             ]

@@ -32,7 +32,7 @@ def plot_memory(plan: MemoryPlan, path: str | os.PathLike[str]) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("Drawing needs matplotlib: pip install 'keras_qat[examples]'") from error
+        raise ImportError('plot_memory needs matplotlib: pip install "keras_qat[plots]"') from error
     rows = max(len(plan.operators), len(plan.weights))
     figure = Figure(figsize=(12, 2.5 + 0.28 * rows), layout="constrained")
     ram, flash = figure.subplots(1, 2, width_ratios=(3, 2))
