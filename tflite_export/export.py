@@ -44,7 +44,7 @@ from tflite_export.proof.samples import code_samples, real_samples, split_labels
 from tflite_export.proof.uneven_ranges import range_warnings
 from tflite_export.proof.verification import verify as verify_file
 from tflite_export.proof.worth import Answers, Metric, worth_of
-from tflite_export.report import Report
+from tflite_export.report import Report, print_report
 from tflite_export.targets import TARGETS, Target, get_target
 
 _FLOAT_INPUT_LIMIT = (
@@ -74,7 +74,7 @@ def export(
     min_argmax_agreement: float | None = None,
     max_output_error: float | None = None,
     metadata: Metadata | None = None,
-    verbose: bool = True,
+    verbose: bool | int = True,
 ) -> Report:
     """Writes `model` as a `.tflite` file and proves the file before it appears at `path`.
 
@@ -131,7 +131,8 @@ def export(
             keep one of the last two limits.
         metadata: what the file says of itself to tools that read TFLite metadata: its name, author
             and labels, how inputs are normalized, what outputs mean. See `Metadata`.
-        verbose: print the report.
+        verbose: print four lines of the report: the file, its size, what it keeps and where it was
+            proven. 2 prints all of it, `False` nothing.
 
     Returns:
         The report.
@@ -178,8 +179,7 @@ def export(
     replace_file(destination, exported.data)
     if verify:
         note_as_own(exported.data)
-    if verbose:
-        print(exported.report.render())
+    print_report(exported.report, verbose)
     return exported.report
 
 
@@ -254,7 +254,9 @@ def _prepared(
         said = packed(metadata, legal, kinds)
         file, files = dataclasses.replace(file, metadata={BUFFER_NAME: said.buffer}), said.files
     data = with_associated_files(write_model(file), files)
-    weights = report_weights(with_channel_scales(graph), stored, file, chosen.default_profile)
+    named: Mapping[str, str] = getattr(whole, "kernel_layers", dict)()
+    learned = with_channel_scales(graph)
+    weights = report_weights(learned, stored, file, chosen.default_profile, named)
     lossy = [weight for weight in weights if not weight.faithful]
     if strict:
         require_faithful([weight.name for weight in lossy])
