@@ -1,7 +1,6 @@
 """The summary of a quantized model: its layers with their bits, and the bytes that they ship.
 
-A layer has one row, with the quantizer of what it yields. That one is
-`NAME_quantizer` in the model.
+A layer has one row, with the quantizer of its output, which is `NAME_quantizer` in the model.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def summary_text(
     Args:
         model: a quantized model.
         target: the target whose bytes are counted; LiteRT for `None`.
-        width: the columns of the text; those of the terminal for `None`.
+        width: how wide the text is; as wide as the terminal for `None`.
         show_trainable: whether a column says which layers train.
     """
     table = Table(box=box.HEAVY_HEAD, padding=(0, 1))
@@ -103,7 +102,7 @@ def summary_text(
 
 
 def _quantizers_behind(model: keras.Model) -> dict[str, list[Any]]:
-    """The quantizers of what a layer yields, by the name of the layer; a shared one counts once."""
+    """The quantizers of the output of a layer, by its name; a shared one counts once."""
     found: dict[str, list[Any]] = {}
     seen: set[int] = set()
     for node in nodes(model):
@@ -170,7 +169,7 @@ def _bytes(layer: Any, target: str | None) -> int:
         lookup = target == "tflm"
         weights = planned_weight_bytes(count, channels, bits) if lookup else int8_bytes(count)
         return weights + bias_bytes(channels)
-    if kernels:  # in float32 but for the kernels
+    if kernels:  # the kernels are int8, the rest is float32
         count = sum(math.prod(each.kernel.shape) for each in kernels)
         others = _count(layer.layer.weights) - count
         return int(int8_bytes(count) + _FLOAT_BYTES * others)

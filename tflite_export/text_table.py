@@ -21,7 +21,7 @@ def text_table(
     Args:
         head: the names of the columns.
         rows: the cells.
-        width: the most letters of a line; those of the terminal by default.
+        width: the most letters of a line; by default as many as the terminal is wide.
 
     >>> print("\\n".join(text_table(("bits", "layer"), [(2, "conv"), (8, "dense")])))
     bits  layer

@@ -85,7 +85,7 @@ class Table:
 
 
 def terminal_width() -> int:
-    """The columns of the terminal: those of `COLUMNS`, else its own; 80 where there is none."""
+    """How wide the terminal is: as `COLUMNS` says, else as it says itself, else 80."""
     return max(shutil.get_terminal_size((80, 24)).columns, 40)
 
 
