@@ -55,6 +55,7 @@ from keras_qat.training.own_steps import (
     steps_config,
     steps_of_config,
 )
+from keras_qat.training.progress_line import add_progress_line
 from keras_qat.training.resumed_callbacks import resume_with_backup
 
 _NAMES, _LABELS, _TARGET = "output_names", "output_labels", "target"
@@ -206,6 +207,7 @@ class QuantizedModel(Summarized, TargetInference, Objective):
         reestimation = add_reestimation(self, arguments, reestimate)
         if self.target is not None:
             add_callback(self, arguments, TargetCheck(self.target), first=False)
+        add_progress_line(self, arguments)
         watch_rates(arguments)
         resume_with_backup(self, arguments)
         history = super().fit(**arguments)
