@@ -105,6 +105,7 @@ def _name_narrow(axes: Any, plan: MemoryPlan, time: int) -> None:
             color="0.25",
             fontsize=6,
             arrowprops=line if start > own else None,
+            zorder=4.0 - 0.01 * len(taken),  # its line runs behind the names before it
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         ).set_in_layout(False)
 
