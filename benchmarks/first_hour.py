@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
 PATH = ROOT / "benchmarks" / "results" / "first_hour.md"
-EXTRAS = "export,tflm,examples,docs"
+EXTRAS = "examples,tflm,docs"
 HEAD = """# The first hour
 
 Written by `benchmarks/first_hour.py`. Seconds by the clock, on {cores} cores with a load of

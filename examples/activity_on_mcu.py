@@ -1,6 +1,6 @@
 """From motion sensors to a microcontroller: a 3-bit network as C++ sources, proven in TFLM.
 
-    pip install -e ".[export,tflm,examples]"
+    pip install -e ".[examples,tflm]"
     python examples/activity_on_mcu.py --data_dir="UCI HAR Dataset"
 
 The network tells six human activities from 2.56 seconds of an accelerometer and a gyroscope. Its

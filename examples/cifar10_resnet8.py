@@ -1,6 +1,6 @@
 """MLPerf Tiny's ResNet-8 on CIFAR-10, from nothing to a proven .tflite file of few bits.
 
-    pip install -e ".[export,examples]"
+    pip install -e ".[examples]"
     python examples/cifar10_resnet8.py --method=gdnsq --weight_bits=2 --activation_bits=2
 
 tensorflow-datasets downloads CIFAR-10 (163 MB) on the first run. The example trains the float

@@ -158,6 +158,9 @@ __all__ = [
 ]
 
 
+_BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+"""What Keras can compute with, by the package that it loads."""
+
 _RENAMED = {"Plan": "QuantizationPlan"}
 
 
@@ -170,6 +173,21 @@ def _version() -> str:
         return "0+unknown"  # the package is on the path without being installed
 
 
+def _load_keras() -> None:
+    """Loads Keras. Without its backend, one sentence says what to install."""
+    try:
+        importlib.import_module("keras")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _BACKENDS:
+            raise
+        raise ImportError(
+            f"Keras computes with {_BACKENDS[missing]} here, which is not installed: "
+            'pip install "keras_qat[tensorflow]", or pip install "keras_qat[jax]" and set '
+            "KERAS_BACKEND=jax."
+        ) from error
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
@@ -178,10 +196,13 @@ def __getattr__(name: str) -> Any:
 
         warn_deprecated(f"keras_qat.{name}", f"keras_qat.{_RENAMED[name]}")
         name = _RENAMED[name]
+    if name == "integer":
+        return importlib.import_module("keras_qat.integer")
+    if name not in _HOME and name not in _MODULES:
+        raise AttributeError(f"module 'keras_qat' has no attribute {name!r}")
+    _load_keras()
     if name in _MODULES:
         return importlib.import_module(f"keras_qat.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'keras_qat' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

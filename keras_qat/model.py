@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_qat.conversion.exact_inference import connect
 from keras_qat.conversion.file_needs import check_file, refuse_hdf5
-from keras_qat.conversion.next_on_grid import next_on_grid
+from keras_qat.conversion.next_on_grid import kernel_layers, next_on_grid
 from keras_qat.conversion.quantizer_sites import QuantizerSite, quantizer_sites
 from keras_qat.conversion.target_inference import TargetInference
 from keras_qat.conversion.tensor_names import inherit_labels, set_labels
@@ -32,6 +32,7 @@ from keras_qat.keras_graph import (
     structured_inputs,
 )
 from keras_qat.keras_precision import MIXED, full_precision, trains
+from keras_qat.model_summary import Summarized
 from keras_qat.quantizers import LoweringError, PutsOnGrid, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
@@ -54,6 +55,7 @@ from keras_qat.training.own_steps import (
     steps_config,
     steps_of_config,
 )
+from keras_qat.training.progress_line import add_progress_line
 from keras_qat.training.resumed_callbacks import resume_with_backup
 
 _NAMES, _LABELS, _TARGET = "output_names", "output_labels", "target"
@@ -61,7 +63,7 @@ _OWN_STEPS, _UNTRAINED, _POLICY = "own_steps", "starts_untrained", "model_dtype_
 
 
 @keras.saving.register_keras_serializable(package="keras_qat")
-class QuantizedModel(TargetInference, Objective):
+class QuantizedModel(Summarized, TargetInference, Objective):
     """The model that `quantize` returns. It trains, saves and loads like any Functional model.
 
     Inference computes in float32 under every dtype policy, because the integers do.
@@ -205,6 +207,7 @@ class QuantizedModel(TargetInference, Objective):
         reestimation = add_reestimation(self, arguments, reestimate)
         if self.target is not None:
             add_callback(self, arguments, TargetCheck(self.target), first=False)
+        add_progress_line(self, arguments)
         watch_rates(arguments)
         resume_with_backup(self, arguments)
         history = super().fit(**arguments)
@@ -325,6 +328,21 @@ class QuantizedModel(TargetInference, Objective):
         ['relu']
         """
         return next_on_grid(self, layer)
+
+    def kernel_layers(self) -> dict[str, str]:
+        """The layer whose kernel makes a tensor of the integer network, by the tensor's name.
+
+        A layer of an inner model has its path for a name, such as `"base/conv1"`, if `quantize`
+        made this model in this process.
+
+        >>> import keras_qat
+        >>> hidden = [keras.layers.Dense(3, name="first"), keras.layers.ReLU(name="relu")]
+        >>> model = keras.Sequential([keras.Input((4,)), *hidden])
+        >>> keras_qat.quantize(model, calibration_data=np.eye(4)).kernel_layers()
+        {'relu': 'first'}
+        """
+        paths = {} if self.plan is None else {one.name: one.path for one in self.plan.layers}
+        return {tensor: paths.get(name) or name for tensor, name in kernel_layers(self).items()}
 
     @property
     def output_kinds(self) -> list[Kind]:

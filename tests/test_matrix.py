@@ -39,6 +39,8 @@ classifiers =
 [options]
 install_requires =
     keras>=3.13
+[options.extras_require]
+tensorflow =
     tensorflow>=2.19,<2.22
 """
     cells = [(cell.name, cell.python, cell.requirements) for cell in matrix.cells_of(text)]
@@ -48,7 +50,9 @@ install_requires =
         ("TensorFlow 2.19", "3.11", ("tensorflow==2.19.*",)),
         ("TensorFlow 2.20", "3.11", ("tensorflow==2.20.*",)),
         ("Keras 3.13", "3.11", ("keras==3.13.*",)),
+        ("JAX alone", "3.11", matrix.JAX_ALONE.requirements),
     ]
+    assert "tensorflow" not in " ".join((matrix.JAX_ALONE.extras, *matrix.JAX_ALONE.requirements))
 
 
 def test_a_setup_cfg_without_ranges_is_refused(matrix):

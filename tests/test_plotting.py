@@ -77,6 +77,25 @@ def test_a_grid_without_integers_counts_from_its_lowest_level():
     assert centers == [0.0, 1.0]
 
 
+def test_8_bits_are_a_density_with_marks_and_words(qmodel, figure):
+    """The stripes of a density hold all values, and a crowded code is cut off with a word."""
+    axis = next(a for a in drawn(figure) if a.get_title() == "head, weights, 8 bit")
+    stairs = axis.patches[0]
+    shares, edges, _ = stairs.get_data()
+    assert len(shares) <= 64
+    assert np.sum(shares * np.diff(edges)) == pytest.approx(1.0)
+    codes = qmodel.get_layer("head").weight_codes()
+    assert edges[0] < codes.min() < codes.max() < edges[-1]
+    assert axis.get_xlabel().startswith("code; ")
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[2:] == ["float values", "marks of the grid", "ends of the grid"]
+    axis = next(a for a in drawn(figure) if a.get_title() == "stem_relu, 8 bit")
+    (said,) = (text.get_text() for text in axis.texts)
+    assert said.endswith("% of the values")
+    shares, edges, _ = axis.patches[0].get_data()
+    assert int(said.split("%")[0]) == round(100 * float((shares * np.diff(edges)).max()))
+
+
 def test_the_picture_can_be_written_without_a_display(figure, tmp_path):
     figure.savefig(tmp_path / "grids.png", dpi=40)
     assert (tmp_path / "grids.png").stat().st_size > 10_000
@@ -91,7 +110,7 @@ def test_the_model_is_left_as_it_is(qmodel):
 
 def test_without_matplotlib_it_says_what_to_install(qmodel, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match="pip install matplotlib"):
+    with pytest.raises(ImportError, match=r'pip install "keras_qat\[plots\]"'):
         keras_qat.plot_grids(qmodel, images(4))
 
 
@@ -146,6 +165,15 @@ def test_capacity_shows_bits_on_their_way_to_the_target(history):
     assert bits.images[0].get_clim() == (0.0, 7.0)
     texts = [text.get_text() for text in bits.texts]
     assert texts == ["bits / target", "8.0 / 8", "2.5 / 2", "1.5 / 2", "nan / 4", "4.0 / 4"]
+
+
+def test_a_curve_shows_the_accuracy(history):
+    *four, _, curve = keras_qat.plot_capacity(history, accuracy=[0.5, 0.875]).axes
+    np.testing.assert_array_equal(curve.lines[0].get_ydata(), [50.0, 87.5])
+    assert curve.get_title() == "Accuracy, %: 87.5 % at the end"
+    assert len(keras_qat.plot_capacity(history).axes) == len(four) + 1
+    with pytest.raises(ValueError, match="one number for each of 2 epochs"):
+        keras_qat.plot_capacity(history, accuracy=[0.5])
 
 
 def test_fixed_widths_leave_the_place_to_the_capacity(history):

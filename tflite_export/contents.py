@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ class WeightReport:
             has less room for headroom.
         zeros: share of the weights that are zero.
         values: the largest number of different weights in a channel.
+        layer: the layer that has the weights, by its name in the model; empty if that is not known.
     """
 
     name: str
@@ -47,6 +49,12 @@ class WeightReport:
     predicted_in_int8: float
     zeros: float = 0.0
     values: int = 0
+    layer: str = ""
+
+    @property
+    def elements(self) -> int:
+        """The number of weights."""
+        return math.prod(self.shape)
 
     @property
     def faithful(self) -> bool:
@@ -83,6 +91,11 @@ class FloatWeightReport:
     stored_bytes: int
     zeros: float = 0.0
     values: int = 0
+
+    @property
+    def elements(self) -> int:
+        """The number of weights."""
+        return math.prod(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,11 +169,23 @@ def _report_float_weights(op: ops.FloatPart, file: FileModel) -> Iterator[FloatW
 
 
 def report_weights(
-    learned: IntegerGraph, stored: StoredGraph, file: FileModel, profile: str
+    learned: IntegerGraph,
+    stored: StoredGraph,
+    file: FileModel,
+    profile: str,
+    layers: Mapping[str, str],
 ) -> tuple[WeightReport, ...]:
-    """Every layer with weights, for the runtime that rounds like `profile`."""
+    """Every layer with weights, for the runtime that rounds like `profile`.
+
+    Args:
+        learned, stored, file: the graph, what is stored of it, and the file.
+        profile: the rounding profile.
+        layers: the layer that has the weights, by the output tensor, where that is known.
+    """
     return tuple(
-        _report_weight(op, learned, stored, file, profile)
+        dataclasses.replace(
+            _report_weight(op, learned, stored, file, profile), layer=layers.get(op.output, "")
+        )
         for op in learned.ops
         if isinstance(op, ops.LinearOp)
     )

@@ -46,7 +46,7 @@ from tflite_export.proof.samples import code_samples, real_samples, split_labels
 from tflite_export.proof.uneven_ranges import range_warnings
 from tflite_export.proof.verification import verify as verify_file
 from tflite_export.proof.worth import Answers, Metric, worth_of
-from tflite_export.report import Report
+from tflite_export.report import Report, print_report
 from tflite_export.targets import TARGETS, Target, get_target, target_with
 
 _FLOAT_INPUT_LIMIT = (
@@ -79,7 +79,7 @@ def export(
     metadata: Metadata | None = None,
     portable: bool | None = None,
     runtimes: Sequence[OtherRuntime] = (),
-    verbose: bool = True,
+    verbose: bool | int = True,
 ) -> Report:
     """Writes `model` as a `.tflite` file and proves the file before it appears at `path`.
 
@@ -141,7 +141,8 @@ def export(
         portable: `True` writes a file for `"litert"` that computes the same on x86-64 and arm64, or
             refuses and names the operator. By default the report counts what differs.
         runtimes: LiteRT of other environments, which also have to compute the file exactly.
-        verbose: print the report.
+        verbose: print four lines of the report: the file, its size, what it keeps and where it was
+            proven. 2 prints all of it, `False` nothing.
 
     Returns:
         The report.
@@ -190,8 +191,7 @@ def export(
     replace_file(destination, exported.data)
     if verify:
         note_as_own(exported.data)
-    if verbose:
-        print(exported.report.render())
+    print_report(exported.report, verbose)
     return exported.report
 
 
@@ -268,7 +268,9 @@ def _prepared(
         said = packed(metadata, legal, kinds)
         file, files = dataclasses.replace(file, metadata={BUFFER_NAME: said.buffer}), said.files
     data = with_associated_files(write_model(file), files)
-    weights = report_weights(with_channel_scales(graph), stored, file, chosen.default_profile)
+    named: Mapping[str, str] = getattr(whole, "kernel_layers", dict)()
+    learned = with_channel_scales(graph)
+    weights = report_weights(learned, stored, file, chosen.default_profile, named)
     lossy = [weight for weight in weights if not weight.faithful]
     if strict:
         require_faithful([weight.name for weight in lossy])

@@ -157,7 +157,7 @@ def _interpreter(data: bytes, threads: int) -> Any:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError(
-            "Running LiteRT needs ai-edge-litert: pip install 'keras_qat[export]'"
+            'Running LiteRT needs ai-edge-litert: pip install "keras_qat[export]"'
         ) from error
     return Interpreter(model_content=data, num_threads=threads)
 

@@ -6,19 +6,34 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
-from tflite_export.contents import FloatPartReport, OpReport, WeightReport
+from keras_qat.integer.tables import Table, html_lines
+from tflite_export.contents import (
+    FloatPartReport,
+    FloatWeightReport,
+    OpReport,
+    WeightReport,
+)
 from tflite_export.proof.comparison import ModelComparison
 from tflite_export.proof.evaluation import OtherEvaluation
 from tflite_export.proof.processors import ProcessorDifference
 from tflite_export.proof.verification import RuntimeVerification
 from tflite_export.proof.worth import Worth
-from tflite_export.text_table import text_table
+from tflite_export.targets import get_target
+from tflite_export.text_table import fitted_lines, text_table
+
+_TARGETS = {"litert": "LiteRT", "tflm": "TensorFlow Lite Micro"}
+_RUNTIMES = {"litert_ref": "LiteRT's reference kernels", "xnnpack": "XNNPACK"}
+"""What the first lines call a runtime, by its rounding profile; else by its own name."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(Table):
     """The content of the file, the proofs, and the differences from the model.
+
+    `summary()` says it in four lines, `render()` in full, and a notebook shows the four lines and a
+    row for each operator. `to_dataframe()`, `to_csv(path)` and `to_latex(path)` give these rows.
 
     Attributes:
         path: the file.
@@ -79,10 +94,105 @@ class Report:
         """Writes `to_json()` to `path`."""
         pathlib.Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
+    def summary(self) -> str:
+        """Four lines: the file, its size, what it keeps of the float model, where it was proven.
+
+        A line goes on below where the terminal is narrow. What is to be minded follows.
+        """
+        return "\n".join(fitted_lines(self._first_lines()))
+
+    def _first_lines(self) -> list[str]:
+        standing = get_target(self.target).limits
+        return [
+            f"File    {self.path}, for {_TARGETS.get(self.target, self.target)}, {self.io_dtype} "
+            f"I/O{self._said_of_float()}",
+            f"Size    {self.file_bytes:,} bytes; {self.float_bytes:,} with float32 weights, "
+            f"{self.int8_bytes:,} with int8",
+            f"Kept    {self._kept()}",
+            f"Proven  {self._proven()}",
+            *(f"Mind: {limit}" for limit in self.limits if limit not in standing),
+        ]
+
+    @property
+    def float_bytes(self) -> int:
+        """The bytes of this file if its weights were float32."""
+        return self._bytes_with(4)
+
+    @property
+    def int8_bytes(self) -> int:
+        """The bytes of this file if its weights were int8."""
+        return self._bytes_with(1)
+
+    def _bytes_with(self, size: int) -> int:
+        inside = [weight for part in self.float_parts for weight in part.weights]
+        weights: list[WeightReport | FloatWeightReport] = [*self.weights, *inside]
+        return self.file_bytes + sum(size * each.elements - each.stored_bytes for each in weights)
+
+    def _said_of_float(self) -> str:
+        layers = {name for part in self.float_parts for name in part.layers}
+        return f", {len(layers)} layer{'s' * (len(layers) > 1)} in float32" if layers else ""
+
+    def _kept(self) -> str:
+        """The metric or the SQNR against the float model, else the answers of the trained one."""
+        worth, comparison = self.worth, self.comparison
+        if comparison is None:
+            return "not measured: a graph has no float model"
+        count = f"{comparison.samples:,} samples"
+        if worth is not None and worth.metric:
+            percent = worth.metric == "accuracy"
+            file, trained, of_float = (
+                "" if each is None else f"{each:.2%}" if percent else f"{each:.4g}"
+                for each in (worth.of_file, worth.of_trained, worth.of_float)
+            )
+            before = f"float {of_float}, " if of_float else ""
+            return f"{worth.metric} {file} ({before}trained {trained}; {count})"
+        known = [each for each in (worth.file_sqnr if worth else {}).values() if each is not None]
+        if known:
+            return f"SQNR {min(known):.1f} dB against the float model ({count})"
+        if worth is not None and worth.file_sqnr:
+            return f"no difference from the float model ({count})"
+        how = count if worth is not None else f"{comparison.samples:,} random samples"
+        if comparison.argmax_agreement is not None:
+            return f"{comparison.argmax_agreement:.2%} of the trained model's answers ({how})"
+        sizes = [each.sqnr for each in comparison.outputs if each.sqnr is not None]
+        if sizes:
+            return f"SQNR {min(sizes):.1f} dB against the trained model ({how})"
+        return f"flip rate {comparison.flip_rate:.1e} against the trained model ({how})"
+
+    def _proven(self) -> str:
+        if not self.verifications:
+            return "nowhere: verify=False"
+        names = [_RUNTIMES.get(each.profile, each.runtime) for each in self.verifications]
+        where = " and ".join(dict.fromkeys(names))
+        return f"{self.mismatches} of {self.compared_elements:,} elements differ in {where}"
+
+    @property
+    def table_head(self) -> tuple[str, ...]:
+        """The columns: a row for each operator, and what is known of its layer."""
+        return ("layer", "operator", "output", "shape", "bits", "storage", "bytes", "flip rate")
+
+    @property
+    def table_rows(self) -> list[tuple[Any, ...]]:
+        """A row for each operator."""
+        weights = {each.name: each for each in self.weights}
+        tensors = () if self.comparison is None else self.comparison.tensors
+        rates = {each.name: each.rate for each in tensors}
+        rows: list[tuple[Any, ...]] = []
+        for op in self.operators:
+            own = weights.get(op.name)
+            known = (own.bits, own.storage, own.stored_bytes) if own else (None, None, None)
+            layer = (own.layer if own else "") or op.name
+            rows.append((layer, op.code, op.name, _times(op.shape), *known, rates.get(op.name)))
+        return rows
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first lines, and a row for each operator."""
+        return html_lines(self._first_lines()) + self.html_table()
+
     def render(self) -> str:
-        """The report as plain text with tables."""
+        """The report in full as plain text, no wider than the terminal."""
         lines = [
-            f"{self.path}: {self.file_bytes:,} bytes, target {self.target}, {self.io_dtype} I/O",
+            *self._first_lines(),
             "",
             *text_table(
                 ("operator", "version", "output", "dtype", "shape"),
@@ -98,14 +208,14 @@ class Report:
             *(self.worth.render() if self.worth else ()),
             *(f"Limit: {limit}" for limit in self.limits),
         ]
-        return "\n".join(lines)
+        return "\n".join(fitted_lines(lines))
 
     def _render_weights(self) -> list[str]:
         if not self.weights:
             return []
         rows = [
             (
-                weight.name,
+                weight.layer or weight.name,
                 _times(weight.shape),
                 weight.bits,
                 weight.storage,
@@ -179,3 +289,9 @@ def _render_float_part(part: FloatPartReport) -> str:
 
 def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
+
+
+def print_report(report: Report, verbose: bool | int) -> None:
+    """Prints the first lines of a report; from 2 on all of it, and for 0 nothing."""
+    if verbose:
+        print(report.render() if verbose > 1 else report.summary())

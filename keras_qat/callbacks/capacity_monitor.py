@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
 import os
 from typing import Any
 
@@ -11,6 +13,7 @@ import keras
 from keras_qat.callbacks.bottlenecks import bottlenecks
 from keras_qat.callbacks.capacity_probe import FACTS, CapacityProbe, finite
 from keras_qat.callbacks.step_sensitivity import step_sensitivity
+from keras_qat.callbacks.tensorboard_events import TensorBoardEvents
 from keras_qat.integer.files import replace_file
 from keras_qat.model import QuantizedModel
 
@@ -90,8 +93,10 @@ class CapacityMonitor(keras.callbacks.Callback):
 
     Args:
         data: input samples, see `calibration_data` of `quantize`; a few dozen are enough.
-        log_dir: a folder to which every number of an epoch is also written, as a TensorBoard
-            scalar `<number>/<tensor>`, or `<number>/network`.
+        log_dir: a folder for TensorBoard: every number of an epoch as a scalar `<number>/<tensor>`
+            or `<number>/network`, a histogram `codes/<tensor>` of the codes, counted from the
+            lowest one, and at the end of a `fit` the picture of `keras_qat.plot_capacity`, if
+            matplotlib is installed.
         batch_size: the samples in one batch of the probe.
         labels: the labels of `data`, to record `step_sensitivity` too. It takes a training step for
             each batch, run eagerly.
@@ -143,7 +148,8 @@ class CapacityMonitor(keras.callbacks.Callback):
         self._log_dir = log_dir
         self._batch_size = batch_size
         self._probe: CapacityProbe | None = None
-        self._writer: Any = None
+        self._events: TensorBoardEvents | None = None
+        self._accuracies: dict[int, float] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
         if not isinstance(self.model, QuantizedModel):
@@ -155,9 +161,7 @@ class CapacityMonitor(keras.callbacks.Callback):
             self._probe = CapacityProbe(self.model, self._data, self._batch_size)
             self._begin(self._probe)
         if self._log_dir is not None:
-            import tensorflow as tf
-
-            self._writer = tf.summary.create_file_writer(os.fspath(self._log_dir))
+            self._events = TensorBoardEvents(self._log_dir)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._forget_from(epoch)
@@ -174,13 +178,16 @@ class CapacityMonitor(keras.callbacks.Callback):
             by_hand = {key: float(logs[key]) for key in _BY_HAND if key in (logs or {})}
             for key, value in {**self._probe.network(records), **by_hand}.items():
                 self.history["network"].setdefault(key, []).append(value)
-        if self._writer is not None:
-            self._write_scalars(epoch)
+        found = [logs[key] for key in ("val_accuracy", "accuracy") if key in (logs or {})]
+        self._accuracies |= {epoch: float(found[0])} if found else {}
+        if self._events is not None:
+            self._write(self._events, epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._events is not None:
+            self._write_picture(self._events)
+            self._events.close()
+            self._events = None
 
     def bottlenecks(self, n: int = 3, by: str = "bits_per_value") -> list[str]:
         """The first tensors of a ranking in the last epoch.
@@ -249,17 +256,25 @@ class CapacityMonitor(keras.callbacks.Callback):
                 if isinstance(values, list):
                     del values[kept:]
 
-    def _write_scalars(self, epoch: int) -> None:
-        """Writes the same as `tf.summary.scalar`, which requires that TensorBoard is installed."""
-        import tensorflow as tf
+    def _write(self, events: TensorBoardEvents, epoch: int) -> None:
+        """Writes the numbers of the last epoch, and the codes of all tensors."""
+        series = {**self.history["tensors"], "network": self.history["network"]}
+        for name, numbers in series.items():
+            for key, values in numbers.items():
+                if isinstance(values, list) and isinstance(values[-1], float):
+                    events.scalar(f"{key}/{name}", values[-1], epoch)
+        for name, counts in self._probe.code_counts().items() if self._probe else ():
+            events.codes(f"codes/{name}", counts, epoch)
+        events.flush()
 
-        scalar = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
-        scalar.plugin_data.plugin_name = "scalars"
-        with self._writer.as_default():
-            series = {**self.history["tensors"], "network": self.history["network"]}
-            for name, numbers in series.items():
-                for key, values in numbers.items():
-                    if isinstance(values, list) and isinstance(values[-1], float):
-                        value = tf.constant(values[-1], tf.float32)
-                        tf.summary.write(f"{key}/{name}", value, step=epoch, metadata=scalar)
-        self._writer.flush()
+    def _write_picture(self, events: TensorBoardEvents) -> None:
+        """Writes the picture of the run, if matplotlib is there."""
+        if importlib.util.find_spec("matplotlib") is None or not self.history["epochs"]:
+            return
+        import keras_qat  # its front door: pictures are on a floor above
+
+        epochs = self.history["epochs"]
+        known = [self._accuracies.get(epoch, math.nan) for epoch in epochs]
+        accuracy = known if any(map(math.isfinite, known)) else None
+        figure = keras_qat.plot_capacity(self.history, accuracy=accuracy)
+        events.figure("capacity", figure, epochs[-1])

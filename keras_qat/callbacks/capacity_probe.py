@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from keras_qat.callbacks.average_bits import ACTIVATIONS, WEIGHTS, average_bits
 from keras_qat.callbacks.channel_capacity import (
@@ -75,6 +76,27 @@ class CapacityProbe:
                 "learned": site.quantizer.learns_width and bool(site.quantizer.trainable),
             }
         return found
+
+    def code_counts(self) -> dict[str, npt.NDArray[np.float64]]:
+        """How many values have each code, from the lowest one on, by tensor.
+
+        A tensor whose grid is not finite, as in a run that diverged, is left out.
+        """
+        found = {}
+        for name, site in self._sites.items():
+            kernel = None
+            if site.kernel is not None:
+                kernel = site.quantizer.prepare(site.kernel.channels_last_kernel())
+            channel = channel_of(site.quantizer, kernel)
+            if not all(np.all(np.isfinite(each)) for each in (channel.low, channel.levels)):
+                continue
+            found[name] = CodeCounts(channel)
+            if kernel is not None:
+                found[name].add(keras.ops.convert_to_numpy(kernel))
+        for values in self._batches(self._values):
+            for name in found.keys() & values.keys():
+                found[name].add(values[name])
+        return {name: counts.counts for name, counts in found.items()}
 
     def network(self, records: Mapping[str, Record]) -> Record:
         """Average bits and narrowest cuts of the network, from the records of all its tensors.

@@ -228,7 +228,7 @@ class FloatMeasurement:
 
 
 class CodeCounts:
-    """How often a tensor takes each level of a channel with one step.
+    """How often a tensor takes each level, counted from the lowest one of its channel.
 
     >>> counts = CodeCounts(_channel(2.0, 1.0, 0.0, 3.0, 4))
     >>> counts.add([0.1, 0.9, 2.2, 9.0])
@@ -246,6 +246,11 @@ class CodeCounts:
         places = np.rint((np.asarray(values, np.float64) - channel.low) / channel.step)
         places = np.clip(places, 0, len(self._counts) - 1).astype(np.int64)
         self._counts += np.bincount(places.ravel(), minlength=len(self._counts))
+
+    @property
+    def counts(self) -> npt.NDArray[np.float64]:
+        """The number of values of each level, from the lowest one on."""
+        return self._counts
 
     def entropy(self) -> float:
         """`-sum(p * log2(p))` over the levels, in bits per value."""

@@ -9,6 +9,7 @@ import keras
 
 from keras_qat.conversion.tensor_names import tensor_names
 from keras_qat.keras_graph import layer_name, nodes, readers_of
+from keras_qat.quantized_layers import QuantizeWrapper
 from keras_qat.quantizers import PutsOnGrid
 
 
@@ -47,6 +48,22 @@ def next_on_grid(model: keras.Model, layer: str) -> list[str]:
         else:
             found.extend(behind.input_tensors[0] for behind in grids_behind(node.outputs))
     return list(dict.fromkeys(names[id(each)] for each in found if id(each) in names))
+
+
+def kernel_layers(model: keras.Model) -> dict[str, str]:
+    """The layer whose kernel an integer op multiplies with, by the tensor that the op writes.
+
+    Where one tensor has the kernels of several layers, its name says as much as theirs.
+    """
+    names = tensor_names(model)
+    found: dict[str, set[str]] = {}
+    for node in nodes(model):
+        if isinstance(node.operation, QuantizeWrapper):
+            for behind in grids_behind(node.outputs):
+                tensor = names.get(id(behind.input_tensors[0]))
+                if tensor is not None:
+                    found.setdefault(tensor, set()).add(node.operation.name)
+    return {tensor: layers.pop() for tensor, layers in found.items() if len(layers) == 1}
 
 
 def on_no_grid(tensor: Any, model_name: str) -> str:

@@ -6,15 +6,20 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import platform
+import re
 import secrets
 import shutil
 import stat
+import time
+import zlib
 from collections.abc import Iterator, Mapping
 
 PathLike = str | os.PathLike[str]
 
 _PART = ".part"
 _MOST_LETTERS = 50
+_A_DAY = 24 * 60 * 60
 
 
 def replace_file(path: PathLike, data: bytes) -> None:
@@ -59,16 +64,13 @@ def replace_set(folder: pathlib.Path, contents: Mapping[str, bytes]) -> None:
     """
     folder = pathlib.Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_folders(folder)
+    _remove_left(folder)
     if folder.exists() and not all(map(_is_plain_file, folder.iterdir())):
         replace_files({folder / name: data for name, data in contents.items()})
         return
-    beside = folder.with_name(f".{folder.name[:_MOST_LETTERS]}.{secrets.token_hex(4)}{_PART}")
+    beside = _name_beside(folder)
     beside.mkdir()
-    descriptor = os.open(beside, os.O_RDONLY) if os.name != "nt" else None
     try:
-        if descriptor is not None:
-            _lock(descriptor)
         for old in folder.iterdir() if folder.exists() else ():
             if old.name not in contents and not old.name.endswith(_PART):
                 os.link(old, beside / old.name)
@@ -84,8 +86,6 @@ def replace_set(folder: pathlib.Path, contents: Mapping[str, bytes]) -> None:
                 replace_files({folder / name: data for name, data in contents.items()})
         flush(folder.parent)
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
         shutil.rmtree(beside, ignore_errors=True)
 
 
@@ -104,20 +104,6 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
         return False
     names = (os.fsencode(one), os.fsencode(other))
     return bool(rename(_HERE, names[0], _HERE, names[1], _EXCHANGE) == 0)
-
-
-def _remove_left_folders(folder: pathlib.Path) -> None:
-    """Removes folders that killed processes left beside a folder."""
-    start = f".{folder.name[:_MOST_LETTERS]}."
-    for path in folder.parent.iterdir():
-        if path.name.startswith(start) and path.name.endswith(_PART) and path.is_dir():
-            with contextlib.suppress(OSError):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    if _lock(descriptor):
-                        shutil.rmtree(path, ignore_errors=True)
-                finally:
-                    os.close(descriptor)
 
 
 def check_name(path: PathLike) -> None:
@@ -153,12 +139,10 @@ def flush(path: pathlib.Path) -> None:
 @contextlib.contextmanager
 def _beside(target: pathlib.Path, data: bytes) -> Iterator[pathlib.Path]:
     """A file beside another one, with its mode. It is gone when the context ends."""
-    start = f".{target.name[:_MOST_LETTERS]}."
-    _remove_left(target.parent, start)
-    beside = target.with_name(f"{start}{secrets.token_hex(4)}{_PART}")
+    _remove_left(target)
+    beside = _name_beside(target)
     try:
         with beside.open("xb") as stream:
-            _lock(stream.fileno())
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -171,26 +155,47 @@ def _beside(target: pathlib.Path, data: bytes) -> Iterator[pathlib.Path]:
         beside.unlink(missing_ok=True)
 
 
-def _remove_left(folder: pathlib.Path, start: str) -> None:
-    """Removes files that killed processes left. The ones of living processes are locked."""
-    for path in folder.iterdir():
-        if path.name.startswith(start) and path.name.endswith(_PART):
-            with contextlib.suppress(OSError), path.open("rb") as stream:
-                if _lock(stream.fileno()):
-                    path.unlink()
+def _name_beside(target: pathlib.Path) -> pathlib.Path:
+    """A new name for what this process writes beside a target."""
+    mine = f"{_start(target)}{_machine()}-{os.getpid()}-"
+    return target.with_name(f"{mine}{secrets.token_hex(4)}{_PART}")
 
 
-def _lock(descriptor: int) -> bool:
-    """Locks a file until it is closed, and returns whether that was possible.
+def _start(target: pathlib.Path) -> str:
+    return f".{target.name[:_MOST_LETTERS]}."
 
-    Windows removes no open files, which is lock enough.
+
+def _machine() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _remove_left(target: pathlib.Path) -> None:
+    """Removes what processes of this machine, which run no longer, left beside a target."""
+    pattern = re.compile(
+        rf"{re.escape(_start(target))}{_machine()}-(\d{{1,10}})-[0-9a-f]{{8}}{re.escape(_PART)}"
+    )
+    for path in target.parent.iterdir():
+        found = pattern.fullmatch(path.name)
+        with contextlib.suppress(OSError):
+            if found is None or _may_be_in_use(path, int(found[1])):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _may_be_in_use(path: pathlib.Path, process: int) -> bool:
+    """Whether the process that wrote a part may be at it still: it runs, or it is not known.
+
+    On Windows, where asking a process ends it, a part is in use for a day.
     """
+    if os.name == "nt":
+        return time.time() - path.stat().st_mtime < _A_DAY
     try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # it runs, for another user
+    except (ProcessLookupError, OverflowError):
         return False
     return True

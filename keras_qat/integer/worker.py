@@ -35,7 +35,7 @@ _LENGTH = struct.Struct("<Q")
 _ERRORS = {each.__name__: each for each in (ImportError, RuntimeError, ValueError)}
 _LOCK = threading.Lock()
 _WORKERS: dict[int, subprocess.Popen[bytes]] = {}
-"""The worker of each process: a forked child starts its own."""
+"""The worker of each process: a copy of this process starts its own."""
 
 
 def call_in_worker(function: str, arrays: Arrays, options: Mapping[str, Any], about: str) -> Answer:
@@ -79,19 +79,8 @@ def _started() -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": places},
         )
-        _widen(worker)
         _WORKERS[os.getpid()] = worker
     return worker
-
-
-def _widen(worker: subprocess.Popen[bytes]) -> None:
-    """Lets a pipe hold a megabyte, where the system can."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import fcntl
-
-        for stream in (worker.stdin, worker.stdout):
-            if stream is not None:
-                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
 def _end(worker: subprocess.Popen[bytes]) -> str:

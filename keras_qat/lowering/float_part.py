@@ -114,7 +114,8 @@ def _converted(
     if keras.backend.backend() != "tensorflow":
         raise LoweringError(
             f"The layers {names} stay in float, and only TensorFlow can convert them. Save the "
-            "model, load it with KERAS_BACKEND=tensorflow and export it there. "
+            "model, load it with KERAS_BACKEND=tensorflow and export it there; if TensorFlow is "
+            'missing, pip install "keras_qat[tensorflow]". '
             f"Received: backend {keras.backend.backend()!r}"
         )
     import tensorflow as tf

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from keras_qat.callbacks import CapacityMonitor
 from keras_qat.callbacks.bottlenecks import bottlenecks
 from keras_qat.plotting.figures import COLORS, MARKED, figure_class
-from keras_qat.plotting.histories import checked_history
+from keras_qat.plotting.histories import accuracies, checked_history
 
 
 def plot_capacity(
     history: CapacityMonitor | Mapping[str, Any] | str | os.PathLike[str],
     path: str | os.PathLike[str] | None = None,
+    accuracy: Any = None,
 ) -> Any:
     """Draws the history of a `CapacityMonitor`, one row for each tensor in the order of the graph.
 
@@ -34,27 +35,36 @@ def plot_capacity(
     Args:
         history: a monitor, its `history`, or the path of its JSON file.
         path: where to write the picture; the ending decides between PNG, PDF and SVG.
+        accuracy: what a curve above the first column shows: the `History` that the same `fit`
+            returned (its "val_accuracy", or else its "accuracy"), or one number from 0 to 1 for
+            each epoch. `None` draws no curve.
 
     Returns:
         The `matplotlib.figure.Figure`.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: not the history of a `CapacityMonitor`, or a history without epochs.
+        ValueError: not the history of a `CapacityMonitor`, a history without epochs, or accuracies
+            that do not fit them.
         FileNotFoundError: no such JSON file.
     """
     new_figure = figure_class("plot_capacity")
     history = checked_history(history, CapacityMonitor, "epochs")
     tensors = list(history["tensors"].values())
     rows = np.arange(len(tensors))
-    figure = new_figure(figsize=(13.0, 1.9 + 0.24 * len(rows)), layout="constrained")
-    axes = figure.subplots(1, 4, sharey=True, width_ratios=(4.4, 2.8, 1.7, 1.7))
+    found = accuracies(accuracy, history["epochs"])
+    above = 0.0 if found is None else 1.1  # inches for the curve
+    figure = new_figure(figsize=(13.0, 2.4 + above + 0.24 * len(rows)), layout="constrained")
+    heights = (above or 0.01, 2.0 + 0.24 * len(rows))
+    places = figure.add_gridspec(2, 4, width_ratios=(4.4, 2.8, 1.7, 1.7), height_ratios=heights)
+    axes = [figure.add_subplot(places[1, 0])]
+    axes += [figure.add_subplot(places[1, each], sharey=axes[0]) for each in (1, 2, 3)]
     _draw_epochs(figure, axes[0], history)
     _draw_capacities(axes[1], history)
     _draw_examples(axes[2], history)
     saturated = 100.0 * _last(tensors, "saturation")
     axes[3].barh(rows, saturated, color=_row_colors(history, ()))
-    axes[3].set_title("saturated values, %", fontsize=9)
+    axes[3].set_title("How many values lie\nbeyond the grid, %", fontsize=9)
     _write_column(axes[3], [f"{share:.1f}" for share in saturated])
     axes[0].set_yticks(rows, list(history["tensors"]))
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
@@ -62,14 +72,16 @@ def plot_capacity(
         label.set_color(COLORS[tensor["kind"]])
     for axis in axes:
         axis.tick_params(labelsize=8)
-        axis.tick_params(axis="y", length=0)
+        axis.tick_params(axis="y", length=0, labelleft=axis is axes[0])
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[1:]:
         axis.grid(axis="y", color="0.9", linewidth=0.6)
         axis.set_axisbelow(True)
+    if found is not None:
+        _draw_accuracy(figure.add_subplot(places[0, 0], sharex=axes[0]), history["epochs"], found)
     figure.suptitle(
-        f"Quantizers as noisy channels, after epoch {history['epochs'][-1]}: weights (blue), "
-        "activations (orange), the smallest capacities (red)",
+        f"What each grid lets through, after epoch {history['epochs'][-1]}: weights in blue, "
+        "activations in orange, the narrowest in red",
         fontsize=10,
     )
     if path is not None:
@@ -100,14 +112,26 @@ def _draw_epochs(figure: Any, axis: Any, history: Mapping[str, Any]) -> None:
     )
     bar = figure.colorbar(image, ax=axis, location="bottom", fraction=0.04, pad=0.02, aspect=40)
     bar.ax.tick_params(labelsize=8)
-    what = "bits of the widest channel above its target" if learned.any() else "bits per value"
+    what = "bits above the target, white: met" if learned.any() else "capacity, bits per value"
     bar.set_label(what, fontsize=8)
-    axis.set_title("bits above the target" if learned.any() else "capacity", fontsize=9)
+    title = "How far the widest channel is above its target, epoch by epoch"
+    axis.set_title(title if learned.any() else "What a value carries, epoch by epoch", fontsize=9)
     axis.set_facecolor("0.9")
     axis.set_xlabel("epoch", fontsize=8)
     axis.locator_params(axis="x", integer=True, min_n_ticks=1)
     bits = zip(_last(tensors, "max_bits"), targets, strict=True)
     _write_column(axis, [f"{found:.1f} / {target}" for found, target in bits], "bits / target")
+
+
+def _draw_accuracy(axis: Any, epochs: Any, accuracy: npt.NDArray[np.float64]) -> None:
+    percent = 100.0 * accuracy
+    axis.plot(epochs, percent, "-o", color="tab:green", ms=3, lw=1.2)
+    known = percent[np.isfinite(percent)]
+    said = f": {known[-1]:.1f} % at the end" if known.size else ""
+    axis.set_title(f"Accuracy, %{said}", fontsize=9)
+    axis.tick_params(labelsize=8, labelbottom=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="0.9", linewidth=0.6)
 
 
 def _draw_capacities(axis: Any, history: Mapping[str, Any]) -> None:
@@ -117,7 +141,7 @@ def _draw_capacities(axis: Any, history: Mapping[str, Any]) -> None:
     red = _red(history, "bits_per_value", 3)
     axis.barh(rows, capacities, color=_row_colors(history, red))
     axis.plot([tensor["target_bits"] for tensor in tensors], rows, "|", color="0.2", ms=9)
-    axis.set_title("capacity in bits per value; | target bits", fontsize=9)
+    axis.set_title("What one value carries, bits\n(the mark | is the target)", fontsize=9)
     _write_column(axis, [f"{capacity:.2f}" for capacity in capacities], red=red)
 
 
@@ -128,7 +152,7 @@ def _draw_examples(axis: Any, history: Mapping[str, Any]) -> None:
     shown = np.where(bits > 0.0, bits, np.nan)
     axis.scatter(shown, np.arange(len(bits)), color=_row_colors(history, red), s=22)
     axis.set_xscale("log")
-    axis.set_title("bits per example", fontsize=9)
+    axis.set_title("What one example\ncarries through, bits", fontsize=9)
     _write_column(axis, ["" if np.isnan(value) else f"{value:,.0f}" for value in bits], red=red)
 
 

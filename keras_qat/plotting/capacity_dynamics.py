@@ -6,13 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
 from keras_qat.callbacks import CapacityMonitor
 from keras_qat.plotting.figures import figure_class
-from keras_qat.plotting.histories import checked_history
+from keras_qat.plotting.histories import accuracies, checked_history
 
 _CAPACITY, _HIDDEN, _ACCURACY, _QUIET = "tab:blue", "#9ec4e6", "tab:orange", "0.35"
 _AXES = {
@@ -20,7 +19,6 @@ _AXES = {
     "bits_per_weight": "average bits of a weight",
     "bits_per_activation": "average bits of an activation",
 }
-_KEYS = ("val_accuracy", "accuracy")
 _NAMES_IN_LABEL = 2
 _LOG_FROM = 30.0
 """The ratio of the largest to the smallest number from which the axis is logarithmic."""
@@ -81,7 +79,7 @@ def plot_capacity_dynamics(
             "The capacity history has no numbers of the network: an earlier release recorded it. "
             "plot_capacity draws it. For plot_capacity_dynamics, fit with a CapacityMonitor again."
         )
-    found = _accuracies(accuracy, history["epochs"])
+    found = accuracies(accuracy, history["epochs"])
     figure = new_figure(figsize=(8.4, 5.4), layout="constrained")
     axis = figure.subplots()
     x = _series(history, bits)
@@ -194,27 +192,3 @@ def _described(tensors: Sequence[str]) -> str:
     names = [name.removesuffix("/activations") for name in tensors]
     rest = len(names) - _NAMES_IN_LABEL
     return " + ".join([*names[:_NAMES_IN_LABEL], *([f"{rest} more"] if rest > 0 else [])])
-
-
-def _accuracies(given: Any, epochs: Sequence[int]) -> Array | None:
-    """One accuracy for each epoch; NaN for an epoch that a `History` does not have."""
-    if given is None:
-        return None
-    if isinstance(given, keras.callbacks.History):
-        counts = {key: len(values) for key, values in given.history.items()}
-        whole = [key for key in _KEYS if counts.get(key) == len(given.epoch)]
-        if not whole:
-            raise ValueError(
-                "The History has neither 'val_accuracy' nor 'accuracy' for each epoch: compile "
-                "with metrics=['accuracy'], or pass one number for each epoch. Received "
-                f"{len(given.epoch)} epochs, and numbers by key: {counts}"
-            )
-        known = dict(zip(given.epoch, given.history[whole[0]], strict=True))
-        return np.array([known.get(epoch, np.nan) for epoch in epochs], dtype=np.float64)
-    found = np.asarray(given, dtype=np.float64)
-    if found.shape != (len(epochs),):
-        raise ValueError(
-            f"The accuracy must have one number for each of {len(epochs)} epochs. Received: "
-            f"numbers of the shape {found.shape}"
-        )
-    return found

@@ -17,5 +17,5 @@ def figure_class(caller: str) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(f"{caller} needs matplotlib: pip install matplotlib") from error
+        raise ImportError(f'{caller} needs matplotlib: pip install "keras_qat[plots]"') from error
     return Figure

@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+_KEYS = ("val_accuracy", "accuracy")
 
 
 def checked_history(
@@ -43,4 +49,28 @@ def checked_history(
     if not history[along]:
         raise ValueError(f"The history of the {monitor.__name__} is empty: fit with it first.")
     found: Mapping[str, Any] = history
+    return found
+
+
+def accuracies(given: Any, epochs: Sequence[int]) -> npt.NDArray[np.float64] | None:
+    """One accuracy for each epoch; NaN for an epoch that a `History` does not have."""
+    if given is None:
+        return None
+    if isinstance(given, keras.callbacks.History):
+        counts = {key: len(values) for key, values in given.history.items()}
+        whole = [key for key in _KEYS if counts.get(key) == len(given.epoch)]
+        if not whole:
+            raise ValueError(
+                "The History has neither 'val_accuracy' nor 'accuracy' for each epoch: compile "
+                "with metrics=['accuracy'], or pass one number for each epoch. Received "
+                f"{len(given.epoch)} epochs, and numbers by key: {counts}"
+            )
+        known = dict(zip(given.epoch, given.history[whole[0]], strict=True))
+        return np.array([known.get(epoch, np.nan) for epoch in epochs], dtype=np.float64)
+    found = np.asarray(given, dtype=np.float64)
+    if found.shape != (len(epochs),):
+        raise ValueError(
+            f"The accuracy must have one number for each of {len(epochs)} epochs. Received: "
+            f"numbers of the shape {found.shape}"
+        )
     return found

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from keras_qat.config import QuantizationConfig
+from keras_qat.integer import tables
+from keras_qat.integer.tables import html_lines, terminal_width
 from keras_qat.layer_rules.rule import Rule
 from keras_qat.quantizers import Quantizer, WeightQuantizer
 from keras_qat.quantizers.preserved import PRESERVED
+
+_COSTS = {
+    "macs": "MACs",
+    "float_bytes": "float bytes",
+    "litert_bytes": "litert bytes",
+    "tflm_bytes": "tflm bytes",
+}
+"""The heads of the columns of costs, by the attribute of a layer."""
+
+_WIDE = 120
+_LEFT_OUT = ("type", "float bytes")
+"""The columns that a terminal of less than `_WIDE` columns does not show."""
 
 LEFT_IN_FLOAT = "left in float by an override"
 
@@ -215,8 +233,10 @@ class LayerPlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizationPlan:
+class QuantizationPlan(tables.Table):
     """What `quantize` will do to a model; `print(plan)` shows it as a table.
+
+    A notebook shows the same. `to_dataframe()`, `to_csv(path)` and `to_latex(path)` give its rows.
 
     Attributes:
         model_name: the name of the float model.
@@ -253,37 +273,78 @@ class QuantizationPlan:
         """The sum of a column, such as `"litert_bytes"`; unknown entries count as 0."""
         return sum(getattr(layer, field) or 0 for layer in self.layers)
 
-    def __str__(self) -> str:
-        mixed = not all(layer.computes_in_float for layer in self.layers)
-        table = Table(title=f"What quantize() would make of {self.model_name!r}", show_footer=True)
-        table.add_column("layer", "total", overflow="fold")
-        table.add_column("type", overflow="fold")
-        table.add_column("output", overflow="fold")
-        table.add_column("weights", justify="right")
-        table.add_column("output grid", overflow="fold")
-        for field in ("macs", "float_bytes", "litert_bytes", "tflm_bytes"):
-            head = field.replace("_bytes", " bytes").replace("macs", "MACs")
-            table.add_column(head, f"{self.total(field):,}", justify="right")
+    @property
+    def table_head(self) -> tuple[str, ...]:
+        """The columns: a row for each input and for each call of a layer."""
+        return ("layer", "type", "output", "weights", "output grid", *_COSTS.values())
+
+    @property
+    def table_rows(self) -> list[tuple[Any, ...]]:
+        """A row for each input and each call of a layer; costs of 0 and unknown ones are `None`."""
+        mixed = not self._all_in_float
+        rows: list[tuple[Any, ...]] = []
         for name, grid in self.inputs:
             bits = "float" if grid is None else described_bits(self.grids[grid].bits)
-            table.add_row(name, "Input", "", "", bits + self._sign_of(grid))
+            rows.append((name, "Input", "", "", bits + self._sign_of(grid), *[None] * len(_COSTS)))
         for layer in self.layers:
-            counts = (layer.macs, layer.float_bytes, layer.litert_bytes, layer.tflm_bytes)
-            table.add_row(
-                layer.path or layer.name,
-                layer.layer_type,
-                "x".join("?" if size is None else str(size) for size in layer.output_shape),
-                described_bits(layer.weight_bits),
-                _described(layer, self._sign_of(layer.starts[0]), mixed),
-                *("?" if count is None else f"{count:,}" if count else "" for count in counts),
+            rows.append(
+                (
+                    layer.path or layer.name,
+                    layer.layer_type,
+                    "x".join("?" if size is None else str(size) for size in layer.output_shape),
+                    described_bits(layer.weight_bits),
+                    _described(layer, self._sign_of(layer.starts[0]), mixed),
+                    *(getattr(layer, field) or None for field in _COSTS),
+                )
             )
-        console = Console(width=140, color_system=None)
+        return rows
+
+    def __str__(self) -> str:
+        """The rows as a table that is no wider than the terminal; a narrow one has less columns."""
+        width = terminal_width()
+        wide = width >= _WIDE
+        shown = [name for name in self.table_head if wide or name not in _LEFT_OUT]
+        totals = {name: f"{self.total(field):,}" for field, name in _COSTS.items()}
+        table = Table(
+            title=f"What quantize() would make of {self.model_name!r}",
+            show_footer=True,
+            box=box.HEAVY_HEAD if wide else box.SIMPLE_HEAD,
+            pad_edge=wide,
+            padding=(0, 1) if wide else (0, 0),
+        )
+        for name in shown:
+            right = name in totals or name == "weights"
+            footer = "total" if name == "layer" else totals.get(name, "")
+            justify: Literal["left", "right"] = "right" if right else "left"
+            table.add_column(name, footer, justify=justify, overflow="fold")
+        unknown = [None] * len(self.inputs) + list(self.layers)
+        for row, layer in zip(self.table_rows, unknown, strict=True):
+            cells = dict(zip(self.table_head, row, strict=True))
+            for field, name in _COSTS.items():
+                missing = layer is not None and getattr(layer, field) is None
+                cells[name] = "?" if missing else f"{cells[name]:,}" if cells[name] else ""
+            table.add_row(*(Text(cells[name]) for name in shown))
+        console = Console(width=width, color_system=None)
         with console.capture() as captured:
             console.print(table)
+        lines = [line.rstrip() for line in captured.get().rstrip().splitlines()]
+        return "\n".join([*lines, *self._notes(width)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the rows, and the warnings."""
+        return self.html_table() + html_lines(self._notes(10_000))
+
+    def _notes(self, width: int) -> list[str]:
         notes = [f"Warning: {message}" for message in self.warnings]
-        if not mixed:
+        if self._all_in_float:
             notes.append("All layers compute in float32, for LiteRT alone.")
-        return "\n".join([captured.get().rstrip(), *notes])
+        return [
+            line for note in notes for line in textwrap.wrap(note, width, subsequent_indent="  ")
+        ]
+
+    @property
+    def _all_in_float(self) -> bool:
+        return all(layer.computes_in_float for layer in self.layers)
 
     def _sign_of(self, grid: int | None) -> str:
         """The sign of a grid as text; empty without a grid."""
@@ -308,7 +369,7 @@ def _described(layer: LayerPlan, sign: str, mixed: bool) -> str:
     The target is named where layers are mixed; the table names it once if all are in float.
     """
     if layer.why_not:
-        return f"[red]float: {layer.why_not}[/red]"
+        return f"float: {layer.why_not}"
     if not layer.in_float:
         return f"{layer.output}{sign}"
     inside = "; float32 inside" if layer.output_bits else ""

@@ -201,11 +201,16 @@ class Objective(keras.Model):
                 )
 
     @property
-    def metrics(self) -> list[Any]:
-        """The metrics of any Keras model, and in training the terms of the loss by name."""
+    def term_logs(self) -> list[Any]:
+        """The metrics of the terms of the training loss."""
         penalty = self.bit_width_penalty
         terms = [self.discretization_log, None if penalty is None else penalty.log]
-        hidden = [each for each in terms if each is not None] if self._evaluates else []
+        return [each for each in terms if each is not None]
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The metrics of any Keras model, and in training the terms of the loss by name."""
+        hidden = self.term_logs if self._evaluates else []
         return [each for each in super().metrics if all(each is not term for term in hidden)]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,7 @@
 """`CapacityMonitor`: it records what is in the model, and only looks on."""
 
 import json
+import struct
 
 import keras
 import numpy as np
@@ -192,8 +193,8 @@ def test_looking_changes_no_variable_and_sees_the_last_epoch(watched):
     assert steps[0] != steps[1] != steps[2]
 
 
-def scalars(log_dir):
-    """Every scalar in the event files: `{tag: [(step, value), ...]}`."""
+def events(log_dir):
+    """What the event files hold: `{plugin: {tag: [(step, value), ...]}}`."""
     import tensorflow as tf
 
     found = {}
@@ -201,15 +202,18 @@ def scalars(log_dir):
         for record in tf.data.TFRecordDataset(path):
             event = tf.compat.v1.Event.FromString(record.numpy())
             for value in event.summary.value:
-                assert value.metadata.plugin_data.plugin_name == "scalars"
-                number = float(tf.make_ndarray(value.tensor))
-                found.setdefault(value.tag, []).append((event.step, number))
+                plugin, array = (
+                    value.metadata.plugin_data.plugin_name,
+                    tf.make_ndarray(value.tensor),
+                )
+                content = float(array) if plugin == "scalars" else array
+                found.setdefault(plugin, {}).setdefault(value.tag, []).append((event.step, content))
     return found
 
 
 def test_tensorboard_gets_every_number(watched):
     _, monitor, _, _, log_dir = watched
-    found = scalars(log_dir)
+    found = events(log_dir)["scalars"]
     series = {**monitor.history["tensors"], "network": monitor.history["network"]}
     expected = {
         f"{key}/{name}": values
@@ -224,6 +228,25 @@ def test_tensorboard_gets_every_number(watched):
     for tag, values in expected.items():
         assert [step for step, _ in found[tag]] == [0, 1, 2]
         np.testing.assert_allclose([value for _, value in found[tag]], values, rtol=1e-6)
+
+
+def test_tensorboard_gets_the_codes_and_a_picture(watched):
+    qmodel, _, _, _, log_dir = watched
+    found = events(log_dir)
+    histograms = found["histograms"]
+    assert set(histograms) == {f"codes/{name}" for name in qmodel.quantizer_sites()}
+    layer = next(each for each in qmodel.layers if hasattr(each, "weight_codes"))
+    steps, buckets = zip(*histograms[f"codes/{layer.name}/weights"], strict=True)
+    assert steps == (0, 1, 2)
+    codes = layer.weight_codes() - layer.weight_quantizer.grid.qmin
+    last = buckets[-1]
+    counts = [np.sum((codes > low) & (codes < high)) for low, high, _ in last]
+    np.testing.assert_array_equal(last[:, 2], counts)
+    assert last[:, 2].sum() == codes.size
+    ((step, (width, height, picture)),) = found["images"]["capacity"]
+    assert step == 2
+    size = struct.unpack(">II", picture[16:24])  # of the PNG
+    assert size == (int(width), int(height))
 
 
 def test_epochs_run_again_replace_their_records():

@@ -1,8 +1,10 @@
 """Files are replaced in one piece: links, modes and neighbours stay, and nothing is left over."""
 
 import os
+import pathlib
 import signal
 import stat
+import subprocess
 import sys
 import time
 
@@ -49,20 +51,34 @@ def test_what_killed_processes_left_is_removed_and_the_rest_stays(tmp_path):
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         assert path.read_bytes() == data
-    (tmp_path / ".net.tflite.01234567.part").write_bytes(b"half")
+    (tmp_path / part_of(path, process)).write_bytes(b"half")
     replace_file(path, data)
     assert sorted(each.name for each in tmp_path.iterdir()) == [other.name, path.name]
 
 
-@posix
-def test_the_part_of_a_living_process_stays(tmp_path):
-    import fcntl
+def part_of(path, process):
+    """The name of what a process writes beside a file; killed processes leave it."""
+    name = files._name_beside(path).name
+    assert f"-{os.getpid()}-" in name
+    return name.replace(f"-{os.getpid()}-", f"-{process}-")
 
-    part = tmp_path / ".net.tflite.01234567.part"
-    with part.open("wb") as stream:
-        fcntl.flock(stream.fileno(), fcntl.LOCK_EX)
-        replace_file(tmp_path / "net.tflite", b"new")
-        assert part.exists()
+
+@posix
+@pytest.mark.parametrize("make", [pathlib.Path.mkdir, pathlib.Path.touch])
+def test_the_part_of_a_living_process_or_of_another_machine_stays(tmp_path, make, monkeypatch):
+    path = tmp_path / "net.tflite"
+    living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    part = tmp_path / part_of(path, living.pid)
+    make(part)
+    replace_file(path, b"new")
+    assert part.exists()
+    living.communicate()
+    with monkeypatch.context() as patch:
+        patch.setattr(files.platform, "node", lambda: "another machine")
+        replace_file(path, b"new")
+    assert part.exists()
+    replace_file(path, b"new")
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 def test_no_file_is_replaced_if_one_cannot_be_written(tmp_path):

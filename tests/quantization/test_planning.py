@@ -21,8 +21,22 @@ layers = keras.layers
 CONFIG = keras_qat.LSQConfig(weight_bits=2, activation_bits=4)
 
 
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+
+
 def by_name(planned):
     return {layer.name: layer for layer in planned.layers}
+
+
+@pytest.mark.parametrize("columns", [60, 80, 119, 200])
+def test_the_table_is_no_wider_than_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = str(keras_qat.plan(residual_network(), CONFIG))
+    assert max(map(len, text.splitlines())) <= columns
+    assert ("float bytes" in text) == (columns >= 120)
+    assert "separable_relu6" in text or columns == 60
 
 
 def test_it_says_what_quantize_does():

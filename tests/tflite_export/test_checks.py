@@ -138,7 +138,7 @@ def test_a_network_without_tables_stays_on_the_npu_whole():
 
 @pytest.mark.parametrize("vela", [["no_such_vela"], [sys.executable, "-c", "raise SystemExit(3)"]])
 def test_without_vela_the_error_says_how_to_get_it(vela):
-    with pytest.raises(ImportError, match=r"pip install 'keras_qat\[ethosu\]'"):
+    with pytest.raises(ImportError, match=r'pip install "keras_qat\[ethosu\]"'):
         check(convolution((1, 8, 8, 8), (4, 3, 3)), "ethos-u", vela=vela)
 
 

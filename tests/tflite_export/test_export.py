@@ -46,7 +46,7 @@ def images() -> np.ndarray:
 @pytest.mark.parametrize("io_dtype", ["int8", "float32"])
 def test_a_graph_is_written_and_proven(graph, tmp_path, target, io_dtype, capsys):
     path = tmp_path / "net.tflite"
-    report = export(graph, path, target=target, io_dtype=io_dtype)
+    report = export(graph, path, target=target, io_dtype=io_dtype, verbose=2)
     assert isinstance(report, Report)
     assert path.stat().st_size == report.file_bytes
     assert [result.differing for result in report.verifications] == [0] * len(report.verifications)

@@ -29,6 +29,6 @@ def test_a_missing_package_names_its_extra(tmp_path, monkeypatch, package, extra
     monkeypatch.setitem(sys.modules, package, None)
     for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=rf"pip install 'keras_qat\[{extra}\]'"):
+    with pytest.raises(ImportError, match=rf'pip install "keras_qat\[{extra}\]"'):
         export(small_network(), tmp_path / "net.tflite", target=target, verbose=False)
     assert list(tmp_path.iterdir()) == []

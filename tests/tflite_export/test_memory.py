@@ -219,10 +219,13 @@ def test_a_runtime_that_says_nothing_is_an_error(monkeypatch):
 
 
 def test_the_plan_is_drawn(tmp_path):
-    pytest.importorskip("matplotlib", reason="the extra keras_qat[examples] is not installed")
+    pytest.importorskip("matplotlib", reason="the extra keras_qat[plots] is not installed")
     plot_memory(plan_memory(NETWORKS["small"], "int4"), tmp_path / "plan.svg")
     drawn = (tmp_path / "plan.svg").read_text()
     assert "<svg" in drawn
+    # Every buffer is named, be it inside its box or beside it.
+    plan = plan_memory(NETWORKS["small"], "int4")
+    assert [each.name for each in plan.buffers if f"{each.name} -->" not in drawn] == []
 
 
 def test_what_is_no_network_is_refused():

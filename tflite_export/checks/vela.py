@@ -97,7 +97,7 @@ def _version(command: Sequence[str]) -> str:
         there = False
     if not there:
         raise ImportError(
-            "Checking for Ethos-U needs Arm's compiler Vela: pip install 'keras_qat[ethosu]', or "
+            'Checking for Ethos-U needs Vela, a compiler: pip install "keras_qat[ethosu]", or '
             f"vela= with its command. Received: {' '.join(command)}"
         )
     return asked.stdout.strip()

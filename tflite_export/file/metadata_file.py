@@ -94,7 +94,7 @@ def pack_metadata(metadata: Table) -> bytes:
         import flatbuffers
     except ImportError as error:
         raise ImportError(
-            "Writing metadata needs flatbuffers: pip install 'keras_qat[export]'"
+            'Writing metadata needs flatbuffers: pip install "keras_qat[export]"'
         ) from error
     builder = flatbuffers.Builder(1024)
     builder.Finish(_table(builder, "ModelMetadata", metadata), _IDENTIFIER)

@@ -53,7 +53,7 @@ def litert() -> Any:
         return importlib.import_module(litert_process.MODULES[0])
     except ImportError as error:
         raise ImportError(
-            "Running LiteRT needs ai-edge-litert: pip install 'keras_qat[export]'"
+            'Running LiteRT needs ai-edge-litert: pip install "keras_qat[export]"'
         ) from error
 
 
@@ -136,7 +136,7 @@ def _tflm() -> Any:
         from tflite_micro import runtime
     except ImportError as error:
         raise ImportError(
-            "Running TensorFlow Lite Micro needs tflite_micro: pip install 'keras_qat[tflm]'"
+            'Running TensorFlow Lite Micro needs tflite_micro: pip install "keras_qat[tflm]"'
         ) from error
     return runtime
 

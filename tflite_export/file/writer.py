@@ -165,7 +165,7 @@ def _schema() -> Any:
     except ImportError as error:
         raise ImportError(
             "Writing .tflite files needs ai-edge-litert and flatbuffers: "
-            "pip install 'keras_qat[export]'"
+            'pip install "keras_qat[export]"'
         ) from error
     return schema_py_generated
 

@@ -28,7 +28,7 @@ from tflite_export.ops.boundary import IoDtypes, at_the_end
 from tflite_export.ops.table import micro_kernel
 from tflite_export.proof.comparison import LearnedModel
 from tflite_export.proof.worth import Metric
-from tflite_export.report import Report
+from tflite_export.report import Report, print_report
 from tflite_export.targets import KERNELS, REFERENCE, target_with
 
 _MADE_BY = "Written by keras_qat; not to be edited."
@@ -83,7 +83,7 @@ def write_micro(
     max_flip_rate: float | None = None,
     min_argmax_agreement: float | None = None,
     max_output_error: float | None = None,
-    verbose: bool = True,
+    verbose: bool | int = True,
 ) -> Firmware:
     """Exports `model` for TensorFlow Lite Micro, proves it, and writes it as C++ sources.
 
@@ -115,7 +115,7 @@ def write_micro(
             they are compact by default; the `.tflite` file then opens there alone.
         examples: how many of the samples the self-test holds. They take flash.
         arena_margin: share of the measured arena that is added to it.
-        verbose: print the report.
+        verbose: see `export`.
 
     Raises:
         ExportError: see `tflite_export.export`.
@@ -184,7 +184,7 @@ def write_micro(
     replace_set(destination, contents)
     note_as_own(exported.data)
     if verbose:
-        print(exported.report.render())
+        print_report(exported.report, verbose)
         print(f"Firmware: {len(contents)} files in {destination}, an arena of {arena:,} bytes.")
         taken = ", ".join(f"{name} {size:,}" for name, size in arenas.items())
         print(f"The arena is for the kernels {largest!r} (kernels=). Each takes: {taken} bytes.")

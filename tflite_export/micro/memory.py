@@ -5,6 +5,7 @@ Flash holds the file. RAM holds the arena of TensorFlow Lite Micro (`arena.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from keras_qat.integer import IntegerGraph, ops
@@ -55,11 +56,12 @@ def plan_memory(
     target = target_with("tflm", kernels)
     storage = check_weight_storage(weight_storage, target)
     graph = graph_of(model, planned=True)
+    named: Mapping[str, str] = getattr(model, "kernel_layers", dict)()
     stored = legalize(graph, target, storage)
     file = emit_model(stored, compact=compact)
     data = write_model(file)
     return MemoryPlan(
-        weights=_weights(with_channel_scales(graph), stored, file),
+        weights=_weights(with_channel_scales(graph), stored, file, named),
         flash_bytes=len(data),
         buffers=place(buffers_of(file, kernels)),
         structure_bytes=structure_bytes(file),
@@ -70,13 +72,15 @@ def plan_memory(
 
 
 def _weights(
-    learned: IntegerGraph, stored: StoredGraph, file: FileModel
+    learned: IntegerGraph, stored: StoredGraph, file: FileModel, named: Mapping[str, str]
 ) -> tuple[WeightMemory, ...]:
     layers = [op for op in learned.ops if isinstance(op, ops.LinearOp)]
-    return tuple(_weight_memory(op, stored, file) for op in layers)
+    return tuple(_weight_memory(op, stored, file, named.get(op.output, "")) for op in layers)
 
 
-def _weight_memory(op: ops.LinearOp, stored: StoredGraph, file: FileModel) -> WeightMemory:
+def _weight_memory(
+    op: ops.LinearOp, stored: StoredGraph, file: FileModel, layer: str
+) -> WeightMemory:
     legal = stored.linear_op(op.output)
     weight = f"{legal.output}/weight"
     storage = stored.storage[legal.output]
@@ -90,6 +94,7 @@ def _weight_memory(op: ops.LinearOp, stored: StoredGraph, file: FileModel) -> We
         weight_bytes=whole - table,
         table_bytes=table,
         bias_bytes=stored_bytes(file, f"{legal.output}/bias"),
+        layer=layer,
     )
 
 

@@ -6,9 +6,10 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
-from tflite_export.text_table import text_table
+from keras_qat.integer.tables import Table, html_lines
+from tflite_export.text_table import fitted_lines, text_table
 
 Kind = Literal["activation", "decoded weights", "scratch"]
 
@@ -41,6 +42,7 @@ class WeightMemory:
         weight_bytes: bytes of the weights, or of the indices into a lookup table.
         table_bytes: bytes of the lookup table.
         bias_bytes: bytes of the bias.
+        layer: the layer that has the weights, by its name in the model; empty if that is not known.
     """
 
     name: str
@@ -50,11 +52,20 @@ class WeightMemory:
     weight_bytes: int
     table_bytes: int
     bias_bytes: int
+    layer: str = ""
+
+    @property
+    def title(self) -> str:
+        """What people call it: its layer, else its tensor."""
+        return self.layer or self.name
 
 
 @dataclasses.dataclass(frozen=True)
-class MemoryPlan:
+class MemoryPlan(Table):
     """The flash and the RAM that a network needs.
+
+    A notebook shows the totals and a row for each layer with weights. `to_dataframe()`,
+    `to_csv(path)` and `to_latex(path)` give these rows.
 
     Attributes:
         weights: flash of each layer with weights.
@@ -118,29 +129,52 @@ class MemoryPlan:
         pathlib.Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
     def render(self) -> str:
-        """The plan as plain text with tables."""
-        head = ("weights of", "bits", "weights", "storage", "bytes", "table", "bias")
-        rows = [
-            (w.name, w.bits, w.elements, w.storage, w.weight_bytes, w.table_bytes, w.bias_bytes)
+        """The plan as plain text with tables, no wider than the terminal."""
+        alive = [(buffer.name, f"{buffer.size:,}") for buffer in self.alive(self.peak)]
+        lines = [
+            *text_table(self.table_head, self.table_rows),
+            self._flash(),
+            "",
+            *text_table((f"in use during {self.operators[self.peak]}", "bytes"), alive),
+            *self._ram(),
+        ]
+        return "\n".join(fitted_lines(lines))
+
+    @property
+    def table_head(self) -> tuple[str, ...]:
+        """The columns: a row for each layer with weights."""
+        return ("weights of", "bits", "weights", "storage", "bytes", "table", "bias")
+
+    @property
+    def table_rows(self) -> list[tuple[Any, ...]]:
+        """A row for each layer with weights."""
+        return [
+            (w.title, w.bits, w.elements, w.storage, w.weight_bytes, w.table_bytes, w.bias_bytes)
             for w in self.weights
         ]
-        alive = [(buffer.name, f"{buffer.size:,}") for buffer in self.alive(self.peak)]
-        return "\n".join(
-            [
-                *text_table(head, rows),
-                f"Flash: {self.flash_bytes:,} bytes, {self.overhead_bytes:,} of them around the "
-                f"data. Weights times bits would be {self.floor_bytes:,}.",
-                "",
-                *text_table((f"in use during {self.operators[self.peak]}", "bytes"), alive),
-                f"RAM: {self.arena_bytes:,} bytes of arena, {self.buffer_bytes:,} for buffers and "
-                f"{self.structure_bytes:,} for the interpreter's structures.",
-                self._render_measured(),
-            ]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the rows, and the totals."""
+        return self.html_table() + html_lines([self._flash(), *self._ram()])
+
+    def _flash(self) -> str:
+        return (
+            f"Flash: {self.flash_bytes:,} bytes, {self.overhead_bytes:,} of them around the "
+            f"data. Weights times bits would be {self.floor_bytes:,}."
         )
 
-    def _render_measured(self) -> str:
+    def _ram(self) -> list[str]:
+        return [
+            f"RAM: {self.arena_bytes:,} bytes of arena, {self.buffer_bytes:,} for buffers and "
+            f"{self.structure_bytes:,} for the interpreter's structures.",
+            self._measured(),
+        ]
+
+    def _measured(self) -> str:
         if self.kernels != "reference":
             return f"Scratch as {self.kernels} states it in its sources; not measured."
         if self.measured_arena_bytes is None:
-            return "Not measured: TensorFlow Lite Micro is not installed (keras_qat[tflm])."
+            return (
+                'Not measured, as TensorFlow Lite Micro is missing: pip install "keras_qat[tflm]".'
+            )
         return f"TensorFlow Lite Micro took {self.measured_arena_bytes:,} bytes here."

@@ -138,7 +138,7 @@ def answer(
     except ImportError as error:
         raise ImportError(
             f"The layers in float {tuple(options['layers'])} run in LiteRT: pip install "
-            "'keras_qat[export]'."
+            '"keras_qat[export]".'
         ) from error
     inputs = [arrays[f"input/{place}"] for place in range(options["inputs"])]
     kernels = [array for name, array in arrays.items() if name.startswith("kernel/")]
