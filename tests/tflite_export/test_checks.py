@@ -45,8 +45,10 @@ def test_every_operator_has_a_row_with_a_source(target, qmodel):
         assert row.fact.why
         assert row.fact.source
     assert {row.name for row in found.rows} >= {"squeeze", "scaled", "answers"}
-    lines = found.render().splitlines()
-    assert len(lines) == 2 + len(found.rows) + len(found.summary)
+    text = found.render()
+    assert all(row.operator in text for row in found.rows)
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(found.to_dataframe()) == len(found.rows)
     assert json.loads(found.to_json())["runs"] is True
 
 

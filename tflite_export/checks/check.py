@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keras_qat.integer.tables import Table
 from tflite_export.checks import facts
 from tflite_export.checks.delegation import on_litert_cpu
 from tflite_export.checks.rows import Fact, OperatorCheck
@@ -20,7 +21,7 @@ from tflite_export.graph_of import graph_of
 from tflite_export.legal.legalize import legalize
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import target_with
-from tflite_export.text_table import text_table
+from tflite_export.text_table import fitted_lines, text_table
 
 _Judge = Callable[[FileOperator, FileModel], Fact]
 
@@ -38,7 +39,7 @@ CHECKED = tuple(_JUDGES)
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
+class Check(Table):
     """Where each operator runs on a target.
 
     Attributes:
@@ -58,12 +59,21 @@ class Check:
 
     def render(self) -> str:
         """The table as plain text."""
-        rows = [
+        table = text_table(self.table_head, self.table_rows)
+        return "\n".join([*table, *fitted_lines(self.summary)])
+
+    @property
+    def table_head(self) -> tuple[str, ...]:
+        """The columns: a row for each operator."""
+        return ("operator", "output", self.target, "why", "source")
+
+    @property
+    def table_rows(self) -> list[tuple[Any, ...]]:
+        """A row for each operator."""
+        return [
             (row.operator, row.name, row.fact.status, row.fact.why, _source(row.fact))
             for row in self.rows
         ]
-        head = ("operator", "output", self.target, "why", "source")
-        return "\n".join([*text_table(head, rows), *self.summary])
 
     def to_json(self) -> str:
         """The table as JSON."""
