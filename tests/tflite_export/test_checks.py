@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_every_operator_has_a_row_with_a_source(target, qmodel):
         assert row.fact.source
     assert {row.name for row in found.rows} >= {"squeeze", "scaled", "answers"}
     text = found.render()
-    assert all(row.operator in text for row in found.rows)
+    assert all(row.fact.status.split()[0] in text for row in found.rows)
     assert max(map(len, text.splitlines())) <= 80
     assert len(found.to_dataframe()) == len(found.rows)
     assert json.loads(found.to_json())["runs"] is True
@@ -128,7 +129,7 @@ def test_vela_says_what_leaves_the_npu(qmodel):
     assert slow.fact.source.startswith("Vela 5.")
     (summary,) = found.summary
     assert "stay on the NPU (ethos-u55-128)" in summary
-    assert "cycles" in summary
+    assert re.search(r"[\d,]+ cycles, [\d,]+ bytes of SRAM, [\d,]+ bytes of flash\.", summary)
 
 
 def test_a_network_without_tables_stays_on_the_npu_whole():

@@ -134,15 +134,14 @@ def check(
         rows = (OperatorCheck(op.code, op.outputs[0], judge(op, file)) for op in file.operators)
         return Check(target, tuple(rows))
     compiled = compile_with_vela(data, file, accelerator, vela)
-    return Check(
-        target,
-        compiled.rows,
-        (
-            f"{compiled.on_npu:.0%} of the operators stay on the NPU ({accelerator}). Vela "
-            f"estimates {compiled.cycles:,} cycles, {compiled.sram_bytes:,} bytes of SRAM and "
-            f"{compiled.flash_bytes:,} of flash.",
-        ),
+    memory = ", ".join(
+        f"{size:,} bytes of {kind}" for kind, size in compiled.memory.items() if size
     )
+    summary = (
+        f"{compiled.on_npu:.0%} of the operators stay on the NPU ({accelerator}). Vela estimates "
+        f"{compiled.cycles:,} cycles, {memory}."
+    )
+    return Check(target, compiled.rows, (summary,))
 
 
 def _file(model: Any, name: str, kernels: str | None, weight_storage: str) -> bytes:

@@ -37,14 +37,13 @@ class Compiled:
     Attributes:
         accelerator: the NPU, such as `"ethos-u55-128"`.
         rows: the operators of the file.
-        sram_bytes, flash_bytes: memory, as Vela estimates it.
+        memory: bytes in each kind of memory, as Vela estimates them: SRAM, DRAM, flash.
         cycles: cycles of an inference, as Vela estimates them.
     """
 
     accelerator: str
     rows: tuple[OperatorCheck, ...]
-    sram_bytes: int
-    flash_bytes: int
+    memory: Mapping[str, int]
     cycles: int
 
     @property
@@ -80,13 +79,15 @@ def compile_with_vela(
             raise RuntimeError(f"Vela cannot compile the file: {' '.join(said.split()[-60:])}")
         with found.open(newline="") as stream:
             (summary,) = csv.DictReader(stream)
-    memory = [key for key in summary if key.endswith("_memory_used")]
-    sram = sum(float(summary[key]) for key in memory if key.startswith(("sram", "dram")))
-    flash = sum(float(summary[key]) for key in memory if "flash" in key)
+    kinds = {"SRAM": ("sram",), "DRAM": ("dram",), "flash": ("on_chip_flash", "off_chip_flash")}
+    memory = {
+        kind: round(_KIB * sum(float(summary[f"{each}_memory_used"]) for each in columns))
+        for kind, columns in kinds.items()
+    }
     reasons = {match[1]: match[2] for match in _LEAVES.finditer(said)}
     rows = tuple(_row(op.code, op.outputs[0], reasons, version) for op in file.operators)
     cycles = round(float(summary["cycles_total"]))
-    return Compiled(accelerator, rows, round(sram * _KIB), round(flash * _KIB), cycles)
+    return Compiled(accelerator, rows, memory, cycles)
 
 
 def _version(command: Sequence[str]) -> str:
