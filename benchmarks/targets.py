@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import pathlib
 import shlex
+import sys
 from typing import Any
 
 import keras
@@ -137,6 +138,7 @@ def page(found: dict[str, Any]) -> str:
 def main(_: list[str]) -> None:
     graphs = {name: graph_of(*made) for name, made in NETWORKS.items()}
     others = [OtherRuntime(shlex.split(each)) for each in PYTHON.value]
+    others.append(OtherRuntime(sys.executable, compiled_model=True))
     if ARM64.value:
         others.append(OtherRuntime(shlex.split(ARM64.value), "xnnpack-arm64"))
     found: dict[str, Any] = {"samples": SAMPLES.value, "seed": SEED, "runtimes": []}

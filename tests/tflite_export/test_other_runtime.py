@@ -48,7 +48,17 @@ def test_a_runtime_that_refuses_a_file_goes_on(other):
     assert other.said()
 
 
-BATCH = {"batch": 1, "reference": False}
+BATCH = {"batch": 1, "reference": False, "compiled": False}
+
+
+def test_compiled_model_proves_a_file(tmp_path):
+    compiled = OtherRuntime(sys.executable, compiled_model=True)
+    report = export(small_network(), tmp_path / "net.tflite", runtimes=[compiled], verbose=False)
+    _, two, third = report.verifications
+    assert third.runtime.endswith("CompiledModel")
+    assert (third.differing, third.elements) == (0, two.elements)
+    with pytest.raises(ValueError, match="CompiledModel runs XNNPACK alone"):
+        OtherRuntime(sys.executable, "litert_ref", compiled_model=True)
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,10 @@ class OtherRuntime:
         python: the command that starts that Python: a path, or several words, as for an emulator.
             The path of a script of this package follows, so that Python must see it.
         profile: how its kernels round, a name of `keras_qat.integer.PROFILES`.
+        compiled_model: run LiteRT's CompiledModel on the processor, instead of its Interpreter.
 
     Raises:
-        ValueError: an unknown profile.
+        ValueError: an unknown profile, or reference kernels in a CompiledModel, which has none.
 
     >>> import sys
     >>> runtime = OtherRuntime(sys.executable)
@@ -46,9 +47,15 @@ class OtherRuntime:
 
     python: str | os.PathLike[str] | Sequence[str]
     profile: str = "xnnpack-x86"
+    compiled_model: bool = False
 
     def __post_init__(self) -> None:
-        get_profile(self.profile)
+        name = get_profile(self.profile).name
+        if self.compiled_model and not name.startswith("xnnpack"):
+            raise ValueError(
+                "CompiledModel runs XNNPACK alone: take a profile of it, or leave compiled_model "
+                f"out. Received: profile={self.profile!r}"
+            )
 
     @property
     def command(self) -> list[str]:
@@ -63,7 +70,8 @@ class OtherRuntime:
         Raises:
             RuntimeError: that Python does not start, or has no runtime.
         """
-        return self._ask({})["said"].tobytes().decode()
+        said = self._ask({})["said"].tobytes().decode()
+        return f"{said}, CompiledModel" if self.compiled_model else said
 
     def run(
         self,
@@ -89,6 +97,7 @@ class OtherRuntime:
             arrays["model"] = np.frombuffer(data, np.uint8)
             arrays["outputs"] = np.array(outputs)
             arrays |= {"batch": np.array(batch), "reference": np.array(reference)}
+            arrays["compiled"] = np.array(self.compiled_model)
             found = self._ask(arrays)
             return {index: found[f"output{index}"] for index in outputs}
 
