@@ -38,8 +38,8 @@ WHERE = {
         "Processors with an Ethos-U55, U65 or U85 beside them. Arm's compiler Vela turns the file "
         "into commands for the NPU, and leaves operators that it does not know to TensorFlow Lite "
         "Micro. Weights are stored as int8, because INT4 and lookup tables stay on the CPU or end "
-        "the compiler. Vela packs weights of few values by itself. The networks of MLPerf Tiny stay "
-        "on the NPU whole ([table](../../benchmarks/results/ethos_u.md))."
+        "the compiler. Vela packs weights of few values by itself. The networks of MLPerf Tiny "
+        "stay on the NPU whole ([table](../../benchmarks/results/ethos_u.md))."
     ),
 }
 TO_EXPORT = {
