@@ -231,3 +231,14 @@ def test_the_plan_is_drawn(tmp_path):
 def test_what_is_no_network_is_refused():
     with pytest.raises(ValueError, match="model must be an IntegerGraph"):
         plan_memory("model.keras")
+
+
+def test_the_code_that_reads_tables_is_counted():
+    """A small network loses by tables, a large one gains."""
+    small, large = (residual_network(2, channels) for channels in (8, 32))
+    for graph, word in ((small, "less"), (large, "more")):
+        plan, plain = plan_memory(graph, "lut"), plan_memory(graph, "int8")
+        assert plan.as_int8 == (plain.flash_bytes, plain.arena_bytes)
+        more = plain.flash_bytes - plan.flash_bytes - plan.table_code_bytes
+        assert f"{abs(more):,} bytes {word} flash in all" in " ".join(plan.render().split())
+    assert (plain.table_code_bytes, plain.as_int8) == (0, None)

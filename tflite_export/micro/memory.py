@@ -16,10 +16,13 @@ from tflite_export.file.writer import write_model
 from tflite_export.graph_of import graph_of
 from tflite_export.legal.legalize import legalize, with_channel_scales
 from tflite_export.legal.storage import check_weight_storage
-from tflite_export.micro.arena import buffers_of, place, structure_bytes
+from tflite_export.micro.arena import buffer_bytes, buffers_of, place, structure_bytes
 from tflite_export.micro.memory_plan import MemoryPlan, WeightMemory
 from tflite_export.ops.emit_model import emit_model
-from tflite_export.targets import REFERENCE, target_with
+from tflite_export.targets import REFERENCE, Target, target_with
+
+_TABLE_CODE = 22_000
+"""Bytes of code of the operator TFLM_DECODE, measured on a Cortex-M3 with GCC 12.2."""
 
 
 def plan_memory(
@@ -60,6 +63,7 @@ def plan_memory(
     stored = legalize(graph, target, storage)
     file = emit_model(stored, compact=compact)
     data = write_model(file)
+    tables = "lut" in stored.storage.values()
     return MemoryPlan(
         weights=_weights(with_channel_scales(graph), stored, file, named),
         flash_bytes=len(data),
@@ -68,7 +72,16 @@ def plan_memory(
         operators=tuple(f"{op.code} {op.outputs[0]}" for op in file.operators),
         measured_arena_bytes=_measured(data, file) if kernels == REFERENCE else None,
         kernels=kernels,
+        table_code_bytes=_TABLE_CODE if tables else 0,
+        as_int8=_as_int8(graph, target, compact, kernels) if tables else None,
     )
+
+
+def _as_int8(graph: IntegerGraph, target: Target, compact: bool, kernels: str) -> tuple[int, int]:
+    """The bytes of flash and of arena with every weight in a byte."""
+    file = emit_model(legalize(graph, target, "int8"), compact=compact)
+    arena = buffer_bytes(place(buffers_of(file, kernels))) + structure_bytes(file)
+    return len(write_model(file)), arena
 
 
 def _weights(

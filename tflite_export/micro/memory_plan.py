@@ -76,6 +76,9 @@ class MemoryPlan(Table):
         measured_arena_bytes: bytes of the arena that TensorFlow Lite Micro took on this machine;
             `None` if it is not installed, and for the kernels of a vendor.
         kernels: whose kernels run the network.
+        table_code_bytes: about how much code reads lookup tables of weights, once for all layers;
+            0 without one.
+        as_int8: the bytes of flash and of arena without lookup tables; `None` if there is none.
     """
 
     weights: tuple[WeightMemory, ...]
@@ -85,6 +88,8 @@ class MemoryPlan(Table):
     operators: tuple[str, ...]
     measured_arena_bytes: int | None
     kernels: str = "reference"
+    table_code_bytes: int = 0
+    as_int8: tuple[int, int] | None = None
 
     @property
     def overhead_bytes(self) -> int:
@@ -137,6 +142,7 @@ class MemoryPlan(Table):
             "",
             *text_table((f"in use during {self.operators[self.peak]}", "bytes"), alive),
             *self._ram(),
+            *self._tables(),
         ]
         return "\n".join(fitted_lines(lines))
 
@@ -155,7 +161,7 @@ class MemoryPlan(Table):
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the rows, and the totals."""
-        return self.html_table() + html_lines([self._flash(), *self._ram()])
+        return self.html_table() + html_lines([self._flash(), *self._ram(), *self._tables()])
 
     def _flash(self) -> str:
         return (
@@ -168,6 +174,19 @@ class MemoryPlan(Table):
             f"RAM: {self.arena_bytes:,} bytes of arena, {self.buffer_bytes:,} for buffers and "
             f"{self.structure_bytes:,} for the interpreter's structures.",
             self._measured(),
+        ]
+
+    def _tables(self) -> list[str]:
+        """What lookup tables cost in all, with the code that reads them."""
+        if self.as_int8 is None:
+            return []
+        flash, arena = self.as_int8
+        more = flash - self.flash_bytes - self.table_code_bytes
+        compared = f"{abs(more):,} bytes {'more' if more >= 0 else 'less'} flash in all"
+        return [
+            f"Lookup tables need about {self.table_code_bytes:,} bytes of code, once. As int8 the "
+            f"file has {flash:,} bytes and needs no such code: {compared}, and {arena:,} bytes of "
+            "arena."
         ]
 
     def _measured(self) -> str:
