@@ -95,20 +95,36 @@ def test_a_square_that_the_samples_miss_is_refused(tmp_path):
     grid = QuantParams(np.float32(0.02), -128)
     graph = network(ops.Mul, (1, 64), scale=0.3, grids=[grid])
     zeros = np.full((1, 64), -128, np.int8)
-    with pytest.raises(VerificationError, match=r"differ first in tensor 'y'"):
+    said = r"differ first in tensor 'y'.*Write keras\.ops\.square\(x\) instead of x \* x"
+    with pytest.raises(VerificationError, match=said):
         export(graph, tmp_path / "y.tflite", samples=zeros, verbose=False)
     assert not list(tmp_path.iterdir())
     assert export(graph, tmp_path / "y.tflite", target="tflm", verbose=False).mismatches == 0
 
 
 @pytest.mark.parametrize(
-    ("scale", "output"), [(2.0**-136, 2.0**-136), (2.0**126, 2.0**126), (1.0, 2.0**-19)]
+    ("scale", "output"),
+    [(2.0**-136, 2.0**-136), (2.0**126, 2.0**126), (1.0, 2.0**-19), (2.0**108, 2.0**107)],
 )
 def test_scales_that_end_a_runtime_are_refused(scale, output, tmp_path):
     grids = [QuantParams(np.float32(scale))] * 2
-    graph = network(ops.Add, (1, 4), (1, 4), scale=output, grids=grids)
+    graph = network(ops.Sub, (1, 4), (1, 4), scale=output, grids=grids)
     for target in ("litert", "tflm"):
         with pytest.raises(ExportError, match=r"outside what"):
+            export(graph, tmp_path / "y.tflite", target=target, verbose=False)
+
+
+@pytest.mark.parametrize("smallest", [2.0**-120, 2.0**-130])
+def test_weights_on_a_scale_that_float32_states_coarsely_are_refused(smallest, tmp_path):
+    """Headroom divides it further, and XNNPACK takes no scale below 2**-126."""
+    builder = GraphBuilder()
+    x = builder.add_input("x", (1, 4), QuantParams(np.float32(2.0**98)))
+    grid = QuantParams(np.array([2.0**-98, smallest], np.float32), 0, -127, 127, 0)
+    weight = ops.QuantizedArray(np.ones((2, 4), np.int8), grid)
+    op = ops.FullyConnected((x,), "layer", weight, np.zeros(2))
+    graph = builder.build((builder.add(op, QuantParams(np.float32(1))),))
+    for target in ("litert", "tflm"):
+        with pytest.raises(ExportError, match=r"'layer' have a scale of .* below what runtimes"):
             export(graph, tmp_path / "y.tflite", target=target, verbose=False)
 
 

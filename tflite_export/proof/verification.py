@@ -139,8 +139,8 @@ def _require_equal(result: RuntimeVerification, graph: IntegerGraph) -> None:
             raise VerificationError(
                 f"{result.runtime} and the integer graph (profile {result.profile!r}) differ first "
                 f"in tensor {tensor.name!r}: {tensor.differing} of {tensor.elements} elements, by "
-                f"up to {tensor.max_difference}. The file was not accepted; please report the "
-                "graph (keras_qat.integer.save_graph)."
+                f"up to {tensor.max_difference}. The file was not accepted; "
+                f"{_way_out(graph, tensor.name)}."
             )
     for found in result.float_tensors:
         if not found.relative <= FLOAT_TOLERANCE:
@@ -149,6 +149,17 @@ def _require_equal(result: RuntimeVerification, graph: IntegerGraph) -> None:
                 f"explain {FLOAT_TOLERANCE:.2g} of the largest value. The file was not accepted; "
                 "please report the graph (keras_qat.integer.save_graph)."
             )
+
+
+def _way_out(graph: IntegerGraph, name: str) -> str:
+    op = next((op for op in graph.ops if op.output == name), None)
+    if isinstance(op, ops.Mul) and op.inputs[0] == op.inputs[1]:
+        return (
+            "XNNPACK squares by a table of its own, which rounds otherwise with these scales. "
+            "Write keras.ops.square(x) instead of x * x: that becomes a table of 256 values, which "
+            "every runtime reads alike"
+        )
+    return "please report the graph (keras_qat.integer.save_graph)"
 
 
 def verify_runtime(
