@@ -2,8 +2,9 @@
 
     python -m tests.adversarial --graphs=4000 --networks=1000
 
-Each is drawn from its own seed. They run in processes of 50, so that one that ends a runtime is
-counted and named, and the others go on. An outcome is "proven", "refused", "wrong", or "crashed".
+Each is drawn from its own seed. They run in processes of 500 graphs and 50 networks, so that one
+that ends a runtime is counted and named, and the others go on. An outcome is "proven", "refused",
+"wrong", or "crashed".
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ NETWORKS = flags.DEFINE_integer("networks", 1000, "Keras models.")
 FIRST = flags.DEFINE_integer("first", 0, "The first seed.")
 
 _REFUSALS = (ExportError, VerificationError, ValueError, UnsupportedLayerError, LoweringError)
-_AT_ONCE = 50
+_AT_ONCE = {"graph": 500, "network": 50}
 
 
 PROVE = {"graph": prove_graph, "network": prove_network}
@@ -71,7 +72,9 @@ def _in_a_process(kind: str, first: int, stop: int) -> Iterator[str]:
         yield from lines
         if ran.returncode == 0:
             return
-        first = int(lines[-1].split()[2].rstrip(":")) + 1 if lines else first + 1
+        if lines:
+            seed, target = lines[-1].split()[2:4]
+            first = int(seed) + target.startswith("tflm")
         yield f"crashed {kind} {first} exit {ran.returncode}: {ran.stderr[-300:]!r}"
         first += 1
 
@@ -92,8 +95,8 @@ def main(_: list[str]) -> None:
     """Prints what is neither proven nor refused, and the counts."""
     counts: collections.Counter[str] = collections.Counter()
     for kind, count in (("graph", GRAPHS.value), ("network", NETWORKS.value)):
-        for first in range(FIRST.value, FIRST.value + count, _AT_ONCE):
-            stop = min(first + _AT_ONCE, FIRST.value + count)
+        for first in range(FIRST.value, FIRST.value + count, _AT_ONCE[kind]):
+            stop = min(first + _AT_ONCE[kind], FIRST.value + count)
             for line in _in_a_process(kind, first, stop):
                 outcome = line.split()[0]
                 counts[f"{kind} {outcome}"] += 1
