@@ -8,7 +8,7 @@ import pytest
 from keras_qat.integer import PROFILES, GraphBuilder, QuantParams, ops, run
 from keras_qat.integer.accumulators import accumulator_range
 from tests.tflite_export.graphs import small_network
-from tflite_export import VerificationError, export
+from tflite_export import ExportError, VerificationError, export
 from tflite_export.file.stored_graph import StoredGraph
 from tflite_export.ops import linear
 from tflite_export.proof import extremes, verification
@@ -118,6 +118,13 @@ def two_layers():
     weight = ops.QuantizedArray(np.stack([signs, signs]), large)
     y = builder.add(ops.FullyConnected((h,), "second", weight, np.zeros(2)), grid)
     return builder.build((y,))
+
+
+@pytest.mark.parametrize("target", ["litert", "tflm"])
+def test_a_layer_whose_rescaled_sums_can_leave_int32_is_refused(target, tmp_path):
+    with pytest.raises(ExportError, match=r"'second' has an accumulator of up to .* out of int32"):
+        export(two_layers(), tmp_path / "y.tflite", target=target, verbose=False)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("target", ["litert", "tflm"])
