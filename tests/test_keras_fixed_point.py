@@ -138,7 +138,7 @@ def test_every_mean(count):
         np.testing.assert_array_equal(rounding(mean / output.scale, output.grid), expected)
 
 
-@pytest.mark.parametrize("scale", [1e-5, 1e-4, 0.004, 0.1, 0.37, 1.0, 9.0])
+@pytest.mark.parametrize("scale", [1e-5, 1e-4, 0.004, 0.1, 0.37, 1.0, 9.0, 200.0, 28018.0])
 def test_softmax_of_random_scores(scale):
     codes = RANDOM.integers(-128, 128, (2000, 10)).astype(np.int8)
     grid = QuantParams(np.float32(scale))

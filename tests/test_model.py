@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import keras_qat
+from keras_qat.conversion import target_inference
 from keras_qat.errors import LoweringError
 from keras_qat.integer import QuantParams
 from keras_qat.integer.ops import LinearOp, QuantizedArray
@@ -310,6 +311,16 @@ def test_layer_codes_follow_training():
     assert any(np.any(after[name] != before[name]) for name in before)
     outputs = qmodel.to_integer().tensors["head"].qparams.dequantize(after["head"])
     np.testing.assert_array_equal(outputs, qmodel.predict(X, verbose=0))
+
+
+@pytest.mark.parametrize("target", ["litert", "tflm"])
+def test_layer_codes_of_a_deep_model_are_those_of_its_compiled_form(trained, target, monkeypatch):
+    with trained.computing_as(target):
+        expected = trained.layer_codes(X)
+        monkeypatch.setattr(target_inference, "_DEEP", 1)
+        monkeypatch.setattr(keras.Model, "predict", None)
+        for name, values in trained.layer_codes(X, batch_size=24).items():
+            np.testing.assert_array_equal(values, expected[name])
 
 
 def test_layer_codes_take_batches_of_any_size(trained):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from keras_qat.integer.interpreter import named_inputs
 from keras_qat.integer.own_files import is_own
-from keras_qat.integer.worker import call_in_worker
+from keras_qat.integer.worker import LONGEST_CALL, call_in_worker
 from tflite_export.file.file_model import FileTensor
 from tflite_export.file.runtimes import run_tflm
 from tflite_export.file.writer import read_model
@@ -36,6 +37,7 @@ def predict(
     runtime: str = "litert",
     batch_size: int = 256,
     threads: int = 1,
+    max_seconds: float = LONGEST_CALL,
 ) -> Array | Arrays:
     """Runs a file and returns real numbers.
 
@@ -50,6 +52,7 @@ def predict(
             TensorFlow Lite Micro. Only `"tflm"` runs files whose weights lie in lookup tables.
         batch_size: examples that LiteRT runs at once. It is 1 if the file has a fixed batch.
         threads: threads of LiteRT, at most 256.
+        max_seconds: how long a file from outside may take: a damaged one may never end.
 
     A file that this process has not written and proved itself runs in a process of its own, which
     serves all calls: a file that crashes the runtime crashes nothing else.
@@ -61,7 +64,8 @@ def predict(
         ImportError: the runtime is not installed.
         ValueError: an unknown runtime, inputs that do not fit the file or hold NaN, or a file
             that LiteRT cannot load.
-        InvalidFileError: the file is no TFLite file, is damaged, or crashed the runtime.
+        InvalidFileError: the file is no TFLite file, is damaged, crashed the runtime, or took
+            longer than `max_seconds`.
         FileNotFoundError: there is no such file.
         RuntimeError: TensorFlow Lite Micro refuses the file.
     """
@@ -73,16 +77,19 @@ def predict(
     ):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise ValueError(f"{name} must be a whole number from 1 to {most}. Received: {value!r}")
+    if not 0 < max_seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(f"max_seconds must be a positive number. Received: {max_seconds!r}")
     data = pathlib.Path(path).read_bytes()
-    options = {"runtime": runtime, "batch_size": batch_size, "threads": threads}
+    options: dict[str, Any] = {"runtime": runtime, "batch_size": batch_size, "threads": threads}
     if is_own(data):
         outputs = _RUNTIMES[runtime](data, inputs, batch_size, threads)
     else:
         _check(data)
         form, arrays = _sent(inputs)
         arrays["file"] = np.frombuffer(data, np.uint8)
+        options["form"] = form
         outputs = call_in_worker(
-            "tflite_export.predict:answer", arrays, {**options, "form": form}, str(path)
+            "tflite_export.predict:answer", arrays, options, str(path), max_seconds
         )
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 

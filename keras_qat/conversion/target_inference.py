@@ -24,6 +24,7 @@ from keras_qat.conversion.to_integer import (
     raw_inputs,
     raw_outputs,
 )
+from keras_qat.deep_graphs import room_for_depth
 from keras_qat.keras_graph import nodes, probe_of, structured_inputs
 from keras_qat.keras_precision import full_precision
 from keras_qat.quantized_layers import QuantizeWrapper
@@ -33,6 +34,9 @@ from keras_qat.training.finite_values import NanKeeper, check_inputs
 
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
+
+_DEEP, _FEW_BATCHES = 300, 8
+"""Calls of a graph from which on few batches run op by op: compiling takes over 0.1 s a layer."""
 
 _LIVING: weakref.WeakSet[TargetInference] = weakref.WeakSet()
 
@@ -134,9 +138,27 @@ class TargetInference(keras.Model):
             _PROBES[self] = probe_of(self, outputs)
         fed = structured_inputs(self, x)
         with full_precision(_PROBES[self]):
-            values = _PROBES[self].predict(fed, batch_size=batch_size, verbose=0)
+            values = _values(_PROBES[self], fed, batch_size)
         codes = {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
         return codes | {name: values[name].astype(each.dtype) for name, each in raw.items()}
+
+
+def _values(probe: keras.Model, fed: Any, batch_size: int) -> dict[str, np.ndarray]:
+    """The outputs of a probe: compiled, or op by op where compiling would take far longer."""
+    arrays = [each for each in keras.tree.flatten(fed) if isinstance(each, np.ndarray)]
+    all_arrays = len(arrays) == len(keras.tree.flatten(fed))
+    count = len(arrays[0]) if arrays else 0
+    few = all_arrays and count <= _FEW_BATCHES * batch_size
+    if not few or sum(1 for _ in nodes(probe)) < _DEEP:
+        found: dict[str, np.ndarray] = probe.predict(fed, batch_size=batch_size, verbose=0)
+        return found
+    parts = []
+    for start in range(0, count, batch_size):
+        part = keras.tree.map_structure(lambda x, at=start: x[at : at + batch_size], fed)
+        with room_for_depth():
+            outputs = probe(part, training=False)
+        parts.append({name: keras.ops.convert_to_numpy(each) for name, each in outputs.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _infer_as(chosen: Mapping[RoundsAsTarget, Arithmetic]) -> None:

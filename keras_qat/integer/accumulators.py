@@ -10,6 +10,8 @@ from keras_qat.integer.fixed_point import Int64Array, quantize_multiplier
 from keras_qat.integer.graph import IntegerGraph
 
 INT32_MAX = (1 << 31) - 1
+_LARGEST_MULTIPLIER = 2.0**63
+"""Any accumulator but 0 leaves int32 from here on."""
 
 
 def accumulator_range(op: ops.LinearOp, graph: IntegerGraph) -> tuple[Int64Array, Int64Array]:
@@ -50,10 +52,10 @@ def leaves_int32(
         multiplier: the factor that the accumulator is rescaled by.
         spare: bits of the shift that the kernel leaves out.
 
-    >>> [bool(leaves_int32(np.int64(2**24), m)) for m in (0.9, 60.0, 64.0)]
-    [False, False, True]
+    >>> [bool(leaves_int32(np.int64(2**24), m)) for m in (0.9, 60.0, 64.0, 2.0**99)]
+    [False, False, True, True]
     """
-    _, shift = quantize_multiplier(multiplier)
-    shifted = largest << np.maximum(shift - spare, 0)
+    _, shift = quantize_multiplier(np.minimum(multiplier, _LARGEST_MULTIPLIER))
+    shifted = np.ldexp(np.asarray(largest, np.float64), np.maximum(shift - spare, 0))
     out: npt.NDArray[np.bool_] = np.asarray(shifted > INT32_MAX)
     return out

@@ -8,8 +8,10 @@ that a runtime uses for each op.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -118,9 +120,33 @@ def rescale_with_floored_product(accumulator: IntArray, rescale: Rescale) -> Int
     return steps
 
 
+_REFUSES_WRAPPING: contextvars.ContextVar[bool] = contextvars.ContextVar("wraps", default=False)
+
+
+@contextlib.contextmanager
+def refusing_to_wrap() -> Iterator[None]:
+    """A context in which a value that leaves int32 is an `OverflowError`.
+
+    Outside it wraps, as it does in the runtimes.
+    """
+    token = _REFUSES_WRAPPING.set(True)
+    try:
+        yield
+    finally:
+        _REFUSES_WRAPPING.reset(token)
+
+
 def _wrap_int32(x: Int64Array) -> Int64Array:
-    """`x` modulo `2**32`: a left shift overflows silently, as it does in the runtimes."""
-    return x.astype(np.int32).astype(np.int64)
+    """`x` modulo `2**32`: a left shift overflows silently, as it does in the runtimes.
+
+    Raises:
+        OverflowError: a value leaves int32 inside `refusing_to_wrap`.
+    """
+    wrapped = x.astype(np.int32).astype(np.int64)
+    if _REFUSES_WRAPPING.get() and np.any(wrapped != x):
+        worst = int(x.flat[np.argmax(np.abs(x))])
+        raise OverflowError(f"{worst:,} leaves int32, and wraps in the runtime")
+    return wrapped
 
 
 RescaleFunction = Callable[[IntArray, Rescale], IntArray]

@@ -74,7 +74,10 @@ def _run_batch(
     for index, op in enumerate(graph.ops):
         read = {name: given.get(name, values[name]) for name in op.inputs}
         operands = [QuantizedArray(read[name], graph.tensors[name].qparams) for name in op.inputs]
-        values[op.output] = op.evaluate(operands, graph.tensors[op.output].qparams, profile)
+        try:
+            values[op.output] = op.evaluate(operands, graph.tensors[op.output].qparams, profile)
+        except OverflowError as error:
+            raise OverflowError(f"Op {op.output!r}: {error}") from error
         if not keep_all:
             for name in set(op.inputs):
                 if last_use[name] == index and name not in graph.outputs:

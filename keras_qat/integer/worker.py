@@ -31,6 +31,9 @@ Answer = dict[str, npt.NDArray[Any]]
 FUNCTIONS = frozenset({"tflite_export.predict:answer", "keras_qat.integer.ops.float_part:answer"})
 """The functions that a worker calls: `(arrays, options) -> arrays`."""
 
+LONGEST_CALL = 600.0
+"""Seconds after which a call that has not answered is ended."""
+
 _LENGTH = struct.Struct("<Q")
 _ERRORS = {each.__name__: each for each in (ImportError, RuntimeError, ValueError)}
 _LOCK = threading.Lock()
@@ -38,7 +41,13 @@ _WORKERS: dict[int, subprocess.Popen[bytes]] = {}
 """The worker of each process: a copy of this process starts its own."""
 
 
-def call_in_worker(function: str, arrays: Arrays, options: Mapping[str, Any], about: str) -> Answer:
+def call_in_worker(
+    function: str,
+    arrays: Arrays,
+    options: Mapping[str, Any],
+    about: str,
+    max_seconds: float = LONGEST_CALL,
+) -> Answer:
     """Calls a function in the worker process.
 
     Args:
@@ -46,24 +55,43 @@ def call_in_worker(function: str, arrays: Arrays, options: Mapping[str, Any], ab
         arrays: arrays of numbers.
         options: JSON data.
         about: the file or the layer, for messages.
+        max_seconds: how long the call may take. Then the worker is ended.
 
     Raises:
-        InvalidFileError: the worker died of it.
+        InvalidFileError: the worker died of it, or did not answer in time.
         ImportError, RuntimeError, ValueError: raised by the function.
     """
     with _LOCK:
         worker = _started()
+        late = threading.Event()
+        clock = threading.Timer(max_seconds, _end_late, (worker, late))
+        clock.daemon = True
+        clock.start()
         try:
             _send(worker.stdin, {"function": function, "options": options}, arrays)
             head, found = _receive(worker.stdout)
         except (OSError, EOFError) as error:
-            raise InvalidFileError(f"{about}: {_end(worker)}") from error
+            said = _end(worker)
+            if late.is_set():
+                said = (
+                    f"the runtime did not answer within {max_seconds:g} seconds, so its process "
+                    "was ended. Pass fewer examples, or a larger max_seconds if the file is one "
+                    "that takes so long."
+                )
+            raise InvalidFileError(f"{about}: {said}") from error
         except BaseException:
             _end(worker)  # an answer that nobody took would be taken for the next one
             raise
+        finally:
+            clock.cancel()
     if "error" in head:
         raise _ERRORS.get(head["error"], RuntimeError)(head["message"])
     return found
+
+
+def _end_late(worker: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    worker.kill()
 
 
 def _started() -> subprocess.Popen[bytes]:

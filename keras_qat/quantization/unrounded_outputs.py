@@ -21,6 +21,8 @@ _READS = {"sigmoid": "value", "softplus": "clipped", "exponential": "clipped"}
 def loss_reads(node: GraphNode, model: keras.Model) -> str | None:
     """What a loss reads of a call in training; `None` unless the call alone makes an output."""
     (output,) = node.outputs
+    if not any(output is each for each in model.outputs):
+        return None
     if consumers(model)[id(output)] != [None]:
         return None
     return _READS.get(builtin_name(getattr(node.operation, "activation", None)) or "")

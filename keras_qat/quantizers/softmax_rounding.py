@@ -22,6 +22,8 @@ from keras_qat.wide_numbers import in_wide_numbers, wide
 _SMALLEST = 1e-37
 """Of float32 probabilities, without subnormal ones. The kernel takes less than 1e-13 for 0."""
 _LARGEST_DISTANCE = 255.0
+_NOT_COUNTED = 40.0
+"""The kernel counts no score that is 32 or more below the largest one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,8 @@ class CodesOfScores:
         """
         p, scale = (wide(x) for x in (float_probabilities, self.scores.scale))
         largest = ops.max(p, axis=-1, keepdims=True)
-        distance = ops.log(largest / ops.maximum(p, _SMALLEST)) / scale
+        below = ops.log(largest / ops.maximum(p, _SMALLEST))
+        distance = ops.where(below > _NOT_COUNTED, _LARGEST_DISTANCE, below / scale)
         below_largest = ops.cast(ops.round(ops.minimum(distance, _LARGEST_DISTANCE)), "int64")
         kernel = table_softmax_steps if arm64 else softmax_steps
         steps = ops.minimum(kernel(below_largest, scale), 255)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import keras_qat
+from keras_qat import keras_graph
 from keras_qat.errors import UnsupportedLayerError
 from tests.models import images, randomize
 from tests.reliability.tiny import CONFIGS, X, Y, compiled, fit, network
 from tests.untouched import untouched
+from tflite_export import export
 
 pytestmark = [pytest.mark.slow_beyond(1), pytest.mark.usefixtures("nothing_is_compiled")]
 
@@ -224,6 +226,27 @@ def test_deep_networks_are_quantized_and_the_limit_of_calls_stays():
     qmodel = keras_qat.quantize(keras.Model(inputs, x), "ste", calibration_data=X)
     assert sys.getrecursionlimit() == before
     assert len(qmodel.to_integer().ops) == 330
+
+
+def test_a_graph_is_walked_as_often_whatever_its_depth(tmp_path, monkeypatch):
+    """A walk for each layer would take a time that grows with the square of the depth."""
+    true, walked = keras_graph.functional, []
+
+    def functional(model):
+        walked.append(model)
+        return true(model)
+
+    monkeypatch.setattr(keras_graph, "functional", functional)
+    counts = []
+    for depth in (3, 6):
+        inputs = x = keras.Input((6,))
+        for _ in range(depth):
+            x = layers.Dense(6, activation="relu", bias_initializer="ones")(x)
+        walked.clear()
+        qmodel = keras_qat.quantize(keras.Model(inputs, x), calibration_data=X)
+        export(qmodel, tmp_path / "net.tflite", samples=X[:4], verbose=False)
+        counts.append(len(walked))
+    assert counts[1] <= counts[0], counts
 
 
 def test_quantized_layers_inside_are_refused():

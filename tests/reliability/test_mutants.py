@@ -4,6 +4,7 @@
 """
 
 import collections
+import cProfile
 import os
 import random
 import resource
@@ -24,7 +25,9 @@ from tests.mutants import (
 from tests.reliability.tiny import new_model
 from tests.tflite_export.graphs import random_codes, small_network
 from tflite_export import export
-from tflite_export.file.writer import read_model
+from tflite_export.file.stored_graph import StoredGraph
+from tflite_export.file.writer import read_model, write_model
+from tflite_export.ops.emit_model import emit_model
 
 MUTANTS = int(os.environ.get("MUTANTS", "1000"))
 LIMIT = 2**26
@@ -93,6 +96,14 @@ def test_a_tflite_file_whose_parts_overlap_ends_at_once(tmp_path):
     whole = path.read_bytes()
     *_, mutant = (with_changed_bytes(whole, draws) for _ in range(2732))
     outcomes([mutant], read_model, InvalidFileError)
+
+
+def test_a_tflite_file_is_read_under_a_profiler_too():
+    data = write_model(emit_model(StoredGraph(small_network())))
+    with cProfile.Profile() as profiler:
+        found = read_model(data)
+    assert found.outputs
+    assert profiler.getstats()
 
 
 def _change_keras_member(name, data, draws):

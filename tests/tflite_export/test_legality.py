@@ -230,10 +230,11 @@ def test_a_product_beyond_int32(target):
     refuse(dense(0.1 / 255, bias=8e5), "Channel 0 of 'y' has an accumulator of up to 9,", target)
 
 
+@pytest.mark.parametrize("scale", [2.0**22, 2.0**60, 2.0**106])
 @pytest.mark.parametrize("target", list(TARGETS))
-def test_a_mean_beyond_int32(target):
+def test_a_mean_beyond_int32(target, scale):
     builder = GraphBuilder()
-    x = builder.add_input("x", (1, 7, 7, 1), QuantParams(np.float32(2.0**22)))
+    x = builder.add_input("x", (1, 7, 7, 1), QuantParams(np.float32(scale)))
     builder.add(ops.Mean((x,), "y"), QuantParams(np.float32(0.5)))
     refuse(builder.build(("y",)), "Mean 'y' of 49 values .*out of int32", target)
 

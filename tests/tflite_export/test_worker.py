@@ -44,6 +44,21 @@ def test_answers_are_the_same_in_either_process(path, runtime):
         np.testing.assert_array_equal(named[name], own[name])
 
 
+def test_a_file_that_never_ends_is_an_error_and_the_next_call_works(path):
+    """The limit is so short that a worker does not even start."""
+    if os.getpid() in worker._WORKERS:
+        worker._end(the_worker())
+    with pytest.raises(InvalidFileError, match=r"did not answer within 0\.01 seconds.*max_seconds"):
+        predict(path, IMAGES, max_seconds=0.01)
+    assert predict(path, IMAGES)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), float("inf")])
+def test_a_time_that_is_none_is_refused(path, seconds):
+    with pytest.raises(ValueError, match="max_seconds must be a positive number"):
+        predict(path, IMAGES, max_seconds=seconds)
+
+
 def test_a_proven_file_runs_in_this_process(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("no worker is needed")

@@ -14,8 +14,9 @@ from tflite_export.ops.table import export_of, runs_on
 from tflite_export.targets import Target
 
 _ARM64 = ("arm64", "aarch64")
-_SMALLEST_SCALE, _SCALE_LIMIT = 2.0**-126, 2.0**125
-"""Float32 is coarser below, which XNNPACK refuses. TFLite Micro doubles scales, in float32."""
+_SMALLEST_SCALE, _SCALE_LIMIT = 2.0**-126, 2.0**107
+"""Float32 is coarser below, which XNNPACK refuses. SUB of LiteRT's reference kernels multiplies a
+scale by 2**20, in float32, and ends the process where that is infinite."""
 
 
 def check_legal(graph: IntegerGraph, target: Target) -> None:

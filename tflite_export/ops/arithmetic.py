@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from keras_qat.integer import IntegerGraph, ops
 from tflite_export.errors import FAR_SCALES, ExportError
 from tflite_export.ops.emission import Emission, file_operator
@@ -48,7 +50,8 @@ def _check_sum(op: ops.Add | ops.Sub, graph: IntegerGraph, target: Target) -> No
 
 def _check_mul(op: ops.Mul, graph: IntegerGraph, target: Target) -> None:
     x, w, y = (graph.tensors[name].qparams.scale for name in (*op.inputs, op.output))
-    multiplier = float(x * w / y)
+    with np.errstate(over="ignore"):
+        multiplier = float(x * w / y)
     if not target.smallest_mul_multiplier <= multiplier < target.multiplier_limit:
         raise ExportError(
             f"Mul {op.output!r} rescales its product by {multiplier:.3g}, outside what "

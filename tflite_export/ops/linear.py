@@ -24,6 +24,8 @@ from tflite_export.ops.operator_type import MicroKernel, OperatorType
 from tflite_export.ops.reading import FileReading
 from tflite_export.targets import Target
 
+_SMALLEST_WEIGHT_SCALE = 2.0**-119
+"""Headroom divides a scale by up to 2**7, and float32 is coarser below 2**-126."""
 EVERY_STORAGE: tuple[WeightStorage, ...] = ("int8", "int4", "lut")
 CHANNEL_BYTES = 8
 """Bytes that a kernel of TensorFlow Lite Micro keeps per channel: a multiplier and a shift."""
@@ -114,6 +116,12 @@ def check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
         raise ExportError(
             f"The weights of {op.output!r} must lie within +-127. Use a narrow range. Received: "
             f"{weight.values.min()}..{weight.values.max()}"
+        )
+    smallest = float(weight.qparams.scale.min())
+    if smallest < _SMALLEST_WEIGHT_SCALE:
+        raise ExportError(
+            f"The weights of {op.output!r} have a scale of {smallest:.3g}, below what runtimes "
+            f"take ({_SMALLEST_WEIGHT_SCALE:.3g}). {FAR_SCALES}"
         )
     multiplier = real_multiplier(op, graph)
     x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams

@@ -34,7 +34,9 @@ def _check(op: ops.PReLU, graph: IntegerGraph, target: Target) -> None:
             f"The slopes of PReLU {op.output!r} need zero point 0 and one scale. Received: {slopes}"
         )
     x, y = (graph.tensors[name].qparams.scale for name in (op.inputs[0], op.output))
-    for multiplier in (float(x / y), float(x * slopes.scale / y)):
+    with np.errstate(over="ignore"):
+        multipliers = (float(x / y), float(x * slopes.scale / y))
+    for multiplier in multipliers:
         if not target.smallest_multiplier <= multiplier < target.multiplier_limit:
             raise ExportError(
                 f"PReLU {op.output!r} rescales by {multiplier:.3g}, outside what {target.name!r} "

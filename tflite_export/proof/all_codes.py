@@ -1,13 +1,15 @@
-"""Proves ADD, SUB, MUL, MAXIMUM and MINIMUM of two tensors on every pair of codes.
+"""Proves operators that compute element by element on every code, or on every pair of codes.
 
-Samples may miss a pair. A runtime chooses another kernel where a tensor is read twice or is
-broadcast, so each operator is proven in the form that it has in the file.
+These are ADD, SUB, MUL, MAXIMUM and MINIMUM of two tensors, MAXIMUM and MINIMUM of a tensor and a
+constant, PRELU, and lookups. Samples may miss a code. A runtime chooses another kernel where a
+tensor is read twice or is broadcast, so each operator is proven in the form that it has in the
+file.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,38 +20,54 @@ from tflite_export.file.stored_graph import StoredGraph
 from tflite_export.file.writer import write_model
 from tflite_export.ops.emit_model import emit_model
 
-Verify = Callable[[IntegerGraph, bytes, FileModel, dict[str, npt.NDArray[np.int8]]], None]
+Verify = Callable[[str, IntegerGraph, bytes, FileModel, dict[str, npt.NDArray[np.int8]]], Any]
 Shape = tuple[int, ...]
 
 _MOST_PROVEN = 4096
+_OF_ONE = ops.Lookup | ops.Maximum | ops.Minimum | ops.PReLU
 _PROVEN: set[object] = set()
 """The operators that were proven in this process."""
 
 
-def prove_every_pair(graph: IntegerGraph, profile: str, verify: Verify) -> None:
-    """Runs every op on two tensors alone, on all pairs of codes of their grids.
+def prove_every_code(stored: StoredGraph, runtimes: Sequence[str], verify: Verify) -> None:
+    """Runs every elementwise op alone, on all codes of its grid, or on all pairs of two grids.
 
     Args:
-        graph: the graph exactly as the file states it.
-        profile: the rounding profile.
-        verify: raises an error if a runtime differs on `(graph, file bytes, file, samples)`.
+        stored: the graph exactly as the file states it.
+        runtimes: names of the runtimes.
+        verify: raises an error if a runtime differs on `(runtime, graph, bytes, file, samples)`.
     """
+    graph = stored.graph
     for op in graph.ops:
-        if not isinstance(op, ops.BinaryOp):
+        if not isinstance(op, ops.BinaryOp | _OF_ONE):
             continue
-        key = (profile, type(op), getattr(op, "activation", None), *_form(op, graph))
+        native = {name: each for name, each in stored.native.items() if name == op.output}
+        key = (*runtimes, type(op), *_constants(op), bool(native), *_form(op, graph))
         if key in _PROVEN:
             continue
         alone, samples = _alone(op, graph)
-        file = emit_model(StoredGraph(alone, {}, {}), {}, False)
-        verify(alone, write_model(file), file, samples)
+        file = emit_model(StoredGraph(alone, {}, native), {}, False)
+        data = write_model(file)
+        for runtime in runtimes:
+            verify(runtime, alone, data, file, samples)
         if len(_PROVEN) < _MOST_PROVEN:
             _PROVEN.add(key)
 
 
-def _form(op: ops.BinaryOp, graph: IntegerGraph) -> Iterator[object]:
+def _constants(op: ops.IntegerOp) -> Iterator[object]:
+    """What the op computes with, beside its tensors."""
+    yield getattr(op, "activation", None)
+    yield getattr(op, "bound", None)
+    if isinstance(op, ops.Lookup):
+        yield op.table.tobytes()
+    if isinstance(op, ops.PReLU):
+        slopes = op.slopes
+        yield slopes.values.tobytes(), slopes.values.shape, float(slopes.qparams.scale)
+
+
+def _form(op: ops.IntegerOp, graph: IntegerGraph) -> Iterator[object]:
     """All that decides which kernel a runtime chooses, and what it computes."""
-    yield op.inputs[0] == op.inputs[1]
+    yield op.inputs[0] == op.inputs[-1]
     for name in (*op.inputs, op.output):
         tensor = graph.tensors[name]
         yield tensor.qparams
@@ -57,60 +75,70 @@ def _form(op: ops.BinaryOp, graph: IntegerGraph) -> Iterator[object]:
 
 
 def _alone(
-    op: ops.BinaryOp, graph: IntegerGraph
+    op: ops.IntegerOp, graph: IntegerGraph
 ) -> tuple[IntegerGraph, dict[str, npt.NDArray[np.int8]]]:
-    """The op as a network, and inputs that hold every pair of codes."""
-    left, right = (graph.tensors[name] for name in op.inputs)
+    """The op as a network, and inputs that hold every code or every pair of codes."""
+    left, right = graph.tensors[op.inputs[0]], graph.tensors[op.inputs[-1]]
     output = graph.tensors[op.output].qparams
-    if op.inputs[0] == op.inputs[1]:
+    if isinstance(op, ops.PReLU):
+        codes, shape = _codes(left.qparams), _at_slopes(op.slopes.values.shape, left.shape)
+        everywhere = np.broadcast_to(_along(0, codes, len(shape)), (codes.size, *shape[1:]))
+        return _network(op, output, (shape, left.qparams, everywhere))
+    if op.inputs[0] == op.inputs[-1]:
         codes = _codes(left.qparams)
         shape = _resized(left.shape, codes.size)
-        given = {"a": codes.reshape(shape)}
-        return _network(op, {"a": (shape, left.qparams)}, output), given
+        return _network(op, output, (shape, left.qparams, codes.reshape(shape)))
     a, b = _codes(left.qparams), _codes(right.qparams)
     if left.shape == right.shape:
         shape = _resized(left.shape, a.size * b.size)
-        given = {"a": np.repeat(a, b.size).reshape(shape), "b": np.tile(b, a.size).reshape(shape)}
-        tensors = {"a": (shape, left.qparams), "b": (shape, right.qparams)}
-        return _network(op, tensors, output), given
-    return _broadcast(op, left.shape, right.shape, (left.qparams, right.qparams), output)
+        repeated, tiled = np.repeat(a, b.size).reshape(shape), np.tile(b, a.size).reshape(shape)
+        of_left, of_right = (shape, left.qparams, repeated), (shape, right.qparams, tiled)
+        return _network(op, output, of_left, of_right)
+    sizes, values = _broadcast(left.shape, right.shape, a, b)
+    grids = (left.qparams, right.qparams)
+    return _network(op, output, *zip(sizes, grids, values, strict=True))
 
 
 def _broadcast(
-    op: ops.BinaryOp,
-    left: Shape,
-    right: Shape,
-    grids: tuple[QuantParams, QuantParams],
-    output: QuantParams,
-) -> tuple[IntegerGraph, dict[str, npt.NDArray[np.int8]]]:
+    left: Shape, right: Shape, *codes: npt.NDArray[np.int8]
+) -> tuple[list[Shape], list[npt.NDArray[np.int8]]]:
     """One tensor is the same code everywhere in each example, the other one holds all codes."""
-    shapes, codes = (left, right), tuple(map(_codes, grids))
+    shapes, rank = (left, right), len(left)
     varying = 1 if any(size > 1 for size in right) else 0
     constant = 1 - varying
     axis = max(i for i, size in enumerate(shapes[varying]) if size > 1)
-    long = codes[varying].size
+    long, count = codes[varying].size, codes[constant].size
     sizes = [
         tuple(1 if size == 1 else long if i == axis else 2 for i, size in enumerate(shape))
         for shape in shapes
     ]
-    along = codes[varying].reshape([-1 if i == axis else 1 for i in range(len(left))])
-    across = codes[constant].reshape([-1 if i == 0 else 1 for i in range(len(left))])
-    count = codes[constant].size
-    found = {
-        varying: np.broadcast_to(along, (count, *sizes[varying][1:])),
-        constant: np.broadcast_to(across, (count, *sizes[constant][1:])),
-    }
-    tensors = {"a": (sizes[0], grids[0]), "b": (sizes[1], grids[1])}
-    return _network(op, tensors, output), {"a": found[0].copy(), "b": found[1].copy()}
+    ordered = [_along(0, each, rank) for each in codes]
+    ordered[varying] = _along(axis, codes[varying], rank)
+    wholes = [(count, *size[1:]) for size in sizes]
+    return sizes, [np.broadcast_to(*pair) for pair in zip(ordered, wholes, strict=True)]
+
+
+def _along(axis: int, codes: npt.NDArray[np.int8], rank: int) -> npt.NDArray[np.int8]:
+    return codes.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def _at_slopes(slopes: Shape, shape: Shape) -> Shape:
+    """A shape on which each slope is met, and is broadcast where it is in the network."""
+    own = (*[1] * (len(shape) - len(slopes)), *slopes)
+    pairs = zip(own, shape, strict=True)
+    return tuple(size if slope > 1 else min(size, 2) for slope, size in pairs)
 
 
 def _network(
-    op: ops.BinaryOp, tensors: dict[str, tuple[Shape, QuantParams]], output: QuantParams
-) -> IntegerGraph:
+    op: ops.IntegerOp,
+    output: QuantParams,
+    *operands: tuple[Shape, QuantParams, npt.NDArray[np.int8]],
+) -> tuple[IntegerGraph, dict[str, npt.NDArray[np.int8]]]:
     builder = GraphBuilder()
-    names = [builder.add_input(name, shape, grid) for name, (shape, grid) in tensors.items()]
-    alone = dataclasses.replace(op, inputs=(names[0], names[-1]), output="y")
-    return builder.build((builder.add(alone, output),))
+    given = {}
+    for name, (shape, grid, values) in zip(dict.fromkeys(op.inputs), operands, strict=True):
+        given[builder.add_input(name, shape, grid)] = np.ascontiguousarray(values)
+    return builder.build((builder.add(op, output),)), given
 
 
 def _codes(grid: QuantParams) -> npt.NDArray[np.int8]:

@@ -106,7 +106,8 @@ class LinearOp(IntegerOp):
         Raises:
             ValueError: a bias that does not fit in int32 on that scale, or is not a number.
         """
-        steps = np.rint(self.bias / self.bias_scale(input_scale).astype(np.float64))
+        with np.errstate(divide="ignore", invalid="ignore"):  # a unit that float32 rounds to 0
+            steps = np.rint(self.bias / self.bias_scale(input_scale).astype(np.float64))
         outside = ~((steps >= INT32_MIN) & (steps <= INT32_MAX))
         if np.any(outside):
             worst = int(np.argmax(outside))
