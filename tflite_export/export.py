@@ -14,6 +14,7 @@ from keras_qat.integer import IntegerGraph
 from keras_qat.integer.files import check_name, replace_file
 from keras_qat.integer.own_files import note_as_own
 from keras_qat.integer.parts import part_of, stating_integers
+from keras_qat.integer.progress import stage
 from tflite_export.contents import (
     WeightReport,
     report_float_parts,
@@ -274,7 +275,13 @@ def _prepared(
         real, answers = real_samples(graph, samples), Answers(legal)
         profile = chosen.default_profile
         alone = {"alone": profile} if arithmetic.exact else {}
-        comparison = compare_with_model(legal, model, real, profile, kinds, answers.add, **alone)
+        with stage("Comparing with the trained model", len(next(iter(real.values())))) as advance:
+
+            def add(codes: Samples, exported: Samples) -> None:
+                answers.add(codes, exported)
+                advance(len(next(iter(exported.values()))))
+
+            comparison = compare_with_model(legal, model, real, profile, kinds, add, **alone)
         if arithmetic.before is not None:
             of_file = {name: np.concatenate(found) for name, found in answers.file.items()}
             evaluation, answers.trained = other_evaluation(
@@ -284,7 +291,8 @@ def _prepared(
         if samples is not None:
             worth = worth_of(answers, model, real, list(kinds.values()), labels, metric)
             uneven = range_warnings(graph, real, getattr(model, "grid_warnings", ()))
-    verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
+    with stage(f"Proving the file for {chosen.name}"):
+        verifications = verify_file(graph, data, chosen, codes, storage) if verify else ()
     unproven = set(chosen.profiles) - set(runnable_profiles(legal, chosen))
     if comparison is not None:
         limits = Limits.of(
