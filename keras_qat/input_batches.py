@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from keras_qat.integer.progress import tracked
 from keras_qat.integer.samples import batches, fits
 from keras_qat.keras_graph import input_keys, input_name
 
@@ -32,6 +34,7 @@ class CalibrationData:
     """
 
     def __init__(self, model: keras.Model, data: Any):
+        self.watched_text = ""
         self._names = input_keys(model)
         self._layers = [input_name(tensor) for tensor in model.inputs]
         self._shapes = [tensor.shape for tensor in model.inputs]
@@ -46,7 +49,15 @@ class CalibrationData:
             raise ValueError("The calibration data holds no samples.")
 
     def __iter__(self) -> Iterator[list[Array]]:
-        return iter(self._batches)
+        return (
+            tracked(self._batches, self.watched_text) if self.watched_text else iter(self._batches)
+        )
+
+    def watched_as(self, text: str) -> CalibrationData:
+        """The same data. A terminal shows how many batches have been read."""
+        watched = copy.copy(self)
+        watched.watched_text = text
+        return watched
 
     def signed_inputs(self) -> dict[str, bool]:
         """Whether any sample of an input is negative, by the name of its input layer."""

@@ -4,7 +4,6 @@ import ast
 import functools
 import pathlib
 import re
-import shutil
 
 import keras
 import numpy as np
@@ -48,7 +47,6 @@ LEFT_BEHIND = {
         "anywhere.tflite",
     ],
     "own_layers": ["turned.tflite"],
-    "coming_from_tfmot": ["best.tflite", "model.tflite", "pruned.tflite", "clustered.tflite"],
 }
 """What the blocks of each page write. A page with blocks needs an entry."""
 
@@ -57,19 +55,15 @@ def python_blocks(page: pathlib.Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-GIVEN = {"coming_from_tfmot": ROOT / "tests" / "tfmot" / "page"}
-"""The files that a page's other environment leaves, by page."""
-
-TRAIN_FOR_REAL = {"coming_from_tfmot", "quickstart"}
+TRAIN_FOR_REAL = {"quickstart"}
 WITH_BLOCKS = [
     pytest.param(page, marks=[pytest.mark.slow] if page.stem in TRAIN_FOR_REAL else [])
     for page in [README, *sorted((ROOT / "docs").rglob("*.md"))]
-    if python_blocks(page)
+    if python_blocks(page) and page.stem != "coming_from_tfmot"  # tests/tfmot/test_the_page.py
 ]
 
 
-@pytest.fixture
-def prepared():
+def prepared_names():
     """The names that every page may use without saying where they come from."""
     layers = keras.layers
     model = keras.Sequential(
@@ -91,11 +85,14 @@ def prepared():
     return names
 
 
+@pytest.fixture
+def prepared():
+    return prepared_names()
+
+
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.stem)
 def test_every_python_block_runs(page, prepared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if page.stem in GIVEN:
-        shutil.copytree(GIVEN[page.stem], tmp_path, dirs_exist_ok=True)
     for number, block in enumerate(python_blocks(page)):
         exec(compile(block, f"{page.name}, block {number}", "exec"), prepared)
     if "report" in prepared:

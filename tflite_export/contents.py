@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from keras_qat.integer.storage_sizes import INT4_MAX, most_values
 from tflite_export.file.file_model import FileModel, stored_bytes
 from tflite_export.file.stored_graph import StoredGraph
 from tflite_export.ops.float_part import inside, weight_tensor
+from tflite_export.proof.comparison import ModelComparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,3 +232,19 @@ def _predicted_flip_rate(
 
 def _other_axes(op: ops.LinearOp) -> tuple[int, ...]:
     return tuple(axis for axis in range(op.weight.values.ndim) if axis != op.channel_axis)
+
+
+def describe_loss(lossy: Sequence[WeightReport], comparison: ModelComparison | None) -> str:
+    """What INT4 costs, as a line of the report."""
+    worst = max(lossy, key=lambda weight: weight.predicted_flip_rate)
+    measured = ""
+    if comparison is not None:
+        (rate,) = (tensor.rate for tensor in comparison.tensors if tensor.name == worst.name)
+        measured = f" ({rate:.2%} measured, including flips of the layers before it)"
+    layers = "1 layer" if len(lossy) == 1 else f"{len(lossy)} layers"
+    return (
+        f"INT4 leaves {layers} less room for headroom than int8. The worst is "
+        f"{worst.name!r}: {worst.predicted_flip_rate:.2%} of the elements are predicted to "
+        f"flip{measured}, against {worst.predicted_in_int8:.2%} in int8. weight_storage='auto' or "
+        "'lut' has no such cost."
+    )

@@ -14,8 +14,9 @@ from keras_qat.integer import IntegerGraph
 from keras_qat.integer.files import check_name, replace_file
 from keras_qat.integer.own_files import note_as_own
 from keras_qat.integer.parts import part_of, stating_integers
+from keras_qat.integer.progress import stage
 from tflite_export.contents import (
-    WeightReport,
+    describe_loss,
     report_float_parts,
     report_operators,
     report_weights,
@@ -34,7 +35,6 @@ from tflite_export.ops.emit_model import emit_model
 from tflite_export.part import PartOfModel
 from tflite_export.proof.comparison import (
     LearnedModel,
-    ModelComparison,
     Samples,
     compare_with_model,
 )
@@ -44,6 +44,7 @@ from tflite_export.proof.output_kinds import output_kinds
 from tflite_export.proof.processors import on_other_processors
 from tflite_export.proof.samples import code_samples, real_samples, split_labels
 from tflite_export.proof.uneven_ranges import range_warnings
+from tflite_export.proof.verification import RuntimeVerification
 from tflite_export.proof.verification import verify as verify_file
 from tflite_export.proof.worth import Answers, Metric, worth_of
 from tflite_export.report import Report, print_report
@@ -288,7 +289,13 @@ def _prepared(
         real, answers = real_samples(graph, samples), Answers(legal)
         profile = arithmetic.profile
         alone = {"alone": profile} if arithmetic.exact or profile in chosen.processors else {}
-        comparison = compare_with_model(legal, model, real, profile, kinds, answers.add, **alone)
+        with stage("Comparing with the trained model", len(next(iter(real.values())))) as advance:
+
+            def add(codes: Samples, exported: Samples) -> None:
+                answers.add(codes, exported)
+                advance(len(next(iter(exported.values()))))
+
+            comparison = compare_with_model(legal, model, real, profile, kinds, add, **alone)
         if arithmetic.before is not None:
             of_file = {name: np.concatenate(found) for name, found in answers.file.items()}
             evaluation, answers.trained = other_evaluation(
@@ -298,11 +305,11 @@ def _prepared(
         if samples is not None:
             worth = worth_of(answers, model, real, list(kinds.values()), labels, metric)
             uneven = range_warnings(graph, real, getattr(model, "grid_warnings", ()))
-    verifications = (
-        verify_file(graph, data, chosen, codes, storage, runtimes=runtimes, portable=portable)
-        if verify
-        else ()
-    )
+    verifications: tuple[RuntimeVerification, ...] = ()
+    if verify:
+        options: Any = {"runtimes": runtimes, "portable": portable}
+        with stage(f"Proving the file for {chosen.name}"):
+            verifications = verify_file(graph, data, chosen, codes, storage, **options)
     unproven = len(runnable_profiles(legal, chosen)) < len(chosen.profiles)
     if comparison is not None:
         limits = Limits.of(
@@ -327,7 +334,7 @@ def _prepared(
             *chosen.limits,
             *((_WIDE_SOFTMAX_LIMIT,) if unproven else ()),
             *((_FLOAT_INPUT_LIMIT,) if rounds_inputs else ()),
-            *((_describe_loss(lossy, comparison),) if lossy else ()),
+            *((describe_loss(lossy, comparison),) if lossy else ()),
             *uneven,
         ),
         float_parts=report_float_parts(stored, file),
@@ -336,22 +343,6 @@ def _prepared(
         processors=on_other_processors(legal, codes, kinds, chosen),
     )
     return Exported(data, file, legal, codes, report)
-
-
-def _describe_loss(lossy: Sequence[WeightReport], comparison: ModelComparison | None) -> str:
-    """What INT4 costs, as a line of the report."""
-    worst = max(lossy, key=lambda weight: weight.predicted_flip_rate)
-    measured = ""
-    if comparison is not None:
-        (rate,) = (tensor.rate for tensor in comparison.tensors if tensor.name == worst.name)
-        measured = f" ({rate:.2%} measured, including flips of the layers before it)"
-    layers = "1 layer" if len(lossy) == 1 else f"{len(lossy)} layers"
-    return (
-        f"INT4 leaves {layers} less room for headroom than int8. The worst is "
-        f"{worst.name!r}: {worst.predicted_flip_rate:.2%} of the elements are predicted to "
-        f"flip{measured}, against {worst.predicted_in_int8:.2%} in int8. weight_storage='auto' or "
-        "'lut' has no such cost."
-    )
 
 
 def check_path(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -12,6 +12,7 @@ from keras import ops
 from keras_qat.config import QuantizationConfig
 from keras_qat.conversion.tensor_names import label_outputs
 from keras_qat.errors import UnsupportedLayerError
+from keras_qat.integer.progress import stage
 from keras_qat.integer.samples import first_batches
 from keras_qat.keras_graph import flat_nodes, own_methods
 from keras_qat.model import QuantizedModel
@@ -149,7 +150,8 @@ def quantize(
         preserve_sparsity=preserve_sparsity,
         preserve_clusters=preserve_clusters,
     )
-    prepared = prepare(model, config, overrides, data, unsupported=False)
+    with stage(f"Taking {model.name} apart"):
+        prepared = prepare(model, config, overrides, data, unsupported=False)
     plan = prepared.plan
     refuse(model.name, (each.why_not for each in plan.unsupported if each.why_not != LEFT_IN_FLOAT))
     _check_something_is_quantized(plan, overrides)
@@ -320,7 +322,10 @@ def _calibrate_activations(
     Inputs of the model and the grids in `whole` keep their whole range.
     """
     found = activation_histograms(
-        prepared.rules.model, prepared.grid_tensors(), prepared.ranges, prepared.data or ()
+        prepared.rules.model,
+        prepared.grid_tensors(),
+        prepared.ranges,
+        prepared.data.watched_as("Calibrating") if prepared.data else (),
     )
     histograms = iter(found)
     for quantizer, grid in zip(quantizers, prepared.plan.grids, strict=True):

@@ -256,7 +256,7 @@ def _measured(
     in_float = [call for call in rules.calls if policy.is_float(call) and call.rule is not MASK]
     of_float = [tensor for call in in_float for tensor in call.node.outputs]
     seen = list({id(tensor): tensor for tensor in [*tensors, *of_float]}.values())
-    ranges = activation_ranges(rules.model, seen, data, columns.see)
+    ranges = activation_ranges(rules.model, seen, data.watched_as("Measuring ranges"), columns.see)
     places = {id(tensor): index for index, tensor in enumerate(seen)}
     signs = data.signed_inputs()
     for call in in_float:
