@@ -88,7 +88,7 @@ def export(
         model: an `IntegerGraph`, or a trained model with `to_integer()` and `layer_codes(x)`. With
             keras_qat, also a plain `keras.Model` that ends in tensors on grids of such a model.
         path: where to write; ends in `.tflite`. An existing file is replaced only on success.
-        target: `"litert"` or `"tflm"`.
+        target: `"litert"`, `"tflm"` or `"ethos-u"`.
         io_dtype: the dtype of inputs and outputs: `"int8"`, `"uint8"` (each code plus 128, as
             cameras and Coral use), or `"float32"` (real numbers). A dict gives dtypes by the names
             of inputs and outputs, such as `{"image": "uint8", "scores": "float32"}`; names that are

@@ -109,8 +109,8 @@ def quantize(
             warning.
         calibration_batches: how many batches of a dataset or a generator calibrate, such as of one
             without end; `None` for all.
-        target: `"litert"` or `"tflm"` refuses now, before any training, what `tflite_export.export`
-            would refuse for that target. `fit` then looks again after every epoch, and warns. The
+        target: `"litert"`, `"tflm"` or `"ethos-u"` refuses now, before any training, what
+            `tflite_export.export` would refuse for that target. `fit` then looks again after every epoch, and warns. The
             model keeps the target (`QuantizedModel.target`), and infers as it does
             (`QuantizedModel.compute_as`). `None` checks nothing, and infers as LiteRT.
         preserve_sparsity: keeps all weights at zero that are zero now, as pruning made them, in

@@ -104,7 +104,7 @@ def verify(
     Args:
         graph: the learned graph, before any pass.
         model_bytes: the file.
-        target: `"litert"` or `"tflm"`.
+        target: `"litert"`, `"tflm"` or `"ethos-u"`.
         samples: int8 inputs by name, shape (samples, ...).
         weight_storage: the storage that the file was written with.
         runtimes: LiteRT of other environments, which run the samples as well.
