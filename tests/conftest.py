@@ -12,6 +12,7 @@ import pytest
 from tflite_export.file.runtimes import standard_error
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["COLUMNS"] = "400"  # what is searched in printed lines does not go on in the next one
 standard_error(lambda: importlib.import_module("keras"))  # TensorFlow greets whatever the level
 
 import keras  # noqa: E402  (not before its greeting is caught)

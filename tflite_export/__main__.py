@@ -102,6 +102,7 @@ _VERIFY = flags.DEFINE_bool("verify", True, "Run the runtimes and require equali
 _REPORT = flags.DEFINE_string("report", None, "Where to write the report as JSON.")
 _MICRO_DIR = flags.DEFINE_string("micro_dir", None, "Folder for C++ sources; target tflm only.")
 _MICRO_NAME = flags.DEFINE_string("micro_name", "model", "Name of the C++ files and namespace.")
+_DETAILS = flags.DEFINE_bool("details", False, "Print the whole report, not its first lines.")
 _PLAN = flags.DEFINE_bool("plan", False, "Print flash and RAM in TFLM, and write nothing.")
 
 _FAILED, _BAD_USAGE = 1, 2
@@ -164,6 +165,7 @@ def _export(
         compact=_COMPACT.value,
         verify=_VERIFY.value,
         portable=_PORTABLE.value,
+        verbose=2 if _DETAILS.value else 1,
         **options,
     )
     if _REPORT.value:

@@ -51,7 +51,11 @@ def fitted_lines(lines: Iterable[str], width: int | None = None) -> list[str]:
     found: list[str] = []
     for line in lines:
         wrap = len(line) > most
-        found += textwrap.wrap(line, most, subsequent_indent="  ") if wrap else [line]
+        found += (
+            textwrap.wrap(line, most, subsequent_indent="  ", break_on_hyphens=False)
+            if wrap
+            else [line]
+        )
     return found
 
 

@@ -20,6 +20,9 @@ PathLike = str | os.PathLike[str]
 _PART = ".part"
 _MOST_LETTERS = 50
 _A_DAY = 24 * 60 * 60
+_MINE: set[str] = set()
+"""The names of the parts that this process writes now. In a container, an earlier process may have
+had its number."""
 
 
 def replace_file(path: PathLike, data: bytes) -> None:
@@ -87,6 +90,7 @@ def replace_set(folder: pathlib.Path, contents: Mapping[str, bytes]) -> None:
         flush(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        _MINE.discard(beside.name)
 
 
 def _is_plain_file(path: pathlib.Path) -> bool:
@@ -153,12 +157,14 @@ def _beside(target: pathlib.Path, data: bytes) -> Iterator[pathlib.Path]:
             yield beside
     finally:
         beside.unlink(missing_ok=True)
+        _MINE.discard(beside.name)
 
 
 def _name_beside(target: pathlib.Path) -> pathlib.Path:
     """A new name for what this process writes beside a target."""
-    mine = f"{_start(target)}{_machine()}-{os.getpid()}-"
-    return target.with_name(f"{mine}{secrets.token_hex(4)}{_PART}")
+    mine = f"{_start(target)}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{_PART}"
+    _MINE.add(mine)
+    return target.with_name(mine)
 
 
 def _start(target: pathlib.Path) -> str:
@@ -186,10 +192,12 @@ def _remove_left(target: pathlib.Path) -> None:
 
 
 def _may_be_in_use(path: pathlib.Path, process: int) -> bool:
-    """Whether the process that wrote a part may be at it still: it runs, or it is not known.
+    """Whether the process that wrote a part may be at it still.
 
     On Windows, where asking a process ends it, a part is in use for a day.
     """
+    if process == os.getpid():
+        return path.name in _MINE
     if os.name == "nt":
         return time.time() - path.stat().st_mtime < _A_DAY
     try:

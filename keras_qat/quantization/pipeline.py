@@ -110,9 +110,9 @@ def quantize(
         calibration_batches: how many batches of a dataset or a generator calibrate, such as of one
             without end; `None` for all.
         target: `"litert"`, `"tflm"` or `"ethos-u"` refuses now, before any training, what
-            `tflite_export.export` would refuse for that target. `fit` then looks again after every epoch, and warns. The
-            model keeps the target (`QuantizedModel.target`), and infers as it does
-            (`QuantizedModel.compute_as`). `None` checks nothing, and infers as LiteRT.
+            `tflite_export.export` would refuse for that target. `fit` then looks again after every
+            epoch, and warns. The model keeps the target (`QuantizedModel.target`), and infers as it
+            does (`QuantizedModel.compute_as`). `None` checks nothing, and infers as LiteRT.
         preserve_sparsity: keeps all weights at zero that are zero now, as pruning made them, in
             training and in the file. It switches the option of this name on in all configs.
         preserve_clusters: keeps weights equal that are equal now and share a scale, as clustering

@@ -198,7 +198,8 @@ def test_the_file_answers_as_the_model(qmodel, written):
 def test_the_report_says_what_was_compared(written, tmp_path):
     _, report, _ = written
     text = report.render()
-    assert "target litert, float32 I/O" in text
+    assert "for LiteRT, float32 I/O" in text
+    assert "Proven  the outputs in float32 are the graph's, within rounding, in LiteRT" in text
     assert "to float32 tensor head" in text
     assert "conv 8x3x3x8, 1 bit, 576 bytes" in text
     assert "XNNPACK): float32 tensor 'head' differs from the graph by at most" in text

@@ -59,6 +59,7 @@ def test_what_killed_processes_left_is_removed_and_the_rest_stays(tmp_path):
 def part_of(path, process):
     """The name of what a process writes beside a file; killed processes leave it."""
     name = files._name_beside(path).name
+    files._MINE.discard(name)
     assert f"-{os.getpid()}-" in name
     return name.replace(f"-{os.getpid()}-", f"-{process}-")
 
@@ -79,6 +80,19 @@ def test_the_part_of_a_living_process_or_of_another_machine_stays(tmp_path, make
     assert part.exists()
     replace_file(path, b"new")
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_an_earlier_process_of_this_number_left_is_removed(tmp_path):
+    """As in a container, where the process that is started again has the number 1 again."""
+    path = tmp_path / "net.tflite"
+    mine, earlier = files._name_beside(path), files._name_beside(path)
+    files._MINE.discard(earlier.name)
+    for each in (mine, earlier):
+        each.touch()
+    replace_file(path, b"new")
+    assert sorted(tmp_path.iterdir()) == sorted([mine, path])
+    files._MINE.discard(mine.name)
+    assert not files._MINE
 
 
 def test_no_file_is_replaced_if_one_cannot_be_written(tmp_path):
