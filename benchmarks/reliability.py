@@ -373,7 +373,8 @@ def main(argv: list[str]) -> None:
             rows.append(row)
             print(row, flush=True)
     if set(CHOSEN.value) == set(PARTS):
-        PAGE.write_text(page(rows), encoding="utf-8")
+        _, heading, others = PAGE.read_text(encoding="utf-8").partition("\n## ")
+        PAGE.write_text(page(rows) + heading + others, encoding="utf-8")  # of other programs
     sys.exit(not all(row.good for row in rows))
 
 
