@@ -35,8 +35,11 @@ from keras_qat.training.finite_values import NanKeeper, check_inputs
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
 
-_DEEP, _FEW_BATCHES = 300, 8
+_DEEP, _FEW_BATCHES, _FIRST_CALLS = 300, 8, 4
 """Calls of a graph from which on few batches run op by op: compiling takes over 0.1 s a layer."""
+
+_CALLS: weakref.WeakKeyDictionary[keras.Model, int] = weakref.WeakKeyDictionary()
+"""How often each probe was called."""
 
 _LIVING: weakref.WeakSet[TargetInference] = weakref.WeakSet()
 
@@ -138,18 +141,25 @@ class TargetInference(keras.Model):
             _PROBES[self] = probe_of(self, outputs)
         fed = structured_inputs(self, x)
         with full_precision(_PROBES[self]):
-            values = _values(_PROBES[self], fed, batch_size)
+            probe, exact = _PROBES[self], self._arithmetic().fixed_point
+            values = _values(probe, fed, batch_size, exact)
         codes = {name: placed_codes(values[name], site.quantizer) for name, site in sites.items()}
         return codes | {name: values[name].astype(each.dtype) for name, each in raw.items()}
 
 
-def _values(probe: keras.Model, fed: Any, batch_size: int) -> dict[str, np.ndarray]:
-    """The outputs of a probe: compiled, or op by op where compiling would take far longer."""
+def _values(probe: keras.Model, fed: Any, batch_size: int, exact: bool) -> dict[str, np.ndarray]:
+    """The outputs of a probe: compiled, or op by op where compiling would take far longer.
+
+    Fixed point is exact, so both are the same there, and its many small ops take long to compile:
+    the first calls are not worth it.
+    """
+    _CALLS[probe] = _CALLS.get(probe, 0) + 1
+    first = _CALLS[probe] <= _FIRST_CALLS and keras.backend.backend() == "tensorflow"
     arrays = [each for each in keras.tree.flatten(fed) if isinstance(each, np.ndarray)]
     all_arrays = len(arrays) == len(keras.tree.flatten(fed))
     count = len(arrays[0]) if arrays else 0
     few = all_arrays and count <= _FEW_BATCHES * batch_size
-    if not few or sum(1 for _ in nodes(probe)) < _DEEP:
+    if not few or not ((exact and first) or sum(1 for _ in nodes(probe)) >= _DEEP):
         found: dict[str, np.ndarray] = probe.predict(fed, batch_size=batch_size, verbose=0)
         return found
     parts = []

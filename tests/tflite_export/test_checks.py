@@ -37,7 +37,8 @@ def qmodel():
 
 
 @pytest.mark.parametrize("target", CHECKED)
-def test_every_operator_has_a_row_with_a_source(target, qmodel):
+def test_every_operator_has_a_row_with_a_source(target, qmodel, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     found = check(qmodel, target)
     assert found.runs
     assert found.target == target
