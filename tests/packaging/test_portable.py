@@ -95,7 +95,7 @@ def test_every_pip_line_of_the_packages_is_such_a_hint():
 def test_all_holds_what_users_may_want():
     (line,) = (each for each in extras()["all"] if "[" in each)
     within = set(re.search(r"\[(.*)\]", line)[1].split(","))
-    assert within == {"docs", "examples", "export", "jax", "plots", "tensorflow", "tflm"}
+    assert within == {"docs", "ethosu", "examples", "export", "jax", "plots", "tensorflow", "tflm"}
 
 
 def test_readme_says_how_to_install():
