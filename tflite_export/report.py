@@ -23,9 +23,12 @@ from tflite_export.proof.worth import Worth
 from tflite_export.targets import get_target
 from tflite_export.text_table import fitted_lines, text_table
 
-_TARGETS = {"litert": "LiteRT", "tflm": "TensorFlow Lite Micro"}
-_RUNTIMES = {"litert_ref": "LiteRT's reference kernels", "xnnpack": "XNNPACK"}
-"""What the first lines call a runtime, by its rounding profile; else by its own name."""
+_TARGETS = {"litert": "LiteRT", "tflm": "TensorFlow Lite Micro", "ethos-u": "Ethos-U"}
+_RUNTIMES = {
+    "LiteRT reference kernels": "LiteRT's reference kernels",
+    "LiteRT default (XNNPACK)": "XNNPACK",
+}
+"""What the first lines call a runtime; others have their own name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +165,7 @@ class Report(Table):
     def _proven(self) -> str:
         if not self.verifications:
             return "nowhere: verify=False"
-        names = [_RUNTIMES.get(each.profile, each.runtime) for each in self.verifications]
+        names = [_RUNTIMES.get(each.runtime, each.runtime) for each in self.verifications]
         where = " and ".join(dict.fromkeys(names))
         if not self.compared_elements:  # nothing is on a grid
             return f"the outputs in float32 are the graph's, within rounding, in {where}"
