@@ -74,7 +74,8 @@ def distributions(tmp_path_factory):
     build(folder / "copy", "build_sdist", folder)
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as file:
-        file.extractall(folder / "unpacked", filter="data")
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.11.4 on
+        file.extractall(folder / "unpacked", **safely)
         names = {name.partition("/")[2] for name in file.getnames()}
     (unpacked,) = (folder / "unpacked").iterdir()
     build(unpacked, "build_wheel", folder)
