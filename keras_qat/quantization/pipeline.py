@@ -150,7 +150,7 @@ def quantize(
         preserve_sparsity=preserve_sparsity,
         preserve_clusters=preserve_clusters,
     )
-    with stage(f"Taking {model.name} apart"):
+    with stage("Taking the model apart"):
         prepared = prepare(model, config, overrides, data, unsupported=False)
     plan = prepared.plan
     refuse(model.name, (each.why_not for each in plan.unsupported if each.why_not != LEFT_IN_FLOAT))
