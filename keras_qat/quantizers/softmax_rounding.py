@@ -33,7 +33,7 @@ class CodesOfScores:
     scores: Any
 
     @in_wide_numbers
-    def of_kernel(self, float_probabilities: Tensor, arm64: bool) -> Tensor:
+    def of_kernel(self, float_probabilities: Tensor, arm64: bool = False) -> Tensor:
         """The probabilities of the fixed-point kernel, or of the kernel on arm64.
 
         They are found from the probabilities of a float softmax.
