@@ -3,6 +3,7 @@
 from tests.conftest import FAST_TESTS
 
 SLOW_AS_A_WHOLE = {
+    "tests/arm64/test_arm64.py": "an emulated processor takes seconds for every file",
     "tests/end_to_end/test_jax_backend.py": "each test compiles everything again on two backends",
     "tests/end_to_end/test_random_graphs.py": "one test of many networks; its size is its worth",
     "tests/tfmot/test_the_page.py": "one page, whose models train",
