@@ -122,7 +122,7 @@ def _totals(model: keras.Model, target: str | None, deployed: int) -> list[str]:
     lines = [f" Trainable params: {_sized(trainable)}", f" Non-trainable params: {_sized(other)}"]
     if optimizer is not None:
         lines.append(f" Optimizer params: {_sized(_count(optimizer.variables))}")
-    where = "TensorFlow Lite Micro" if target == "tflm" else "LiteRT"
+    where = {"tflm": "TensorFlow Lite Micro", "ethos-u": "Ethos-U"}.get(target or "", "LiteRT")
     return [
         f" Total params: {_sized(trainable + other)}",
         *lines,

@@ -29,7 +29,7 @@ def run(
         graph: the network.
         inputs: int8 integers, of any batch size: a dict by input name, a list in the order of the
             inputs, or one array for a single input.
-        profile: the rounding to follow: `"tflm"`, `"litert_ref"` or `"xnnpack"`.
+        profile: the rounding to follow, or its name in `PROFILES`, such as `"tflm"`.
         keep_all: whether to return every tensor, instead of the outputs only.
         batch_size: how many examples are held in memory at once.
         given: values by tensor name, which ops read instead of the computed ones.

@@ -196,6 +196,17 @@ def fixed_point_multiplier(xp: Library, real: Array) -> tuple[Array, Array]:
     return mantissa * kept, shift * kept
 
 
+def exponentials_of_16_bits(xp: Library, scale: Array) -> Array:
+    """`exp(-scale * k)` for each distance `k` of two codes, int64, in steps of 1/65535.
+
+    SOFTMAX of LiteRT on arm64 reads this table. The argument and the exponential are float32, so is
+    their product with 65535; 1/2 is added in float64.
+    """
+    arguments = _rounded_to_float32(xp, -scale * np.arange(256.0))
+    exponentials = xp.cast(xp.exp(arguments), "float32") * np.float32(65535)
+    return xp.cast(xp.cast(exponentials, "float64") + 0.5, "int64")
+
+
 def fused_multiply_add(xp: Library, a: Array, b: Array, c: Array) -> Array:
     """`a * b + c` of float32 numbers, rounded once to float32. All are float64, the result too.
 

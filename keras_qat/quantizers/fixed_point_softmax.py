@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from keras import ops
 
-from keras_qat.integer.op_numbers import fixed_point_multiplier
+from keras_qat.integer.op_numbers import exponentials_of_16_bits, fixed_point_multiplier
 from keras_qat.integer.ops.softmax import (
     DIFFERENCE_BITS,
     EXP_MINUS_EIGHTH,
@@ -46,10 +46,7 @@ def softmax_steps(below_largest: Tensor, scale: Tensor) -> Tensor:
 
 def table_softmax_steps(below_largest: Tensor, scale: Tensor) -> Tensor:
     """The same as LiteRT computes it on arm64: a table of 16-bit exponentials, summed exactly."""
-    codes = np.arange(256, dtype=np.float64)
-    arguments = ops.cast(ops.cast(-scale * codes, "float32"), "float64")
-    table = ops.cast(ops.cast(ops.exp(arguments), "float32") * np.float32(65535), "float64")
-    exponentials = ops.take(ops.cast(table + 0.5, "int64"), below_largest)
+    exponentials = ops.take(exponentials_of_16_bits(ops, scale), below_largest)
     total = ops.cast(ops.sum(exponentials, -1, keepdims=True), "float32")
     factor = np.float32(1.0) / (total * np.float32(SOFTMAX_OUTPUT.scale))
     mantissa, shift = fixed_point_multiplier(ops, ops.cast(factor, "float64"))

@@ -34,12 +34,15 @@ class CodesOfScores:
 
     @in_wide_numbers
     def of_kernel(self, float_probabilities: Tensor, arm64: bool = False) -> Tensor:
-        """The probabilities of the fixed-point kernel, or of the kernel on arm64.
+        """The probabilities of the fixed-point kernel, from the probabilities of a float softmax.
 
-        They are found from the probabilities of a float softmax.
         The kernel reads distances to the largest code, `d = log(p_largest / p) / s`. Those that it
         counts are below 32 in real units. The float error of the logarithm is below 4e-6 there, so
         scales down to 1e-5 are safe.
+
+        Args:
+            float_probabilities: what the float softmax yields.
+            arm64: compute as LiteRT's kernel on arm64 instead, which reads the same distances.
         """
         p, scale = (wide(x) for x in (float_probabilities, self.scores.scale))
         largest = ops.max(p, axis=-1, keepdims=True)

@@ -10,18 +10,15 @@ import numpy as np
 
 from keras_qat.training.fit_callbacks import add_callback, given_callbacks
 
+_MEANS = ("mean_weight_bits", "mean_activation_bits")
 _TERMS = frozenset(
     {
-        "task_loss",
-        "discretization_loss",
-        *(f"{kind}_violation" for kind in ("weight", "activation")),
-        *(f"{which}_{kind}_bits" for which in ("mean", "max") for kind in ("weight", "activation")),
+        *_MEANS,
+        *("max_weight_bits", "max_activation_bits", "weight_violation", "activation_violation"),
+        *("task_loss", "discretization_loss"),
     }
 )
 """The terms of the training loss. `History`, `CSVLogger` and `TensorBoard` have all of them."""
-
-
-_MEANS = ("mean_weight_bits", "mean_activation_bits")
 
 
 class ProgressLine(keras.callbacks.ProgbarLogger):
@@ -32,25 +29,29 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
     met their targets. A metric that the user compiled stays under any name.
     """
 
+    async_safe = True
+    """It reads logs alone. Where Keras does so in another thread (JAX), no step waits for it."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin(logs)
+        self._widths = self.model.learned_widths
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         super().on_train_batch_end(batch, self._shown(logs))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         shown = self._shown(logs)
-        widths = self.model.learned_widths
-        if widths:
-            shown["targets_met"] = float(np.mean([width.meets_target() for width in widths]))
+        if self._widths:
+            shown["targets_met"] = float(np.mean([each.meets_target() for each in self._widths]))
         super().on_epoch_end(epoch, shown)
 
     def _shown(self, logs: Mapping[str, Any] | None) -> dict[str, Any]:
         logs = logs or {}
-        kept = _TERMS - self._compiled()
-        shown = {name: value for name, value in logs.items() if name not in kept}
-        means = [
-            logs[name] for name in ("mean_weight_bits", "mean_activation_bits") if name in logs
-        ]
-        if means and self.model.learned_widths:
-            shown["mean_bits"] = float(np.mean([float(each) for each in means]))
+        left_out = _TERMS - self._compiled()
+        shown = {name: value for name, value in logs.items() if name not in left_out}
+        means = [float(logs[name]) for name in _MEANS if name in logs]
+        if means and self._widths:
+            shown["mean_bits"] = float(np.mean(means))
         return shown
 
     def _compiled(self) -> set[str]:

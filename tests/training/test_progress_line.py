@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_qat
+from keras_qat.training.progress_line import ProgressLine
 from tests.models import dense_network, points
 
 X, Y = points(64)
@@ -69,3 +70,12 @@ def test_other_models_and_own_progress_bars_are_left_alone(capsys):
     own = keras.callbacks.ProgbarLogger()
     assert "discretization_loss" in lines_of(config, capsys, callbacks=[own])[0]
     assert lines_of(config, capsys, verbose=0)[0] == {}
+
+
+def test_no_step_waits_for_the_line(monkeypatch):
+    """Where Keras reads logs in a thread of its own, as on JAX, it goes on doing so."""
+    dispatch = keras.callbacks.CallbackList.__init__.__globals__["backend"]
+    monkeypatch.setattr(dispatch, "IS_THREAD_SAFE", True)
+    waits = type("Waits", (ProgressLine,), {"async_safe": False})
+    lists = [keras.callbacks.CallbackList([each()]) for each in (ProgressLine, waits)]
+    assert [each._async_train for each in lists] == [True, False]

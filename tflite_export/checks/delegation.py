@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 
+from tflite_export.checks.facts import stores_int4
 from tflite_export.checks.rows import Fact
 from tflite_export.file.file_model import FileModel, FileOperator
 from tflite_export.file.litert_privates import taken_by_xnnpack
 from tflite_export.file.lookup_table import DECODE_OPERATOR
 from tflite_export.file.writer import write_model
+from tflite_export.legal.processors import PROCESSOR_OPERATORS
 
-_ON_PROCESSORS = ("MUL", "MEAN", "SOFTMAX")
+_ON_PROCESSORS = frozenset(PROCESSOR_OPERATORS.values())
 
 
 def on_litert_cpu(operator: FileOperator, file: FileModel) -> Fact:
@@ -27,7 +29,7 @@ def on_litert_cpu(operator: FileOperator, file: FileModel) -> Fact:
     varies = ", and its last bit depends on the processor" * (operator.code in _ON_PROCESSORS)
     if taken:
         return Fact("fast", f"XNNPACK takes it{varies}", source, "")
-    if any(name and file.tensors[name].dtype == "int4" for name in operator.inputs):
+    if stores_int4(operator, file):
         return Fact("slow", "XNNPACK leaves INT4 to a kernel that unpacks it", source, "")
     return Fact("runs", f"in a kernel of LiteRT's own{varies}", source, "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import subprocess
 import weakref
@@ -64,6 +65,11 @@ class OtherRuntime:
             return [os.fspath(self.python)]
         return list(self.python)
 
+    @functools.cached_property
+    def name(self) -> str:
+        """What it said of itself when it was first asked."""
+        return self.said()
+
     def said(self) -> str:
         """Which runtime answers: its package, version and processor.
 
@@ -85,23 +91,23 @@ class OtherRuntime:
         Raises:
             RuntimeError: the runtime refuses the file or ends.
         """
+        return by_indices(self._run, data, model, inputs, reference)
 
-        def runs(
-            data: bytes,
-            fed: litert_process.Indexed,
-            outputs: Sequence[int],
-            batch: int,
-            reference: bool,
-        ) -> dict[int, npt.NDArray[Any]]:
-            arrays = {f"input{index}": array for index, array in fed.items()}
-            arrays["model"] = np.frombuffer(data, np.uint8)
-            arrays["outputs"] = np.array(outputs)
-            arrays |= {"batch": np.array(batch), "reference": np.array(reference)}
-            arrays["compiled"] = np.array(self.compiled_model)
-            found = self._ask(arrays)
-            return {index: found[f"output{index}"] for index in outputs}
-
-        return by_indices(runs, data, model, inputs, reference)
+    def _run(
+        self,
+        data: bytes,
+        inputs: litert_process.Indexed,
+        outputs: Sequence[int],
+        batch: int,
+        reference: bool,
+    ) -> dict[int, npt.NDArray[Any]]:
+        """See `litert_process.run`."""
+        arrays = {f"input{index}": array for index, array in inputs.items()}
+        arrays["model"], arrays["outputs"] = np.frombuffer(data, np.uint8), np.array(outputs)
+        arrays |= {"batch": np.array(batch), "reference": np.array(reference)}
+        arrays["compiled"] = np.array(self.compiled_model)
+        found = self._ask(arrays)
+        return {index: found[f"output{index}"] for index in outputs}
 
     def _ask(self, request: litert_process.Message) -> dict[str, npt.NDArray[Any]]:
         process = self._started()

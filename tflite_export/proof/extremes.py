@@ -148,7 +148,10 @@ def _channels(op: ops.LinearOp, which: slice) -> ops.LinearOp:
 @functools.singledispatch
 def _driven(op: Any, shape: Shape) -> tuple[Shape, Signs, ops.LinearOp]:
     """The input's shape, the signs that drive each accumulator up, and the op on that shape."""
-    raise NotImplementedError(type(op).__name__)
+    raise NotImplementedError(
+        f"{op.output!r}: nothing says which input drives the sums of a {type(op).__name__}. "
+        "Register it with `_driven`."
+    )
 
 
 @_driven.register

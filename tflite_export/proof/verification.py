@@ -130,7 +130,7 @@ def verify(
     stored = legalize(graph, target, weight_storage, portable)
     check_file(graph, stored, file)
     here: dict[str, _Runtime] = {each: (each, None) for each in runnable_profiles(graph, target)}
-    runs = here | {each.said(): (each.profile, each) for each in runtimes}
+    runs = here | {each.name: (each.profile, each) for each in runtimes}
 
     def require(
         name: str, graph: IntegerGraph, data: bytes, file: FileModel, samples: Any
@@ -216,7 +216,7 @@ def verify_runtime(
         )
         float_chunks.append([float_difference(x, actual[x], computed[x]) for x in in_float])
     found, in_size = merge(chunks), merge_floats(float_chunks)
-    name = _RUNTIMES[get_profile(profile).name] if other is None else other.said()
+    name = _RUNTIMES[get_profile(profile).name] if other is None else other.name
     return RuntimeVerification(profile, name, count, found, in_size)
 
 

@@ -15,6 +15,7 @@ from keras_qat.integer.fixed_point import (
     rounding_divide_by_power_of_two,
     saturating_rounding_doubling_high_mul,
 )
+from keras_qat.integer.op_numbers import NUMPY, exponentials_of_16_bits
 from keras_qat.integer.ops.op import INT32_MAX, QuantizedArray, UnaryOp
 from keras_qat.integer.qparams import INT8_MAX, INT8_MIN, FloatArray, IntArray, QuantParams
 
@@ -58,18 +59,11 @@ def _softmax_float_table(below_max: Int64Array, scale: FloatArray) -> IntArray:
 
 def _softmax_uint16_table(below_max: Int64Array, scale: FloatArray) -> IntArray:
     """256 exponentials of 16 bits, summed as integers; each is rescaled in fixed point."""
-    exponentials = exponentials_of_16_bits(scale)[below_max]
+    exponentials = exponentials_of_16_bits(NUMPY, scale.astype(np.float64))[below_max]
     total = exponentials.sum(axis=-1, keepdims=True)
     factor = np.float32(1.0) / (total.astype(np.float32) * SOFTMAX_OUTPUT.scale)
     mantissa, shift = quantize_multiplier(factor)
     return multiply_double_rounding(exponentials, mantissa, shift)
-
-
-def exponentials_of_16_bits(scale: FloatArray) -> Int64Array:
-    """`exp(-scale * k)` for each distance `k` of two codes, in steps of 1/65535."""
-    arguments = np.float32(-scale) * np.arange(256, dtype=np.float32)
-    table = np.exp(arguments.astype(np.float64)).astype(np.float32) * np.float32(65535)
-    return np.floor(table.astype(np.float64) + 0.5).astype(np.int64)
 
 
 DIFFERENCE_BITS = 5

@@ -7,6 +7,7 @@
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "tensorflow/lite/micro/micro_log.h"
 #include "tensorflow/lite/micro/system_setup.h"
+#include "same_everywhere.h"
 
 // Written by the test: sizes of inputs and outputs, what they have to be, and the answers.
 extern const size_t kInputCount, kOutputCount, kInputSizes[], kOutputSizes[];
@@ -109,19 +110,6 @@ void MicroPrintf(const char* format, ...) {
 
 namespace tflite {
 
-void InitializeTarget() {}
-
-const Model* GetModel(const void* data) {
-  const char* head = static_cast<const char*>(data) + 4;
-  const bool named = head[0] == 'T' && head[1] == 'F' && head[2] == 'L' && head[3] == '3';
-  const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0;
-  return named && aligned ? reinterpret_cast<const Model*>(data) : nullptr;
-}
-
-MicroInterpreter::MicroInterpreter(const Model* model, const MicroOpResolver&, uint8_t* arena,
-                                   size_t arena_size)
-    : arena_size_(model != nullptr && arena != nullptr ? arena_size : 0) {}
-
 TfLiteStatus MicroInterpreter::AllocateTensors() {
   const bool made = Make(inputs, kInputSizes, kInputCount) &&
                     Make(outputs, kOutputSizes, kOutputCount);
@@ -149,7 +137,5 @@ TfLiteTensor* MicroInterpreter::input(size_t index) {
 TfLiteTensor* MicroInterpreter::output(size_t index) {
   return index < kOutputCount ? &outputs[index] : nullptr;
 }
-
-size_t MicroInterpreter::arena_used_bytes() const { return arena_size_; }
 
 }  // namespace tflite
