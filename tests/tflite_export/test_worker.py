@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -110,21 +109,3 @@ def test_damaged_files_crash_nothing(path):
 def test_threads_that_are_none_are_refused(path, threads):
     with pytest.raises(ValueError, match="threads must be a whole number from 1 to 256"):
         predict(path, IMAGES, threads=threads)
-
-
-@pytest.mark.slow
-def test_a_second_call_takes_hardly_longer(tmp_path, monkeypatch):
-    monkeypatch.setattr(own_files, "_DIGESTS", set())
-    graph, path = small_network(), tmp_path / "net.tflite"
-    export(graph, path, verify=False, verbose=False)
-    images = np.repeat(IMAGES, 40, axis=0)
-
-    def seconds():
-        start = time.perf_counter()
-        predict(path, images)
-        return time.perf_counter() - start
-
-    predict(path, images)
-    outside = min(seconds() for _ in range(9))
-    note_as_own(path.read_bytes())
-    assert outside <= 1.2 * min(seconds() for _ in range(9))
