@@ -62,8 +62,8 @@ def main(_: list[str]) -> None:
     lines = [
         "# Files from outside",
         "",
-        "`predict` on a file that this process has not written runs in a process of its own. Wall",
-        f"time of a call, medians of {REPEATS.value} interleaved repeats, a small residual network:",
+        "`predict` on a file that this process has not written runs in a process of its own.",
+        f"Wall time of a call, medians of {REPEATS.value} interleaved repeats, a small network:",
         "",
         "| images | in another process | in this one | ratio |",
         "|---:|---:|---:|---:|",
