@@ -95,7 +95,7 @@ def exported_row(
         f"{100 * same:.2f} %",
         f"{report.mismatches} of {report.compared_elements / 1e6:.1f} million",
         f"{path.stat().st_size:,}",
-        f"{tflite_export.plan_memory(qmodel).flash_bytes:,}",
+        f"{tflite_export.plan_memory(qmodel, 'lut').flash_bytes:,}",
     ]
 
 
@@ -132,8 +132,9 @@ def main(argv: list[str]) -> None:
     console.print(
         "Same answers: how often file and Keras model choose one class. Elements that differ: file "
         "against integers, in all runtimes.\nLiteRT stores a weight of any width in a byte. TFLite "
-        f"Micro stores fewer bits as such.\nFiles in {folder}/: {', '.join(files)}, their reports, "
-        f"grids.png.\n{time.perf_counter() - start:.0f} seconds."
+        "Micro stores fewer bits as such, read by 22,000 bytes of code.\n"
+        f"Files in {folder}/: {', '.join(files)}, their reports, grids.png.\n"
+        f"{time.perf_counter() - start:.0f} seconds."
     )
 
 

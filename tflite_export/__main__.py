@@ -41,6 +41,7 @@ from absl import app, flags
 
 import keras_qat
 from keras_qat.integer import load_graph
+from tflite_export.arena.preference import PREFERENCES
 from tflite_export.export import check_path, export
 from tflite_export.file.file_model import IO_DTYPES
 from tflite_export.file.runtimes import standard_error
@@ -62,7 +63,13 @@ _WEIGHT_STORAGE = flags.DEFINE_enum(
     "weight_storage",
     "auto",
     list(WEIGHT_STORAGES),
-    "Storage of weights in a file for tflm; auto is the smallest that rounds as well as int8.",
+    "Storage of weights in a file for tflm; auto chooses, and rounds as well as int8.",
+)
+_PREFER = flags.DEFINE_enum(
+    "prefer",
+    PREFERENCES[0],
+    list(PREFERENCES),
+    "What --weight_storage=auto takes the least of, with the code that reads tables.",
 )
 _KERNELS = flags.DEFINE_enum(
     "kernels", None, list(KERNELS), "Whose kernels run a file for tflm: its arena, and INT4 or not."
@@ -128,7 +135,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if _PLAN.value:
             kernels = _KERNELS.value or REFERENCE
-            print(plan_memory(model, _WEIGHT_STORAGE.value, kernels=kernels).render())
+            storage, prefer = _WEIGHT_STORAGE.value, _PREFER.value
+            print(plan_memory(model, storage, kernels=kernels, prefer=prefer).render())
         else:
             _export(model, arguments[2], samples, outputs, io_dtype)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
@@ -142,6 +150,7 @@ def _export(
     options = {
         "io_dtype": io_dtype,
         "weight_storage": _WEIGHT_STORAGE.value,
+        "prefer": _PREFER.value,
         "kernels": _KERNELS.value,
         "strict": _STRICT.value,
         "samples": samples,

@@ -15,6 +15,7 @@ from keras_qat.integer.files import check_name, replace_file
 from keras_qat.integer.own_files import note_as_own
 from keras_qat.integer.parts import part_of, stating_integers
 from keras_qat.integer.progress import stage
+from tflite_export.arena.preference import preferred_storage
 from tflite_export.contents import (
     describe_loss,
     report_float_parts,
@@ -67,6 +68,7 @@ def export(
     target: str = "litert",
     io_dtype: IoDtypes = "int8",
     weight_storage: str = "auto",
+    prefer: str = "flash",
     kernels: str | None = None,
     strict: bool = False,
     compact: bool = False,
@@ -98,8 +100,10 @@ def export(
             4 bits, two to a byte, except of convolutions in groups. `"lut"` holds weights of up to
             7 bits, as packed indices into a table for each channel. Where the weights do not fit,
             both fall back to `"int8"`.
-            `"auto"` takes, for each layer, the smallest storage that holds the same integers as
-            `"int8"`.
+            `"auto"` takes storages that hold the same integers as `"int8"`, as `prefer` says.
+        prefer: what `"auto"` takes the least of: `"flash"` (the file, and about 22,000 bytes of
+            code if it has a table), `"ram"` (the arena; then flash), or `"balanced"` (flash and
+            arena together). `report.storage_costs` has what each would cost.
         kernels: whose kernels run a file for `"tflm"`, see `plan_memory`. For `"esp-nn"`, `"auto"`
             leaves out INT4, which is slow there.
         strict: refuse a storage that rounds worse than int8. INT4 has no room for headroom, which
@@ -176,6 +180,7 @@ def export(
         target=target_with(target, kernels),
         io_dtype=io_dtype,
         weight_storage=weight_storage,
+        prefer=prefer,
         strict=strict,
         compact=compact,
         samples=samples,
@@ -242,6 +247,7 @@ def _prepared(
     arithmetic: Arithmetic,
     *,
     io_dtype: IoDtypes,
+    prefer: str = "flash",
     strict: bool,
     compact: bool = False,
     samples: Any,
@@ -259,7 +265,8 @@ def _prepared(
     model, kinds_given = _part(whole, outputs)
     graph = graph_of(model)
     dtypes = io_dtypes(graph, io_dtype)
-    stored = legalize(graph, chosen, storage, portable)
+    storages, costs = preferred_storage(graph, chosen, storage, prefer, dtypes, compact)
+    stored = legalize(graph, chosen, storages, portable)
     legal = stored.graph
     check_float_inputs(legal, dtypes)
     file = emit_model(stored, dtypes, compact)
@@ -309,7 +316,7 @@ def _prepared(
     if verify:
         options: Any = {"runtimes": runtimes, "portable": portable}
         with stage(f"Proving the file for {chosen.name}"):
-            verifications = verify_file(graph, data, chosen, codes, storage, **options)
+            verifications = verify_file(graph, data, chosen, codes, **options)
     unproven = len(runnable_profiles(legal, chosen)) < len(chosen.profiles)
     if comparison is not None:
         limits = Limits.of(
@@ -341,6 +348,7 @@ def _prepared(
         worth=worth,
         evaluation=evaluation,
         processors=on_other_processors(legal, codes, kinds, chosen),
+        storage_costs=costs,
     )
     return Exported(data, file, legal, codes, report)
 

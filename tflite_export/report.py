@@ -6,9 +6,11 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from keras_qat.integer.tables import Table, html_lines
+from tflite_export.arena.preference import StorageCost, costs_in_words
 from tflite_export.contents import (
     FloatPartReport,
     FloatWeightReport,
@@ -53,6 +55,8 @@ class Report(Table):
         evaluation: the file against the model as the user evaluates it, if that is as another
             target; else `None`.
         processors: what the file computes otherwise on other processors.
+        storage_costs: what each `prefer` of `export` would cost a microcontroller; empty where
+            there was nothing to choose.
     """
 
     path: str
@@ -68,6 +72,7 @@ class Report(Table):
     worth: Worth | None = None
     evaluation: OtherEvaluation | None = None
     processors: tuple[ProcessorDifference, ...] = ()
+    storage_costs: Mapping[str, StorageCost] = dataclasses.field(default_factory=dict)
 
     @property
     def mismatches(self) -> int:
@@ -211,6 +216,7 @@ class Report(Table):
             *(self.evaluation.render() if self.evaluation else ()),
             *(line for each in self.processors for line in each.render()),
             *(self.worth.render() if self.worth else ()),
+            *costs_in_words(self.storage_costs),
             *(f"Limit: {limit}" for limit in self.limits),
         ]
         return "\n".join(fitted_lines(lines))

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 
+REFERENCE = "reference"
+KERNELS = (REFERENCE, "cmsis-nn-m4", "cmsis-nn-m55", "esp-nn")
+"""Whose kernels run a network in TensorFlow Lite Micro: its own, CMSIS-NN on processors with DSP
+instructions (Cortex-M4, M7, M33) or with Helium (M55, M85), ESP-NN on the ESP32-S3."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -31,6 +36,7 @@ class Target:
         min_argmax_agreement: default smallest share of positions of scores that keep their answer.
         max_output_error: default largest mean error of an output of values, over its range.
         limits: limits of the proof, for the report.
+        kernels: whose kernels run its files on a microcontroller, a name of `KERNELS`.
     """
 
     name: str
@@ -50,6 +56,7 @@ class Target:
     min_argmax_agreement: float
     max_output_error: float
     limits: tuple[str, ...]
+    kernels: str = REFERENCE
 
 
 TARGETS: dict[str, Target] = {
@@ -137,12 +144,6 @@ def get_target(identifier: str | Target) -> Target:
     return TARGETS[identifier]
 
 
-REFERENCE = "reference"
-KERNELS = (REFERENCE, "cmsis-nn-m4", "cmsis-nn-m55", "esp-nn")
-"""Whose kernels run a network in TensorFlow Lite Micro: its own, CMSIS-NN on processors with DSP
-instructions (Cortex-M4, M7, M33) or with Helium (M55, M85), ESP-NN on the ESP32-S3."""
-
-
 def target_with(identifier: str | Target, kernels: str | None) -> Target:
     """The target, with kernels of a vendor.
 
@@ -162,7 +163,6 @@ def target_with(identifier: str | Target, kernels: str | None) -> Target:
             f"kernels must be one of {KERNELS}, for target 'tflm'. Received: kernels={kernels!r}, "
             f"target={target.name!r}"
         )
-    if kernels != "esp-nn":
-        return target
-    stored = tuple(each for each in target.weight_storages if each != "int4")
-    return dataclasses.replace(target, weight_storages=stored)
+    slow = ("int4",) if kernels == "esp-nn" else ()
+    stored = tuple(each for each in target.weight_storages if each not in slow)
+    return dataclasses.replace(target, weight_storages=stored, kernels=kernels)

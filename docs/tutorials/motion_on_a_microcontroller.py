@@ -120,6 +120,9 @@ print(f"in TensorFlow Lite Micro: {np.mean(answers.argmax(-1) == test[1]):.1%}")
 print(f"{firmware.arena_bytes:,} bytes of RAM with a margin")
 
 # %% [markdown]
+# In a network this small, tables for weights of 3 bits would save less flash than the code that
+# reads them takes, so the file holds int8. In a larger one they pay.
+#
 # Compile the sources with the TensorFlow Lite Micro of your project, call the self-test once,
 # then feed readings. Every storage of weights, and what it costs:
 # [microcontrollers](../guide/microcontrollers.md).

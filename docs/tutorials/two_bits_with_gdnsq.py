@@ -83,7 +83,10 @@ print("narrowest:", *network["narrowest"][-1])
 # %%
 report = tflite_export.export(qmodel, "two_bits.tflite", samples=test, verbose=False)
 print(f"{report.mismatches} of {report.compared_elements:,} elements differ")
-print(f"flash in TensorFlow Lite Micro: {tflite_export.plan_memory(qmodel).flash_bytes:,} bytes")
+plan = tflite_export.plan_memory(qmodel, "lut")
+print(
+    f"in TensorFlow Lite Micro: {plan.flash_bytes:,} bytes, and {plan.table_code_bytes:,} of code"
+)
 assert report.mismatches == 0
 
 # %% [markdown]

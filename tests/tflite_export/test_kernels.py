@@ -6,8 +6,8 @@ import pytest
 from keras_qat.integer import GraphBuilder, QuantParams, ops
 from tests.tflite_export.test_memory import weight
 from tflite_export import export, plan_memory
+from tflite_export.arena.kernels import scratch_of
 from tflite_export.legal.legalize import legalize
-from tflite_export.micro.kernels import scratch_of
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import KERNELS, TARGETS, target_with
 
@@ -134,10 +134,10 @@ def test_a_plan_for_a_vendor_is_larger_and_not_measured(kernels):
 
 
 def test_esp_nn_stores_no_layer_as_int4(tmp_path):
-    """This layer has no room for headroom, so INT4 holds its integers and is the smallest."""
+    """Without room for headroom INT4 holds the integers. A table saves less than its code takes."""
     graph = convolution((1, 4, 4, 64), (64, 3, 3), bits=4, grid=QuantParams(np.float32(2.0**-11)))
     options = {"target": "tflm", "verbose": False}
-    for kernels, storage in ((None, "int4"), ("esp-nn", "lut")):
+    for kernels, storage in ((None, "int4"), ("esp-nn", "int8")):
         report = export(graph, tmp_path / "net.tflite", kernels=kernels, **options)
         assert [each.storage for each in report.weights] == [storage]
     with pytest.raises(ValueError, match="loads weights as int8, lut"):

@@ -12,12 +12,11 @@ from hypothesis import given
 from keras_qat.integer import GraphBuilder, IntegerGraph, QuantParams, ops
 from tests.tflite_export.graphs import small_network
 from tflite_export import plan_memory, plot_memory
+from tflite_export.arena.placement import Buffer, buffers_of, place
 from tflite_export.file import runtimes
 from tflite_export.file.runtimes import measure_arena
 from tflite_export.file.writer import write_model
 from tflite_export.legal.legalize import legalize
-from tflite_export.micro.arena import buffers_of, place
-from tflite_export.micro.memory_plan import Buffer
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
 

@@ -9,13 +9,13 @@ from keras_qat.integer import PROFILES, ops
 from keras_qat.integer.fixed_point import get_profile
 from tests.tflite_export.op_examples import EXAMPLES, one_of
 from tflite_export import ExportError, plan_memory
+from tflite_export.arena.placement import buffers_of, structure_bytes
 from tflite_export.file.file_model import FileModel, FileOperator
 from tflite_export.file.stored_graph import StoredGraph
 from tflite_export.legal.legality import check_legal
 from tflite_export.legal.legalize import legalize, with_channel_scales
 from tflite_export.legal.native_lookups import NATIVE_FUNCTIONS
 from tflite_export.legal.storage import WEIGHT_STORAGES
-from tflite_export.micro.arena import buffers_of, structure_bytes
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.ops.op_export import OpExport
 from tflite_export.ops.operator_type import MicroKernel, OperatorType

@@ -77,7 +77,7 @@ def test_tflm_computes_the_graph_from_every_storage(layer, storage, bits):
     graph = layer(bits)
     data = write_model(emit_model(legalize(graph, TFLM, storage), compact=True))
     codes = random_codes(graph)
-    (result,) = verify(graph, data, "tflm", codes, storage)
+    (result,) = verify(graph, data, "tflm", codes)
     assert (result.differing, result.samples) == (0, 4)
     assert result.elements >= run(graph, codes, "tflm")["y"].size
 
@@ -95,7 +95,7 @@ def test_tflm_computes_the_graph_from_every_storage(layer, storage, bits):
 def test_tflm_computes_layers_of_one_channel(make, input_shape, weight_shape, axis, storage):
     graph = one_layer(make, input_shape, weight_shape, axis, 4, 1.0)
     data = write_model(emit_model(legalize(graph, TFLM, storage), compact=True))
-    (result,) = verify(graph, data, "tflm", random_codes(graph), storage)
+    (result,) = verify(graph, data, "tflm", random_codes(graph))
     assert result.differing == 0
 
 
@@ -115,7 +115,7 @@ linear_layers = st.one_of(
 @given(linear_layers, st.sampled_from(WEIGHT_STORAGES))
 def test_tflm_computes_any_layer_from_any_storage(graph, storage):
     data = write_model(emit_model(legalize(graph, TFLM, storage), compact=True))
-    (result,) = verify(graph, data, "tflm", random_codes(graph), storage)
+    (result,) = verify(graph, data, "tflm", random_codes(graph))
     assert result.differing == 0
 
 
@@ -173,7 +173,7 @@ def test_weights_on_one_scale_get_a_table_for_each_channel():
     assert tables[5] >> 4 == 0  # the channel axis; 15 would say: one table
     assert tables.size == 16 + 16 * tables[6]
     data = write_model(emit_model(stored, compact=True))
-    (result,) = verify(graph, data, "tflm", random_codes(graph), "lut")
+    (result,) = verify(graph, data, "tflm", random_codes(graph))
     assert result.differing == 0
 
 
@@ -263,7 +263,7 @@ def test_a_changed_table_is_found(part):
     changed = file.tensors[name].data.copy()
     changed[-1] ^= 1
     with pytest.raises(VerificationError, match="weights of 'y' are not the learned integers"):
-        verify(graph, with_data(file, name, changed), "tflm", random_codes(graph), "lut")
+        verify(graph, with_data(file, name, changed), "tflm", random_codes(graph))
 
 
 def test_a_table_of_another_kind_is_found():
@@ -273,7 +273,7 @@ def test_a_table_of_another_kind_is_found():
     changed[0] = 1
     data = with_data(file, "y/weight/tables", changed)
     with pytest.raises(VerificationError, match="lookup table of 'y/weight': Not a lookup table"):
-        verify(graph, data, "tflm", random_codes(graph), "lut")
+        verify(graph, data, "tflm", random_codes(graph))
 
 
 def test_a_changed_nibble_is_found():
@@ -283,7 +283,7 @@ def test_a_changed_nibble_is_found():
     changed[0, 0, 0, 0] ^= 1
     data = with_data(file, "y/weight", changed)
     with pytest.raises(VerificationError, match="1 of 2304 differ"):
-        verify(graph, data, "tflm", random_codes(graph), "int4")
+        verify(graph, data, "tflm", random_codes(graph))
 
 
 def test_the_report_says_what_int4_costs(tmp_path):

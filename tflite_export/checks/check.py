@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_qat.integer.tables import Table
+from tflite_export.arena.preference import PREFERENCES, preferred_storage
 from tflite_export.checks import facts
 from tflite_export.checks.delegation import on_litert_cpu
 from tflite_export.checks.rows import Fact, OperatorCheck
@@ -150,7 +151,9 @@ def _file(model: Any, name: str, kernels: str | None, weight_storage: str) -> by
     if isinstance(model, str | os.PathLike):
         return pathlib.Path(model).read_bytes()
     graph = graph_of(model, planned=True)
-    return write_model(emit_model(legalize(graph, target_with(name, kernels), weight_storage)))
+    target = target_with(name, kernels)
+    storages, _ = preferred_storage(graph, target, weight_storage, PREFERENCES[0])
+    return write_model(emit_model(legalize(graph, target, storages)))
 
 
 def _source(fact: Fact) -> str:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 from keras_qat.integer import IntegerGraph, ops
-from tflite_export.file.file_model import FileOperator
+from tflite_export.file.file_model import FileModel, FileOperator
+from tflite_export.file.lookup_table import DECODE_OPERATOR
 
 WeightStorage = Literal["int8", "int4", "lut"]
+Storages = str | Mapping[str, WeightStorage]
+"""One storage for all layers with weights, or one for each by its output."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,6 +35,21 @@ class StoredGraph:
         linear = (op for op in self.graph.ops if isinstance(op, ops.LinearOp))
         (found,) = (op for op in linear if op.output in names)
         return found
+
+
+def storages_of(file: FileModel, graph: IntegerGraph) -> dict[str, WeightStorage]:
+    """The storage that a file has for the weights of each learned op, by the op's output."""
+    writers = {name: op for op in file.operators for name in op.outputs}
+    found: dict[str, WeightStorage] = {}
+    for op in graph.ops:
+        writer = writers.get(convolution_of(op.output), writers.get(op.output))
+        if not isinstance(op, ops.LinearOp) or writer is None or len(writer.inputs) < 2:
+            continue
+        weight = writer.inputs[1]
+        decoded = weight in writers and writers[weight].code == DECODE_OPERATOR
+        in_int4 = weight in file.tensors and file.tensors[weight].dtype == "int4"
+        found[op.output] = "lut" if decoded else "int4" if in_int4 else "int8"
+    return found
 
 
 def convolution_of(output: str) -> str:

@@ -9,7 +9,12 @@ import numpy as np
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
 from keras_qat.integer.headroom import map_linear_ops
-from tflite_export.file.stored_graph import StoredGraph, WeightStorage, convolution_of
+from tflite_export.file.stored_graph import (
+    Storages,
+    StoredGraph,
+    WeightStorage,
+    convolution_of,
+)
 from tflite_export.legal.exact_means import with_exact_means
 from tflite_export.legal.legality import check_legal
 from tflite_export.legal.native_lookups import native_operators
@@ -19,14 +24,19 @@ from tflite_export.targets import Target
 
 
 def legalize(
-    graph: IntegerGraph, target: Target, weight_storage: str = "auto", portable: bool | None = None
+    graph: IntegerGraph,
+    target: Target,
+    weight_storage: Storages = "auto",
+    portable: bool | None = None,
 ) -> StoredGraph:
     """The checked graph as the file will state it: scale vectors, headroom, storage, operators.
 
     Args:
         graph: the learned graph.
         target: the target of the file.
-        weight_storage, portable: see `tflite_export.export`.
+        weight_storage: see `tflite_export.export`. `"auto"` is the least flash, without the code
+            that reads tables. By the output of each op with weights, it may be given for each.
+        portable: see `tflite_export.export`.
 
     Raises:
         ExportError: the target cannot hold the graph; the message names the tensor.
@@ -38,7 +48,7 @@ def legalize(
     storage: dict[str, WeightStorage] = {}
 
     def stored(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
-        op, storage[op.output] = store(op, graph, weight_storage, target)
+        op, storage[op.output] = store(op, graph, _wanted(weight_storage, op), target)
         return op
 
     legal = map_linear_ops(vectorized, stored)
@@ -47,6 +57,12 @@ def legalize(
             legal = _dense_as_convolution(legal, op)
             storage[convolution_of(op.output)] = storage.pop(op.output)
     return StoredGraph(legal, storage, native_operators(legal, target))
+
+
+def _wanted(weight_storage: Storages, op: ops.LinearOp) -> str:
+    if isinstance(weight_storage, str):
+        return weight_storage
+    return weight_storage.get(op.output, "int8")
 
 
 def with_channel_scales(graph: IntegerGraph) -> IntegerGraph:

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from keras_qat.integer import IntegerGraph, run
 from keras_qat.integer.files import check_name, replace_set
 from keras_qat.integer.own_files import note_as_own
+from tflite_export.arena.placement import buffer_bytes, buffers_of, place
 from tflite_export.export import Exported, prepare
 from tflite_export.file.file_model import FileModel
 from tflite_export.file.runtimes import measure_arena
-from tflite_export.micro.arena import buffer_bytes, buffers_of, place
 from tflite_export.micro.taken_words import is_taken
 from tflite_export.ops.boundary import IoDtypes, at_the_end
 from tflite_export.ops.table import micro_kernel
@@ -72,6 +72,7 @@ def write_micro(
     name: str = "model",
     io_dtype: IoDtypes = "int8",
     weight_storage: str = "auto",
+    prefer: str = "flash",
     kernels: str | None = None,
     strict: bool = False,
     compact: bool = True,
@@ -109,7 +110,7 @@ def write_micro(
         io_dtype: see `tflite_export.export`. Examples of the self-test have it.
         kernels: whose kernels run the network, see `plan_memory`. The arena is large enough for
             them; by default for each set of kernels.
-        weight_storage, strict, samples, metric, outputs: see `tflite_export.export`.
+        weight_storage, prefer, strict, samples, metric, outputs: see `tflite_export.export`.
         max_flip_rate, min_argmax_agreement, max_output_error: see `tflite_export.export`.
         compact: see `tflite_export.export`. The sources are for TensorFlow Lite Micro alone, so
             they are compact by default; the `.tflite` file then opens there alone.
@@ -141,6 +142,7 @@ def write_micro(
         target=target_with("tflm", kernels),
         io_dtype=io_dtype,
         weight_storage=weight_storage,
+        prefer=prefer,
         strict=strict,
         compact=compact,
         samples=samples,

@@ -1,6 +1,6 @@
 """`plan_memory`: the flash and RAM that a network needs on a microcontroller.
 
-Flash holds the file. RAM holds the arena of TensorFlow Lite Micro (`arena.py`).
+Flash holds the file. RAM holds the arena of TensorFlow Lite Micro (`tflite_export/arena`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_qat.integer import IntegerGraph, ops
+from tflite_export.arena.placement import buffer_bytes, buffers_of, place, structure_bytes
+from tflite_export.arena.preference import TABLE_CODE_BYTES, preferred_storage
 from tflite_export.file.file_model import FileModel, stored_bytes
 from tflite_export.file.runtimes import measure_arena
 from tflite_export.file.stored_graph import StoredGraph
@@ -16,17 +18,17 @@ from tflite_export.file.writer import write_model
 from tflite_export.graph_of import graph_of
 from tflite_export.legal.legalize import legalize, with_channel_scales
 from tflite_export.legal.storage import check_weight_storage
-from tflite_export.micro.arena import buffer_bytes, buffers_of, place, structure_bytes
 from tflite_export.micro.memory_plan import MemoryPlan, WeightMemory
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import REFERENCE, Target, target_with
 
-_TABLE_CODE = 22_000
-"""Bytes of code of the operator TFLM_DECODE, measured on a Cortex-M3 with GCC 12.2."""
-
 
 def plan_memory(
-    model: Any, weight_storage: str = "auto", compact: bool = True, kernels: str = REFERENCE
+    model: Any,
+    weight_storage: str = "auto",
+    compact: bool = True,
+    kernels: str = REFERENCE,
+    prefer: str = "flash",
 ) -> MemoryPlan:
     """Flash and RAM of a network in TensorFlow Lite Micro, trained or not.
 
@@ -41,6 +43,7 @@ def plan_memory(
         kernels: whose kernels run the network: `"reference"`, `"cmsis-nn-m4"` (also for M7 and
             M33), `"cmsis-nn-m55"` (also for M85) or `"esp-nn"` (ESP32-S3). Kernels of vendors take
             more scratch. Its sizes are read from their sources and were not measured.
+        prefer: see `tflite_export.export`.
 
     Raises:
         ExportError: TensorFlow Lite Micro cannot hold the graph.
@@ -60,7 +63,8 @@ def plan_memory(
     storage = check_weight_storage(weight_storage, target)
     graph = graph_of(model, planned=True)
     named: Mapping[str, str] = getattr(model, "kernel_layers", dict)()
-    stored = legalize(graph, target, storage)
+    storages, costs = preferred_storage(graph, target, storage, prefer, compact=compact)
+    stored = legalize(graph, target, storages)
     file = emit_model(stored, compact=compact)
     data = write_model(file)
     tables = "lut" in stored.storage.values()
@@ -72,8 +76,9 @@ def plan_memory(
         operators=tuple(f"{op.code} {op.outputs[0]}" for op in file.operators),
         measured_arena_bytes=_measured(data, file) if kernels == REFERENCE else None,
         kernels=kernels,
-        table_code_bytes=_TABLE_CODE if tables else 0,
-        as_int8=_as_int8(graph, target, compact, kernels) if tables else None,
+        table_code_bytes=TABLE_CODE_BYTES if tables else 0,
+        as_int8=_as_int8(graph, target, compact, kernels) if tables and not costs else None,
+        storage_costs=costs,
     )
 
 

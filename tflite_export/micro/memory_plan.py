@@ -6,28 +6,13 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 from keras_qat.integer.tables import Table, html_lines
+from tflite_export.arena.placement import Buffer
+from tflite_export.arena.preference import StorageCost, costs_in_words
 from tflite_export.text_table import fitted_lines, text_table
-
-Kind = Literal["activation", "decoded weights", "scratch"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Buffer:
-    """A part of the arena that is in use from one operator to another, both included."""
-
-    name: str
-    size: int
-    first: int
-    last: int
-    kind: Kind = "activation"
-    offset: int = 0
-
-    def meets(self, other: Buffer) -> bool:
-        """Whether both are in use at the same time."""
-        return self.first <= other.last and other.first <= self.last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +63,9 @@ class MemoryPlan(Table):
         kernels: whose kernels run the network.
         table_code_bytes: about how much code reads lookup tables of weights, once for all layers;
             0 without one.
-        as_int8: the bytes of flash and of arena without lookup tables; `None` if there is none.
+        as_int8: the bytes of flash and of arena without lookup tables; `None` if there is none, or
+            if `storage_costs` tell.
+        storage_costs: what each `prefer` would cost; empty where there was nothing to choose.
     """
 
     weights: tuple[WeightMemory, ...]
@@ -90,6 +77,7 @@ class MemoryPlan(Table):
     kernels: str = "reference"
     table_code_bytes: int = 0
     as_int8: tuple[int, int] | None = None
+    storage_costs: Mapping[str, StorageCost] = dataclasses.field(default_factory=dict)
 
     @property
     def overhead_bytes(self) -> int:
@@ -177,9 +165,9 @@ class MemoryPlan(Table):
         ]
 
     def _tables(self) -> list[str]:
-        """What lookup tables cost in all, with the code that reads them."""
+        """What other storages cost, with the code that reads lookup tables."""
         if self.as_int8 is None:
-            return []
+            return costs_in_words(self.storage_costs)
         flash, arena = self.as_int8
         more = flash - self.flash_bytes - self.table_code_bytes
         compared = f"{abs(more):,} bytes {'more' if more >= 0 else 'less'} flash in all"

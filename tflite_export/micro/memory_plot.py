@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from tflite_export.micro.memory_plan import Kind, MemoryPlan
+from tflite_export.arena.placement import Kind
+from tflite_export.micro.memory_plan import MemoryPlan
 
 _COLORS: dict[Kind, str] = {
     "activation": "#4c78a8",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from tflite_export.errors import VerificationError
 from tflite_export.file.file_model import FileModel
 from tflite_export.file.other_runtime import OtherRuntime
 from tflite_export.file.runtimes import Arrays, run_litert, run_tflm
+from tflite_export.file.stored_graph import storages_of
 from tflite_export.file.writer import read_model, write_model
 from tflite_export.legal.legality import runnable_profiles
 from tflite_export.legal.legalize import legalize
@@ -84,7 +86,7 @@ def verify(
     model_bytes: bytes,
     target: str | Target,
     samples: Mapping[str, npt.NDArray[np.int8]],
-    weight_storage: str = "auto",
+    weight_storage: str | None = None,
     *,
     runtimes: Sequence[OtherRuntime] = (),
     portable: bool | None = None,
@@ -106,7 +108,7 @@ def verify(
         model_bytes: the file.
         target: `"litert"`, `"tflm"` or `"ethos-u"`.
         samples: int8 inputs by name, shape (samples, ...).
-        weight_storage: the storage that the file was written with.
+        weight_storage: not read any more: the file says how it stores each weight.
         runtimes: LiteRT of other environments, which run the samples as well.
         portable: as the file was written, see `tflite_export.export`.
 
@@ -121,13 +123,16 @@ def verify(
         ValueError: LiteRT of other environments does not run files for the target.
     """
     target = get_target(target)
+    if weight_storage is not None:
+        message = "verify reads the storage of weights from the file. Leave weight_storage out."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
     if runtimes and not target.processors:
         raise ValueError(
             f"runtimes run LiteRT, which target {target.name!r} does not use. Leave them out, or "
             f"export for 'litert'. Received: {len(runtimes)} runtimes"
         )
     file = read_model(model_bytes)
-    stored = legalize(graph, target, weight_storage, portable)
+    stored = legalize(graph, target, storages_of(file, graph), portable)
     check_file(graph, stored, file)
     here: dict[str, _Runtime] = {each: (each, None) for each in runnable_profiles(graph, target)}
     runs = here | {each.name: (each.profile, each) for each in runtimes}

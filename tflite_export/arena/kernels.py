@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tflite_export.arena.cmsis_nn import CORTEX_M4, CORTEX_M55
+from tflite_export.arena.esp_nn import ESP32_S3
 from tflite_export.file.file_model import FileModel, FileOperator
-from tflite_export.micro.cmsis_nn import CORTEX_M4, CORTEX_M55
-from tflite_export.micro.esp_nn import ESP32_S3
 from tflite_export.ops.operator_type import ScratchSizes
 from tflite_export.ops.table import micro_kernel
 from tflite_export.targets import REFERENCE

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
+from tflite_export.arena.kernels import scratch_of
 from tflite_export.file.file_model import FileModel, FileTensor
 from tflite_export.file.lookup_table import DECODE_OPERATOR
-from tflite_export.micro.kernels import scratch_of
-from tflite_export.micro.memory_plan import Buffer
 from tflite_export.ops.table import micro_kernel
 from tflite_export.targets import REFERENCE
 
@@ -34,6 +34,24 @@ _OPERATOR = 88
 _INPUT_OR_OUTPUT = 96
 _INTERPRETER = 506
 _BYTES = {"int8": 1, "uint8": 1, "int32": 4, "float32": 4}
+
+Kind = Literal["activation", "decoded weights", "scratch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """A part of the arena that is in use from one operator to another, both included."""
+
+    name: str
+    size: int
+    first: int
+    last: int
+    kind: Kind = "activation"
+    offset: int = 0
+
+    def meets(self, other: Buffer) -> bool:
+        """Whether both are in use at the same time."""
+        return self.first <= other.last and other.first <= self.last
 
 
 def buffers_of(file: FileModel, kernels: str = REFERENCE) -> list[Buffer]:

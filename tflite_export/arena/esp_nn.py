@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tflite_export.file.file_model import FileModel, FileOperator
-from tflite_export.micro.layer_sizes import (
+from tflite_export.arena.layer_sizes import (
     INT16_BYTES,
     INT32_BYTES,
     LayerSizes,
     layer_sizes,
     round_up,
 )
+from tflite_export.file.file_model import FileModel, FileOperator
 from tflite_export.ops.operator_type import ScratchSizes
 from tflite_export.ops.table import micro_kernel
 
