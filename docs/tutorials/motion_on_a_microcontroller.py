@@ -117,7 +117,7 @@ assert firmware.report.mismatches == 0
 # %%
 answers = tflite_export.predict("firmware/gesture.tflite", test[0], runtime="tflm")
 print(f"in TensorFlow Lite Micro: {np.mean(answers.argmax(-1) == test[1]):.1%}")
-print(f"{firmware.arena_bytes:,} bytes of RAM with a margin")
+print(f"{firmware.arena_bytes:,} bytes of RAM, enough for the kernels of every vendor")
 
 # %% [markdown]
 # In a network this small, tables for weights of 3 bits would save less flash than the code that
