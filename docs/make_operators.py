@@ -13,11 +13,15 @@ import pathlib
 import numpy as np
 
 from keras_qat.integer import IntegerGraph, QuantParams, ops
+from keras_qat.integer.storage_sizes import PACKED_BITS
 from tests.tflite_export.op_examples import EXAMPLES
 from tests.tflite_export.test_native_lookups import FUNCTIONS, OUTPUT_GRIDS, graph_of
-from tflite_export import check
+from tests.tflite_export.test_packed_dense import dense
+from tflite_export import ExportError, check
 from tflite_export.checks.check import CHECKED
 from tflite_export.checks.rows import Fact
+from tflite_export.legal.legalize import legalize
+from tflite_export.targets import get_target
 
 PATH = pathlib.Path(__file__).parent / "operators.md"
 
@@ -40,18 +44,20 @@ A number leads to the reason and its source, below.
 
 """
 _STORAGES = {"tflm": ("int8", "int4", "lut"), "cmsis-nn": ("int8", "int4", "lut")}
-_STORAGES["esp32"] = ("int8", "lut")
-_IN_INT4 = {"CONV_2D", "DEPTHWISE_CONV_2D"}
+_STORAGES |= {"esp32": ("int8", "lut"), "litert-cpu": ("int8", "int4", "int2")}
+_WITH_WEIGHTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 _NOT_HERE = "not written"
 
 
 def facts(target: str) -> dict[str, Fact]:
-    """What is known of each operator on a target. Convolutions with INT4 have rows of their own."""
+    """What is known of each operator on a target; INT4 and INT2 have rows of their own."""
     found: dict[str, Fact] = {}
     for kind, graph in EXAMPLES.items():
         storages = _STORAGES.get(target, ("int8",)) if issubclass(kind, ops.LinearOp) else ("auto",)
         for storage in storages:
             _add(found, graph, target, storage)
+    for storage in _STORAGES.get(target, ()):
+        _add(found, dense(bits=2, features=8), target, storage)
     for name in FUNCTIONS:
         grid = OUTPUT_GRIDS.get(name, QuantParams(np.float32(0.021), -90))
         _add(found, graph_of(name, QuantParams(np.float32(0.037), 5), grid), target, "auto")
@@ -59,11 +65,21 @@ def facts(target: str) -> dict[str, Fact]:
 
 
 def _add(found: dict[str, Fact], graph: IntegerGraph, target: str, storage: str) -> None:
+    packed = {name for name in _storages(graph, target, storage) if name in PACKED_BITS}
     for row in check(graph, target, weight_storage=storage).rows:
-        int4 = storage == "int4" and row.operator in _IN_INT4
-        code = f"{row.operator} with INT4" if int4 else row.operator
+        named = packed if row.operator in _WITH_WEIGHTS else set()
+        code = " with ".join([row.operator, *(name.upper() for name in named)])
         if code:  # a network that the target refuses has none
             found.setdefault(code, row.fact)
+
+
+def _storages(graph: IntegerGraph, target: str, storage: str) -> set[str]:
+    """The storages of weights that a file has."""
+    family = get_target("litert" if target.startswith("litert") else "tflm")
+    try:
+        return set(legalize(graph, family, storage).storage.values())
+    except ExportError:
+        return set()
 
 
 def render(by_target: dict[str, dict[str, Fact]]) -> str:

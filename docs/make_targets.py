@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 import pathlib
 
+from keras_qat.integer import ops
+from keras_qat.integer.storage_sizes import PACKED_BITS
+from tflite_export.legal.storage import PACKED_IN_LITERT
 from tflite_export.ops.op_export import OpExport
 from tflite_export.ops.table import OP_EXPORTS
 from tflite_export.targets import TARGETS, Target
@@ -140,21 +143,22 @@ def power(value: float) -> str:
     return f"2^{exponent:.0f}"
 
 
-def row(name: str, export: OpExport, target: Target) -> str:
+def row(kind: type[ops.IntegerOp], export: OpExport, target: Target) -> str:
     codes = dict.fromkeys(
         operator.code
         for operator in export.operators
         if target.family == "litert" or operator.micro is not None
     )
-    stored = [each for each in export.weight_storages if each in target.weight_storages]
-    return f"| {name} | {', '.join(codes) or 'none'} | {', '.join(stored)} |"
+    packed = target.family != "litert" or issubclass(kind, PACKED_IN_LITERT)
+    loaded = [each for each in target.weight_storages if packed or each not in PACKED_BITS]
+    stored = [each for each in export.weight_storages if each in loaded]
+    return f"| {kind.__name__} | {', '.join(codes) or 'none'} | {', '.join(stored)} |"
 
 
 def render(target: Target) -> str:
     """The page of a target."""
-    exports = {kind.__name__: export for kind, export in OP_EXPORTS.items()}
-    runs = {name: each for name, each in exports.items() if target.family in each.targets}
-    missing = ", ".join(name for name in exports if name not in runs)
+    runs = {kind: each for kind, each in OP_EXPORTS.items() if target.family in each.targets}
+    missing = ", ".join(kind.__name__ for kind in OP_EXPORTS if kind not in runs)
     return PAGE.format(
         name=target.name,
         title=TITLES[target.name],
@@ -170,7 +174,7 @@ def render(target: Target) -> str:
         smallest_add=power(target.smallest_add_ratio),
         largest_add=power(target.add_ratio_limit),
         smallest_mul=power(target.smallest_mul_multiplier),
-        operators="\n".join(row(name, each, target) for name, each in runs.items()),
+        operators="\n".join(row(kind, each, target) for kind, each in runs.items()),
         missing=f"\nNot here: {missing}.\n" if missing else "",
         trouble="\n".join(f"- {each}" for each in TROUBLE[target.name]),
     )

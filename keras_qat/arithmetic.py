@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_qat.integer.storage_sizes import PACKED_BITS
 from keras_qat.keras_calls import outer_layer
 
 _OPTION = "computes_as"
@@ -28,23 +29,33 @@ class Arithmetic:
         fixed_point: whether kernels rescale accumulators in fixed point, with two roundings. If
             not, they multiply in float32 and round once.
         arm64: whether MUL, MEAN and SOFTMAX round as on arm64.
-        int4: whether weights that fit are stored as INT4, which has less room for headroom.
+        weight_bits: the fewest bits in which weights are stored, if they fit. Fewer bits leave less
+            room for headroom.
     """
 
     name: str
     target: str
     fixed_point: bool
-    int4: bool = False
+    weight_bits: int = 8
     arm64: bool = False
+
+    @property
+    def weight_storage(self) -> str:
+        """The storage of weights, as `compute_as` takes it."""
+        return "auto" if self.weight_bits == 8 else f"int{self.weight_bits}"
 
 
 ARITHMETICS = {
     each.name: each
     for each in (
         Arithmetic("litert", "litert", fixed_point=False),
+        Arithmetic("litert-int4", "litert", fixed_point=False, weight_bits=4),
+        Arithmetic("litert-int2", "litert", fixed_point=False, weight_bits=2),
         Arithmetic("xnnpack-arm64", "xnnpack-arm64", fixed_point=False, arm64=True),
+        Arithmetic("xnnpack-arm64-int4", "xnnpack-arm64", False, weight_bits=4, arm64=True),
+        Arithmetic("xnnpack-arm64-int2", "xnnpack-arm64", False, weight_bits=2, arm64=True),
         Arithmetic("tflm", "tflm", fixed_point=True),
-        Arithmetic("tflm-int4", "tflm", fixed_point=True, int4=True),
+        Arithmetic("tflm-int4", "tflm", fixed_point=True, weight_bits=4),
     )
 }
 DEFAULT = ARITHMETICS["litert"]
@@ -54,8 +65,8 @@ _ALIASES = {"xnnpack": "litert", "xnnpack-x86": "litert", "ethos-u": "tflm"}
 def arithmetic_of(target: Any, weight_storage: Any = "auto") -> Arithmetic:
     """The arithmetic of a target with a storage of weights.
 
-    >>> arithmetic_of("tflm", "int4").int4
-    True
+    >>> arithmetic_of("tflm", "int4").weight_bits
+    4
 
     Raises:
         ValueError: no such target, or a storage that the target does not load.
@@ -64,13 +75,15 @@ def arithmetic_of(target: Any, weight_storage: Any = "auto") -> Arithmetic:
     if target not in targets:
         raise ValueError(f"The target must be one of {targets}. Received: {target!r}")
     target = _ALIASES.get(target, target)
-    storages = ("auto", "int8", "int4", "lut") if target == "tflm" else ("auto", "int8")
+    last = "lut" if target == "tflm" else "int2"
+    storages = ("auto", "int8", "int4", last)
     if weight_storage not in storages:
         raise ValueError(
             f"The weight_storage for target {target!r} must be one of {storages}. Received: "
             f"{weight_storage!r}"
         )
-    return ARITHMETICS[f"{target}-int4" if weight_storage == "int4" else target]
+    narrow = weight_storage in PACKED_BITS
+    return ARITHMETICS[f"{target}-{weight_storage}" if narrow else target]
 
 
 class RoundsAsTarget(keras.layers.Layer):

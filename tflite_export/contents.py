@@ -12,11 +12,12 @@ import numpy.typing as npt
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.headroom import headroom_bits, real_multiplier
 from keras_qat.integer.op_numbers import WEIGHT_MAX
-from keras_qat.integer.storage_sizes import INT4_MAX, most_values
+from keras_qat.integer.storage_sizes import STORED_MAX, most_values
 from tflite_export.file.file_model import FileModel, stored_bytes
 from tflite_export.file.stored_graph import StoredGraph
 from tflite_export.ops.float_part import inside, weight_tensor
 from tflite_export.proof.comparison import ModelComparison
+from tflite_export.targets import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class WeightReport:
         name: the layer's output tensor.
         shape: shape of the weights in the file.
         bits: bits of the learned grid.
-        storage: how the file stores them: `"int8"`, `"int4"` or `"lut"`.
+        storage: how the file stores them: `"int8"`, `"int4"`, `"int2"` or `"lut"`.
         stored_bytes: bytes of their data in the file, lookup tables included.
         headroom: smallest and largest shift `k` over the channels.
         predicted_flip_rate: share of elements that the second rounding of a fixed-point kernel
@@ -197,7 +198,7 @@ def _report_weight(
 ) -> WeightReport:
     legal = stored.linear_op(op.output)
     storage = stored.storage[legal.output]
-    shifts = headroom_bits(op, learned, INT4_MAX if storage == "int4" else WEIGHT_MAX)
+    shifts = headroom_bits(op, learned, STORED_MAX.get(storage, WEIGHT_MAX))
     predicted = predicted_in_int8 = 0.0
     if profile == "tflm":
         predicted = _predicted_flip_rate(op, learned, shifts)
@@ -232,6 +233,20 @@ def _predicted_flip_rate(
 
 def _other_axes(op: ops.LinearOp) -> tuple[int, ...]:
     return tuple(axis for axis in range(op.weight.values.ndim) if axis != op.channel_axis)
+
+
+_OLDEST_LITERT = {"int4": "1.3.0", "int2": "2.1.2"}
+"""Of the versions that were tried. Older ones refuse the file, or round in another way."""
+
+
+def needed_runtimes(stored: StoredGraph, target: Target) -> list[str]:
+    """Which versions of LiteRT round packed weights as proven, as lines of the report."""
+    found = set(stored.storage.values()) if target.family == "litert" else set()
+    return [
+        f"{storage.upper()} weights need LiteRT {oldest} or later, as measured."
+        for storage, oldest in _OLDEST_LITERT.items()
+        if storage in found
+    ]
 
 
 def describe_loss(lossy: Sequence[WeightReport], comparison: ModelComparison | None) -> str:

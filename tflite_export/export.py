@@ -18,11 +18,12 @@ from keras_qat.integer.progress import stage
 from tflite_export.arena.preference import preferred_storage
 from tflite_export.contents import (
     describe_loss,
+    needed_runtimes,
     report_float_parts,
     report_operators,
     report_weights,
 )
-from tflite_export.file.file_model import FileModel, IoDtype
+from tflite_export.file.file_model import FileModel
 from tflite_export.file.metadata_file import BUFFER_NAME, with_associated_files
 from tflite_export.file.other_runtime import OtherRuntime
 from tflite_export.file.writer import write_model
@@ -31,7 +32,7 @@ from tflite_export.legal.legality import check_float_inputs, runnable_profiles
 from tflite_export.legal.legalize import legalize, with_channel_scales
 from tflite_export.legal.storage import check_weight_storage, require_faithful
 from tflite_export.metadata import Metadata, packed
-from tflite_export.ops.boundary import IoDtypes, io_dtypes
+from tflite_export.ops.boundary import IoDtypes, dtypes_in_words, io_dtypes
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.part import PartOfModel
 from tflite_export.proof.comparison import (
@@ -96,10 +97,12 @@ def export(
             of inputs and outputs, such as `{"image": "uint8", "scores": "float32"}`; names that are
             not listed are int8. QUANTIZE and DEQUANTIZE at the ends of the file convert. An input
             or an output on no grid, as with `activation_bits=None`, is float32 in all.
-        weight_storage: how a file for `"tflm"` stores weights. `"int4"` holds weights of up to
-            4 bits, two to a byte, except of convolutions in groups. `"lut"` holds weights of up to
-            7 bits, as packed indices into a table for each channel. Where the weights do not fit,
-            both fall back to `"int8"`.
+        weight_storage: how the file stores weights. `"int4"` holds weights of up to 4 bits, two to
+            a byte: for `"tflm"` except of convolutions in groups, for `"litert"` of Dense layers
+            with an even number of inputs. For `"litert"`, `"int2"` holds four in a byte, of up to
+            2 bits and a multiple of 4 inputs, and falls back to `"int4"`. `"lut"`, for `"tflm"`,
+            holds up to 7 bits as packed indices into a table for each channel. Where weights do
+            not fit, all fall back to `"int8"`.
             `"auto"` takes storages that hold the same integers as `"int8"`, as `prefer` says.
         prefer: what `"auto"` takes the least of: `"flash"` (the file, and about 22,000 bytes of
             code if it has a table), `"ram"` (the arena; then flash), or `"balanced"` (flash and
@@ -331,7 +334,7 @@ def _prepared(
     report = Report(
         path=path,
         target=chosen.name,
-        io_dtype=_described(dtypes),
+        io_dtype=dtypes_in_words(dtypes),
         file_bytes=len(data),
         operators=report_operators(file),
         weights=weights,
@@ -341,6 +344,7 @@ def _prepared(
             *chosen.limits,
             *((_WIDE_SOFTMAX_LIMIT,) if unproven else ()),
             *((_FLOAT_INPUT_LIMIT,) if rounds_inputs else ()),
+            *needed_runtimes(stored, chosen),
             *((describe_loss(lossy, comparison),) if lossy else ()),
             *uneven,
         ),
@@ -387,11 +391,3 @@ def _check_compact(compact: bool, target: Target) -> None:
             f"compact=True leaves out what target {target.name!r} reads. Leave it out, or export "
             f"for {able}. Received: compact={compact!r}, target={target.name!r}"
         )
-
-
-def _described(dtypes: Mapping[str, IoDtype]) -> str:
-    """The dtypes of inputs and outputs, in words; ends on no grid alone are float32."""
-    found = list(dict.fromkeys(dtypes.values()))
-    if len(found) < 2:
-        return found[0] if found else "float32"
-    return ", ".join(f"{dtype} {name}" for name, dtype in dtypes.items())

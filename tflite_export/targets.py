@@ -24,6 +24,7 @@ class Target:
         profiles: every profile that `verify` proves there.
         processors: the profiles of the default runtime by processor, if they differ.
         weight_storages: the storages of weights that the runtimes load.
+        auto_storages: those among which `weight_storage="auto"` chooses.
         rounds_twice: whether its kernels rescale in fixed point, which a trained model can do too.
         compact: whether its files can be compact, see `FileModel`.
         smallest_multiplier: lower end (inclusive) of `s_x * s_w / s_y`.
@@ -45,6 +46,7 @@ class Target:
     profiles: tuple[str, ...]
     processors: tuple[str, ...]
     weight_storages: tuple[str, ...]
+    auto_storages: tuple[str, ...]
     rounds_twice: bool
     compact: bool
     smallest_multiplier: float
@@ -68,7 +70,8 @@ TARGETS: dict[str, Target] = {
             default_profile="xnnpack-x86",
             profiles=("litert_ref", "xnnpack-x86"),
             processors=("xnnpack-x86", "xnnpack-arm64"),
-            weight_storages=("int8",),
+            weight_storages=("int8", "int4", "int2"),
+            auto_storages=("int8",),
             rounds_twice=False,
             compact=False,
             smallest_multiplier=2.0**-31,
@@ -94,6 +97,7 @@ TARGETS: dict[str, Target] = {
             profiles=("tflm",),
             processors=(),
             weight_storages=("int8", "int4", "lut"),
+            auto_storages=("int8", "int4", "lut"),
             rounds_twice=True,
             compact=True,
             smallest_multiplier=2.0**-31,
@@ -122,6 +126,7 @@ TARGETS["ethos-u"] = dataclasses.replace(
     TARGETS["tflm"],
     name="ethos-u",
     weight_storages=("int8",),  # an INT4 layer runs on the CPU, and a table ends the compiler
+    auto_storages=("int8",),
     compact=False,
     limits=("Verified with the reference kernels of TensorFlow Lite Micro. No NPU was measured.",),
 )
@@ -165,4 +170,6 @@ def target_with(identifier: str | Target, kernels: str | None) -> Target:
         )
     slow = ("int4",) if kernels == "esp-nn" else ()
     stored = tuple(each for each in target.weight_storages if each not in slow)
-    return dataclasses.replace(target, weight_storages=stored, kernels=kernels)
+    return dataclasses.replace(
+        target, weight_storages=stored, auto_storages=stored, kernels=kernels
+    )

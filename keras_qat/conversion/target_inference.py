@@ -66,9 +66,9 @@ class TargetInference(keras.Model):
             target: `"litert"` (the default of a model): one rounding in float32, as on x86-64.
                 `"xnnpack-arm64"`: as LiteRT on phones, whose MUL, MEAN and SOFTMAX differ in the
                 last bit. `"tflm"`: two roundings in fixed point, as TensorFlow Lite Micro.
-            weight_storage: how the file stores weights, as for `tflite_export.export`. For
-                `"tflm"`, `"int4"` leaves less room for headroom, so it rounds otherwise; the
-                other storages round alike.
+            weight_storage: how the file stores weights, as for `tflite_export.export`. `"int4"` and
+                `"int2"` leave less room for headroom, so they round otherwise: Dense layers for
+                `"litert"`, all layers with weights for `"tflm"`. The other storages round alike.
 
         Raises:
             ValueError: no such target, or a storage that it does not load.
@@ -91,7 +91,8 @@ class TargetInference(keras.Model):
         as in training, and so do means of more than 32 x 32 pixels. The text then lists them.
         """
         arithmetic = self._arithmetic()
-        name = f"{arithmetic.target}, weights as int4" if arithmetic.int4 else arithmetic.target
+        stored = f", weights as {arithmetic.weight_storage}" * (arithmetic.weight_bits < 8)
+        name = arithmetic.target + stored
         in_float = [each.name for each in self.rounding_layers() if _infers_in_float(each)]
         return f"{name}, in float so far: {', '.join(in_float)}" if in_float else name
 
@@ -105,7 +106,7 @@ class TargetInference(keras.Model):
         before, each_before = self._arithmetic(), {x: x.arithmetic for x in self.rounding_layers()}
         self.compute_as(target, weight_storage)
         try:
-            yield before.target, "int4" if before.int4 else "auto"
+            yield before.target, before.weight_storage
         finally:
             _infer_as(each_before)
 

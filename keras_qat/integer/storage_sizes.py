@@ -1,7 +1,7 @@
 """How many bytes integers take in a file.
 
-A file stores weights as int8, as INT4 (two in a byte), or as a lookup table: packed indices, and
-for each channel a table of the values that the indices stand for.
+A file stores weights as int8, as INT4 or INT2 (two or four in a byte), or as a lookup table: packed
+indices, and for each channel a table of the values that the indices stand for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ TABLE_HEADER_BYTES = 16
 MAX_INDEX_BITS = 7
 """Indices of 8 bits would save nothing over int8."""
 INT4_MIN, INT4_MAX = -8, 7
+PACKED_BITS = {"int4": 4, "int2": 2}
+"""The bits of a number, by dtype: a byte holds several of these."""
+STORED_MAX = {"int8": 127, "int4": INT4_MAX, "int2": 1}
+"""The largest weight that a dtype holds. INT4 and INT2 also hold one less than its negative."""
 
 
 def int8_bytes(count: int) -> int:
@@ -24,13 +28,13 @@ def int8_bytes(count: int) -> int:
     return count
 
 
-def int4_bytes(count: int) -> int:
-    """The bytes of `count` INT4 numbers, the last byte filled up.
+def packed_bytes(count: int, bits: int) -> int:
+    """The bytes of `count` numbers of `bits` bits each, the last byte filled up.
 
-    >>> int4_bytes(5)
-    3
+    >>> packed_bytes(5, bits=4), packed_bytes(5, bits=2)
+    (3, 2)
     """
-    return -(-count // 2)
+    return -(-count * bits // 8)
 
 
 def bias_bytes(channels: int) -> int:
@@ -94,11 +98,11 @@ def most_values(weights: npt.NDArray[Any], axis: int) -> int:
     return max(int(np.unique(channel).size) for channel in channels)
 
 
-def fits_int4(values: npt.NDArray[Any]) -> bool:
-    """Whether all values fit in INT4.
+def fits(values: npt.NDArray[Any], dtype: str) -> bool:
+    """Whether all values fit in INT4 or INT2.
 
-    >>> fits_int4(np.int8([-8, 7])), fits_int4(np.int8([8]))
-    (True, False)
+    >>> fits(np.int8([-8, 7]), "int4"), fits(np.int8([8]), "int4"), fits(np.int8([-2, 1]), "int2")
+    (True, False, True)
     """
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
-    return low >= INT4_MIN and high <= INT4_MAX
+    return low >= -STORED_MAX[dtype] - 1 and high <= STORED_MAX[dtype]

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_qat.arithmetic import Arithmetic
 from keras_qat.integer.qparams import INT8_MAX
+from keras_qat.integer.storage_sizes import PACKED_BITS, STORED_MAX
 from keras_qat.lowering.affine import inference_affine
 from keras_qat.quantized_layers.target_codes import Neighbours
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid, WeightQuantizer
@@ -62,7 +63,7 @@ class WeightAccumulator:
             largest = ops.max(weights.largest_code(self.folded_by.channels_last_kernel()))
         return has_integers(self.input_quantizer, self.output_quantizer, largest_code=largest)
 
-    def round_bias(self, bias: Tensor, kernel: Tensor) -> Tensor:
+    def round_bias(self, bias: Tensor, kernel: Tensor, weight_bits: int = 8) -> Tensor:
         """The bias of the layer, moved so that the folded bias is a whole number of int32 units.
 
         `gain` and `offset` are those that the affine maps have in inference, and the unit of the
@@ -73,9 +74,10 @@ class WeightAccumulator:
         Args:
             bias: one number for each output channel.
             kernel: the latent kernel, output channels last. Learned levels depend on it.
+            weight_bits: the fewest bits in which weights are stored, if they fit.
         """
         gain, offset = self._gain_and_offset()
-        unit = self._unit(gain, self.weight_quantizer.largest_code(kernel))
+        unit = self._unit(gain, self.weight_quantizer.largest_code(kernel), weight_bits)
         gain = ops.where(unit > 0, gain, 1.0)
         safe = ops.where(unit > 0, unit, 1.0)
         rounded = ops.round((gain * bias + offset) / safe) * safe
@@ -110,12 +112,12 @@ class WeightAccumulator:
         ceiling = None if self.ceiling is None else self.ceiling / self.output_quantizer.scale
         return accumulator_rounding(multiplier, ceiling)
 
-    def _unit(self, gain: Tensor, largest_code: Any) -> Tensor:
+    def _unit(self, gain: Tensor, largest_code: Any, weight_bits: int = 8) -> Tensor:
         """The unit of the accumulator of each channel; 0 for a channel without signal."""
         weight_scale = self.weight_quantizer.scale * self.input_gain * ops.abs(gain)
         unit = self.input_quantizer.scale * weight_scale
         fine = unit < 0.5 * self.output_quantizer.scale
-        unit = ops.where(fine, unit / ops.power(2.0, headroom(largest_code)), unit)
+        unit = ops.where(fine, unit / ops.power(2.0, headroom(largest_code, weight_bits)), unit)
         return ops.where(weight_scale > _SMALLEST, unit, 0.0)
 
     def _gain_and_offset(self) -> tuple[Tensor, Tensor]:
@@ -146,12 +148,23 @@ def accumulator_rounding(multiplier: Tensor, ceiling: Tensor | None) -> Rounding
     return round_from_accumulator
 
 
-def headroom(largest_code: Any) -> Tensor:
-    """The headroom `k`, as floats: how often codes up to `largest_code` double within int8.
+def headroom(largest_code: Any, weight_bits: int = 8) -> Tensor:
+    """The headroom `k`, as floats: how often codes up to `largest_code` double in their storage.
+
+    That is the narrowest of INT2, INT4 and int8 which holds them and has `weight_bits` or more.
 
     >>> [float(k) for k in headroom([1, 2, 8, 127, 300])]
     [6.0, 5.0, 3.0, 0.0, 0.0]
+    >>> [float(k) for k in headroom([1, 3, 7, 8, 9], weight_bits=4)]
+    [2.0, 1.0, 0.0, 0.0, 3.0]
+    >>> [float(k) for k in headroom([1, 2, 3, 9], weight_bits=2)]
+    [0.0, 0.0, 1.0, 3.0]
     """
     codes = ops.expand_dims(ops.cast(largest_code, "float32"), -1)
     doubled = codes * np.float32(2.0 ** np.arange(1, INT8_MAX.bit_length()))
-    return ops.sum(ops.cast(doubled <= INT8_MAX, "float32"), axis=-1)
+    most = float(INT8_MAX)
+    for dtype, bits in PACKED_BITS.items():
+        if bits >= weight_bits:  # the lowest code is one further from 0
+            held = float(STORED_MAX[dtype])
+            most = ops.where(codes <= held + 1, held, most)
+    return ops.sum(ops.cast(doubled <= most, "float32"), axis=-1)

@@ -16,6 +16,8 @@ from keras_qat.quantized_layers.quantize_wrapper import QuantizeWrapper
 class QuantizeDense(QuantizeWrapper):
     """`y = x @ w_hat + b`; kernel (in, out)."""
 
+    packed_in_litert = True
+
     def forward(self, x: Any, kernel: Any) -> Any:
         return ops.matmul(x, kernel)
 

@@ -45,6 +45,8 @@ class QuantizeWrapper(RoundsAsTarget, keras.layers.Wrapper):
             multiplied instead of the input.
     """
 
+    packed_in_litert = False  # whether LiteRT has fast kernels for INT4 and INT2 weights
+
     def __init__(
         self,
         layer: keras.layers.Layer,
@@ -109,7 +111,7 @@ class QuantizeWrapper(RoundsAsTarget, keras.layers.Wrapper):
             self.bias(),
             forward,
             told.neighbours,
-            self.arithmetic.int4 and getattr(self.layer, "groups", 1) == 1,
+            self.arithmetic.weight_bits == 4 and getattr(self.layer, "groups", 1) == 1,
             self.input_gain,
         )
         return ops.cast(outputs, self.layer.compute_dtype)
@@ -146,7 +148,9 @@ class QuantizeWrapper(RoundsAsTarget, keras.layers.Wrapper):
         bias, kernel = self.bias(), self.channels_last_kernel()
         if bias is None:
             bias = ops.zeros(kernel.shape[-1:])
-        return self.connections[source].round_bias(bias, kernel)
+        packed = self.packed_in_litert and not self.arithmetic.fixed_point
+        weight_bits = self.arithmetic.weight_bits if packed else 8
+        return self.connections[source].round_bias(bias, kernel, weight_bits)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         return self.layer.compute_output_shape(input_shape)

@@ -16,12 +16,14 @@ from tests.tflite_export.op_examples import EXAMPLES
 from tests.tflite_export.ops.test_mean import mean_graphs
 from tests.tflite_export.ops.test_mul import mul_graphs
 from tests.tflite_export.ops.test_softmax import softmax_graphs
+from tests.tflite_export.test_packed_dense import dense
 from tflite_export import OtherRuntime
 from tflite_export.file.stored_graph import StoredGraph
 from tflite_export.file.writer import write_model
-from tflite_export.legal.legalize import with_channel_scales
+from tflite_export.legal.legalize import legalize, with_channel_scales
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.proof.verification import verify_runtime
+from tflite_export.targets import get_target
 
 pytestmark = pytest.mark.slow
 
@@ -38,10 +40,10 @@ def arm64():
     return runtime
 
 
-def compared(arm64, graph, samples=8, seed=0) -> int:
+def compared(arm64, graph, samples=8, seed=0, stored=None) -> int:
     """How many elements were compared; none differs."""
-    stated = with_channel_scales(graph)
-    file = emit_model(StoredGraph(stated))
+    stored = stored or StoredGraph(with_channel_scales(graph))
+    stated, file = stored.graph, emit_model(stored)
     codes = random_codes(stated, seed, samples)
     data, profile = write_model(file), arm64.profile
     result = verify_runtime(stated, data, file, profile, codes, arm64)
@@ -115,6 +117,15 @@ def test_random_graphs_of_these(arm64, graph):
 )
 def test_every_other_operator(arm64, kind):
     compared(arm64, EXAMPLES[kind], samples=16)
+
+
+@pytest.mark.parametrize(("bits", "storage"), [(4, "int4"), (2, "int4"), (2, "int2"), (1, "int2")])
+def test_dense_layers_with_packed_weights(arm64, bits, storage):
+    for features, rows in ((8, 1), (64, 1), (64, 16), (516, 3)):
+        graph = dense(bits, features, units=40, rows=rows)
+        stored = legalize(graph, get_target("litert"), storage)
+        assert stored.storage == {"y": storage}
+        compared(arm64, graph, samples=64, stored=stored)
 
 
 @pytest.mark.parametrize("weight_bits", [2, 8])

@@ -5,7 +5,7 @@ import pytest
 
 from keras_qat.integer.storage_sizes import (
     MAX_INDEX_BITS,
-    int4_bytes,
+    packed_bytes,
     planned_weight_bytes,
     values_on_grid,
 )
@@ -34,4 +34,9 @@ def test_weights_of_eight_bits_are_planned_as_they_are():
 
 @pytest.mark.parametrize(("count", "size"), [(0, 0), (1, 1), (2, 1), (3, 2)])
 def test_two_int4_share_a_byte(count, size):
-    assert int4_bytes(count) == size
+    assert packed_bytes(count, bits=4) == size
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 0), (1, 1), (4, 1), (5, 2)])
+def test_four_int2_share_a_byte(count, size):
+    assert packed_bytes(count, bits=2) == size

@@ -78,10 +78,10 @@ def check_prefer(prefer: str, weight_storage: str, target: Target) -> None:
             "prefer chooses what weight_storage='auto' takes. Leave out one of the two. Received: "
             f"prefer={prefer!r}, weight_storage={weight_storage!r}"
         )
-    if len(target.weight_storages) == 1:
+    if len(target.auto_storages) == 1:
         raise ValueError(
-            f"Target {target.name!r} loads weights as {target.weight_storages[0]} alone, so there "
-            f"is nothing to prefer. Leave prefer out. Received: prefer={prefer!r}"
+            f"For target {target.name!r}, weight_storage='auto' is {target.auto_storages[0]!r}. "
+            f"There is nothing to prefer; leave prefer out. Received: prefer={prefer!r}"
         )
 
 
@@ -109,7 +109,7 @@ def preferred_storage(
         ValueError: see `check_prefer`.
     """
     check_prefer(prefer, weight_storage, target)
-    if weight_storage != "auto" or len(target.weight_storages) == 1:
+    if weight_storage != "auto" or len(target.auto_storages) == 1:
         return weight_storage, {}
 
     def emitted(storage: Storages, target: Target = target) -> tuple[StoredGraph, FileModel]:
@@ -140,8 +140,8 @@ def _flash(cost: StorageCost) -> int:
 
 
 def _tableless(target: Target) -> Target:
-    stored = tuple(each for each in target.weight_storages if each != "lut")
-    return dataclasses.replace(target, weight_storages=stored)
+    stored = tuple(each for each in target.auto_storages if each != "lut")
+    return dataclasses.replace(target, auto_storages=stored)
 
 
 def _by_layer(graph: IntegerGraph, stored: StoredGraph) -> dict[str, WeightStorage]:

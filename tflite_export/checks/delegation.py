@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 
-from tflite_export.checks.facts import stores_int4
+from keras_qat.integer.storage_sizes import PACKED_BITS
 from tflite_export.checks.rows import Fact
 from tflite_export.file.file_model import FileModel, FileOperator
 from tflite_export.file.litert_privates import taken_by_xnnpack
@@ -29,8 +29,9 @@ def on_litert_cpu(operator: FileOperator, file: FileModel) -> Fact:
     varies = ", and its last bit depends on the processor" * (operator.code in _ON_PROCESSORS)
     if taken:
         return Fact("fast", f"XNNPACK takes it{varies}", source, "")
-    if stores_int4(operator, file):
-        return Fact("slow", "XNNPACK leaves INT4 to a kernel that unpacks it", source, "")
+    if any(name and file.tensors[name].dtype in PACKED_BITS for name in operator.inputs):
+        why = "XNNPACK leaves INT4 and INT2 to a kernel that unpacks them"
+        return Fact("slow", why, source, "")
     return Fact("runs", f"in a kernel of LiteRT's own{varies}", source, "")
 
 

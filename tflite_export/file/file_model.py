@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from keras_qat.integer.storage_sizes import int4_bytes
+from keras_qat.integer.storage_sizes import PACKED_BITS, packed_bytes
 
 Shape = tuple[int, ...]
 IoDtype = Literal["int8", "uint8", "float32"]
@@ -27,11 +27,11 @@ class FileTensor:
     Attributes:
         name: unique name in the file.
         shape: shape of the tensor. Activations have a batch of 1 first.
-        dtype: `"int4"`, or the name of a dtype of NumPy.
+        dtype: `"int4"`, `"int2"`, or the name of a dtype of NumPy.
         scale: float32, one scale or one per channel; empty without quantization.
         zero_point: the integer that stands for 0.0.
         axis: the channel axis, if there are several scales.
-        data: the values of a constant (INT4 in an int8 array); `None` for an activation.
+        data: the values of a constant (INT4 and INT2 in an int8 array); `None` for an activation.
         resizable: whether the first axis is a batch that a caller may resize.
     """
 
@@ -106,4 +106,6 @@ def stored_bytes(file: FileModel, name: str) -> int:
     if tensor.data is None:
         (decode,) = (op for op in file.operators if name in op.outputs)
         return sum(stored_bytes(file, part) for part in decode.inputs)
-    return int4_bytes(tensor.data.size) if tensor.dtype == "int4" else tensor.data.nbytes
+    if tensor.dtype in PACKED_BITS:
+        return packed_bytes(tensor.data.size, PACKED_BITS[tensor.dtype])
+    return tensor.data.nbytes

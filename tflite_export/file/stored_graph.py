@@ -10,7 +10,7 @@ from keras_qat.integer import IntegerGraph, ops
 from tflite_export.file.file_model import FileModel, FileOperator
 from tflite_export.file.lookup_table import DECODE_OPERATOR
 
-WeightStorage = Literal["int8", "int4", "lut"]
+WeightStorage = Literal["int8", "int4", "int2", "lut"]
 Storages = str | Mapping[str, WeightStorage]
 """One storage for all layers with weights, or one for each by its output."""
 
@@ -47,8 +47,9 @@ def storages_of(file: FileModel, graph: IntegerGraph) -> dict[str, WeightStorage
             continue
         weight = writer.inputs[1]
         decoded = weight in writers and writers[weight].code == DECODE_OPERATOR
-        in_int4 = weight in file.tensors and file.tensors[weight].dtype == "int4"
-        found[op.output] = "lut" if decoded else "int4" if in_int4 else "int8"
+        dtype = file.tensors[weight].dtype if weight in file.tensors else ""
+        packed: WeightStorage = "int4" if dtype == "int4" else "int2" if dtype == "int2" else "int8"
+        found[op.output] = "lut" if decoded else packed
     return found
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer import InvalidFileError
+from keras_qat.integer.storage_sizes import PACKED_BITS
 from tflite_export.file.file_model import FileModel, FileOperator, FileTensor
 
 SIGNATURE = "serving_default"
@@ -235,21 +236,30 @@ def _metadata(schema: Any, name: str, content: bytes, buffers: _Buffers) -> Any:
 
 
 def _stored_data(tensor: FileTensor) -> npt.NDArray[Any] | None:
-    """The constant as the file holds it. The first of two INT4 is in the low bits of a byte."""
-    if tensor.data is None or tensor.dtype != "int4":
+    """The constant as the file holds it. The first of several in a byte is in its low bits."""
+    if tensor.data is None or tensor.dtype not in PACKED_BITS:
         return tensor.data
-    nibbles = np.append(tensor.data.ravel(), np.zeros(tensor.data.size % 2, np.int8))
-    low, high = nibbles.view(np.uint8).reshape(-1, 2).T & 15
-    return np.asarray(low | high << 4)
+    bits = PACKED_BITS[tensor.dtype]
+    count = 8 // bits
+    padded = np.append(tensor.data.ravel(), np.zeros(-tensor.data.size % count, np.int8))
+    parts = padded.view(np.uint8).reshape(-1, count) & ((1 << bits) - 1)
+    return np.asarray(np.bitwise_or.reduce(parts << _places(bits), axis=1))
 
 
 def _values(stored: npt.NDArray[Any], dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Restores the constant from `_stored_data`."""
     content = np.asarray(stored)
-    if dtype != "int4":
+    if dtype not in PACKED_BITS:
         return content.view(dtype).reshape(shape)
-    nibbles = np.stack([content << 4, content], axis=-1).astype(np.uint8).view(np.int8) >> 4
-    return nibbles.ravel()[: math.prod(shape)].reshape(shape)
+    bits = PACKED_BITS[dtype]
+    at_the_top = content.astype(np.uint8)[:, np.newaxis] << _places(bits)[::-1]
+    values = at_the_top.astype(np.uint8).view(np.int8) >> (8 - bits)
+    return values.ravel()[: math.prod(shape)].reshape(shape)
+
+
+def _places(bits: int) -> npt.NDArray[np.uint8]:
+    """The lowest bit of each number in a byte."""
+    return np.arange(0, 8, bits, dtype=np.uint8)
 
 
 def _operator(schema: Any, op: FileOperator, indices: dict[str, int], code: int) -> Any:

@@ -52,7 +52,7 @@ def legalize(
         return op
 
     legal = map_linear_ops(vectorized, stored)
-    for op in legal.ops:
+    for op in legal.ops if target.family == "tflm" else ():
         if isinstance(op, ops.FullyConnected) and storage[op.output] == "int4":
             legal = _dense_as_convolution(legal, op)
             storage[convolution_of(op.output)] = storage.pop(op.output)

@@ -1,4 +1,4 @@
-"""How a file stores the weights of a layer: int8, two INT4 to a byte, or a lookup table."""
+"""How a file stores weights: int8, two INT4 or four INT2 to a byte, or a lookup table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from keras_qat.integer import IntegerGraph, ops
 from keras_qat.integer.headroom import with_headroom
 from keras_qat.integer.storage_sizes import (
-    INT4_MAX,
     MAX_INDEX_BITS,
-    fits_int4,
-    int4_bytes,
+    PACKED_BITS,
+    STORED_MAX,
+    fits,
     int8_bytes,
+    packed_bytes,
 )
 from tflite_export.errors import ExportError
 from tflite_export.file import lookup_table
@@ -19,8 +20,12 @@ from tflite_export.file.stored_graph import WeightStorage
 from tflite_export.ops.table import export_of
 from tflite_export.targets import Target
 
-WEIGHT_STORAGES = ("auto", "int8", "int4", "lut")
+WEIGHT_STORAGES = ("auto", "int8", "int4", "int2", "lut")
 
+PACKED_IN_LITERT = (ops.FullyConnected,)
+"""The ops for which XNNPACK has kernels with INT4 and INT2 weights."""
+_OR_WIDER: dict[str, tuple[WeightStorage, ...]] = {"int4": ("int4",), "int2": ("int2", "int4")}
+"""The storages that are tried for a given one, the narrowest first."""
 _AROUND_A_TABLE = 256
 """Bytes of two more tensors, their buffers, and an operator."""
 _DENSE_IN_INT4 = 600
@@ -50,18 +55,21 @@ def store(
 ) -> tuple[ops.LinearOp, WeightStorage]:
     """The op with the integers that its storage holds, and that storage.
 
-    A given storage is used where the weights fit in it, and `"int8"` elsewhere. `"auto"` takes the
+    A given storage is used where the weights fit in it, and `"int8"` elsewhere. Weights that do not
+    fit in `"int2"` are tried in `"int4"` first. `"auto"` takes the
     smallest storage that holds the same integers as `"int8"`, headroom included. It changes the
     size alone.
     """
-    full, grouped = with_headroom(op, graph), _has_groups(op, graph)
+    full = with_headroom(op, graph)
     if weight_storage == "auto":
-        exact = [each for each in _fitting(full, grouped) if each in target.weight_storages]
+        exact = [each for each in _fitting(full, graph, target) if each in target.auto_storages]
         return full, min(exact, key=lambda each: file_bytes(full, each))
-    if weight_storage == "int4" and "int4" in _fitting(op, grouped):
-        return with_headroom(op, graph, INT4_MAX), "int4"
+    fitting = _fitting(op, graph, target)
+    for packed in _OR_WIDER.get(weight_storage, ()):
+        if packed in fitting:
+            return with_headroom(op, graph, STORED_MAX[packed]), packed
     few_bits = op.weight_bits <= MAX_INDEX_BITS
-    if weight_storage == "lut" and few_bits and "lut" in _fitting(full, grouped):
+    if weight_storage == "lut" and few_bits and "lut" in _fitting(full, graph, target):
         return full, "lut"
     return full, "int8"
 
@@ -69,8 +77,9 @@ def store(
 def file_bytes(op: ops.LinearOp, storage: WeightStorage) -> int:
     """About how many bytes an op's weights add to a file, with the data that describes them."""
     size = op.weight.values.size
-    if storage == "int4":
-        return int4_bytes(size) + (_DENSE_IN_INT4 if isinstance(op, ops.FullyConnected) else 0)
+    if storage in PACKED_BITS:
+        around = _DENSE_IN_INT4 if isinstance(op, ops.FullyConnected) else 0
+        return packed_bytes(size, PACKED_BITS[storage]) + around
     if storage == "lut":
         return lookup_table.encoded_bytes(op.weight.values, op.channel_axis) + _AROUND_A_TABLE
     return int8_bytes(size)
@@ -86,21 +95,26 @@ def require_faithful(lossy: Sequence[str]) -> None:
         )
 
 
-def _has_groups(op: ops.LinearOp, graph: IntegerGraph) -> bool:
-    channels = graph.tensors[op.inputs[0]].shape[-1]
-    return isinstance(op, ops.Conv2D) and op.weight.values.shape[-1] != channels
+def _runs_packed(op: ops.LinearOp, graph: IntegerGraph, target: Target, bits: int) -> bool:
+    """Whether the fast kernels of a target compute the op with weights of 4 or 2 bits.
 
-
-def _fitting(op: ops.LinearOp, grouped: bool) -> list[WeightStorage]:
-    """The storages that this type of op may have and that hold its integers as they are.
-
-    INT4 convolutions have no groups: the kernel of CMSIS-NN ignores groups there, and computes
-    other numbers without an error.
+    XNNPACK has kernels for Dense layers whose rows of weights are whole bytes. CMSIS-NN ignores the
+    groups of a convolution there, and computes other numbers without an error.
     """
+    columns = op.weight.values.shape[-1]
+    if target.family == "litert":
+        return isinstance(op, PACKED_IN_LITERT) and columns * bits % 8 == 0
+    grouped = isinstance(op, ops.Conv2D) and columns != graph.tensors[op.inputs[0]].shape[-1]
+    return bits == PACKED_BITS["int4"] and not grouped
+
+
+def _fitting(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> list[WeightStorage]:
+    """The storages that this type of op may have and that hold its integers as they are."""
     index_bits = lookup_table.index_bits(op.weight.values, op.channel_axis)
-    fits: dict[WeightStorage, bool] = {
+    held: dict[WeightStorage, bool] = {
         "int8": True,
-        "int4": fits_int4(op.weight.values) and not grouped,
+        "int4": fits(op.weight.values, "int4") and _runs_packed(op, graph, target, 4),
+        "int2": fits(op.weight.values, "int2") and _runs_packed(op, graph, target, 2),
         "lut": index_bits <= MAX_INDEX_BITS,
     }
-    return [each for each in export_of(op).weight_storages if fits[each]]
+    return [each for each in export_of(op).weight_storages if held[each]]

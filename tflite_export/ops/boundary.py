@@ -75,6 +75,14 @@ def io_dtypes(graph: IntegerGraph, io_dtype: IoDtypes) -> dict[str, IoDtype]:
     return {name: check_io_dtype(given.get(name, "int8")) for name in on_grid}
 
 
+def dtypes_in_words(dtypes: Mapping[str, IoDtype]) -> str:
+    """The dtypes of inputs and outputs, for a report; ends on no grid alone are float32."""
+    found = list(dict.fromkeys(dtypes.values()))
+    if len(found) < 2:
+        return found[0] if found else "float32"
+    return ", ".join(f"{dtype} {name}" for name, dtype in dtypes.items())
+
+
 def check_io_dtype(dtype: str) -> IoDtype:
     """The dtype itself. Raises a `ValueError` if it is unknown."""
     for known in IO_DTYPES:

@@ -20,5 +20,5 @@ FULLY_CONNECTED_OPERATOR = linear_operator(
     "FULLY_CONNECTED", "AddFullyConnected", structure_bytes=72
 )
 
-# In INT4 storage it becomes a 1x1 convolution.
+# With INT4 weights it is a 1x1 convolution for TensorFlow Lite Micro.
 FULLY_CONNECTED = linear_export(_emit, FULLY_CONNECTED_OPERATOR, column_axis=1)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from keras_qat.integer import IntegerGraph, IntegerTensor, ops
+from keras_qat.integer.storage_sizes import PACKED_BITS
 from tflite_export.errors import ExportError
 from tflite_export.file import lookup_table
 from tflite_export.file.file_model import FileModel, FileTensor
@@ -67,8 +68,8 @@ def _emit(op: ops.IntegerOp, graph: IntegerGraph, compact: bool) -> Emission:
 def _with_storage(emission: Emission, storage: WeightStorage) -> Emission:
     """The emission of a linear op with its weights stored in another way."""
     weight, *others = emission.constants
-    if storage == "int4":
-        narrow = dataclasses.replace(weight, dtype="int4")
+    if storage in PACKED_BITS:
+        narrow = dataclasses.replace(weight, dtype=storage)
         return dataclasses.replace(emission, constants=(narrow, *others))
     if storage == "lut" and weight.data is not None:
         # The decoder reads a single scale as a scale along the first axis.

@@ -26,7 +26,7 @@ from tflite_export.targets import Target
 
 _SMALLEST_WEIGHT_SCALE = 2.0**-119
 """Headroom divides a scale by up to 2**7, and float32 is coarser below 2**-126."""
-EVERY_STORAGE: tuple[WeightStorage, ...] = ("int8", "int4", "lut")
+EVERY_STORAGE: tuple[WeightStorage, ...] = ("int8", "int4", "int2", "lut")
 CHANNEL_BYTES = 8
 """Bytes that a kernel of TensorFlow Lite Micro keeps per channel: a multiplier and a shift."""
 

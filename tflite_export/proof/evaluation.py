@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras_qat.integer import IntegerGraph
+from keras_qat.integer.storage_sizes import PACKED_BITS
 from tflite_export.proof.comparison import Samples, in_chunks, with_moved_integers
 from tflite_export.proof.output_difference import OutputDifference, OutputTally
 from tflite_export.proof.output_kinds import OutputKind
@@ -64,16 +65,17 @@ def inferring_as(model: Any, target: Target, weight_storage: str) -> Iterator[Ar
         return
     with contextlib.ExitStack() as stack:
         before = stack.enter_context(computing_as(target.family, weight_storage))
-        profile, same = target.default_profile, (target.family, _fewer(weight_storage))
+        profile, name = target.default_profile, target.family
         if before[0] in target.processors:
-            profile, same = before[0], before
-            stack.enter_context(computing_as(profile))
+            profile = name = before[0]
+            stack.enter_context(computing_as(profile, weight_storage))
+        same = (name, _fewer(weight_storage))
         yield Arithmetic(target.rounds_twice, profile, None if before == same else before)
 
 
 def _fewer(weight_storage: str) -> str:
     """The storage as models know it: one rounds otherwise."""
-    return "int4" if weight_storage == "int4" else "auto"
+    return weight_storage if weight_storage in PACKED_BITS else "auto"
 
 
 def other_evaluation(
@@ -110,7 +112,7 @@ def other_evaluation(
                 stop = start + len(codes[name])
                 tally.add(of_file[name][start:stop], codes[name])
                 found[name].append(codes[name])
-    storage = f", {weight_storage!r}" if weight_storage == "int4" else ""
+    storage = f", {weight_storage!r}" if weight_storage in PACKED_BITS else ""
     advice = f"compute_as({target.family!r}{storage})"
     outputs = tuple(tally.result() for tally in tallies.values())
     return OtherEvaluation(before[0], advice, outputs), found
