@@ -187,9 +187,10 @@ class RandomNetwork:
 
     def _pooling(self, x: Any) -> Any:
         kind = self._windowed(x, self._one_of("MaxPooling", "AveragePooling"))
+        whole = self._rarely()  # a mean or a maximum of all pixels
         return self._new(
             kind,
-            self._kernel(x),
+            tuple(x.shape[1:-1]) if whole else self._kernel(x),
             strides=self._draw(st.integers(1, 2)),
             padding=self._one_of("valid", "same"),
         )(x)

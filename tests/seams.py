@@ -95,7 +95,9 @@ def assert_no_flip_and_no_mismatch(qmodel, x: np.ndarray, path) -> None:
         assert_no_mismatch(qmodel, x, target, path)
 
 
-def assert_no_mismatch(model, x, target: str, path) -> tflite_export.Report:
+def assert_no_mismatch(
+    model, x, target: str, path, weight_storage: str = "auto"
+) -> tflite_export.Report:
     """The file for a target computes the integers of the graph, however far those are from Keras'.
 
     Weights that no training chose leave no clear winners, and flips have a seam of their own.
@@ -104,6 +106,7 @@ def assert_no_mismatch(model, x, target: str, path) -> tflite_export.Report:
         model,
         path,
         target=target,
+        weight_storage=weight_storage,
         samples=x,
         max_flip_rate=1.0,
         min_argmax_agreement=0.0,

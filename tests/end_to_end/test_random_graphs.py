@@ -78,16 +78,16 @@ def few(x):
     )
 
 
-def prove(qmodel, x, target, path):
+def prove(qmodel, x, target, storage, path):
     """The laws E2, an equality for TFLite Micro, and E3."""
-    qmodel.compute_as(target)
+    qmodel.compute_as(target, storage)
     stated = Stated(qmodel.to_integer(), qmodel.layer_codes(x))
     if target == "litert":
         for difference in op_differences(stated.graph, stated.codes):
             assert difference.largest <= 1, difference
     else:
-        assert target_flips(qmodel, x, target) == {}
-    assert_no_mismatch(stated, x, target, path)
+        assert target_flips(qmodel, x, target, storage) == {}
+    assert_no_mismatch(stated, x, target, path, storage)
 
 
 @pytest.mark.slow
@@ -110,14 +110,16 @@ def test_every_network_is_what_the_runtimes_compute(tmp_path):
         network=networks(),
         config=configs(),
         target=st.sampled_from(["litert", "tflm"]),
+        packed=st.sampled_from([False, False, True]),
         scale=st.sampled_from([1.0, 0.03, 50.0]),
         signed=st.booleans(),
     )
-    def law(network, config, target, scale, signed):
+    def law(network, config, target, packed, scale, signed):
         note(described(network))
         x = inputs_of(network, scale, signed)
         try:
-            prove(trained(network, config, x), few(x), target, tmp_path / "net.tflite")
+            storage = {"litert": "int2", "tflm": "int4"}[target] if packed else "auto"
+            prove(trained(network, config, x), few(x), target, storage, tmp_path / "net.tflite")
             endings["proven"] += 1
         except (ValueError, UnsupportedLayerError) as error:
             if not any(reason in str(error) for reason in _REFUSALS):
