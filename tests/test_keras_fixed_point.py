@@ -8,11 +8,12 @@ from keras import ops
 
 from keras_qat.arithmetic import ARITHMETICS
 from keras_qat.integer import PROFILES, QuantParams, fixed_point
+from keras_qat.integer.fixed_point import get_profile
 from keras_qat.integer.op_numbers import NUMPY, fixed_point_multiplier
 from keras_qat.integer.ops import Add, Mean, QuantizedArray, Softmax, Sub
 from keras_qat.keras_fixed_point import Rescaling, rounded_twice
 from keras_qat.quantized_layers.add import SumGrids
-from keras_qat.quantized_layers.mean import MeanOfCodes
+from keras_qat.quantized_layers.mean import MeanOfCodes, QuantizeGlobalAveragePooling2D
 from keras_qat.quantizers import LSQActivationQuantizer
 from keras_qat.quantizers.fixed_point_softmax import softmax_steps
 from keras_qat.quantizers.grid import Grid
@@ -136,6 +137,23 @@ def test_every_mean(count):
         mean = ops.mean(ops.cast(codes, "float32") * before.scale, axis=1)
         rounding = MeanOfCodes(before, output, count).rounding(ARITHMETICS["tflm"])
         np.testing.assert_array_equal(rounding(mean / output.scale, output.grid), expected)
+
+
+@pytest.mark.parametrize("count", [1, 49, 32 * 32 + 1, 112 * 112, 300 * 300])
+@pytest.mark.parametrize("target", ["tflm", "xnnpack-arm64"])
+def test_a_mean_of_codes_has_no_largest_image(count, target):
+    """Sums beyond 2**24, which float32 does not hold, included."""
+    for low in (-128, 100):
+        before, output = (quantizer(np.float32(2.0 ** RANDOM.uniform(-4, 1))) for _ in "ab")
+        codes = RANDOM.integers(low, 128, (20, count, 1, 2)).astype(np.int8)
+        codes[0] = low if low > 0 else 127
+        image = QuantizedArray(codes, grid_of(before))
+        profile = get_profile(target)
+        expected = Mean(("x",), "y").evaluate([image], grid_of(output), profile)
+        told = MeanOfCodes(before, output, count, QuantizeGlobalAveragePooling2D())
+        values = ops.cast(codes, "float32") * before.scale
+        found = told.mean(values, (1, 2), ARITHMETICS[target])[:, 0, 0] / output.scale
+        np.testing.assert_array_equal(np.rint(found), expected.reshape(20, 2))
 
 
 @pytest.mark.parametrize("scale", [1e-5, 1e-4, 0.004, 0.1, 0.37, 1.0, 9.0, 200.0, 28018.0])

@@ -313,7 +313,7 @@ def _of_mean(graph: _Graph, node: GraphNode, behind: _Behind) -> MeanOfCodes | N
     before, shape = graph.grid_before(node.inputs[0]), node.inputs[0].shape[1:-1]
     if before is None or None in shape or not _deployable(before, behind.quantizer):
         return None
-    return MeanOfCodes(before, behind.quantizer, math.prod(shape))
+    return MeanOfCodes(before, behind.quantizer, math.prod(shape), node.operation)
 
 
 def _of_sum(graph: _Graph, node: GraphNode, behind: _Behind) -> SumGrids | None:

@@ -88,7 +88,8 @@ class TargetInference(keras.Model):
         """The target as which the model infers: its name, if it does so everywhere.
 
         Layers whose grids have no integers yet, such as GDNSQ's grids above 8 bits, infer in float
-        as in training, and so do means of more than 32 x 32 pixels. The text then lists them.
+        as in training, and so do means over more than 32 x 32 pixels by `AveragePooling`, or of
+        models that an older version saved. The text then lists them.
         """
         arithmetic = self._arithmetic()
         stored = f", weights as {arithmetic.weight_storage}" * (arithmetic.weight_bits < 8)

@@ -71,6 +71,8 @@ from keras_qat.quantized_layers import (
     QuantizeELU,
     QuantizeEmbedding,
     QuantizeFunction,
+    QuantizeGlobalAveragePooling1D,
+    QuantizeGlobalAveragePooling2D,
     QuantizeLeakyReLU,
     QuantizeMultiHeadAttention,
     QuantizePReLU,
@@ -141,6 +143,8 @@ _ELU = _pointwise(QuantizeELU)
 _FUNCTION = _pointwise(QuantizeFunction)
 _UNSUPPORTED = Rule(Output.QUANTIZE)
 _GLOBAL_AVERAGE = Rule(Output.QUANTIZE, lower_global_average, minimum_bits=8)
+_MEAN_1D = dataclasses.replace(_GLOBAL_AVERAGE, stand_in=_as(QuantizeGlobalAveragePooling1D))
+_MEAN_2D = dataclasses.replace(_GLOBAL_AVERAGE, stand_in=_as(QuantizeGlobalAveragePooling2D))
 _MAX_POOLING = Rule(Output.SAME_AS_INPUT, lower_max_pooling)
 _AVERAGE_POOLING = Rule(Output.ROUND_TO_INPUT, lower_average_pooling)
 _GLOBAL_MAX = Rule(Output.SAME_AS_INPUT, lower_global_max)
@@ -190,12 +194,13 @@ RULES: dict[type, Rule] = {
     layers.Concatenate: Rule(Output.SHARED, lower_concatenate),
     layers.Maximum: Rule(Output.SHARED, lower_maximum),
     layers.Minimum: Rule(Output.SHARED, lower_minimum),
-    layers.MaxPooling1D: _MAX_POOLING,
-    layers.MaxPooling2D: _MAX_POOLING,
+    **dict.fromkeys((layers.MaxPooling1D, layers.MaxPooling2D), _MAX_POOLING),
     layers.AveragePooling1D: _AVERAGE_POOLING,
     layers.AveragePooling2D: _AVERAGE_POOLING,
-    layers.GlobalAveragePooling1D: _GLOBAL_AVERAGE,
-    layers.GlobalAveragePooling2D: _GLOBAL_AVERAGE,
+    layers.GlobalAveragePooling1D: _MEAN_1D,
+    layers.GlobalAveragePooling2D: _MEAN_2D,
+    QuantizeGlobalAveragePooling1D: _MEAN_1D,
+    QuantizeGlobalAveragePooling2D: _MEAN_2D,
     layers.GlobalMaxPooling1D: _GLOBAL_MAX,
     layers.GlobalMaxPooling2D: _GLOBAL_MAX,
     layers.Cropping1D: _CROPPING,
@@ -205,12 +210,10 @@ RULES: dict[type, Rule] = {
     ArgMax: Rule(Output.INDEX, lower_argmax, unsigned=True),
     Take: Rule(Output.SAME_AS_INPUT, lower_take),
     layers.Permute: Rule(Output.SAME_AS_INPUT, lower_permute),
-    layers.UpSampling1D: _UPSAMPLING,
-    layers.UpSampling2D: _UPSAMPLING,
+    **dict.fromkeys((layers.UpSampling1D, layers.UpSampling2D), _UPSAMPLING),
     layers.Flatten: Rule(Output.SAME_AS_INPUT, lower_reshape),
     layers.Reshape: Rule(Output.SAME_AS_INPUT, lower_reshape),
-    layers.ZeroPadding1D: _ZERO_PADDING,
-    layers.ZeroPadding2D: _ZERO_PADDING,
+    **dict.fromkeys((layers.ZeroPadding1D, layers.ZeroPadding2D), _ZERO_PADDING),
     CastTo: dataclasses.replace(_IDENTITY, stand_in=CastTo.between_grids),
     **dict.fromkeys(_NOTHING_IN_INFERENCE, _IDENTITY),
     **dict.fromkeys(_AUGMENTATIONS, _AUGMENTATION),

@@ -16,6 +16,10 @@ from keras_qat.quantized_layers.depthwise_conv2d import QuantizeDepthwiseConv2D
 from keras_qat.quantized_layers.function import Function, QuantizeFunction
 from keras_qat.quantized_layers.learned_rescaling import LearnedRescaling
 from keras_qat.quantized_layers.living import LivingBranch, LivingIdentity, LivingLayer
+from keras_qat.quantized_layers.mean import (
+    QuantizeGlobalAveragePooling1D,
+    QuantizeGlobalAveragePooling2D,
+)
 from keras_qat.quantized_layers.moves import CastTo, StopGradient, Take
 from keras_qat.quantized_layers.pointwise import (
     Pointwise,
@@ -64,6 +68,8 @@ __all__ = [
     "QuantizeEinsumDense",
     "QuantizeEmbedding",
     "QuantizeFunction",
+    "QuantizeGlobalAveragePooling1D",
+    "QuantizeGlobalAveragePooling2D",
     "QuantizeLeakyReLU",
     "QuantizeMultiHeadAttention",
     "QuantizePReLU",

@@ -129,12 +129,26 @@ def test_a_shared_normalization_stays_in_float_and_is_named():
     assert qmodel.computes_as == "tflm, in float so far: right, left"
 
 
-def test_a_mean_of_a_large_image_is_named():
+def large_mean(pooling):
     inputs = keras.Input((36, 36, 3), name="image")
-    x = layers.GlobalAveragePooling2D(name="mean")(layers.Conv2D(4, 3, name="conv")(inputs))
+    x = pooling(layers.Conv2D(4, 3, name="conv")(inputs))
     qmodel = quantized(keras.Model(inputs, x), x=images(8, (36, 36, 3)))
     qmodel.compute_as("tflm")
+    return qmodel
+
+
+def test_a_mean_of_a_large_window_is_named():
+    qmodel = large_mean(layers.AveragePooling2D(34, name="mean"))
     assert qmodel.computes_as == "tflm, in float so far: mean_quantizer"
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_a_global_mean_sums_codes_of_any_image(keepdims):
+    """The float mean would not tell the sums of so many pixels apart."""
+    qmodel = large_mean(layers.GlobalAveragePooling2D(keepdims=keepdims, name="mean"))
+    assert qmodel.computes_as == "tflm"
+    assert target_flips(qmodel, images(200, (36, 36, 3)), "tflm") == {}
+    assert qmodel.get_layer("mean").keepdims == keepdims
 
 
 def test_a_shared_branch_computes_both_of_its_calls():
@@ -206,5 +220,5 @@ def test_wrong_targets_are_named():
     qmodel = quantized()
     with pytest.raises(ValueError, match=r"target must be one of .*'litert', 'tflm', .*'phone'"):
         qmodel.compute_as("phone")
-    with pytest.raises(ValueError, match=r"weight_storage for target 'litert'.*Received: 'int4'"):
-        qmodel.compute_as("litert", weight_storage="int4")
+    with pytest.raises(ValueError, match=r"weight_storage for target 'litert'.*Received: 'lut'"):
+        qmodel.compute_as("litert", weight_storage="lut")

@@ -103,7 +103,10 @@ TANH_OPERATOR = OperatorType(
     "TANH",
     MicroKernel(resolver="AddTanh", structure_bytes=0, channel_bytes=0, scratch=no_scratch),
 )
-CAST_OPERATOR = OperatorType("CAST", micro=None)
+CAST_OPERATOR = OperatorType(
+    "CAST",
+    MicroKernel(resolver="AddCast", structure_bytes=0, channel_bytes=0, scratch=no_scratch),
+)
 GELU_OPERATOR = OperatorType("GELU", micro=None)
 
 LOOKUP = OpExport(
