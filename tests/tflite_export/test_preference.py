@@ -27,7 +27,9 @@ def weight(shape: tuple[int, ...], bits: int) -> ops.QuantizedArray:
     return ops.QuantizedArray(values, QuantParams(scale, 0, -reach, reach, 0))
 
 
-def network(filters: tuple[int, ...], bits: tuple[int, ...], units: int = 0) -> IntegerGraph:
+def network(
+    filters: tuple[int, ...], bits: tuple[int, ...], units: int = 0, table: bool = False
+) -> IntegerGraph:
     """Convolutions with fewer pixels from one to the next; the last grid leaves no headroom."""
     builder = GraphBuilder()
     x = builder.add_input("x", (1, 16, 16, 4), GRID)
@@ -36,6 +38,8 @@ def network(filters: tuple[int, ...], bits: tuple[int, ...], units: int = 0) -> 
         options = {"strides": (2, 2), "padding": "same", "weight_bits": each}
         grid = FINE if layer == len(filters) - 1 else GRID
         x = builder.add(ops.Conv2D((x,), f"y{layer}", kernel, np.zeros(count), **options), grid)
+    if table:
+        x = builder.add(ops.Lookup((x,), "table", np.arange(-128, 128)[::-1].astype(np.int8)), FINE)
     if units:
         x = builder.add(ops.Mean((x,), "mean"), FINE)
         head = weight((units, filters[-1]), 2)
@@ -48,6 +52,7 @@ NETWORKS = {
     "late peak": network((8, 48, 64), (2, 3, 4)),
     "even": network((16, 16, 16, 16), (4, 2, 4, 2)),
     "dense": network((16, 32), (1, 4), units=40),
+    "function": network((16, 32), (1, 3), table=True),  # CAST, ADD and GATHER
     "8 bits": network((16, 64, 48), (8, 8, 2)),
 }
 
