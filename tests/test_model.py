@@ -106,6 +106,7 @@ def test_a_saved_model_loads_bit_equal_with_its_neighbours(trained, saved, load)
             "separable_depthwise",
             "separable",
             "separable_bn",
+            "pool",
             "head",
             "head_softmax_quantizer",
         ]
