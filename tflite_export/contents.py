@@ -253,9 +253,10 @@ def describe_loss(lossy: Sequence[WeightReport], comparison: ModelComparison | N
     """What INT4 costs, as a line of the report."""
     worst = max(lossy, key=lambda weight: weight.predicted_flip_rate)
     measured = ""
-    if comparison is not None:
-        (rate,) = (tensor.rate for tensor in comparison.tensors if tensor.name == worst.name)
-        measured = f" ({rate:.2%} measured, including flips of the layers before it)"
+    tensors = () if comparison is None else comparison.tensors
+    for tensor in tensors:  # the model need not state every tensor
+        if tensor.name == worst.name:
+            measured = f" ({tensor.rate:.2%} measured, including flips of the layers before it)"
     layers = "1 layer" if len(lossy) == 1 else f"{len(lossy)} layers"
     return (
         f"INT4 leaves {layers} less room for headroom than int8. The worst is "

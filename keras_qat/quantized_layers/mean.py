@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -82,41 +83,44 @@ class MeanOfCodes:
         if self.count * (_LEVELS - 1) >= _EXACT_IN_FLOAT32:
             codes = wide(codes)
         total = wide(ops.sum(codes, axis=axes, keepdims=True))
-        steps = ops.cast(self._steps(total, arithmetic), "float32")
-        return on_grid_behind(steps, self.output)
+        steps = self._steps_of_sum(arithmetic)(total)
+        return on_grid_behind(ops.cast(steps, "float32"), self.output)
 
     @in_wide_numbers
     def _from_mean(self, arithmetic: Arithmetic) -> Rounding:
         codes_of_mean = wide(self.output.scale) / wide(self.before.scale) * self.count
+        steps_of_sum = self._steps_of_sum(arithmetic)
 
         @in_wide_numbers
         def from_mean(ratio: Tensor, grid: Grid) -> Tensor:
-            total = ops.round(wide(ratio) * codes_of_mean)
-            return round_to_codes(ops.cast(self._steps(total, arithmetic), "float32"), grid)
+            steps = steps_of_sum(ops.round(wide(ratio) * codes_of_mean))
+            return round_to_codes(ops.cast(steps, "float32"), grid)
 
         return from_mean
 
-    def _steps(self, total: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """The mean in steps of the output, from a whole float64 sum of codes."""
-        return self._fused(total) if arithmetic.arm64 else self._rounded_twice(total)
+    def _steps_of_sum(self, arithmetic: Arithmetic) -> Callable[[Tensor], Tensor]:
+        """The mean in steps of the output, from a whole float64 sum. It reads no variable later."""
+        return self._fused() if arithmetic.arm64 else self._rounded_twice()
 
-    def _fused(self, total: Tensor) -> Tensor:
+    def _fused(self) -> Callable[[Tensor], Tensor]:
         """`rounded_mean` of `keras_qat.integer.ops.pool`: each `a * b + c` is rounded once."""
         before, output = self.before.scale, self.output.scale
         multiplier = wide(before / output * (1 / np.float32(self.count)))
         x_point, y_point = (
             float(INT8_MAX) - wide(each.forward_grid().qmax) for each in (self.before, self.output)
         )
-        offset = fused_multiply_add(ops, -x_point * self.count, multiplier, y_point)
-        from_codes = total + x_point * self.count
-        return ops.round(fused_multiply_add(ops, from_codes, multiplier, offset)) - y_point
+        of_image = x_point * self.count
+        offset = fused_multiply_add(ops, -of_image, multiplier, y_point)
+        return lambda total: (
+            ops.round(fused_multiply_add(ops, total + of_image, multiplier, offset)) - y_point
+        )
 
-    def _rounded_twice(self, total: Tensor) -> Tensor:
+    def _rounded_twice(self) -> Callable[[Tensor], Tensor]:
         before, output = (wide(each.scale) for each in (self.before, self.output))
         mantissa, shift = fixed_point_multiplier(ops, before / output)
         spare = ops.minimum(min(self.count.bit_length() - 1, 32), 31 + shift)
         mantissa = ops.left_shift(mantissa, spare) // self.count
-        return rounded_twice(ops.cast(total, "int64"), mantissa, shift - spare)
+        return lambda total: rounded_twice(ops.cast(total, "int64"), mantissa, shift - spare)
 
 
 class _MeanOfImage(RoundsAsTarget):

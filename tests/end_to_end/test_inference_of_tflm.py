@@ -142,6 +142,15 @@ def test_a_mean_of_a_large_window_is_named():
     assert qmodel.computes_as == "tflm, in float so far: mean_quantizer"
 
 
+def test_a_mean_of_a_window_runs_op_by_op():
+    """Outside of a traced graph, TensorFlow asks of a custom gradient that it reads no variable."""
+    inputs = keras.Input((12, 12, 3), name="image")
+    pooled = layers.AveragePooling2D(12, name="mean")(inputs)
+    qmodel = quantized(keras.Model(inputs, layers.Dense(4)(pooled)))
+    qmodel.compute_as("tflm")
+    np.testing.assert_array_equal(qmodel(X, training=False), qmodel.predict(X, verbose=0))
+
+
 @pytest.mark.parametrize("keepdims", [False, True])
 def test_a_global_mean_sums_codes_of_any_image(keepdims):
     """The float mean would not tell the sums of so many pixels apart."""

@@ -13,6 +13,7 @@ from tests.tflite_export.graphs import linear_graphs, random_codes, small_networ
 from tests.tflite_export.harness import exact_law
 from tests.tflite_export.op_examples import EXAMPLES
 from tflite_export import ExportError, VerificationError, export, predict, verify
+from tflite_export.contents import describe_loss, report_weights
 from tflite_export.file.file_model import FileModel
 from tflite_export.file.lookup_table import DECODE_OPERATOR
 from tflite_export.file.stored_graph import StoredGraph
@@ -21,6 +22,7 @@ from tflite_export.legal.legalize import legalize
 from tflite_export.legal.storage import WEIGHT_STORAGES
 from tflite_export.ops.emit_model import emit_model
 from tflite_export.ops.table import runs_on
+from tflite_export.proof.comparison import ModelComparison
 from tflite_export.proof.verification import verify_runtime
 from tflite_export.targets import get_target
 
@@ -300,6 +302,14 @@ def test_the_report_says_what_int4_costs(tmp_path):
     assert exact.weights[0].faithful
     assert exact.weights[0].predicted_flip_rate == weight.predicted_in_int8
     assert not any("INT4" in limit for limit in exact.limits)
+
+
+def test_the_cost_of_int4_is_said_of_a_tensor_that_the_model_does_not_state():
+    stored = legalize(convolution(3), TFLM, "int4")
+    weights = report_weights(convolution(3), stored, emit_model(stored), "tflm", {})
+    comparison = ModelComparison("tflm", samples=4, tensors=())
+    assert describe_loss(weights, comparison) == describe_loss(weights, None)
+    assert "'y': " in describe_loss(weights, comparison)
 
 
 def test_strict_refuses_what_int4_costs(tmp_path):
