@@ -6,7 +6,7 @@ import runpy
 import pytest
 
 import keras_qat
-from keras_qat import estimators
+from tests.test_import_floors import run_python
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
@@ -28,7 +28,9 @@ def test_a_drawing_is_fresh(script, name):
 
 
 def test_every_estimator_is_drawn(script):
-    assert {each.name for each in script["ESTIMATORS"].values()} == set(estimators.names())
+    code = "from keras_qat import estimators; print(*estimators.names())"
+    names = set(run_python(code).stdout.split())  # here, other tests register names of their own
+    assert {each.name for each in script["ESTIMATORS"].values()} == names
 
 
 @pytest.mark.parametrize("name", ["STE", "LSQ", "DoReFa", "WaveQ", "GDNSQ", "PEGE"])
