@@ -129,6 +129,14 @@ def test_the_landing_page_is_short():
     assert len(prose.split()) <= 400
 
 
+def test_the_first_hour_was_measured_as_its_script_does_and_the_quickstart_takes_a_minute():
+    script = (ROOT / "benchmarks" / "first_hour.py").read_text()
+    page = (ROOT / "benchmarks" / "results" / "first_hour.md").read_text()
+    extras = re.search(r'^EXTRAS = "(.*)"$', script, re.MULTILINE)[1]
+    assert f'`pip install -e ".[{extras}]"`' in page
+    assert int(re.search(r"^\| quickstart as a whole \| (\d+) \|$", page, re.MULTILINE)[1]) <= 60
+
+
 def test_it_names_two_commands():
     commands = re.findall(r"```sh\n(python3\.11 .*?)\n```", README.read_text())
     assert [command.split()[-1] for command in commands] == ["examples/quickstart.py", "pytest"]
