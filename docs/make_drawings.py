@@ -112,7 +112,7 @@ def draw_estimators() -> Figure:
         axes.set_title(name, loc="left", fontweight="bold")
         axes.set_xlabel("value")
     figure.axes[0].set_ylabel("gradient that goes on")
-    figure.axes[0].legend(frameon=False, fontsize=7, loc="center")
+    figure.axes[0].legend(frameon=False, fontsize=7, loc="center left")
     return figure
 
 

@@ -26,6 +26,9 @@ LEFT_BEHIND = {
     "quickstart": ["digits.tflite", "firmware/digits_model.cc"],
     "recipe": [],
     "low_bits": ["one_bit.keras"],
+    "from_scratch": ["from_scratch.tflite"],
+    "own_estimator": ["calmed.keras", "calmed.tflite"],
+    "several_machines": ["model.tflite"],
     "litert": ["model.tflite"],
     "tflm": ["firmware/net.tflite"],
     "ethos-u": ["model.tflite"],
@@ -124,6 +127,14 @@ def test_figures_of_entry_pages_stand_in_the_results(name):
 def test_the_landing_page_is_short():
     prose = re.sub(r"^```.*?^```", "", (ROOT / "docs" / "index.md").read_text(), flags=re.S | re.M)
     assert len(prose.split()) <= 400
+
+
+def test_the_first_hour_was_measured_as_its_script_does_and_the_quickstart_takes_a_minute():
+    script = (ROOT / "benchmarks" / "first_hour.py").read_text()
+    page = (ROOT / "benchmarks" / "results" / "first_hour.md").read_text()
+    extras = re.search(r'^EXTRAS = "(.*)"$', script, re.MULTILINE)[1]
+    assert f'`pip install -e ".[{extras}]"`' in page
+    assert int(re.search(r"^\| quickstart as a whole \| (\d+) \|$", page, re.MULTILINE)[1]) <= 60
 
 
 def test_it_names_two_commands():

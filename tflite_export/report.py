@@ -37,8 +37,9 @@ _RUNTIMES = {
 class Report(Table):
     """The content of the file, the proofs, and the differences from the model.
 
-    `summary()` says it in four lines, `render()` in full, and a notebook shows the four lines and a
-    row for each operator. `to_dataframe()`, `to_csv(path)` and `to_latex(path)` give these rows.
+    `summary()` says it in four lines, `print(report)` in full, and a notebook shows the four lines
+    and a row for each operator. `to_dataframe()`, `to_csv(path)` and `to_latex(path)` give these
+    rows.
 
     Attributes:
         path: the file.
@@ -220,6 +221,9 @@ class Report(Table):
             *(f"Limit: {limit}" for limit in self.limits),
         ]
         return "\n".join(fitted_lines(lines))
+
+    def __str__(self) -> str:
+        return self.render()
 
     def _render_weights(self) -> list[str]:
         if not self.weights:

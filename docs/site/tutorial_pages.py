@@ -16,6 +16,8 @@ from mkdocs.structure.files import File, Files
 from percent_cells import cells, digest, files
 
 _PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
+_LINK = re.compile(r"\[([^\]]*)\]\((?!http)[^)]*\)")
+"""A link to another page, which is not where somebody takes the notebook."""
 
 
 def kept_outputs(path: pathlib.Path) -> list[str]:
@@ -40,8 +42,10 @@ def page(path: pathlib.Path) -> str:
         parts.append(f"```python\n{cell.source}\n```")
         if printed := next(outputs):
             parts.append(f"```text\n{printed}\n```")
-    parts.append(f"[This page as a notebook]({path.stem}.ipynb).\n")
-    return "\n\n".join(parts)
+    title, first, *rest = "\n\n".join(parts).split("\n\n")
+    name = f"{path.stem}.ipynb"
+    link = f'[This page as a notebook]({name}){{ download="{name}" }}'
+    return "\n\n".join([title, first, link, *rest]) + "\n"
 
 
 def notebook(path: pathlib.Path) -> str:
@@ -50,12 +54,15 @@ def notebook(path: pathlib.Path) -> str:
     for number, cell in enumerate(cells(path)):
         entry: dict[str, Any] = {"id": f"cell-{number}", "metadata": {}}
         if cell.is_text:
-            text = _PICTURE.sub("", cell.source)
+            text = _LINK.sub(r"\1", _PICTURE.sub("", cell.source))
             made.append({**entry, "cell_type": "markdown", "source": text})
         else:
             code = {"cell_type": "code", "execution_count": None, "outputs": []}
             made.append({**entry, **code, "source": cell.source})
-    about = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    about = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
     return json.dumps({"cells": made, "metadata": about, "nbformat": 4, "nbformat_minor": 5})
 
 

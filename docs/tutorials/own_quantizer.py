@@ -150,4 +150,4 @@ assert report.mismatches == 0
 # %% [markdown]
 # A quantizer in the package is also put under the laws that all quantizers keep:
 # [contributing](../../CONTRIBUTING.md#a-quantizer). To change the gradient alone, write an
-# estimator: [own gradients](../guide/own_layers.md#a-gradient-of-your-own).
+# estimator: [own estimator](../guide/own_estimator.md).

@@ -19,10 +19,17 @@ _TERMS = frozenset(
     }
 )
 """The terms of the training loss. `History`, `CSVLogger` and `TensorBoard` have all of them."""
+_OF_SCHEDULES = frozenset(
+    {
+        *("assisted_widths", "refit_octaves", "replaced_share"),
+        *("weight_discretization_error", "activation_discretization_error"),
+    }
+)
+"""What schedules log, beside metrics of feasible models and errors of single tensors."""
 
 
 class ProgressLine(keras.callbacks.ProgbarLogger):
-    """The progress bar of Keras without the terms of the training loss.
+    """The progress bar of Keras without the terms of the training loss and the logs of schedules.
 
     With learned bit widths it shows `mean_bits`, the mean of `mean_weight_bits` and
     `mean_activation_bits`, and at the end of an epoch `targets_met`, the share of widths that have
@@ -47,8 +54,12 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
 
     def _shown(self, logs: Mapping[str, Any] | None) -> dict[str, Any]:
         logs = logs or {}
-        left_out = _TERMS - self._compiled()
-        shown = {name: value for name, value in logs.items() if name not in left_out}
+        own = self._compiled()
+        shown = {
+            name: value
+            for name, value in logs.items()
+            if name.removeprefix("val_") in own or not _stays_in_logs(name)
+        }
         means = [float(logs[name]) for name in _MEANS if name in logs]
         if means and self._widths:
             shown["mean_bits"] = float(np.mean(means))
@@ -61,8 +72,14 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         return {one.name for each in own for one in getattr(each, "metrics", [each])}
 
 
+def _stays_in_logs(name: str) -> bool:
+    """Whether an entry is of this package, and shown by logs alone."""
+    single = name.endswith("_feasible") or name.startswith("discretization_error/")
+    return single or name in _TERMS or name in _OF_SCHEDULES
+
+
 def add_progress_line(model: Any, arguments: dict[str, Any]) -> None:
-    """Gives a `fit` this progress line, if it has one and the user has given none.
+    """Gives a `fit` this progress line, if it shows one and the user has given none.
 
     Args:
         model: the quantized model that trains.
@@ -72,5 +89,5 @@ def add_progress_line(model: Any, arguments: dict[str, Any]) -> None:
     if isinstance(given, keras.callbacks.CallbackList) or arguments.get("verbose", "auto") == 0:
         return
     kinds = keras.callbacks.ProgbarLogger
-    if model.term_logs and not any(isinstance(each, kinds) for each in given_callbacks(arguments)):
+    if not any(isinstance(each, kinds) for each in given_callbacks(arguments)):
         add_callback(model, arguments, ProgressLine(), first=False)

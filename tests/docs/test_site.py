@@ -3,6 +3,7 @@
 import html.parser
 import importlib
 import inspect
+import json
 import os
 import pathlib
 import re
@@ -228,6 +229,59 @@ def test_the_list_for_programs_names_every_page_of_the_navigation(site):
     places = re.findall(r"\]\((.+?)\)", text)
     assert len(places) > 40
     assert [each for each in places if not (site / each).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "[QAT from scratch](guide/from_scratch.html)",
+        "[Low-bit training](guide/low_bits.html)",
+        "[More than one machine, and JAX](guide/several_machines.html)",
+        "[Debugging accuracy](guide/debugging.html)",
+        "[Own layer](guide/own_layers.html)",
+        "[Own estimator](guide/own_estimator.html)",
+        "[A quantizer of your own](tutorials/own_quantizer.html)",
+    ],
+)
+def test_the_navigation_names_the_task(site, task):
+    assert task in (site / "llms.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def index(site):
+    """What the search reads where the site lies in a folder."""
+    text = (site / "search" / "search_index.js").read_text()
+    return json.loads(text.removeprefix("var __index = "))
+
+
+@pytest.fixture(scope="module")
+def searched(index):
+    """What the search finds: page -> the factor of its score."""
+    return {each["location"].partition("#")[0]: each.get("boost", 1) for each in index["docs"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Loops (LSTM), unrolled", ["Loops", "LSTM", "unrolled"]),
+        ("keras_qat.quantize(model, bits=2.5)", ["keras_qat", "quantize", "model", "bits", "2.5"]),
+        ("per-channel: `axis`", ["per", "channel", "axis"]),
+    ],
+)
+def test_the_search_finds_a_word_whatever_stands_around_it(index, text, words):
+    assert [each for each in re.split(index["config"]["separator"], text) if each] == words
+
+
+def test_the_search_finds_every_page_of_the_navigation(site, searched):
+    places = set(re.findall(r"\]\((.+?)\)", (site / "llms.txt").read_text()))
+    assert places - set(searched) == set()
+
+
+def test_the_search_finds_pages_that_teach_first_and_no_files_of_code(searched):
+    recorded = [weight for place, weight in searched.items() if place.startswith("decisions/")]
+    assert len(recorded) > 40
+    assert max(recorded) < 1 < searched["guide/training.html"]
+    assert [place for place in searched if place.startswith(("examples/", "tests/"))] == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import runpy
 import sys
 
@@ -81,8 +82,8 @@ def test_its_page_shows_text_code_and_outputs(script, pages, tutorial):
     content = {"digest": script["digest"](tutorial), "outputs": ["", "6"]}
     (kept / "outputs.json").write_text(json.dumps(content))
     assert pages["page"](tutorial) == (
-        "# Title\n\nWords.\n\n```python\nN = 3\n```\n\n```python\nprint(2 * N)\n```\n\n"
-        "```text\n6\n```\n\n[This page as a notebook](short.ipynb).\n"
+        '# Title\n\nWords.\n\n[This page as a notebook](short.ipynb){ download="short.ipynb" }\n\n'
+        "```python\nN = 3\n```\n\n```python\nprint(2 * N)\n```\n\n```text\n6\n```\n"
     )
 
 
@@ -102,3 +103,23 @@ def test_its_notebook_has_the_same_cells(pages, tutorial):
         ("code", "print(2 * N)"),
     ]
     assert all(cell["outputs"] == [] for cell in notebook["cells"] if "outputs" in cell)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_notebook_is_valid_and_has_the_code_of_its_tutorial(pages, script, name):
+    nbformat = pytest.importorskip("nbformat", reason="the extra keras_qat[test] has it")
+    path = FOLDER / f"{name}.py"
+    notebook = nbformat.reads(pages["notebook"](path), as_version=4)
+    nbformat.validate(notebook)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert code == [cell.source for cell in script["cells"](path) if not cell.is_text]
+    lines = {line for line in path.read_text().splitlines() if line and line[0] != "#"}
+    assert lines <= set("\n".join(code).splitlines())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_no_link_of_a_notebook_leads_to_a_file_beside_it(pages, name):
+    cells = json.loads(pages["notebook"](FOLDER / f"{name}.py"))["cells"]
+    text = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown")
+    assert len(text) > 500
+    assert re.findall(r"\]\((?!http)", text) == []

@@ -63,6 +63,20 @@ def test_the_public_workflow_runs_on_other_systems(system):
     assert any("pytest" in step.get("run", "") for step in job["steps"])
 
 
+def test_the_public_workflow_tries_the_wheel_on_every_python():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    job = workflow["jobs"]["build"]
+    tried = {(each["python"], each["backend"]) for each in job["strategy"]["matrix"]["include"]}
+    assert tried == {("3.11", "tensorflow"), ("3.12", "tensorflow"), ("3.13", "jax")}
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    promised = re.findall(r"Python :: (3\.\d+)", setup["metadata"]["classifiers"])
+    assert sorted(python for python, _ in tried) == promised
+    assert any(
+        ".whl)[${{ matrix.backend }},export]" in each.get("run", "") for each in job["steps"]
+    )
+
+
 def extras():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")

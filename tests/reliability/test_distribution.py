@@ -1,5 +1,6 @@
 """Several devices and several processes train as one does."""
 
+import importlib.util
 import json
 import socket
 import textwrap
@@ -195,3 +196,54 @@ def test_fit_on_several_workers_is_refused_by_keras(workers):
     """
     for worker in workers:
         assert "Attempt to convert a value (PerReplica" in worker["refused"]
+
+
+ON_JAX = textwrap.dedent(
+    """
+    import json
+    import keras
+    import numpy as np
+    import keras_qat
+    from tests.reliability.tiny import CONFIGS, X, fit, network
+
+
+    def train(kind):
+        keras.utils.set_random_seed(0)
+        qmodel = keras_qat.quantize(network(), CONFIGS[kind], calibration_data=X)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        qmodel.compile(keras.optimizers.SGD(0.05), loss)
+        history = fit(qmodel, kind, epochs=8)
+        weights = {v.path: np.ravel(v).tolist() for v in qmodel.trainable_variables}
+        devices = len(qmodel.trainable_variables[0].value.sharding.device_set)
+        ops = len(qmodel.to_integer().ops)
+        return {"loss": history["loss"], "weights": weights, "devices": devices, "ops": ops}
+
+
+    one = {kind: train(kind) for kind in ("lsq", "gdnsq")}
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    print(json.dumps([one, {kind: train(kind) for kind in one}]))
+    """
+)
+
+
+@pytest.fixture(scope="module")
+def on_jax():
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    process = start(ON_JAX, KERAS_BACKEND="jax", XLA_FLAGS=flags)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return json.loads(output.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs JAX: the extra jax")
+@pytest.mark.parametrize("kind", ["lsq", "gdnsq"])
+def test_two_devices_of_jax_train_as_one(on_jax, kind):
+    one, two = (each[kind] for each in on_jax)
+    assert (one["devices"], two["devices"]) == (1, 2)
+    np.testing.assert_allclose(two["loss"], one["loss"], **SUMS_IN_ANOTHER_ORDER)
+    assert two["weights"].keys() == one["weights"].keys()
+    for path, expected in one["weights"].items():
+        found = two["weights"][path]
+        np.testing.assert_allclose(found, expected, **SUMS_IN_ANOTHER_ORDER, err_msg=path)
+    assert two["ops"] == one["ops"] > 0

@@ -265,3 +265,12 @@ def test_a_folder_that_is_a_file_is_refused(graph, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="folder is a file"):
         write_micro(graph, tmp_path / "file")
+
+
+def test_no_line_is_wider_than_the_terminal(graph, codes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    write_micro(graph, "net", samples=codes, examples=1)
+    text = capsys.readouterr().out
+    assert "Each takes:" in text.replace("\n  ", " ")
+    assert max(map(len, text.splitlines())) <= 80

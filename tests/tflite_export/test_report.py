@@ -99,6 +99,12 @@ def test_no_line_is_wider_than_the_terminal(report, qmodel, columns, monkeypatch
         assert LONG in text or columns < 200 or text is texts[0]
 
 
+def test_print_says_it_in_full(report, qmodel):
+    for each in (report, tflite_export.plan_memory(qmodel)):
+        assert str(each) == each.render()
+        assert LONG in str(each)
+
+
 def test_layers_have_the_names_of_the_model(report, qmodel):
     assert [each.layer for each in report.weights] == ["base/conv", LONG, "head"]
     plan = tflite_export.plan_memory(qmodel)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_qat
+from keras_qat.callbacks import GDNSQSchedule, PEGESchedule
 from keras_qat.training.progress_line import ProgressLine
 from tests.models import dense_network, points
 
@@ -23,7 +24,7 @@ def lines_of(config, capsys, own="entropy", **options):
     options = {"verbose": 2, "validation_split": 0.5} | options
     history = qmodel.fit(X, Y, batch_size=16, epochs=2, **options).history
     *_, line = capsys.readouterr().out.strip().splitlines() or [""]
-    return {name: float(value) for name, value in re.findall(r"(\w+): ([\d.]+)", line)}, history
+    return {name: float(value) for name, value in re.findall(r"([\w/]+): ([-\d.]+)", line)}, history
 
 
 def compiled(own="entropy"):
@@ -41,6 +42,26 @@ def test_it_shows_the_compiled_mean_bits_and_targets_met(capsys, verbose):
     assert 0 <= shown["targets_met"] <= 1
     assert {"weight_violation", "max_activation_bits"} <= set(history)
     assert not {"mean_bits", "targets_met"} & set(history)
+
+
+def test_logs_of_schedules_stay_in_the_history(capsys):
+    config = keras_qat.GDNSQConfig(weight_bits=8, activation_bits=8, start_bits=8)
+    options = {"callbacks": [GDNSQSchedule(verbose=0)]}
+    shown, history = lines_of(config, capsys, **options)
+    assert set(shown) == {*compiled(), "mean_bits", "targets_met"}
+    assert {"val_accuracy_feasible", "val_loss_feasible", "assisted_widths"} <= set(history)
+    options = {"callbacks": [PEGESchedule(log_layers=True)]}
+    shown, history = lines_of(keras_qat.PEGEConfig(weight_bits=3), capsys, **options)
+    assert set(shown) == compiled()
+    assert {"replaced_share", "weight_discretization_error"} <= set(history)
+    assert any(name.startswith("discretization_error/") for name in history)
+
+
+def test_what_callbacks_of_the_user_log_is_shown(capsys):
+    config = keras_qat.GDNSQConfig(weight_bits=8, activation_bits=8, start_bits=8)
+    rate = keras.callbacks.LearningRateScheduler(lambda epoch: 0.01)
+    shown, _ = lines_of(config, capsys, callbacks=[rate])
+    assert set(shown) == {*compiled(), "mean_bits", "targets_met", "learning_rate"}
 
 
 def test_the_share_counts_the_widths_that_have_met(capsys):

@@ -30,6 +30,7 @@ from tflite_export.proof.comparison import LearnedModel
 from tflite_export.proof.worth import Metric
 from tflite_export.report import Report, print_report
 from tflite_export.targets import KERNELS, REFERENCE, target_with
+from tflite_export.text_table import fitted_lines
 
 _MADE_BY = "Written by keras_qat; not to be edited."
 _TEMPLATES = (
@@ -187,9 +188,12 @@ def write_micro(
     note_as_own(exported.data)
     if verbose:
         print_report(exported.report, verbose)
-        print(f"Firmware: {len(contents)} files in {destination}, an arena of {arena:,} bytes.")
         taken = ", ".join(f"{name} {size:,}" for name, size in arenas.items())
-        print(f"The arena is for the kernels {largest!r} (kernels=). Each takes: {taken} bytes.")
+        lines = [
+            f"Firmware: {len(contents)} files in {destination}, an arena of {arena:,} bytes.",
+            f"The arena is for the kernels {largest!r} (kernels=). Each takes: {taken} bytes.",
+        ]
+        print("\n".join(fitted_lines(lines)))
     return Firmware(
         tuple(str(destination / file) for file in contents), arena, measured, count, exported.report
     )

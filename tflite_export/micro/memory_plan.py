@@ -121,6 +121,9 @@ class MemoryPlan(Table):
         """Writes `to_json()` to `path`."""
         pathlib.Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
+    def __str__(self) -> str:
+        return self.render()
+
     def render(self) -> str:
         """The plan as plain text with tables, no wider than the terminal."""
         alive = [(buffer.name, f"{buffer.size:,}") for buffer in self.alive(self.peak)]
