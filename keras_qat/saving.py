@@ -90,7 +90,14 @@ def _check_archive(path: pathlib.Path, max_bytes: int) -> None:
 
 
 def _check_grids(loaded: Any, path: str | os.PathLike[str]) -> None:
-    for name, quantizer in getattr(loaded, "named_quantizers", {}).items():
+    try:
+        quantizers = getattr(loaded, "named_quantizers", {})
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InvalidFileError(
+            f"{path} connects layers as quantize never does: {error}. The file is damaged. Load an "
+            "earlier file."
+        ) from error
+    for name, quantizer in quantizers.items():
         step = _step_of(quantizer)
         if step is None:  # Keras builds no layer whose shapes the file does not state
             raise InvalidFileError(

@@ -222,3 +222,21 @@ def test_a_grid_that_the_file_does_not_state_is_refused(tmp_path, place, changed
             archive.writestr(name, data)
     with pytest.raises(InvalidFileError, match=message), warnings.catch_warnings(action="ignore"):
         keras_qat.load_model(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantizer_that_reads_two_tensors_is_refused(tmp_path):
+    path = tmp_path / "net.keras"
+    new_model("lsq").save(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    tree = json.loads(members["config.json"])
+    (layer,) = (each for each in tree["config"]["layers"] if each["name"] == "first_relu_quantizer")
+    (read,) = layer["inbound_nodes"][0]["args"]
+    layer["inbound_nodes"][0]["args"] = [read, read]
+    members["config.json"] = json.dumps(tree).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    with pytest.raises(InvalidFileError, match="connects layers as quantize never does"):
+        keras_qat.load_model(path)
