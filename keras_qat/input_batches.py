@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_qat.integer.progress import tracked
-from keras_qat.integer.samples import batches, fits
+from keras_qat.integer.samples import batches, fits, is_whole
+from keras_qat.kept_batches import KeptBatches
 from keras_qat.keras_graph import input_keys, input_name
 
 _BATCH_SIZE = 64
@@ -20,7 +21,11 @@ Array = npt.NDArray[np.floating[Any]]
 
 
 class CalibrationData:
-    """Input samples, as batches for a model.
+    """Input samples, as batches of float32 for a model.
+
+    Data in batches is read once: it may be a generator, or come in another order each time. Memory
+    does not grow with the number of batches, see `KeptBatches`. Of data in arrays nothing is
+    copied.
 
     Args:
         model: the model that the samples are inputs of.
@@ -44,14 +49,19 @@ class CalibrationData:
                 "calibration_data=x_train[:512]. Received: None"
             )
         found = batches(data, self._names, self._shapes, "calibration_data", _BATCH_SIZE)
-        self._batches = [self._check(batch.inputs) for batch in found]
+        self._signed = dict.fromkeys(self._layers, False)
+        checked = (self._checked(batch.inputs) for batch in found)
+        self._batches: list[list[Any]] | KeptBatches = (
+            list(checked) if is_whole(data) else KeptBatches(map(_in_few_bytes, checked))
+        )
         if not self._batches:
             raise ValueError("The calibration data holds no samples.")
 
     def __iter__(self) -> Iterator[list[Array]]:
-        return (
-            tracked(self._batches, self.watched_text) if self.watched_text else iter(self._batches)
-        )
+        found: Iterable[list[Any]] = self._batches
+        if self.watched_text:
+            found = tracked(self._batches, self.watched_text)
+        return ([np.asarray(array, np.float32) for array in batch] for batch in found)
 
     def watched_as(self, text: str) -> CalibrationData:
         """The same data. A terminal shows how many batches have been read."""
@@ -61,12 +71,9 @@ class CalibrationData:
 
     def signed_inputs(self) -> dict[str, bool]:
         """Whether any sample of an input is negative, by the name of its input layer."""
-        return {
-            name: any(bool((batch[index] < 0).any()) for batch in self._batches)
-            for index, name in enumerate(self._layers)
-        }
+        return dict(self._signed)
 
-    def _check(self, batch: list[Any]) -> list[Array]:
+    def _checked(self, batch: list[Any]) -> list[Any]:
         for array, shape, name in zip(batch, self._shapes, self._names, strict=True):
             if not fits(array.shape, shape) or not len(array):
                 raise ValueError(
@@ -79,7 +86,17 @@ class CalibrationData:
                 f"The inputs {self._names} need equally many samples. Received: "
                 f"{[len(array) for array in arrays]} in a batch"
             )
-        return arrays
+        for name, numbers in zip(self._layers, arrays, strict=True):
+            self._signed[name] = self._signed[name] or bool((numbers < 0).any())
+        return batch
+
+
+def _in_few_bytes(batch: list[Any]) -> list[Any]:
+    """Arrays of a type that a file can state, of 4 bytes a number at most."""
+    return [
+        array if array.dtype.kind in "biuf" and array.dtype.itemsize <= 4 else np.float32(array)
+        for array in batch
+    ]
 
 
 def _as_numbers(array: Any, name: str) -> Array:

@@ -46,7 +46,8 @@ def load_model(
 
     Raises:
         InvalidFileError: the file is damaged, too large or of another kind, names a class that is
-            not known, was saved by a newer keras_qat, or holds a grid whose step is no number.
+            not known, was saved by a newer keras_qat, or holds a grid that was never built or
+            whose step is no number.
     """
     file = pathlib.Path(path)
     if not file.is_file() or file.suffix != ".keras":
@@ -89,8 +90,20 @@ def _check_archive(path: pathlib.Path, max_bytes: int) -> None:
 
 
 def _check_grids(loaded: Any, path: str | os.PathLike[str]) -> None:
-    for name, quantizer in getattr(loaded, "named_quantizers", {}).items():
-        step = np.asarray(keras.ops.convert_to_numpy(quantizer.step))
+    try:
+        quantizers = getattr(loaded, "named_quantizers", {})
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InvalidFileError(
+            f"{path} connects layers as quantize never does: {error}. The file is damaged. Load an "
+            "earlier file."
+        ) from error
+    for name, quantizer in quantizers.items():
+        step = _step_of(quantizer)
+        if step is None:  # Keras builds no layer whose shapes the file does not state
+            raise InvalidFileError(
+                f"{path} does not state what {name!r} quantizes, so that it has no grid: the file "
+                "is damaged. Load an earlier file."
+            )
         if not np.all(np.isfinite(step) & (step > 0)):
             raise InvalidFileError(
                 f"{path} holds a grid whose step is no positive number, in {name!r}: the file is "
@@ -98,3 +111,11 @@ def _check_grids(loaded: Any, path: str | os.PathLike[str]) -> None:
                 "keras.models.load_model loads this one as it is. "
                 f"Received: {step.ravel()[:4]}"
             )
+
+
+def _step_of(quantizer: Any) -> np.ndarray | None:
+    """The step of a grid; `None` for a quantizer without the variables that it is made of."""
+    try:
+        return np.asarray(keras.ops.convert_to_numpy(quantizer.step))
+    except (AttributeError, TypeError, ValueError):
+        return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Advance = Callable[[int], None]
 
 _CURRENT: list[Any] = []
@@ -57,7 +58,15 @@ def stage(text: str, total: int | None = None) -> Iterator[Advance]:
             _CURRENT.clear()
 
 
-def tracked(items: Collection[T], text: str) -> Iterator[T]:
+class Countable(Protocol[T_co]):
+    """Items whose number is known."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+
+def tracked(items: Countable[T], text: str) -> Iterator[T]:
     """Yields the items, while a bar shows how many have been taken.
 
     >>> list(tracked([1, 2], "counting"))

@@ -54,7 +54,7 @@ def batches(
     >>> [(batch.inputs[0].shape, batch.labels) for batch in found]
     [((3, 2), [0, 1, 1])]
     """
-    if hasattr(data, "shape") or isinstance(data, Mapping | list | tuple):
+    if is_whole(data):
         yield from _cut(_as_batch(data, names, shapes, what), size)
         return
     if isinstance(data, str | bytes) or not (_is_sequence(data) or isinstance(data, Iterable)):
@@ -69,7 +69,7 @@ def batches(
             "(sequence[index] for index in range(8)) of a sequence."
         )
     found = map(data.__getitem__, range(data.num_batches)) if _is_sequence(data) else data
-    known = _is_sequence(data) or hasattr(data, "__len__") or _states_length(data)
+    known = _is_sequence(data) or _states_length(data)
     for number, batch in enumerate(found):
         if number == MOST_BATCHES and not known:
             warnings.warn(
@@ -101,7 +101,7 @@ class FirstBatches:
             raise ValueError(
                 f"calibration_batches must be a whole number from 1 on. Received: {count!r}"
             )
-        if hasattr(data, "shape") or isinstance(data, Mapping | list | tuple) or data is None:
+        if is_whole(data) or data is None:
             raise ValueError(
                 "calibration_batches counts batches of a dataset or a generator. Received: "
                 f"{type(data).__name__}"
@@ -126,7 +126,13 @@ def first_batches(data: Any, count: int | None) -> Any:
 
 
 def _states_length(data: Any) -> bool:
-    return hasattr(data, "cardinality") and int(data.cardinality()) >= 0
+    """Whether batches tell their number. A `tf.data.Dataset` has a length, and may not know it."""
+    if hasattr(data, "cardinality"):
+        return int(data.cardinality()) >= 0
+    try:
+        return len(data) >= 0
+    except (TypeError, NotImplementedError):
+        return False
 
 
 def gathered(data: Any, names: Sequence[str], shapes: Sequence[Shape], what: str) -> Batch:
@@ -155,6 +161,15 @@ def gathered(data: Any, names: Sequence[str], shapes: Sequence[Shape], what: str
             )
         inputs.append(np.concatenate(arrays))
     return Batch(inputs, _joined([part.labels for part in parts]))
+
+
+def is_whole(data: Any) -> bool:
+    """Whether these are samples in arrays, and no batches that are read one after another.
+
+    >>> is_whole(np.ones((2, 3))), is_whole(iter([np.ones((2, 3))]))
+    (True, False)
+    """
+    return hasattr(data, "shape") or isinstance(data, Mapping | list | tuple)
 
 
 def fits(shape: Sequence[Any], expected: Shape) -> bool:

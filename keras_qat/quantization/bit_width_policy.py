@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -96,14 +96,19 @@ class BitWidthPolicy:
     def _reads_wide(self, call: Call) -> bool:
         return self.is_float(call) or call.rule.wide_inputs
 
-    def _readers(self, tensor: Any) -> Iterable[Call | None]:
+    def _readers(self, tensor: Any) -> Iterator[Call | None]:
         """All calls that read the values of a tensor on its grid; `None` is a model output."""
-        for call in self._graph.readers(tensor):
-            yield call
-            if call is None or self.is_float(call):
-                continue
-            if call.rule.output is not Output.QUANTIZE:
-                yield from self._readers(call.node.outputs[0])
+        seen: set[int] = set()
+        waiting = [tensor]
+        while waiting:
+            for call in self._graph.readers(waiting.pop()):
+                if id(call) in seen:
+                    continue
+                seen.add(id(call))
+                yield call
+                on_grid = call is not None and not self.is_float(call)
+                if call is not None and on_grid and call.rule.output is not Output.QUANTIZE:
+                    waiting.append(call.node.outputs[0])
 
     def _check_patterns(self) -> None:
         names = [layer.name for layer in self._graph.model.layers] + list(self._origins.values())

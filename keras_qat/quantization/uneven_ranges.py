@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -206,36 +207,60 @@ class _Finder:
 
     def _gains(self, tensor: Any) -> Array | None:
         """The factors on the columns of a tensor where they are read; `None` if unknown."""
-        found = [self._gains_in(reader, tensor) for reader in self._rules.readers(tensor)]
-        known = [each for each in found if each is not None]
-        return np.max(known, axis=0) if known else None
+        behind = {id(tensor): tensor}  # it, and the tensors to which its columns are passed on
+        waiting = [tensor]
+        while waiting:
+            for reader in self._rules.readers(waiting.pop()):
+                further = None if reader is None else reader.node.outputs[0]
+                if reader is None or id(further) in behind or not self._passes_on(reader):
+                    continue
+                behind[id(further)] = further
+                waiting.append(further)
+        known: dict[int, Array | None] = {}
+        for each in sorted(behind.values(), key=lambda made: self._order[id(made)], reverse=True):
+            found = [self._gains_in(reader, each, known) for reader in self._rules.readers(each)]
+            of_readers = [gains for gains in found if gains is not None]
+            known[id(each)] = np.max(of_readers, axis=0) if of_readers else None
+        return known[id(tensor)]
 
-    def _gains_in(self, reader: Call | None, tensor: Any) -> Array | None:
+    @functools.cached_property
+    def _order(self) -> dict[int, int]:
+        """When each tensor is made."""
+        tensors = [*self._model.inputs]
+        tensors += [tensor for call in self._rules.calls for tensor in call.node.outputs]
+        return {id(tensor): index for index, tensor in enumerate(tensors)}
+
+    def _passes_on(self, reader: Call) -> bool:
+        """Whether what is behind a call tells the factors on the columns before it."""
+        layer, tensor = reader.layer, reader.node.inputs[0]
+        if isinstance(layer, _AFFINE):
+            return bool(self._affine(reader)[0].size == 1)  # all columns have one factor
+        if isinstance(layer, layers.Concatenate):
+            return layer.axis in (-1, len(tensor.shape) - 1)
+        return not isinstance(layer, _KERNELS) and reader.rule.lower is lower_identity
+
+    def _gains_in(
+        self, reader: Call | None, tensor: Any, known: Mapping[int, Array | None]
+    ) -> Array | None:
+        """The factors of one call on the columns of a tensor, from the known ones behind it."""
         columns = tensor.shape[-1]
         if reader is None or columns is None:
             return None
-        layer, outputs = reader.layer, reader.node.outputs
-        if isinstance(layer, _KERNELS):
-            return _kernel_gains(layer, columns)
-        if isinstance(layer, _AFFINE):
-            gains = np.abs(self._affine(reader)[0])
-            if gains.size == 1:  # all columns have one factor: look further
-                further = self._gains(outputs[0])
-                return None if further is None else gains.item() * further
-            return gains if gains.size == columns else None
-        if isinstance(layer, layers.Concatenate) and layer.axis in (-1, len(tensor.shape) - 1):
-            return self._gains_behind_join(reader, tensor)
-        if reader.rule.lower is lower_identity:
-            return self._gains(outputs[0])
-        return None
-
-    def _gains_behind_join(self, reader: Call, tensor: Any) -> Array | None:
-        further = self._gains(reader.node.outputs[0])
+        if isinstance(reader.layer, _KERNELS):
+            return _kernel_gains(reader.layer, columns)
+        if not self._passes_on(reader):
+            gains = np.abs(self._affine(reader)[0]) if isinstance(reader.layer, _AFFINE) else None
+            return gains if gains is not None and gains.size == columns else None
+        further = known[id(reader.node.outputs[0])]
         if further is None:
             return None
-        place = [id(each) for each in reader.node.inputs].index(id(tensor))
-        start = sum(each.shape[-1] for each in reader.node.inputs[:place])
-        return further[start : start + tensor.shape[-1]]
+        if isinstance(reader.layer, _AFFINE):
+            return np.abs(self._affine(reader)[0]).item() * further
+        if isinstance(reader.layer, layers.Concatenate):
+            place = [id(each) for each in reader.node.inputs].index(id(tensor))
+            start = sum(each.shape[-1] for each in reader.node.inputs[:place])
+            return further[start : start + columns]
+        return further
 
     def _affine(self, call: Call) -> tuple[Array, Array]:
         gain, offset = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 from keras import ops
@@ -12,6 +13,7 @@ from keras_qat.integer.qparams import INT8_MAX, QuantParams
 from keras_qat.tensors import Tensor
 
 MAX_BITS = 8
+_LARGEST_CODE = 255
 _POOLED_TIE_MARGIN = 1e-3
 """In steps. The float error of a mean is far smaller. A mean of up to 256 codes is either a tie or
 at least 1/512 away from one."""
@@ -69,6 +71,32 @@ class Grid:
     def qparams(self, scale: Any, axis: int | None = None) -> QuantParams:
         """The grid with its scale, in the form of the integer model."""
         return QuantParams(scale, zero_point=0, qmin=self.qmin, qmax=self.qmax, axis=axis)
+
+
+def stated_grid(grid: Any) -> Grid:
+    """A grid that a user or a file states: a `Grid`, or its fields as a dict.
+
+    Raises:
+        ValueError: it is neither, or its codes are no whole numbers around 0.
+
+    >>> stated_grid({"qmin": -8, "qmax": 7})
+    Grid(qmin=-8, qmax=7, step=1)
+    """
+    fields = dataclasses.asdict(grid) if isinstance(grid, Grid) else grid
+    names = {field.name for field in dataclasses.fields(Grid)}
+    if isinstance(fields, Mapping) and {"qmin", "qmax"} <= set(fields) <= names:
+        found = Grid(**fields)
+        codes = (found.qmin, found.qmax, found.step)
+        whole = all(isinstance(each, numbers.Integral) for each in codes)
+        if whole and not any(isinstance(each, bool) for each in codes):
+            lowest, highest, step = codes
+            around_zero = -_LARGEST_CODE <= lowest <= 0 <= highest <= _LARGEST_CODE
+            if around_zero and lowest < highest and step in (1, 2):
+                return found
+    raise ValueError(
+        f"A grid has whole codes qmin < qmax from -{_LARGEST_CODE} to {_LARGEST_CODE}, with 0 "
+        f"among or between them, and a step of 1 or 2. Received: {grid!r}"
+    )
 
 
 def check_bits(bits: Any, what: str) -> None:

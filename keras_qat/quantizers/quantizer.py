@@ -17,7 +17,7 @@ from keras_qat.integer.qparams import QuantParams
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.discretization_loss import collect, mean_squared_distance
 from keras_qat.quantizers.fake_quantize import Rounding
-from keras_qat.quantizers.grid import Grid, nearest_codes, round_to_codes
+from keras_qat.quantizers.grid import Grid, nearest_codes, round_to_codes, stated_grid
 from keras_qat.quantizers.replacement import (
     Selection,
     check_replacement,
@@ -52,7 +52,7 @@ class Quantizer(keras.layers.Layer):
         seed: the seed of the random draws in training.
 
     Raises:
-        ValueError: no such estimator, replacement or order.
+        ValueError: no such estimator, replacement or order, or a grid that is none.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Quantizer(keras.layers.Layer):
         self.seed_generator: keras.random.SeedGenerator | None = None
         if replacement == "random":
             self._draw_from_seed()
-        self._grid = Grid(**grid) if isinstance(grid, dict) else grid
+        self._grid = stated_grid(grid)
         self.supports_masking = True
         self.pulls = True  # whether the discretization loss counts; not where a kernel is frozen
         self.loaded_grid: tuple[int, ...] | None = None  # of the file of the last weights

@@ -115,6 +115,16 @@ def test_another_format_or_version_is_named(tmp_path, change, message):
         lambda header, arrays: header.update(ops=None),
         lambda header, arrays: header["ops"][0].update(inputs=["later"]),
         lambda header, arrays: arrays.update({"op0/bias": np.full(5, 1e30)}),
+        lambda header, arrays: header["ops"][0].update(activation="linerr"),
+        lambda header, arrays: header["ops"][0].update(padding="valfd"),
+        lambda header, arrays: header["ops"][0].update(strides=[0, 0]),
+        lambda header, arrays: header["ops"][0].update(dilation=[0, 0]),
+        lambda header, arrays: header["ops"][0].update(dilation=[1, 1e-50]),
+        lambda header, arrays: header["ops"][0].update(weight_bits="x"),
+        lambda header, arrays: header["tensors"][0]["qparams"].update(zero_point="/abs"),
+        lambda header, arrays: header["tensors"][0]["shape"].pop(),
+        lambda header, arrays: header["tensors"][0].update(shape=[1, 0, 8, 3]),
+        lambda header, arrays: header["tensors"][0].update(shape=[1, -9, 8, 3]),
     ],
 )
 def test_a_damaged_header_is_named(tmp_path, change):

@@ -334,6 +334,10 @@ def _small():
 def test_data_that_does_not_tell_its_length_ends_after_100_batches_with_a_warning():
     with pytest.warns(UserWarning, match=r"did not end within 100 batches.*calibration_batches=n"):
         keras_qat.quantize(_small(), calibration_data=_endless())
+    spec = tf.TensorSpec((4, 2))
+    dataset = tf.data.Dataset.from_generator(_endless, output_signature=spec)
+    with pytest.warns(UserWarning, match="did not end within 100 batches"):
+        assert len(list(CalibrationData(_small(), dataset))) == 100
     exactly = itertools.islice(_endless(), 100)
     assert keras_qat.quantize(_small(), calibration_data=exactly)
 

@@ -1,5 +1,6 @@
 """The affine grid, and the rounding of averages against integer arithmetic."""
 
+import dataclasses
 import itertools
 
 import keras
@@ -12,7 +13,9 @@ from keras_qat.quantizers.grid import (
     round_interpolated_to_codes,
     round_pooled_to_codes,
     round_to_codes,
+    stated_grid,
 )
+from keras_qat.quantizers.ste import STEActivationQuantizer
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -131,3 +134,33 @@ def test_interpolation_through_keras_and_through_the_integer_op(bits, signed, si
     y = builder.add(ops.InterpolatePixels((x,), "y", size), placed)
     expected = run(builder.build((y,)), stored, "xnnpack")["y"].astype(int) - placed.zero_point
     np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        None,
+        [[]],
+        {},
+        {"qmin": -8},
+        {"qmin": -8, "qmax": 7, "more": 1},
+        {"qmin": -8.5, "qmax": 7},
+        {"qmin": True, "qmax": 7},
+        {"qmin": "-8", "qmax": 7},
+        {"qmin": 0, "qmax": 2**70},
+        {"qmin": -(2**31), "qmax": 7},
+        {"qmin": 7, "qmax": -8},
+        {"qmin": 0, "qmax": 0},
+        {"qmin": 1, "qmax": 7},
+        {"qmin": -8, "qmax": 7, "step": 0},
+        {"qmin": -8, "qmax": 7, "step": 0.5},
+    ],
+)
+def test_a_grid_that_is_none_is_refused(stated):
+    with pytest.raises(ValueError, match="A grid has whole codes qmin < qmax from -255 to 255"):
+        STEActivationQuantizer(stated)
+
+
+@pytest.mark.parametrize("grid", [Grid(-1, 1, step=2), Grid(-1, 0), Grid(-85, 170), Grid(0, 1)])
+def test_a_grid_comes_back_from_its_fields(grid):
+    assert stated_grid(dataclasses.asdict(grid)) == stated_grid(grid) == grid

@@ -132,9 +132,18 @@ def test_a_mask_still_weighs_the_loss():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ["kernel", "bias", "scale_ratio"])
-def test_weights_that_are_not_finite_do_not_export(name, value, tmp_path):
-    qmodel = new_model()
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("lsq", "kernel"),
+        ("lsq", "bias"),
+        ("lsq", "scale_ratio"),
+        ("ste", "kernel"),
+        (keras_qat.DoReFaConfig(), "kernel"),
+    ],
+)
+def test_weights_that_are_not_finite_do_not_export(kind, name, value, tmp_path):
+    qmodel = new_model(kind)
     fit(qmodel)
     (variable,) = (v for v in qmodel.get_layer("first").variables if v.name == name)
     values = np.array(variable)

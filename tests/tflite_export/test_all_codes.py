@@ -114,6 +114,14 @@ def test_scales_that_end_a_runtime_are_refused(scale, output, tmp_path):
             export(graph, tmp_path / "y.tflite", target=target, verbose=False)
 
 
+def test_a_ratio_just_below_the_limit_of_tflm_is_proven(tmp_path):
+    grids = [QuantParams(np.float32(1))] * 2
+    for op in (ops.Add, ops.Sub):
+        graph = network(op, (1, 4), (1, 4), scale=2.0**-18.99, grids=grids)
+        report = export(graph, tmp_path / "y.tflite", target="tflm", verbose=False)
+        assert report.mismatches == 0
+
+
 @pytest.mark.parametrize("smallest", [2.0**-120, 2.0**-130])
 def test_weights_on_a_scale_that_float32_states_coarsely_are_refused(smallest, tmp_path):
     """Headroom divides it further, and XNNPACK takes no scale below 2**-126."""

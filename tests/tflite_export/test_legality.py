@@ -80,6 +80,34 @@ def test_a_multiplier_out_of_range(scale):
     refuse(conv(weight_grid=grid), "Channel 1 of 'y' is rescaled by")
 
 
+def test_a_multiplier_that_float32_rounds_to_the_limit():
+    """XNNPACK takes multipliers below 256, and computes them in float32."""
+    x_scale, y_scale = np.float32(21.023334503173828), np.float32(86.77954864501953)
+    scales = np.full(2, 255.99999956 * float(y_scale) / float(x_scale), np.float32)
+    x_grid, weight_grid = QuantParams(x_scale), QuantParams(scales, 0, -128, 127, 0)
+    weight = ops.QuantizedArray(np.ones((2, 4), np.int8), weight_grid)
+    graph = one_op_graph(
+        lambda _, x: ops.FullyConnected((x,), "y", weight, np.zeros(2)),
+        (1, 4),
+        x_grid,
+        QuantParams(y_scale),
+    )
+    assert float(x_scale) * float(scales[0]) / float(y_scale) < 256
+    refuse(graph, "Channel 0 of 'y' is rescaled by 256, outside what 'litert' computes")
+
+
+@pytest.mark.parametrize("scale", [2.0**-136, 2.0**126])
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_a_scale_that_ends_a_runtime(target, scale):
+    grid = QuantParams(np.float32(scale))
+    graphs = [
+        one_op_graph(lambda _, x: ops.InterpolatePixels((x,), "y", (2, 2)), SHAPE, grid),
+        one_op_graph(lambda _, x: ops.MaxPool2D((x,), "y", (2, 2), (2, 2)), SHAPE, grid),
+    ]
+    for graph in graphs:
+        refuse(graph, "'x' has a scale of .* outside what runtimes take", target)
+
+
 @pytest.mark.parametrize(
     ("activation", "y_grid"),
     [

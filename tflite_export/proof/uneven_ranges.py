@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -116,15 +117,33 @@ def _gains(graph: IntegerGraph, name: str) -> Array | None:
         One number for each column, or `None` if no op has known norms, or if their numbers of
         columns differ.
     """
-    found = [_gains_in(op, graph) for op in graph.ops if name in op.inputs]
-    known = [each for each in found if each is not None]
-    return np.max(known, axis=0) if known and len({each.size for each in known}) == 1 else None
+    readers = collections.defaultdict(list)
+    for op in graph.ops:
+        for each in op.inputs:
+            readers[each].append(op)
+    behind = [name]  # it, and its reshaped forms with the same columns
+    for each in behind:
+        behind += [op.output for op in readers[each] if _keeps_columns(op, graph)]
+    known: dict[str, Array | None] = {}
+    for each in reversed(behind):
+        found = [_gains_in(op, graph, known) for op in readers[each]]
+        of_ops = [gains for gains in found if gains is not None]
+        agree = len({gains.size for gains in of_ops}) == 1
+        known[each] = np.max(of_ops, axis=0) if agree else None
+    return known[name]
 
 
-def _gains_in(op: ops.IntegerOp, graph: IntegerGraph) -> Array | None:
+def _keeps_columns(op: ops.IntegerOp, graph: IntegerGraph) -> bool:
     columns = graph.tensors[op.inputs[0]].shape[-1]
-    if isinstance(op, ops.Reshape) and graph.tensors[op.output].shape[-1] == columns:
-        return _gains(graph, op.output)
+    return isinstance(op, ops.Reshape) and graph.tensors[op.output].shape[-1] == columns
+
+
+def _gains_in(
+    op: ops.IntegerOp, graph: IntegerGraph, known: Mapping[str, Array | None]
+) -> Array | None:
+    if _keeps_columns(op, graph):
+        return known[op.output]
+    columns = graph.tensors[op.inputs[0]].shape[-1]
     axis = export_of(op).column_axis
     if not isinstance(op, ops.LinearOp) or axis is None:
         return None
