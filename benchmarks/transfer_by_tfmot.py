@@ -1,11 +1,16 @@
-"""TFMOT's side of `transfer.py`: its accuracy in percent, as Keras model and as file.
+"""TFMOT's side of `transfer.py`: its accuracies in percent, as Keras model and as file.
 
-    TF_USE_LEGACY_KERAS=1 python benchmarks/transfer_by_tfmot.py WEIGHTS SEED
+    TF_USE_LEGACY_KERAS=1 python benchmarks/transfer_by_tfmot.py WEIGHTS ORDER,ORDER,... [BASE ...]
 
-WEIGHTS is an `.npz` of the float model: `layer/number` -> array. TFMOT takes no model inside a
-model and no Rescaling, so the network is flat here and its images are scaled outside.
+WEIGHTS is an `.npz` of the float model: `layer/number` -> array. ORDER is a seed of the order of
+the images. TFMOT takes no model inside a model and no Rescaling, so the network is flat here and
+its images are scaled outside.
+
+The list `trainable_weights` of TFMOT's wrapper has the kernel whatever `trainable` says. So a
+frozen base trains: BASE is `free` for that. For `held` the list is emptied by hand.
 """
 
+import json
 import sys
 
 import numpy as np
@@ -17,21 +22,24 @@ from transfer_task import Digits, digits, features, train
 layers = tf_keras.layers
 
 
-def main(weights: str, seed: int) -> None:
-    tf_keras.utils.set_random_seed(seed)
+def quantized(stored, held):
+    """The model of the weights by TFMOT, whose base is frozen, or is to be."""
     inputs = tf_keras.Input((8, 8, 1), name="image")
     x = layers.Flatten(name="flatten")(features(layers, inputs))
     outputs = layers.Dense(5, activation="softmax", name="head")(x)
     model = tf_keras.Model(inputs, outputs)
-    stored = np.load(weights)
     for layer in model.layers:
         layer.set_weights([stored[f"{layer.name}/{n}"] for n in range(len(layer.get_weights()))])
         layer.trainable = layer.name == "head"
-    _, new, test = (Digits(data.x / 16, data.y) for data in digits())
     theirs = tfmot.quantization.keras.quantize_model(model)
     for layer in theirs.layers:
         layer.trainable = layer.name.endswith("head")
-    train(tf_keras, theirs, new, test)
+        if held and not layer.trainable:
+            layer._trainable_weights = []
+    return theirs
+
+
+def accuracy_of_file(theirs, test):
     converter = tf.lite.TFLiteConverter.from_keras_model(theirs)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     file = tf.lite.Interpreter(model_content=converter.convert())
@@ -42,9 +50,37 @@ def main(weights: str, seed: int) -> None:
         file.set_tensor(write["index"], image[None])
         file.invoke()
         answers.append(np.argmax(file.get_tensor(read["index"])))
-    in_keras = theirs.evaluate(*test, verbose=0)[1]
-    print("accuracy", 100 * in_keras, 100 * float(np.mean(np.array(answers) == test.y)))
+    return 100 * float(np.mean(np.array(answers) == test.y))
+
+
+def kernels(theirs):
+    """The kernels of the base, in the order of the layers."""
+    base = [layer for layer in theirs.layers if not layer.name.endswith("head")]
+    found = [weight for layer in base for weight, *_ in getattr(layer, "_weight_vars", ())]
+    return [weight.numpy() for weight in found]
+
+
+def main(weights, orders, bases):
+    stored = np.load(weights)
+    _, new, test = (Digits(data.x / 16, data.y) for data in digits())
+    for order in orders:
+        for base in bases:
+            theirs = quantized(stored, held=base == "held")
+            before = kernels(theirs)
+            tf_keras.utils.set_random_seed(order)
+            train(tf_keras, theirs, new, test)
+            same = map(np.array_equal, before, kernels(theirs))
+            said = {
+                "order": order,
+                "held": base == "held",
+                "accuracy": 100 * theirs.evaluate(*test, verbose=0)[1],
+                "of_file": accuracy_of_file(theirs, test),
+                "kernels": len(before),
+                "moved": sum(not each for each in same),
+            }
+            print("found", json.dumps(said), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    _, path, named, *bases = sys.argv
+    main(path, [int(each) for each in named.split(",")], bases or ["free", "held"])
