@@ -1,10 +1,12 @@
 """Times networks of many layers in a row: quantize, a step of training, export and proof.
 
     python benchmarks/depth.py --layers=100,300,900,1000
+    python benchmarks/depth.py --layers= --compiled=25,100,200
 
 Each depth runs in a process of its own. Each time is processor time of all threads, so that
 other work on the machine does not count. The step of training runs op by op
-(`run_eagerly=True`): TensorFlow optimizes a graph of a thousand layers for longer than that.
+(`run_eagerly=True`): TensorFlow optimizes a graph of a thousand layers for longer than that. How
+long is a table of its own, beside a network of as many Keras layers that quantizes nothing.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ from absl import app, flags
 
 LAYERS = flags.DEFINE_list("layers", ["100", "300", "900", "1000"], "Depths.")
 OUTPUT = flags.DEFINE_string("output", "benchmarks/results/depth.md", "The page.")
+COMPILED = flags.DEFINE_list("compiled", [], "Depths whose first step of training is compiled.")
+OF_FIRST_STEP = flags.DEFINE_bool("of_first_step", False, "Whether --alone times that step.")
 ALONE = flags.DEFINE_integer("alone", None, "Times one depth and prints it as JSON.")
 
 STEPS = ("quantize", "train a step", "export for LiteRT", "export for TFLite Micro")
 _UNITS = 4
+_COMPILED_HEADING = "## The first compiled step"
 
 
 def times(depth: int) -> dict[str, float]:
@@ -71,6 +76,66 @@ def times(depth: int) -> dict[str, float]:
     return found
 
 
+def times_of_first_step(depth: int) -> dict[str, float]:
+    """Seconds of the processor of the first compiled step, quantized and in plain Keras layers.
+
+    A quantized layer is three layers of Keras: the product, the ReLU and the grid. The plain
+    network has three in their place: Dense, Activation and Rescaling.
+    """
+    import keras
+    import numpy as np
+
+    import keras_qat
+
+    sys.setrecursionlimit(60_000)
+    data = np.random.default_rng(0).normal(size=(8, _UNITS)).astype(np.float32)
+    inputs = x = plain = keras.Input((_UNITS,))
+    for _ in range(depth):
+        x = keras.layers.Dense(_UNITS, activation="relu", bias_initializer="ones")(x)
+        plain = keras.layers.Activation("relu")(keras.layers.Dense(_UNITS)(plain))
+        plain = keras.layers.Rescaling(1.0)(plain)
+    float_model = keras.Model(inputs, x)
+    for layer in float_model.layers[1:]:
+        layer.kernel.assign(0.5 * np.eye(_UNITS))
+    models = {
+        "plain Keras": keras.Model(inputs, plain),
+        "quantized": keras_qat.quantize(float_model, calibration_data=data),
+    }
+    found = {}
+    for name, model in models.items():
+        model.compile("sgd", "mse", jit_compile=False)
+        start = time.process_time()
+        model.train_on_batch(data, np.ones_like(data))
+        found[name] = time.process_time() - start
+    return found
+
+
+def page_of_first_step(rows: dict[int, dict[str, float]]) -> str:
+    """The table of the first compiled step."""
+    first = min(rows)
+    lines = [
+        _COMPILED_HEADING,
+        "",
+        f"`python benchmarks/depth.py --layers= --compiled={','.join(map(str, rows))}`: the first "
+        "call of `train_on_batch` without `run_eagerly`, in which TensorFlow builds and optimizes "
+        f"the graph. Milliseconds of the processor for each layer, and how many times that is of "
+        f"the time at {first} layers. Plain Keras has Dense, Activation and Rescaling where a "
+        "quantized network has the product, the ReLU and the grid. What a quantized layer takes "
+        "more is its graph: scales, rounding and their gradients.",
+        "",
+        "| layers | plain Keras | quantized | quantized / plain |",
+        "|---|---:|---:|---:|",
+    ]
+    for depth, row in rows.items():
+        cells = [
+            f"{1000 * seconds / depth:.0f} ({seconds / depth / rows[first][name] * first:.2f})"
+            for name, seconds in row.items()
+        ]
+        ratio = row["quantized"] / row["plain Keras"]
+        lines.append(f"| {depth:,} | {' | '.join(cells)} | {ratio:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
 def page(rows: dict[int, dict[str, float]]) -> str:
     """The table, with times for each layer."""
     first = min(rows)
@@ -95,27 +160,39 @@ def page(rows: dict[int, dict[str, float]]) -> str:
         "",
         "Keras walks a graph one call inside another and fails at about 1,000 layers with Python's "
         "default limit. Its own walks run under a higher limit, which is restored. The step of "
-        "training runs op by op (`run_eagerly=True`). Compiled, its first call takes longer for "
-        "each layer of a deeper network: 0.15 s at 100 layers and 0.3 s at 400, half of it in one "
-        "call of TensorFlow.",
+        "training runs op by op (`run_eagerly=True`).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def measured(depth: int, *options: str) -> dict[str, float]:
+    """What a process of its own measures at a depth."""
+    command = [sys.executable, __file__, f"--alone={depth}", *options]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise RuntimeError(f"{depth} layers: {ran.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    print(depth, found, flush=True)
+    return found
 
 
 def main(_: list[str]) -> None:
     """Times every depth, and writes the page."""
     if ALONE.value is not None:
-        print(json.dumps(times(ALONE.value)))
+        time_one = times_of_first_step if OF_FIRST_STEP.value else times
+        print(json.dumps(time_one(ALONE.value)))
         return
+    rows: dict[int, dict[str, float]] = {}
+    place = pathlib.Path(OUTPUT.value)
+    for depth in map(int, filter(None, LAYERS.value)):
+        rows[depth] = measured(depth)
+        _, heading, other = place.read_text().partition(f"\n{_COMPILED_HEADING}")
+        place.write_text(page(rows) + heading + other)
     rows = {}
-    for depth in map(int, LAYERS.value):
-        command = [sys.executable, __file__, f"--alone={depth}"]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ran.returncode:
-            raise RuntimeError(f"{depth} layers: {ran.stderr[-2000:]}")
-        rows[depth] = json.loads(ran.stdout.splitlines()[-1])
-        print(depth, rows[depth], flush=True)
-        pathlib.Path(OUTPUT.value).write_text(page(rows))
+    for depth in map(int, COMPILED.value):
+        rows[depth] = measured(depth, "--of_first_step")
+        before, _, _ = place.read_text().partition(f"\n{_COMPILED_HEADING}")
+        place.write_text(f"{before.rstrip()}\n\n{page_of_first_step(rows)}")
 
 
 if __name__ == "__main__":
