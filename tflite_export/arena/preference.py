@@ -43,15 +43,20 @@ class StorageCost:
     code_bytes: int
     arena_bytes: int
 
+    @property
+    def flash_with_code(self) -> int:
+        """The bytes of flash, the code that reads tables included."""
+        return self.flash_bytes + self.code_bytes
+
     def __str__(self) -> str:
         code = f" and {self.code_bytes:,} of code that reads tables" if self.code_bytes else ""
         return f"{self.flash_bytes:,} bytes of flash{code}, {self.arena_bytes:,} of arena"
 
 
-_ORDERS: dict[str, Callable[[int, int], tuple[int, ...]]] = {
-    "flash": lambda flash, arena: (flash, arena),
-    "ram": lambda flash, arena: (arena, flash),
-    "balanced": lambda flash, arena: (flash + arena, flash),
+_ORDERS: dict[str, Callable[[StorageCost], tuple[int, int]]] = {
+    "flash": lambda cost: (cost.flash_with_code, cost.arena_bytes),
+    "ram": lambda cost: (cost.arena_bytes, cost.flash_with_code),
+    "balanced": lambda cost: (cost.flash_with_code + cost.arena_bytes, cost.flash_with_code),
 }
 PREFERENCES = tuple(_ORDERS)
 """What a user may prefer; the first is the default."""
@@ -65,6 +70,8 @@ def costs_in_words(costs: Mapping[str, StorageCost]) -> list[str]:
 
 
 _ByLayer = Mapping[str, WeightStorage]
+_Choice = tuple[_ByLayer, StorageCost]
+"""The storage of every layer by its output, and what it costs."""
 
 
 def check_prefer(prefer: str, weight_storage: str, target: Target) -> None:
@@ -120,23 +127,16 @@ def preferred_storage(
     if set(smallest[0].storage.values()) <= {"int8"}:
         return _by_layer(graph, smallest[0]), {}
     plain = emitted("int8")
-    candidates = _candidates(graph, target, plain, (smallest, emitted("auto", _tableless(target))))
-    best = {name: min(candidates, key=lambda each: order(*each[1])) for name, order in _orders()}
-    found = [_by_layer(graph, plain[0]), *(storage for storage, _ in best.values())]
-    costs = [(storage, _cost(*emitted(storage), target)) for storage in _once(found)]
-    chosen = {
-        name: min(costs, key=lambda each: order(_flash(each[1]), each[1].arena_bytes))
-        for name, order in _orders()
-    }
+    estimated = _estimated(graph, target, plain, (smallest, emitted("auto", _tableless(target))))
+    found: list[_ByLayer] = [_by_layer(graph, plain[0])]
+    found += [_least(order, estimated)[0] for order in _ORDERS.values()]
+    written = [(storage, _cost(*emitted(storage), target)) for storage in _once(found)]
+    chosen = {name: _least(order, written) for name, order in _ORDERS.items()}
     return chosen[prefer][0], {name: cost for name, (_, cost) in chosen.items()}
 
 
-def _orders() -> Iterable[tuple[str, Callable[[int, int], tuple[int, ...]]]]:
-    return _ORDERS.items()
-
-
-def _flash(cost: StorageCost) -> int:
-    return cost.flash_bytes + cost.code_bytes
+def _least(order: Callable[[StorageCost], tuple[int, int]], choices: Iterable[_Choice]) -> _Choice:
+    return min(choices, key=lambda choice: order(choice[1]))
 
 
 def _tableless(target: Target) -> Target:
@@ -160,16 +160,16 @@ def _cost(stored: StoredGraph, file: FileModel, target: Target) -> StorageCost:
     return StorageCost(len(write_model(file)), code, arena)
 
 
-def _candidates(
+def _estimated(
     graph: IntegerGraph,
     target: Target,
     plain: tuple[StoredGraph, FileModel],
     smaller: Iterable[tuple[StoredGraph, FileModel]],
-) -> list[tuple[_ByLayer, tuple[int, int]]]:
-    """Storages by layer, and estimated bytes of flash and of arena."""
+) -> list[_Choice]:
+    """Choices with estimated costs: flash beyond that of int8, and the largest sum of buffers."""
     in_int8 = _by_layer(graph, plain[0])
     lowest = max(_in_use(plain[1], target))
-    found: list[tuple[_ByLayer, tuple[int, int]]] = []
+    found: list[_Choice] = []
     for stored, file in smaller:
         wanted, in_use = _by_layer(graph, stored), _in_use(file, target)
         times = {op.outputs[0]: time for time, op in enumerate(file.operators)}
@@ -182,8 +182,8 @@ def _candidates(
         for limit in sorted({lowest, *(each for each in need.values() if each > lowest)}):
             kept = {name: wanted[name] for name in need if need[name] <= limit}
             code = TABLE_CODE_BYTES if "lut" in kept.values() else 0
-            flash = code - sum(saved[name] for name in kept)
-            found.append(({**in_int8, **kept}, (flash, limit)))
+            cost = StorageCost(-sum(saved[name] for name in kept), code, limit)
+            found.append(({**in_int8, **kept}, cost))
     return found
 
 
