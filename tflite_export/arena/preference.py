@@ -166,7 +166,7 @@ def _estimated(
     plain: tuple[StoredGraph, FileModel],
     smaller: Iterable[tuple[StoredGraph, FileModel]],
 ) -> list[_Choice]:
-    """Choices with estimated costs: flash beyond that of int8, and the largest sum of buffers."""
+    """Choices with estimated costs: the flash beyond int8, and the largest sum of buffers."""
     in_int8 = _by_layer(graph, plain[0])
     lowest = max(_in_use(plain[1], target))
     found: list[_Choice] = []
