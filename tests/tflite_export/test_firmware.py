@@ -252,7 +252,7 @@ def test_a_name_that_c_plus_plus_does_not_take_is_refused(graph, tmp_path, name)
         ({"examples": 1.5}, "examples must be a whole number"),
         ({"arena_margin": -0.1}, "arena_margin must be a share"),
         ({"arena_margin": float("nan")}, "arena_margin must be a share"),
-        ({"weight_storage": "int2"}, "weight_storage must be one of"),
+        ({"weight_storage": "int3"}, "weight_storage must be one of"),
     ],
 )
 def test_bad_arguments_are_refused(graph, tmp_path, options, message):

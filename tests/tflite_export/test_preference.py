@@ -28,14 +28,18 @@ def weight(shape: tuple[int, ...], bits: int) -> ops.QuantizedArray:
 
 
 def network(
-    filters: tuple[int, ...], bits: tuple[int, ...], units: int = 0, table: bool = False
+    filters: tuple[int, ...],
+    bits: tuple[int, ...],
+    units: int = 0,
+    table: bool = False,
+    states_bits: bool = True,
 ) -> IntegerGraph:
     """Convolutions with fewer pixels from one to the next; the last grid leaves no headroom."""
     builder = GraphBuilder()
     x = builder.add_input("x", (1, 16, 16, 4), GRID)
     for layer, (count, each) in enumerate(zip(filters, bits, strict=True)):
         kernel = weight((count, 3, 3, builder.tensor(x).shape[3]), each)
-        options = {"strides": (2, 2), "padding": "same", "weight_bits": each}
+        options = {"strides": (2, 2), "padding": "same", "weight_bits": each if states_bits else 8}
         grid = FINE if layer == len(filters) - 1 else GRID
         x = builder.add(ops.Conv2D((x,), f"y{layer}", kernel, np.zeros(count), **options), grid)
     if table:
@@ -53,6 +57,7 @@ NETWORKS = {
     "even": network((16, 16, 16, 16), (4, 2, 4, 2)),
     "dense": network((16, 32), (1, 4), units=40),
     "function": network((16, 32), (1, 3), table=True),  # CAST, ADD and GATHER
+    "few values of 8 bits": network((32, 32, 32), (2, 2, 4), states_bits=False),
     "8 bits": network((16, 64, 48), (8, 8, 2)),
 }
 

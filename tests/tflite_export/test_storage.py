@@ -327,9 +327,10 @@ def test_strict_refuses_what_int4_costs(tmp_path):
 @pytest.mark.parametrize(
     ("target", "storage", "message"),
     [
-        ("tflm", "int2", "weight_storage must be one of"),
+        ("tflm", "int3", "weight_storage must be one of"),
+        ("tflm", "int2", "Target 'tflm' loads weights as int8, int4, lut"),
         ("litert", "lut", "Target 'litert' loads weights as int8"),
-        ("litert", "int4", "Target 'litert' loads weights as int8"),
+        ("ethos-u", "int4", "Target 'ethos-u' loads weights as int8"),
     ],
 )
 def test_a_storage_that_there_is_not_is_refused(tmp_path, target, storage, message):

@@ -19,7 +19,7 @@ from tflite_export.legal.exact_means import with_exact_means
 from tflite_export.legal.legality import check_legal
 from tflite_export.legal.native_lookups import native_operators
 from tflite_export.legal.processors import require_portable
-from tflite_export.legal.storage import store
+from tflite_export.legal.storage import store, store_as
 from tflite_export.targets import Target
 
 
@@ -48,7 +48,11 @@ def legalize(
     storage: dict[str, WeightStorage] = {}
 
     def stored(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
-        op, storage[op.output] = store(op, graph, _wanted(weight_storage, op), target)
+        if isinstance(weight_storage, str):
+            op, storage[op.output] = store(op, graph, weight_storage, target)
+        else:
+            own = weight_storage.get(op.output, "int8")
+            op, storage[op.output] = store_as(op, graph, own, target)
         return op
 
     legal = map_linear_ops(vectorized, stored)
@@ -57,12 +61,6 @@ def legalize(
             legal = _dense_as_convolution(legal, op)
             storage[convolution_of(op.output)] = storage.pop(op.output)
     return StoredGraph(legal, storage, native_operators(legal, target))
-
-
-def _wanted(weight_storage: Storages, op: ops.LinearOp) -> str:
-    if isinstance(weight_storage, str):
-        return weight_storage
-    return weight_storage.get(op.output, "int8")
 
 
 def with_channel_scales(graph: IntegerGraph) -> IntegerGraph:

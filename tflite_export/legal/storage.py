@@ -64,14 +64,24 @@ def store(
     if weight_storage == "auto":
         exact = [each for each in _fitting(full, graph, target) if each in target.auto_storages]
         return full, min(exact, key=lambda each: file_bytes(full, each))
-    fitting = _fitting(op, graph, target)
     for packed in _OR_WIDER.get(weight_storage, ()):
-        if packed in fitting:
-            return with_headroom(op, graph, STORED_MAX[packed]), packed
-    few_bits = op.weight_bits <= MAX_INDEX_BITS
-    if weight_storage == "lut" and few_bits and "lut" in _fitting(full, graph, target):
-        return full, "lut"
+        found, storage = store_as(op, graph, packed, target)
+        if storage == packed:
+            return found, storage
+    if weight_storage == "lut" and op.weight_bits <= MAX_INDEX_BITS:
+        return store_as(op, graph, "lut", target)
     return full, "int8"
+
+
+def store_as(
+    op: ops.LinearOp, graph: IntegerGraph, storage: WeightStorage, target: Target
+) -> tuple[ops.LinearOp, WeightStorage]:
+    """The op in this storage, or in `"int8"` if the weights do not fit in it."""
+    if storage in PACKED_BITS and storage in _fitting(op, graph, target):
+        return with_headroom(op, graph, STORED_MAX[storage]), storage
+    full = with_headroom(op, graph)
+    in_table = storage == "lut" and storage in _fitting(full, graph, target)
+    return full, "lut" if in_table else "int8"
 
 
 def file_bytes(op: ops.LinearOp, storage: WeightStorage) -> int:
