@@ -20,7 +20,9 @@ from tests.tflite_export.test_packed_dense import dense
 from tflite_export import ExportError, check
 from tflite_export.checks.check import CHECKED
 from tflite_export.checks.rows import Fact
+from tflite_export.file.writer import write_model
 from tflite_export.legal.legalize import legalize
+from tflite_export.ops.emit_model import emit_model
 from tflite_export.targets import get_target
 
 PATH = pathlib.Path(__file__).parent / "operators.md"
@@ -58,6 +60,12 @@ def facts(target: str) -> dict[str, Fact]:
             _add(found, graph, target, storage)
     for storage in _STORAGES.get(target, ()):
         _add(found, dense(bits=2, features=8), target, storage)
+    if not target.startswith("litert"):  # inputs and outputs of real numbers
+        stored = legalize(EXAMPLES[ops.Lookup], get_target("tflm"))
+        for compact in (False,) if target == "ethos-u" else (False, True):
+            ends = dict.fromkeys(("x", "y"), "float32")
+            for row in check(write_model(emit_model(stored, ends, compact)), target).rows:
+                found.setdefault(row.operator, row.fact)
     for name in FUNCTIONS:
         grid = OUTPUT_GRIDS.get(name, QuantParams(np.float32(0.021), -90))
         _add(found, graph_of(name, QuantParams(np.float32(0.037), 5), grid), target, "auto")

@@ -35,7 +35,8 @@ WHERE = {
     ),
     "tflm": (
         "Processors that run TensorFlow Lite Micro. Kernels of a vendor, such as CMSIS-NN and "
-        "ESP-NN, take the same file and may round in their own way: none of them has been tested."
+        "ESP-NN, take the same file. By their sources they compute the same integers; no device "
+        "has been tested."
     ),
     "ethos-u": (
         "Processors with an Ethos-U55, U65 or U85 beside them. Arm's compiler Vela turns the file "
@@ -82,7 +83,8 @@ TROUBLE = {
     ],
     "ethos-u": [
         "`check` says that an operator leaves the NPU: a function of one number is a table, which "
-        "GATHER reads on the CPU. A ReLU stays, and so does a sigmoid or tanh on its own grid.",
+        "GATHER reads on the CPU. That is so for every sigmoid and tanh that `quantize` makes. To "
+        "stay on the NPU, take relu or relu6.",
     ],
 }
 
@@ -107,7 +109,7 @@ Every export compares each element of each layer with {runtimes}.
 |---|---|
 | weights are stored as | {storages} |
 | least share of answers that a file keeps, by default | {agreement} |
-| largest mean error of an output of values, by default | 1/{error} of its range |
+| largest mean error of an output of values, by default | {error} |
 
 ## What a grid may be
 
@@ -133,6 +135,14 @@ Which Keras layers become these ops: [table of layers](../layers.md).
 {trouble}
 - By message: [troubleshooting](../guide/troubleshooting.md).
 """
+
+
+_EXACT = ("all (90% for a model of another library)", "0 (1/16 for a model of another library)")
+"""The limits of targets as which a model of keras_qat can compute."""
+
+
+def _share(target: Target) -> str:
+    return f"1/{round(1 / target.max_output_error)} of its range"
 
 
 def power(value: float) -> str:
@@ -167,8 +177,8 @@ def render(target: Target) -> str:
         runtimes=" and with ".join(RUNTIMES[profile] for profile in target.profiles),
         limits="\n".join(target.limits),
         storages=", ".join(f"`{each}`" for each in target.weight_storages),
-        agreement=f"{target.min_argmax_agreement:.0%}",
-        error=round(1 / target.max_output_error),
+        agreement=_EXACT[0] if target.rounds_twice else f"{target.min_argmax_agreement:.0%}",
+        error=_EXACT[1] if target.rounds_twice else _share(target),
         smallest=power(target.smallest_multiplier),
         largest=power(target.multiplier_limit),
         smallest_add=power(target.smallest_add_ratio),

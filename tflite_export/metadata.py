@@ -89,8 +89,13 @@ def packed(
         kinds: what each output is, by name.
 
     Raises:
-        ValueError: a field names no input or output, or does not fit its shape.
+        ValueError: a field names no input or output, or does not fit its shape; or no `Metadata`.
     """
+    if not isinstance(metadata, Metadata):
+        raise ValueError(
+            "metadata must be a tflite_export.Metadata, as Metadata(name='Shapes'). Received: "
+            f"{type(metadata).__name__}"
+        )
     _by_name(metadata.descriptions, (*graph.inputs, *graph.outputs), "descriptions")
     labels = {
         name: _label_list(given, graph.tensors[name])

@@ -204,3 +204,8 @@ def test_what_does_not_fit_the_model_is_refused(fields, message, tmp_path):
     with pytest.raises(ValueError, match=f"Metadata: .*{message}"):
         written(tmp_path, Metadata(**fields))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dict_is_no_metadata(tmp_path):
+    with pytest.raises(ValueError, match=r"must be a tflite_export\.Metadata.*Received: dict"):
+        export(small_network(), tmp_path / "net.tflite", metadata={"name": "x"}, verbose=False)

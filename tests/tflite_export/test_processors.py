@@ -114,8 +114,14 @@ def test_end_to_end_only_what_follows_is_computed_again(tmp_path):
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
-        (product_graph(), r"MUL 'y' .* for 48 of 65,536 inputs"),
-        (softmax_graph(10, 0.1), r"SOFTMAX 'y' .* for some inputs"),
+        (
+            product_graph(),
+            r"MUL 'y' .* than as 'xnnpack-x86', for 48 of 65,536 inputs",
+        ),
+        (
+            softmax_graph(10, 0.1),
+            r"SOFTMAX 'y' .* bit as 'xnnpack-arm64' than .* for some inputs",
+        ),
         (difference_graph(2.0, GRID, GRID, GRID), r"compute in float32"),
     ],
     ids=["product", "softmax", "float"],

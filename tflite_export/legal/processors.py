@@ -25,7 +25,7 @@ PROCESSOR_OPERATORS: dict[type[ops.IntegerOp], str] = {
 
 def require_portable(graph: IntegerGraph, target: Target) -> None:
     """Raises an `ExportError` if a result depends on the processor; the message names the op."""
-    for other in target.processors:
+    for other in (each for each in target.processors if each != target.default_profile):
         for op in candidates(graph):
             possible, inputs = possible_differences(op, graph, target, other)
             if possible == 0:

@@ -20,6 +20,7 @@ from keras_qat.integer import IntegerGraph, run
 from keras_qat.integer.files import check_name, replace_set
 from keras_qat.integer.own_files import note_as_own
 from tflite_export.arena.placement import buffer_bytes, buffers_of, place
+from tflite_export.arena.preference import TABLE_CODE_BYTES
 from tflite_export.export import Exported, prepare
 from tflite_export.file.file_model import FileModel
 from tflite_export.file.runtimes import measure_arena
@@ -45,6 +46,9 @@ _TEMPLATES = (
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VALUES_IN_A_LINE = 16
 _ARENA_ALIGNMENT = 16
+
+
+_TABLE_CODE = f", about {TABLE_CODE_BYTES:,} of code that reads the tables of its weights"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +172,7 @@ def write_micro(
         "name": name,
         "guard": name.upper(),
         "model_bytes": f"{len(exported.data):,}",
+        "table_code": _TABLE_CODE * any(each.storage == "lut" for each in exported.report.weights),
         "model_values": _lines(np.frombuffer(exported.data, np.uint8)),
         "measured_arena": f"{measured:,}",
         "largest_arena": f"{arenas[largest]:,}",
