@@ -12,7 +12,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from keras_qat.integer import run
+from keras_qat.integer import ops, run
+from tests.tflite_export.op_examples import one_of
 from tflite_export import ExportError, plan_memory, write_micro
 from tflite_export.file.runtimes import measure_arena
 from tflite_export.file.writer import read_model
@@ -274,3 +275,14 @@ def test_no_line_is_wider_than_the_terminal(graph, codes, tmp_path, capsys, monk
     text = capsys.readouterr().out
     assert "Each takes:" in text.replace("\n  ", " ")
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_self_test_takes_examples_whose_outputs_are_not_saturated(tmp_path):
+    """An output at an end of int8 may hide a kernel that is a step off."""
+    identity = np.arange(-128, 128).astype(np.int8)
+    graph = one_of(lambda x, y: ops.Lookup(x, y, identity), (1, 4))
+    samples = np.full((70, 4), 127, np.int8)
+    samples[7], samples[9, 1:], samples[65] = 11, 13, 17  # the last one is beyond the first 64
+    write_micro(graph, tmp_path / "net", name="net", samples=samples, verbose=False)
+    held = (tmp_path / "net" / "net_self_test.cc").read_text()
+    assert held.count("11, 11, 11, 11, 127, 13, 13, 13,") == 2  # the inputs and the outputs
