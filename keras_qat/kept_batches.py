@@ -37,6 +37,7 @@ class KeptBatches:
 
     def __init__(self, batches: Iterable[list[Array]], in_memory: int | None = None):
         size = IN_MEMORY if in_memory is None else in_memory
+        # It lives as long as this object, so no `with` can close it.
         self._file: Any = tempfile.SpooledTemporaryFile(max_size=size)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._places: list[tuple[int, int]] = []  # where a batch begins, and its arrays

@@ -63,7 +63,8 @@ _WEIGHT_STORAGE = flags.DEFINE_enum(
     "weight_storage",
     "auto",
     list(WEIGHT_STORAGES),
-    "Storage of weights in a file for tflm; auto chooses, and rounds as well as int8.",
+    "Storage of weights. For tflm, auto chooses what rounds as int8. For litert, int4 and int2 "
+    "pack Dense layers, and auto is int8.",
 )
 _PREFER = flags.DEFINE_enum(
     "prefer",

@@ -130,9 +130,10 @@ def _states_length(data: Any) -> bool:
     if hasattr(data, "cardinality"):
         return int(data.cardinality()) >= 0
     try:
-        return len(data) >= 0
-    except (TypeError, NotImplementedError):
+        len(data)
+    except (TypeError, NotImplementedError):  # no length, or a PyDataset that does not define it
         return False
+    return True
 
 
 def gathered(data: Any, names: Sequence[str], shapes: Sequence[Shape], what: str) -> Batch:

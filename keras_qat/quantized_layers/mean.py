@@ -14,7 +14,7 @@ from keras_qat.arithmetic import Arithmetic, RoundsAsTarget
 from keras_qat.integer.op_numbers import fixed_point_multiplier, fused_multiply_add
 from keras_qat.integer.qparams import INT8_MAX
 from keras_qat.keras_fixed_point import rounded_twice
-from keras_qat.quantized_layers.target_codes import on_grid_behind
+from keras_qat.quantized_layers.target_codes import EXACT_IN_FLOAT32, LEVELS, on_grid_behind
 from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import Grid, round_to_codes
@@ -23,8 +23,6 @@ from keras_qat.tensors import Tensor
 from keras_qat.wide_numbers import in_wide_numbers, wide
 
 _MOST_PIXELS = 32 * 32
-_EXACT_IN_FLOAT32 = 1 << 24
-_LEVELS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +78,7 @@ class MeanOfCodes:
     def mean(self, x: Tensor, axes: tuple[int, ...], arithmetic: Arithmetic) -> Tensor:
         """The mean of an image on its grid, as the target rounds it, on the grid behind."""
         codes = ops.round(ops.cast(x, "float32") / self.before.scale)
-        if self.count * (_LEVELS - 1) >= _EXACT_IN_FLOAT32:
+        if self.count * (LEVELS - 1) >= EXACT_IN_FLOAT32:
             codes = wide(codes)
         total = wide(ops.sum(codes, axis=axes, keepdims=True))
         steps = self._steps_of_sum(arithmetic)(total)
@@ -131,10 +129,11 @@ class _MeanOfImage(RoundsAsTarget):
         self.connections: dict[int, MeanOfCodes] = {}
 
     def call(self, x: Tensor, mask: Any = None, training: bool = False) -> Tensor:
-        options = {} if mask is None else {"mask": mask}
+        if mask is not None:  # of sequences; no op of the integer model has one
+            return super().call(x, mask=mask)
         told = self.connections.get(0)
-        if training or options or told is None or not told.sums_codes(self.arithmetic):
-            return super().call(x, **options)
+        if training or told is None or not told.sums_codes(self.arithmetic):
+            return super().call(x)
         axes = tuple(range(1, len(x.shape) - 1))
         exact = ops.cast(told.mean(x, axes, self.arithmetic), self.compute_dtype)
         exact = exact if self.keepdims else ops.squeeze(exact, axes)

@@ -25,8 +25,8 @@ from keras_qat.quantizers import ActivationQuantizer, PutsOnGrid
 from keras_qat.tensors import Tensor
 from keras_qat.wide_numbers import in_wide_numbers, wide
 
-_LEVELS = 256
-_EXACT_IN_FLOAT32 = 1 << 24
+LEVELS = 256
+EXACT_IN_FLOAT32 = 1 << 24
 _HALF_A_CODE = 16
 
 Forward = Callable[[Tensor, Tensor], Tensor]
@@ -168,11 +168,11 @@ def _exact_sums(
         return whole(forward(high, kernel)) * _HALF_A_CODE + whole(forward(low, kernel))
 
     taps = int(np.prod(kernel.shape[:-1]))
-    if taps * WEIGHT_MAX * (_LEVELS - 1) < _EXACT_IN_FLOAT32:
+    if taps * WEIGHT_MAX * (LEVELS - 1) < EXACT_IN_FLOAT32:
         return at_once()
-    if taps * WEIGHT_MAX * _HALF_A_CODE >= _EXACT_IN_FLOAT32:
+    if taps * WEIGHT_MAX * _HALF_A_CODE >= EXACT_IN_FLOAT32:
         return whole(forward(wide(x), wide(kernel)))
-    return ops.cond(ops.max(total) * reach < _EXACT_IN_FLOAT32, at_once, in_halves)
+    return ops.cond(ops.max(total) * reach < EXACT_IN_FLOAT32, at_once, in_halves)
 
 
 def _codes_on(x: Tensor, grid: PutsOnGrid) -> Tensor:

@@ -52,7 +52,7 @@ class Quantizer(keras.layers.Layer):
         seed: the seed of the random draws in training.
 
     Raises:
-        ValueError: no such estimator, replacement or order, or a grid that is none.
+        ValueError: no such estimator, replacement or order, or no grid (`stated_grid`).
     """
 
     def __init__(

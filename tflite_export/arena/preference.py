@@ -130,7 +130,7 @@ def preferred_storage(
     estimated = _estimated(graph, target, plain, (smallest, emitted("auto", _tableless(target))))
     found: list[_ByLayer] = [_by_layer(graph, plain[0])]
     found += [_least(order, estimated)[0] for order in _ORDERS.values()]
-    written = [(storage, _cost(*emitted(storage), target)) for storage in _once(found)]
+    written = [(storage, cost_of(*emitted(storage), target)) for storage in _once(found)]
     chosen = {name: _least(order, written) for name, order in _ORDERS.items()}
     return chosen[prefer][0], {name: cost for name, (_, cost) in chosen.items()}
 
@@ -154,7 +154,8 @@ def _once(storages: Iterable[_ByLayer]) -> list[_ByLayer]:
     return list({tuple(each.values()): each for each in storages}.values())
 
 
-def _cost(stored: StoredGraph, file: FileModel, target: Target) -> StorageCost:
+def cost_of(stored: StoredGraph, file: FileModel, target: Target) -> StorageCost:
+    """What a file costs with the kernels of a target."""
     arena = buffer_bytes(place(buffers_of(file, target.kernels))) + structure_bytes(file)
     code = TABLE_CODE_BYTES if "lut" in stored.storage.values() else 0
     return StorageCost(len(write_model(file)), code, arena)

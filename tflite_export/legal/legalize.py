@@ -34,8 +34,8 @@ def legalize(
     Args:
         graph: the learned graph.
         target: the target of the file.
-        weight_storage: see `tflite_export.export`. `"auto"` is the least flash, without the code
-            that reads tables. By the output of each op with weights, it may be given for each.
+        weight_storage: see `tflite_export.export`. Here `"auto"` is the smallest file; the code
+            that reads tables does not count. A dict gives each op with weights its own, by output.
         portable: see `tflite_export.export`.
 
     Raises:

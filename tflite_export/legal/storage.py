@@ -56,21 +56,20 @@ def store(
     """The op with the integers that its storage holds, and that storage.
 
     A given storage is used where the weights fit in it, and `"int8"` elsewhere. Weights that do not
-    fit in `"int2"` are tried in `"int4"` first. `"auto"` takes the
+    fit in `"int2"` may fit in `"int4"`. `"auto"` takes the
     smallest storage that holds the same integers as `"int8"`, headroom included. It changes the
     size alone.
     """
-    full = with_headroom(op, graph)
     if weight_storage == "auto":
+        full = with_headroom(op, graph)
         exact = [each for each in _fitting(full, graph, target) if each in target.auto_storages]
         return full, min(exact, key=lambda each: file_bytes(full, each))
     for packed in _OR_WIDER.get(weight_storage, ()):
         found, storage = store_as(op, graph, packed, target)
         if storage == packed:
             return found, storage
-    if weight_storage == "lut" and op.weight_bits <= MAX_INDEX_BITS:
-        return store_as(op, graph, "lut", target)
-    return full, "int8"
+    in_table = weight_storage == "lut" and op.weight_bits <= MAX_INDEX_BITS
+    return store_as(op, graph, "lut" if in_table else "int8", target)
 
 
 def store_as(

@@ -49,6 +49,7 @@ _ARENA_ALIGNMENT = 16
 
 
 _CANDIDATES = 64
+_Arrays = dict[str, npt.NDArray[Any]]
 _TABLE_CODE = f", about {TABLE_CODE_BYTES:,} of code that reads the tables of its weights"
 
 
@@ -165,8 +166,7 @@ def write_micro(
     arenas = _arenas(exported.file, measured)
     largest = max(arenas, key=lambda name: arenas[name]) if kernels is None else kernels
     arena = _arena_with_margin(arenas[largest], arena_margin)
-    inputs = _telling(exported, examples)
-    expected = run(exported.graph, inputs, "tflm")
+    inputs, expected = _telling(exported, examples)
     given = _at_the_ends(inputs, exported, exported.file.inputs)
     wanted = _at_the_ends(expected, exported, exported.file.outputs)
     count = next(iter(inputs.values())).shape[0]
@@ -207,13 +207,18 @@ def write_micro(
     )
 
 
-def _telling(exported: Exported, count: int) -> dict[str, npt.NDArray[np.int8]]:
-    """The examples with the smallest share of outputs at the ends of int8, in their order."""
-    first = {key: array[:_CANDIDATES] for key, array in exported.codes.items()}
-    outputs = run(exported.graph, first, "tflm").values()
-    at_ends = sum(np.isin(each, (-128, 127)).reshape(len(each), -1).mean(1) for each in outputs)
+def _telling(exported: Exported, count: int) -> tuple[_Arrays, _Arrays]:
+    """Inputs and outputs of the examples whose outputs lie least at the ends of int8."""
+    inputs = {key: array[:_CANDIDATES] for key, array in exported.codes.items()}
+    outputs = run(exported.graph, inputs, "tflm")
+    at_ends = sum(
+        np.isin(each, (-128, 127)).reshape(len(each), -1).mean(1) for each in outputs.values()
+    )
     chosen = np.sort(np.argsort(at_ends, kind="stable")[:count])
-    return {key: array[chosen] for key, array in first.items()}
+    given, wanted = (
+        {key: array[chosen] for key, array in each.items()} for each in (inputs, outputs)
+    )
+    return given, wanted
 
 
 def _file_names(name: str) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_qat.integer import IntegerGraph, ops
-from tflite_export.arena.placement import buffer_bytes, buffers_of, place, structure_bytes
-from tflite_export.arena.preference import TABLE_CODE_BYTES, preferred_storage
+from tflite_export.arena.placement import buffers_of, place, structure_bytes
+from tflite_export.arena.preference import TABLE_CODE_BYTES, cost_of, preferred_storage
 from tflite_export.file.file_model import FileModel, stored_bytes
 from tflite_export.file.runtimes import measure_arena
 from tflite_export.file.stored_graph import StoredGraph
@@ -77,16 +77,16 @@ def plan_memory(
         measured_arena_bytes=_measured(data, file) if kernels == REFERENCE else None,
         kernels=kernels,
         table_code_bytes=TABLE_CODE_BYTES if tables else 0,
-        as_int8=_as_int8(graph, target, compact, kernels) if tables and not costs else None,
+        as_int8=_as_int8(graph, target, compact) if tables and not costs else None,
         storage_costs=costs,
     )
 
 
-def _as_int8(graph: IntegerGraph, target: Target, compact: bool, kernels: str) -> tuple[int, int]:
+def _as_int8(graph: IntegerGraph, target: Target, compact: bool) -> tuple[int, int]:
     """The bytes of flash and of arena with every weight in a byte."""
-    file = emit_model(legalize(graph, target, "int8"), compact=compact)
-    arena = buffer_bytes(place(buffers_of(file, kernels))) + structure_bytes(file)
-    return len(write_model(file)), arena
+    stored = legalize(graph, target, "int8")
+    cost = cost_of(stored, emit_model(stored, compact=compact), target)
+    return cost.flash_bytes, cost.arena_bytes
 
 
 def _weights(
