@@ -42,7 +42,12 @@ class QuantizationConfig(abc.ABC):
             activation, no input, no tensor at an Add and no output of the model is rounded then,
             so `input_bits` and `add_bits` have no effect, and `first_and_last_bits` is for weights
             alone. Such a model exports for LiteRT only, and computes there in float32.
-        per_channel: one weight scale for each output channel, else one for each layer.
+        per_channel: one weight scale for each output channel, else one for each layer. A file has
+            a scale for each channel in both cases.
+        per_tensor_dense: whether a Dense layer has one weight scale, whatever `per_channel` says,
+            and in a file for TensorFlow Lite Micro too. Its kernel then keeps 8 bytes less of RAM
+            for each unit, and a lookup table is one for all units. A BatchNormalization that alone
+            reads such a layer is folded into its kernel before training, and is gone.
         first_and_last_bits: bits of the weights of the first and the last weight layers, and of
             the model's outputs.
         input_bits: bits of the model's inputs, and of the outputs of layers in float.
@@ -77,6 +82,7 @@ class QuantizationConfig(abc.ABC):
     weight_bits: int = 8
     activation_bits: int | None = 8
     per_channel: bool = True
+    per_tensor_dense: bool = False
     first_and_last_bits: int = 8
     input_bits: int = 8
     add_bits: int = 8
@@ -92,7 +98,7 @@ class QuantizationConfig(abc.ABC):
 
     def __post_init__(self) -> None:
         check_replacement(self.replacement, self.order)
-        for flag in ("per_channel", "pull_at_one_bit", *PRESERVED):
+        for flag in ("per_channel", "per_tensor_dense", "pull_at_one_bit", *PRESERVED):
             self._check_flag(flag)
         self._check_strength("code_regularization")
         self._check_strength("discretization_loss")

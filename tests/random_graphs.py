@@ -323,7 +323,8 @@ def configs(draw: Draw) -> keras_qat.QuantizationConfig:
     """Any widths, of any published grid with fixed widths."""
     names = ("weight_bits", "activation_bits", "first_and_last_bits", "input_bits", "add_bits")
     bits = {name: 9 - draw(st.integers(1, 8)) for name in names}
-    return draw(st.sampled_from(_CONFIGS))(**bits, per_channel=draw(st.booleans()))
+    scales = {name: draw(st.booleans()) for name in ("per_channel", "per_tensor_dense")}
+    return draw(st.sampled_from(_CONFIGS))(**bits, **scales)
 
 
 def inputs_of(model: keras.Model, scale: float, signed: bool, count: int = 4) -> Any:

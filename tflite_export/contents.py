@@ -213,7 +213,7 @@ def _report_weight(
         predicted_flip_rate=predicted,
         predicted_in_int8=predicted_in_int8,
         zeros=_zeros(op.weight.values),
-        values=most_values(op.weight.values, op.channel_axis),
+        values=most_values(op.weight.values, op.weight.qparams.axis),
     )
 
 

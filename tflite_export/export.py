@@ -280,7 +280,7 @@ def _prepared(
         file, files = dataclasses.replace(file, metadata={BUFFER_NAME: said.buffer}), said.files
     data = with_associated_files(write_model(file), files)
     named: Mapping[str, str] = getattr(whole, "kernel_layers", dict)()
-    learned = with_channel_scales(graph)
+    learned = with_channel_scales(graph, chosen)
     weights = report_weights(learned, stored, file, chosen.default_profile, named)
     lossy = [weight for weight in weights if not weight.faithful]
     if strict:

@@ -17,7 +17,7 @@ from keras_qat.integer.op_numbers import (
     LearnedChannels,
     stored_channels,
 )
-from keras_qat.integer.qparams import QuantParams
+from keras_qat.integer.qparams import FloatArray, QuantParams
 
 
 def add_headroom(graph: IntegerGraph) -> IntegerGraph:
@@ -26,7 +26,7 @@ def add_headroom(graph: IntegerGraph) -> IntegerGraph:
     The real weights stay the same. The bias and the fixed-point multiplier become finer by `k`
     bits, which makes the second rounding of a fixed-point kernel harmless. `k` is the largest
     shift that keeps weights within +-127, the accumulator in int32 for any int8 input, and the
-    multiplier in range.
+    multiplier in range. Channels that share one scale share one `k`.
 
     >>> import numpy as np
     >>> from keras_qat.integer import GraphBuilder, QuantParams
@@ -62,8 +62,9 @@ def headroom_bits(
     learned = LearnedChannels(
         codes.sum(axis=others),
         codes.max(axis=others, initial=0.0),
-        op.weight.qparams.scale.astype(np.float64),
+        scale_of_channels(op).astype(np.float64),
         op.bias,
+        one_scale=op.weight.qparams.axis is None,
     )
     scales = x.scale.astype(np.float64), y.scale.astype(np.float64)
     bits: Int64Array = stored_channels(NUMPY, learned, *scales, weight_max).headroom
@@ -74,9 +75,15 @@ def real_multiplier(op: ops.LinearOp, graph: IntegerGraph) -> npt.NDArray[np.flo
     """`s_x * s_w / s_y` of every output channel, in float64."""
     x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
     multiplier: npt.NDArray[np.float64] = (
-        x.scale.astype(np.float64) * op.weight.qparams.scale / y.scale.astype(np.float64)
+        x.scale.astype(np.float64) * scale_of_channels(op) / y.scale.astype(np.float64)
     )
     return multiplier
+
+
+def scale_of_channels(op: ops.LinearOp) -> FloatArray:
+    """The weight scale of every output channel, also where they share one."""
+    channels = op.weight.values.shape[op.channel_axis]
+    return np.broadcast_to(op.weight.qparams.scale, channels)
 
 
 def map_linear_ops(
@@ -94,11 +101,12 @@ def with_headroom(
     bits = headroom_bits(op, graph, weight_max)
     if not bits.any():
         return op
-    axis = op.channel_axis
     shape = [1] * op.weight.values.ndim
-    shape[axis] = -1
+    shape[op.channel_axis] = -1
     values = (op.weight.values.astype(np.int64) << bits.reshape(shape)).astype(np.int8)
-    scale = np.ldexp(op.weight.qparams.scale, -bits).astype(np.float32)
+    learned = op.weight.qparams
+    finer = -bits if learned.axis is not None else -bits[0]
+    scale = np.ldexp(learned.scale, finer).astype(np.float32)
     lowest = min(-weight_max, int(values.min()))
-    grid = QuantParams(scale, qmin=lowest, qmax=weight_max, axis=axis)
+    grid = QuantParams(scale, qmin=lowest, qmax=weight_max, axis=learned.axis)
     return dataclasses.replace(op, weight=ops.QuantizedArray(values, grid))

@@ -53,12 +53,14 @@ class LearnedChannels:
         largest: largest magnitude of a code.
         scale: float64, the real value of one code.
         bias: float64, the real bias.
+        one_scale: whether all channels share one scale, now and in a file.
     """
 
     total: Array
     largest: Array
     scale: Array
     bias: Array
+    one_scale: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +86,8 @@ def within_int32(
     Pruned or collapsed channels (a BatchNormalization gain near zero) would need larger biases. If
     all weights of such a channel together are worth less than `2**-12` of an output step, its codes
     become 0, and the channel gets a unit that fits its bias. If a bias of `2**30` units saturates
-    the output for every input, that is the bias.
+    the output for every input, that is the bias. Channels that share one scale get no unit of their
+    own.
 
     Args:
         xp: the library.
@@ -101,6 +104,8 @@ def within_int32(
     beyond = xp.abs(learned.bias) / unit > _LARGEST_BIAS
     beyond = xp.logical_or(beyond, learned.scale < _SMALLEST_SCALE)
     constant = xp.logical_or(learned.total == 0, xp.logical_and(beyond, worth < _WORTHLESS))
+    if learned.one_scale:
+        constant = xp.zeros_like(constant)
     varies = xp.logical_and(beyond, xp.logical_not(constant))
     least = (_LARGEST_BIAS - learned.total * reach) * unit / output_scale
     saturated = xp.logical_and(varies, least >= _BEYOND_INT8)
@@ -113,7 +118,8 @@ def within_int32(
     counts = xp.logical_not(constant)
     weights = xp.cast(counts, "float64")
     total, largest = learned.total * weights, learned.largest * weights
-    return LearnedChannels(total, largest, scale, bias), counts, refused
+    fitted = dataclasses.replace(learned, total=total, largest=largest, scale=scale, bias=bias)
+    return fitted, counts, refused
 
 
 def stored_channels(
@@ -150,7 +156,7 @@ def headroom_bits(
 
     It is the largest shift that keeps weights within `+-weight_max`, the accumulator in int32 for
     any int8 input, and the multiplier in range. It is 0 where the multiplier is one half or more,
-    and where all weights are 0.
+    and where all weights are 0. Channels that share one scale share the least of their headrooms.
     """
     bias = xp.abs(xp.round(learned.bias / unit))
     accumulator = learned.total * _ANY_CODES + bias + 1.0
@@ -159,7 +165,10 @@ def headroom_bits(
         binary_exponent(xp, weight_max / largest), binary_exponent(xp, INT32_MAX / accumulator)
     )
     room = xp.minimum(room, binary_exponent(xp, multiplier) + 31) - 1
-    useful = xp.logical_and(multiplier < 0.5, learned.largest > 0)
+    varies = learned.largest > 0
+    if learned.one_scale:
+        room, varies = xp.full_like(room, xp.min(room)), xp.full_like(varies, xp.any(varies))
+    useful = xp.logical_and(multiplier < 0.5, varies)
     return xp.maximum(room, 0) * xp.cast(useful, "int64")
 
 

@@ -88,12 +88,16 @@ def planned_weight_bytes(count: int, channels: int, bits: int) -> int:
     return min(int8_bytes(count), lookup_bytes(count, channels, values))
 
 
-def most_values(weights: npt.NDArray[Any], axis: int) -> int:
-    """The largest number of different values in a channel.
+def most_values(weights: npt.NDArray[Any], axis: int | None) -> int:
+    """The largest number of different values in a channel; in all of them if `axis` is `None`.
 
     >>> most_values(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)
     3
+    >>> most_values(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=None)
+    5
     """
+    if axis is None:
+        return int(np.unique(weights).size)
     channels = np.moveaxis(weights, axis, 0).reshape(weights.shape[axis], -1)
     return max(int(np.unique(channel).size) for channel in channels)
 

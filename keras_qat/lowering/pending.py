@@ -71,6 +71,7 @@ class PendingLinear(Pending):
         bias: real bias, float64 per channel.
         weight_bits: bit width of the learned grid.
         options: strides, padding and dilation.
+        one_scale: whether all channels share one scale in the file.
     """
 
     op: type[ops.LinearOp] = dataclasses.field(kw_only=True)
@@ -80,6 +81,7 @@ class PendingLinear(Pending):
     bias: npt.NDArray[np.float64] = dataclasses.field(kw_only=True)
     weight_bits: int = dataclasses.field(kw_only=True)
     options: Mapping[str, Any] = dataclasses.field(kw_only=True, default_factory=dict)
+    one_scale: bool = dataclasses.field(kw_only=True, default=False)
 
     def affine(
         self, gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64]
@@ -87,7 +89,15 @@ class PendingLinear(Pending):
         """`gain * y + offset` per channel: `|gain|` goes into the scale, its sign into the codes.
 
         The offset goes into the bias.
+
+        Raises:
+            LoweringError: the channels share one scale, and the gains differ.
         """
+        if self.one_scale and np.unique(np.abs(gain)).size > 1:
+            raise LoweringError(
+                f"The op on {self.sources[0]!r} has one weight scale, and a map behind it has a "
+                "gain for each channel. Give it a scale for each channel."
+            )
         return dataclasses.replace(
             self,
             codes=self.codes * self._per_channel(np.sign(gain).astype(np.int64)),
@@ -98,10 +108,9 @@ class PendingLinear(Pending):
     def finalize(self, builder: GraphBuilder, name: str, output: QuantParams) -> ops.IntegerOp:
         source = builder.tensor(self.sources[0]).qparams
         codes, scale, bias = self._within_int32(source, output, name)
-        weight = ops.QuantizedArray(
-            codes.astype(np.int8),
-            QuantParams(scale.astype(np.float32), 0, -127, 127, self.channel_axis),
-        )
+        scales, axis = (scale[0], None) if self.one_scale else (scale, self.channel_axis)
+        grid = QuantParams(scales.astype(np.float32), 0, -127, 127, axis)
+        weight = ops.QuantizedArray(codes.astype(np.int8), grid)
         return self.op(
             self.sources,
             name,
@@ -123,7 +132,11 @@ class PendingLinear(Pending):
         axes = tuple(axis for axis in range(self.codes.ndim) if axis != self.channel_axis)
         codes = np.abs(self.codes.astype(np.float64))
         learned = LearnedChannels(
-            codes.sum(axis=axes), codes.max(axis=axes, initial=0.0), self.scale, self.bias
+            codes.sum(axis=axes),
+            codes.max(axis=axes, initial=0.0),
+            self.scale,
+            self.bias,
+            self.one_scale,
         )
         reach = max(source.qmax - source.zero_point, source.zero_point - source.qmin)
         scales = float(source.scale), float(output.scale)
@@ -133,7 +146,11 @@ class PendingLinear(Pending):
             raise LoweringError(
                 f"Channel {channel} of {name!r} needs a bias beyond int32: its weights are tiny "
                 f"(scale {self.scale[channel]:.3g}) beside its bias ({self.bias[channel]:.3g}). "
-                "Train the model further, or prune the channel."
+                + (
+                    "Give the layer a scale for each unit: per_tensor_dense=False."
+                    if self.one_scale
+                    else "Train the model further, or prune the channel."
+                )
             )
         return self.codes * self._per_channel(counts), fitted.scale, fitted.bias
 

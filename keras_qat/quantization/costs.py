@@ -20,11 +20,14 @@ def float_bytes(operation: Any) -> int:
     return _FLOAT_BYTES * operation.count_params() if is_layer else 0
 
 
-def stored_bytes(node: GraphNode, bits: int) -> tuple[int, int]:
-    """The bytes of kernel and bias: in int8, and in the smaller of int8 and lookup tables."""
+def stored_bytes(node: GraphNode, bits: int, one_scale: bool = False) -> tuple[int, int]:
+    """The bytes of kernel and bias: in int8, and in the smaller of int8 and lookup tables.
+
+    Channels that share one scale share one table.
+    """
     weights, channels = math.prod(node.operation.kernel.shape), node.outputs[0].shape[-1]
-    bias = bias_bytes(channels)
-    return int8_bytes(weights) + bias, planned_weight_bytes(weights, channels, bits) + bias
+    bias, tables = bias_bytes(channels), 1 if one_scale else channels
+    return int8_bytes(weights) + bias, planned_weight_bytes(weights, tables, bits) + bias
 
 
 def stored_slopes(layer: Any) -> int:

@@ -133,7 +133,9 @@ def _quantized_copy(layer: Any, planned: LayerPlan) -> Any:
     if rule.wrapper is None:
         return copy_of(layer)
     wrapper: Any = rule.wrapper
-    return wrapper(copy_of(layer), planned.weight_quantizer(), input_gain=planned.input_gain)
+    options: dict[str, Any] = {"one_scale": True} if planned.one_scale else {}
+    gain = planned.input_gain
+    return wrapper(copy_of(layer), planned.weight_quantizer(), input_gain=gain, **options)
 
 
 def _float_copy(layer: Any, planned: LayerPlan) -> Any:

@@ -58,6 +58,12 @@ class LayerConfigs:
         """Whether an override leaves the layer (or input) `name` in float."""
         return self.config_for([name])[0] is None
 
+    def share_one_scale(self, dense: str, normalization: str) -> bool:
+        """Whether a Dense layer has one weight scale, and what is behind it the same config."""
+        config, _ = self.config_for([dense])
+        chosen = config is not None and config.rounds_activations and config.per_tensor_dense
+        return chosen and self.config_for([normalization])[0] is config
+
     def computes_in_float(self, name: str) -> bool:
         """Whether it is left in float, or its config puts weights alone on grids."""
         config, _ = self.config_for([name])

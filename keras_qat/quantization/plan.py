@@ -186,6 +186,7 @@ class LayerPlan:
         why_not: why it stays in float; empty if it is quantized.
         in_float: whether it computes in float32 (weight-only, if it has kernels), by its rule or by
             a config without activation bits. Such a model exports for LiteRT only.
+        one_scale: whether a file has one weight scale for all its units.
         path: its name with the inner models it was in, such as `"base/conv1"`; empty outside.
     """
 
@@ -206,6 +207,7 @@ class LayerPlan:
     tflm_bytes: int
     why_not: str = ""
     in_float: bool = False
+    one_scale: bool = False
     path: str = ""
 
     def weight_quantizer(self) -> WeightQuantizer:
@@ -216,7 +218,10 @@ class LayerPlan:
         """
         if self.config is None or self.weight_bits is None:
             raise ValueError(f"Layer {self.name!r} has no kernel that is quantized.")
-        quantizer = self.config.weight_quantizer(self.weight_bits)
+        config = self.config
+        if self.one_scale:
+            config = dataclasses.replace(config, per_channel=False)
+        quantizer = config.weight_quantizer(self.weight_bits)
         for option in PRESERVED:
             if getattr(self.config, option) and not getattr(quantizer, option):
                 raise ValueError(

@@ -18,6 +18,7 @@ from keras_qat.input_batches import CalibrationData
 from keras_qat.keras_graph import graph_between, input_name, input_structure
 from keras_qat.layer_rules.multiplications import macs
 from keras_qat.layer_rules.rule import Output
+from keras_qat.lowering.affine import lower_affine
 from keras_qat.model import QuantizedModel
 from keras_qat.quantization.bit_width_policy import BitWidthPolicy
 from keras_qat.quantization.calibration import activation_ranges
@@ -33,6 +34,7 @@ from keras_qat.quantization.layer_checks import layer_problems, refuse
 from keras_qat.quantization.layer_configs import LayerConfigs
 from keras_qat.quantization.model_checks import check_graph, check_model, check_weights
 from keras_qat.quantization.overrides import Overrides, check_overrides
+from keras_qat.quantization.passes.fold_normalization import fold_normalization
 from keras_qat.quantization.passes.normalize import normalize
 from keras_qat.quantization.passes.paths import inner_paths, paths_of
 from keras_qat.quantization.passes.to_layers import to_layers
@@ -46,6 +48,7 @@ from keras_qat.quantization.plan import (
 )
 from keras_qat.quantization.ruled_graph import MASK, Call, RuledGraph
 from keras_qat.quantization.uneven_ranges import ColumnRanges, range_warnings, watched_tensors
+from keras_qat.quantized_layers import QuantizeDense
 
 _COMPARED = 16
 _ROUNDING, _HALF_ROUNDING = 1e-3, 0.05
@@ -125,6 +128,8 @@ def prepare(
     if data is not None:
         _check_answers(model, graph, normalized, data)
         normalized, untrained = with_statistics_of(normalized, graph, data)
+    named = LayerConfigs(config, overrides, origins, paths)
+    normalized = fold_normalization(normalized, named.share_one_scale, left_in_float)
     known_as = {**origins, **{name: name for name in reasons}}
     in_float: dict[str, None] = {re.escape(name): None for name in reasons}
     every = {**in_float, **overrides}
@@ -161,6 +166,31 @@ class _Planner:
             tuple((input_name(tensor), self._grids.starts(tensor)) for tensor in inputs),
             tuple(grid.with_sign({}) for grid in self._grids.grids),
             tuple(self._layer(call) for call in self._rules.calls),
+            tuple(filter(None, map(self._why_not_one_scale, self._rules.calls))),
+        )
+
+    def _wants_one_scale(self, call: Call) -> bool:
+        config, _ = self._policy.config_for([call.name])
+        on_grids = config is not None and not self._policy.is_float(call)
+        is_dense = call.rule.wrapper is QuantizeDense
+        return on_grids and is_dense and config is not None and config.per_tensor_dense
+
+    def _gains_behind(self, call: Call) -> Call | None:
+        """The layer behind a weight layer that gives each unit a gain of its own."""
+        readers = self._rules.readers(call.node.outputs[0])
+        (only,) = readers if len(readers) == 1 else (None,)
+        return only if only is not None and only.rule.lower is lower_affine else None
+
+    def _why_not_one_scale(self, call: Call) -> str:
+        """Why a Dense layer keeps a scale for each unit against its config; mostly empty."""
+        behind = self._gains_behind(call) if self._wants_one_scale(call) else None
+        if behind is None:
+            return ""
+        return (
+            f"Layer {call.name!r} keeps a weight scale for each unit, against "
+            f"per_tensor_dense=True: {behind.name!r} ({type(behind.layer).__name__}) behind it has "
+            "a gain for each unit. Only a BatchNormalization is folded before training, if both "
+            "layers are called once and have one config."
         )
 
     def _layer(self, call: Call) -> LayerPlan:
@@ -174,11 +204,12 @@ class _Planner:
         has_kernel = config is not None and call.rule.wrapper is not None
         in_float = config is not None and self._policy.is_float(call)
         bits = self._policy.weight_bits(layer.name) if has_kernel else None
+        one_scale = has_kernel and self._wants_one_scale(call) and not self._gains_behind(call)
         litert, tflm = (0, 0)
         if first_call and in_float:
             litert = stored_bytes_in_float(call.node, has_kernel)
         elif first_call and bits:
-            litert, tflm = stored_bytes(call.node, bits)
+            litert, tflm = stored_bytes(call.node, bits, one_scale)
         elif first_call and config is not None:
             litert = tflm = stored_slopes(layer)
         starts = tuple(map(self._grids.starts, call.node.outputs))
@@ -201,6 +232,7 @@ class _Planner:
             tflm_bytes=tflm,
             why_not="" if config is not None else why_not,
             in_float=in_float,
+            one_scale=one_scale,
             path=next(iter(self._paths.get(layer.name, ())), ""),
         )
 
@@ -250,7 +282,7 @@ def _measured(
     columns = ColumnRanges(watched_tensors(rules, planned.grids))
     if data is None:
         messages = tuple(range_warnings(rules, planned.grids, columns))
-        planned = dataclasses.replace(planned, warnings=messages)
+        planned = dataclasses.replace(planned, warnings=(*planned.warnings, *messages))
         return PreparedModel(graph, rules, planned, None, np.zeros((0, 2)))
     check_weights(call.layer for call in rules.calls if _is_checked(call, policy))
     in_float = [call for call in rules.calls if policy.is_float(call) and call.rule is not MASK]
@@ -264,7 +296,8 @@ def _measured(
         signs[call.name] = signs.get(call.name, False) or bool(min(lows) < 0)
     grids = tuple(grid.with_sign(signs) for grid in planned.grids)
     messages = tuple(range_warnings(rules, grids, columns, data))
-    planned = dataclasses.replace(planned, grids=grids, warnings=messages)
+    said = (*planned.warnings, *messages)
+    planned = dataclasses.replace(planned, grids=grids, warnings=said)
     of_grids = ranges[[places[id(tensor)] for tensor in tensors]]
     return PreparedModel(graph, rules, planned, data, of_grids)
 

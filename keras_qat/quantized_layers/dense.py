@@ -14,9 +14,27 @@ from keras_qat.quantized_layers.quantize_wrapper import QuantizeWrapper
 
 @keras.saving.register_keras_serializable(package="keras_qat")
 class QuantizeDense(QuantizeWrapper):
-    """`y = x @ w_hat + b`; kernel (in, out)."""
+    """`y = x @ w_hat + b`; kernel (in, out).
+
+    Args:
+        layer, weight_quantizer, input_gain: see `QuantizeWrapper`.
+        one_scale: whether all units have one weight scale in a file for TensorFlow Lite Micro, so
+            that its kernel keeps no multiplier for each unit.
+
+    Raises:
+        ValueError: one scale, and a quantizer that learns one for each unit.
+    """
 
     packed_in_litert = True
+
+    def __init__(self, *args: Any, one_scale: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.one_scale = one_scale
+        if one_scale and self.weight_quantizer.per_channel:
+            raise ValueError(
+                f"Layer {self.name!r}: one_scale=True needs a quantizer with one scale for the "
+                f"kernel. Received: {self.weight_quantizer!r}. Give it per_channel=False."
+            )
 
     def forward(self, x: Any, kernel: Any) -> Any:
         return ops.matmul(x, kernel)
@@ -27,5 +45,10 @@ class QuantizeDense(QuantizeWrapper):
             op=FullyConnected,
             codes=self.weight_codes().T,
             channel_axis=0,
+            one_scale=self.one_scale,
             **self.learned(source),
         )
+
+    def get_config(self) -> dict[str, Any]:
+        chosen = {"one_scale": True} if self.one_scale else {}
+        return {**super().get_config(), **chosen}

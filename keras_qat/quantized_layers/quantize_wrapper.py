@@ -46,6 +46,7 @@ class QuantizeWrapper(RoundsAsTarget, keras.layers.Wrapper):
     """
 
     packed_in_litert = False  # whether LiteRT has fast kernels for INT4 and INT2 weights
+    one_scale = False  # whether all output channels have one weight scale in a file, too
 
     def __init__(
         self,
@@ -113,6 +114,7 @@ class QuantizeWrapper(RoundsAsTarget, keras.layers.Wrapper):
             told.neighbours,
             self.arithmetic.weight_bits == 4 and getattr(self.layer, "groups", 1) == 1,
             self.input_gain,
+            self.one_scale,
         )
         return ops.cast(outputs, self.layer.compute_dtype)
 

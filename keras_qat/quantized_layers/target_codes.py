@@ -62,6 +62,7 @@ def values_of_target(
     around: Neighbours,
     may_be_int4: bool,
     input_gain: float = 1.0,
+    one_scale: bool = False,
 ) -> Tensor:
     """The output of the op and its neighbours, on the grid behind them, as the target rounds it.
 
@@ -74,10 +75,12 @@ def values_of_target(
         around: the neighbours.
         may_be_int4: whether the file stores the weights as INT4 if they fit.
         input_gain: a factor of `scale`.
+        one_scale: whether the file has one scale for all channels.
     """
     input_scale, output_scale = (wide(each.scale) for each in (around.before, around.behind))
     scale = wide(scale) * input_gain
     learned, sign = _learned_channels(codes, scale, bias, around.affines)
+    learned = dataclasses.replace(learned, one_scale=one_scale)
     reach = _reach(around.before)
     fitted, counts, _ = within_int32(ops, learned, input_scale, output_scale, reach)
     stated = dataclasses.replace(fitted, scale=wide(ops.cast(fitted.scale, "float32")))

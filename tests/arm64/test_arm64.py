@@ -42,7 +42,7 @@ def arm64():
 
 def compared(arm64, graph, samples=8, seed=0, stored=None) -> int:
     """How many elements were compared; none differs."""
-    stored = stored or StoredGraph(with_channel_scales(graph))
+    stored = stored or StoredGraph(with_channel_scales(graph, get_target("litert")))
     stated, file = stored.graph, emit_model(stored)
     codes = random_codes(stated, seed, samples)
     data, profile = write_model(file), arm64.profile

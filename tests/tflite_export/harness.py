@@ -1,5 +1,7 @@
 """The one harness of every end-to-end op test: NumPy against the runtimes, without tolerance."""
 
+import itertools
+
 from hypothesis import HealthCheck, settings
 
 from keras_qat.integer import IntegerGraph
@@ -29,13 +31,15 @@ exact_law = settings(
 def assert_exact(graph: IntegerGraph, seed: int = 0, samples: int = SAMPLES) -> None:
     """All runtimes compute every tensor of the graph exactly, with and without headroom."""
     inputs = random_codes(graph, seed, samples)
-    stated = with_channel_scales(graph)
     for target in TARGETS.values():
+        stated = with_channel_scales(graph, target)
         check_legal(stated, target)
-    for version in (stated, add_headroom(stated)):
-        file = emit_model(StoredGraph(version))
-        compact = emit_model(StoredGraph(version), compact=True)
-        for profile, form in [*((each, file) for each in HERE), ("tflm", compact)]:
-            result = verify_runtime(version, write_model(form), form, profile, inputs)
-            assert {t.name: t.differing for t in result.tensors if t.differing} == {}, result
-            assert len(result.tensors) == len(graph.ops)
+        profiles = [each for each in HERE if (each == "tflm") == (target.name == "tflm")]
+        for version in (stated, add_headroom(stated)):
+            forms = [emit_model(StoredGraph(version))]
+            if target.name == "tflm":
+                forms.append(emit_model(StoredGraph(version), compact=True))
+            for profile, form in itertools.product(profiles, forms):
+                result = verify_runtime(version, write_model(form), form, profile, inputs)
+                assert {t.name: t.differing for t in result.tensors if t.differing} == {}, result
+                assert len(result.tensors) == len(graph.ops)

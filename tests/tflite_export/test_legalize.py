@@ -94,14 +94,15 @@ def test_headroom_brings_double_rounding_near_float_rounding():
     assert flips[1] * 4 < flips[0]
 
 
-def test_a_scalar_scale_becomes_a_vector():
+@pytest.mark.parametrize(("target", "shape"), [("litert", (2,)), ("tflm", ())])
+def test_a_scalar_scale_becomes_a_vector_where_a_kernel_differs_on_it(target, shape):
     graph = dense([[1, 2], [3, 4]], 0.25)
     (op,) = graph.ops
     scalar = ops.QuantizedArray(op.weight.values, QuantParams(np.float32(0.25)))
     graph = dataclasses.replace(graph, ops=(dataclasses.replace(op, weight=scalar),))
-    (widened,) = with_channel_scales(graph).ops
-    assert widened.weight.qparams.axis == 0
-    assert widened.weight.qparams.scale.tolist() == [0.25, 0.25]
+    (stated,) = with_channel_scales(graph, get_target(target)).ops
+    assert stated.weight.qparams.scale.shape == shape
+    assert np.all(stated.weight.qparams.scale == 0.25)
 
 
 def test_legalize_checks_first():

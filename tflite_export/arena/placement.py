@@ -132,7 +132,9 @@ def structure_bytes(file: FileModel) -> int:
         kernel = micro_kernel(op.code)
         total += _OPERATOR + kernel.structure_bytes
         if kernel.channel_bytes:
-            total += kernel.channel_bytes * file.tensors[op.inputs[1]].scale.size
+            scales = file.tensors[op.inputs[1]].scale.size
+            kept = 0 if kernel.one_scale_is_free and scales == 1 else scales
+            total += kernel.channel_bytes * kept
     return total
 
 

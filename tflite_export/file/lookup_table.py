@@ -15,7 +15,8 @@ These bytes of the header are set, and all others are 0:
 * 5: the channel axis in the high four bits, and `bits` in the low four.
 * 6: the length of a table.
 
-The channel axis is the first or the last one.
+The channel axis is the first or the last one. Weights with one scale have one table for all
+channels, as the operator counts the scales. Their axis in the header is the first one.
 
 Source: the design of TensorFlow Lite Micro's DECODE operator (2025), as its Python package of
 November 2026 writes it.
@@ -43,8 +44,8 @@ DECODE_OPERATOR = "TFLM_DECODE"
 _HEADER_VERSION = _TABLE_VERSION = 1
 
 
-def index_bits(values: npt.NDArray[Any], axis: int) -> int:
-    """The bits of an index into the different values of any channel, at least 1.
+def index_bits(values: npt.NDArray[Any], axis: int | None) -> int:
+    """The bits of an index into the different values of a table, at least 1.
 
     >>> index_bits(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)
     2
@@ -52,17 +53,20 @@ def index_bits(values: npt.NDArray[Any], axis: int) -> int:
     return bits_of_index(most_values(values, axis))
 
 
-def encoded_bytes(values: npt.NDArray[Any], axis: int) -> int:
+def encoded_bytes(values: npt.NDArray[Any], axis: int | None) -> int:
     """The bytes of the indices and the tables together.
 
     >>> encoded_bytes(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)  # 2 + 16 + 2 * 3
     24
     """
-    return lookup_bytes(values.size, values.shape[axis], most_values(values, axis))
+    tables = 1 if axis is None else values.shape[axis]
+    return lookup_bytes(values.size, tables, most_values(values, axis))
 
 
-def encode(values: Int8Array, axis: int) -> tuple[Bytes, Bytes]:
+def encode(values: Int8Array, axis: int | None) -> tuple[Bytes, Bytes]:
     """Encodes weights as `(indices, tables)`, with one table for each channel of `axis`.
+
+    If `axis` is `None`, there is one table.
 
     Raises:
         ValueError: a channel has more than 128 different values, or `axis` is neither the first
@@ -71,7 +75,11 @@ def encode(values: Int8Array, axis: int) -> tuple[Bytes, Bytes]:
     >>> indices, tables = encode(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0)
     >>> indices.tolist(), tables[16:].tolist()
     ([20, 96], [192, 64, 0, 1, 2, 3])
+    >>> encode(np.int8([[-64, 1], [1, -64]]), axis=None)[1][16:].tolist()
+    [192, 1]
     """
+    if axis is None:
+        return encode(values.reshape(1, -1), axis=0)
     if axis not in (0, values.ndim - 1):
         raise ValueError(f"The channel axis must be the first or the last. Received: axis={axis}")
     bits = index_bits(values, axis)
@@ -90,8 +98,15 @@ def encode(values: Int8Array, axis: int) -> tuple[Bytes, Bytes]:
     return packed, np.concatenate([header, tables.astype(np.int8).view(np.uint8).ravel()])
 
 
-def decode(indices: Bytes, tables: Bytes, shape: tuple[int, ...]) -> Int8Array:
+def decode(
+    indices: Bytes, tables: Bytes, shape: tuple[int, ...], one_table: bool = False
+) -> Int8Array:
     """Decodes weights of `shape`.
+
+    Args:
+        indices, tables: what `encode` returned.
+        shape: the shape of the weights.
+        one_table: whether all channels have one table.
 
     Raises:
         ValueError: the table has another kind or version, or its bytes do not fit the shape.
@@ -99,6 +114,8 @@ def decode(indices: Bytes, tables: Bytes, shape: tuple[int, ...]) -> Int8Array:
     >>> decode(*encode(np.int8([[-64, 64, 64], [1, 2, 3]]), axis=0), (2, 3)).tolist()
     [[-64, 64, 64], [1, 2, 3]]
     """
+    if one_table:
+        return decode(indices, tables, (1, int(np.prod(shape)))).reshape(shape)
     header, content = tables[:TABLE_HEADER_BYTES], tables[TABLE_HEADER_BYTES:].view(np.int8)
     if header.size < TABLE_HEADER_BYTES or header[[0, 1, 4]].tolist() != [0, 1, 1]:
         raise ValueError(f"Not a lookup table of version 1. Received: header {header.tolist()}")

@@ -20,6 +20,7 @@ from tflite_export.legal.legality import check_legal
 from tflite_export.legal.native_lookups import native_operators
 from tflite_export.legal.processors import require_portable
 from tflite_export.legal.storage import store, store_as
+from tflite_export.ops.linear import takes_one_scale
 from tflite_export.targets import Target
 
 
@@ -41,7 +42,7 @@ def legalize(
     Raises:
         ExportError: the target cannot hold the graph; the message names the tensor.
     """
-    vectorized = with_channel_scales(with_exact_means(graph, target, bool(portable)))
+    vectorized = with_channel_scales(with_exact_means(graph, target, bool(portable)), target)
     check_legal(vectorized, target)
     if portable:
         require_portable(vectorized, target)
@@ -63,12 +64,16 @@ def legalize(
     return StoredGraph(legal, storage, native_operators(legal, target))
 
 
-def with_channel_scales(graph: IntegerGraph) -> IntegerGraph:
-    """Gives per-tensor weights a vector of equal scales, because kernels differ on a scalar."""
-    return map_linear_ops(graph, _with_channel_scales)
+def with_channel_scales(graph: IntegerGraph, target: Target) -> IntegerGraph:
+    """Gives weights with one scale a vector of equal scales, where a kernel differs on a scalar."""
+
+    def change(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
+        return op if takes_one_scale(op, target) else _with_channel_scales(op)
+
+    return map_linear_ops(graph, change)
 
 
-def _with_channel_scales(op: ops.LinearOp, graph: IntegerGraph) -> ops.LinearOp:
+def _with_channel_scales(op: ops.LinearOp) -> ops.LinearOp:
     grid = op.weight.qparams
     if grid.axis is not None:
         return op
@@ -86,7 +91,8 @@ def _dense_as_convolution(graph: IntegerGraph, op: ops.FullyConnected) -> Intege
     image, convolved = f"{op.output}/image", convolution_of(op.output)
     places = graph.tensors[op.output].shape[1:-1]
     columns = math.prod(places)
-    weight = ops.QuantizedArray(op.weight.values.reshape(units, 1, 1, features), op.weight.qparams)
+    grid = _with_channel_scales(op).weight.qparams
+    weight = ops.QuantizedArray(op.weight.values.reshape(units, 1, 1, features), grid)
     convolution = ops.Conv2D(
         (image,), convolved, weight, op.bias, op.activation, weight_bits=op.weight_bits
     )

@@ -90,7 +90,9 @@ def file_bytes(op: ops.LinearOp, storage: WeightStorage) -> int:
         around = _DENSE_IN_INT4 if isinstance(op, ops.FullyConnected) else 0
         return packed_bytes(size, PACKED_BITS[storage]) + around
     if storage == "lut":
-        return lookup_table.encoded_bytes(op.weight.values, op.channel_axis) + _AROUND_A_TABLE
+        return (
+            lookup_table.encoded_bytes(op.weight.values, op.weight.qparams.axis) + _AROUND_A_TABLE
+        )
     return int8_bytes(size)
 
 
@@ -119,7 +121,7 @@ def _runs_packed(op: ops.LinearOp, graph: IntegerGraph, target: Target, bits: in
 
 def _fitting(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> list[WeightStorage]:
     """The storages that this type of op may have and that hold its integers as they are."""
-    index_bits = lookup_table.index_bits(op.weight.values, op.channel_axis)
+    index_bits = lookup_table.index_bits(op.weight.values, op.weight.qparams.axis)
     held: dict[WeightStorage, bool] = {
         "int8": True,
         "int4": fits(op.weight.values, "int4") and _runs_packed(op, graph, target, 4),

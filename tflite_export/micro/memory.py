@@ -69,7 +69,7 @@ def plan_memory(
     data = write_model(file)
     tables = "lut" in stored.storage.values()
     return MemoryPlan(
-        weights=_weights(with_channel_scales(graph), stored, file, named),
+        weights=_weights(with_channel_scales(graph, target), stored, file, named),
         flash_bytes=len(data),
         buffers=place(buffers_of(file, kernels)),
         structure_bytes=structure_bytes(file),

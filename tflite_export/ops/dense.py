@@ -17,7 +17,7 @@ def _emit(op: ops.FullyConnected, graph: IntegerGraph) -> Emission:
 
 
 FULLY_CONNECTED_OPERATOR = linear_operator(
-    "FULLY_CONNECTED", "AddFullyConnected", structure_bytes=72
+    "FULLY_CONNECTED", "AddFullyConnected", structure_bytes=72, one_scale_is_free=True
 )
 
 # With INT4 weights it is a 1x1 convolution for TensorFlow Lite Micro.

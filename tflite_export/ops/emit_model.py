@@ -72,9 +72,9 @@ def _with_storage(emission: Emission, storage: WeightStorage) -> Emission:
         narrow = dataclasses.replace(weight, dtype=storage)
         return dataclasses.replace(emission, constants=(narrow, *others))
     if storage == "lut" and weight.data is not None:
-        # The decoder reads a single scale as a scale along the first axis.
+        # The decoder takes one table for each scale, and a single scale along the first axis.
         axis = weight.axis if weight.scale.size > 1 else 0
-        parts = lookup_table.encode(weight.data, axis)
+        parts = lookup_table.encode(weight.data, axis if weight.scale.size > 1 else None)
         names = (f"{weight.name}/indices", f"{weight.name}/tables")
         encoded = [
             FileTensor(name, part.shape, "uint8", data=part)
@@ -89,7 +89,7 @@ def _with_storage(emission: Emission, storage: WeightStorage) -> Emission:
 def _without_bias_scale(constants: Iterable[FileTensor]) -> list[FileTensor]:
     """Removes the scales of an int32 bias that has several, because no kernel reads them.
 
-    A single scale stays: FULLY_CONNECTED with one output compares it with its accumulator's scale.
+    A single scale stays: FULLY_CONNECTED compares it with its accumulator's scale.
     """
     no_scale = np.zeros(0, np.float32)
     return [

@@ -39,13 +39,13 @@ def emit_linear(
     op: ops.LinearOp,
     graph: IntegerGraph,
 ) -> Emission:
-    """Emits weights with one scale per channel, and the int32 bias on the final scales."""
+    """Emits weights with their scales, and the int32 bias on the final scales."""
     input_scale = graph.tensors[op.inputs[0]].qparams.scale
     weight = FileTensor(
         name=f"{op.output}/weight",
         shape=op.weight.values.shape,
         dtype="int8",
-        scale=op.weight.qparams.scale,
+        scale=op.weight.qparams.scale.reshape(-1),
         axis=op.weight.qparams.axis or 0,
         data=op.weight.values.astype(np.int8),
     )
@@ -53,7 +53,7 @@ def emit_linear(
         name=f"{op.output}/bias",
         shape=op.bias.shape,
         dtype="int32",
-        scale=op.bias_scale(input_scale),
+        scale=op.bias_scale(input_scale).reshape(-1),
         data=op.integer_bias(input_scale),
     )
     operands = (*op.inputs, weight.name, bias.name)
@@ -87,18 +87,21 @@ def linear_export(emit: Emitter, operator: OperatorType, column_axis: int) -> Op
     )
 
 
-def linear_operator(code: str, resolver: str, structure_bytes: int) -> OperatorType:
+def linear_operator(
+    code: str, resolver: str, structure_bytes: int, one_scale_is_free: bool = False
+) -> OperatorType:
     """An operator with weights, whose kernel keeps a multiplier and a shift for each channel.
 
     Args:
         code: see `OperatorType`.
-        resolver, structure_bytes: see `MicroKernel`.
+        resolver, structure_bytes, one_scale_is_free: see `MicroKernel`.
     """
     kernel = MicroKernel(
         resolver=resolver,
         structure_bytes=structure_bytes,
         channel_bytes=CHANNEL_BYTES,
         scratch=unpacked_int4,
+        one_scale_is_free=one_scale_is_free,
     )
     return OperatorType(code, kernel)
 
@@ -106,7 +109,8 @@ def linear_operator(code: str, resolver: str, structure_bytes: int) -> OperatorT
 def check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
     """Requires weights within +-127, and multipliers and accumulators that kernels compute."""
     weight = op.weight
-    if weight.qparams.zero_point != 0 or weight.qparams.axis != op.channel_axis:
+    axes = (op.channel_axis, None) if takes_one_scale(op, target) else (op.channel_axis,)
+    if weight.qparams.zero_point != 0 or weight.qparams.axis not in axes:
         raise ExportError(
             f"The weights of {op.output!r} need zero point 0 and one scale per output channel "
             f"(axis {op.channel_axis}). Received: zero_point={weight.qparams.zero_point}, "
@@ -125,7 +129,7 @@ def check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
         )
     multiplier = real_multiplier(op, graph)
     x, y = graph.tensors[op.inputs[0]].qparams, graph.tensors[op.output].qparams
-    unit = op.bias_scale(x.scale)
+    unit = np.broadcast_to(op.bias_scale(x.scale), multiplier.shape)
     largest_multiplier = np.maximum(multiplier, unit / y.scale)  # which float32 rounds up
     outside = multiplier < target.smallest_multiplier
     outside |= (largest_multiplier >= target.multiplier_limit) | (unit < np.finfo(np.float32).tiny)
@@ -151,6 +155,16 @@ def check_linear(op: ops.LinearOp, graph: IntegerGraph, target: Target) -> None:
     require_activation(op, graph)
 
 
+def takes_one_scale(op: ops.LinearOp, target: Target) -> bool:
+    """Whether the op's kernel rounds alike with one scale for all channels as with equal ones.
+
+    The kernel of TensorFlow Lite Micro for FULLY_CONNECTED then keeps no multiplier for each unit.
+    XNNPACK has another kernel for weights with one scale, which rounds otherwise on some
+    processors.
+    """
+    return target.family == "tflm" and isinstance(op, ops.FullyConnected)
+
+
 def check_weights_and_bias(op: ops.LinearOp, legal: ops.LinearOp, reading: FileReading) -> None:
     """Checks that the file holds the learned integers times powers of 2, and the graph's bias."""
     _, weight, *_, bias = reading.writer(legal.output).inputs
@@ -168,7 +182,8 @@ def _weights(reading: FileReading, name: str) -> FileTensor:
     if indices is None or tables is None:
         raise VerificationError(f"The file has no data for the lookup table of {name!r}.")
     try:
-        return dataclasses.replace(stored, data=lookup_table.decode(indices, tables, stored.shape))
+        data = lookup_table.decode(indices, tables, stored.shape, one_table=stored.scale.size == 1)
+        return dataclasses.replace(stored, data=data)
     except ValueError as error:
         raise VerificationError(f"The file's lookup table of {name!r}: {error}") from error
 
@@ -201,7 +216,10 @@ def _check_weights(op: ops.LinearOp, stored: FileTensor) -> None:
 def _check_bias(op: ops.LinearOp, stored: FileTensor, input_scale: npt.NDArray[np.float32]) -> None:
     same = stored.data is not None and (
         np.array_equal(stored.data, op.integer_bias(input_scale))
-        and (not stored.scale.size or np.array_equal(stored.scale, op.bias_scale(input_scale)))
+        and (
+            not stored.scale.size
+            or np.array_equal(stored.scale, op.bias_scale(input_scale).reshape(-1))
+        )
     )
     if not same:
         raise VerificationError(f"The file's bias of {op.output!r} differs from the graph's.")

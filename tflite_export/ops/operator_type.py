@@ -12,7 +12,7 @@ ScratchSizes = Callable[[FileOperator, FileModel], Sequence[int]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MicroKernel:
-    """What TensorFlow Lite Micro needs to run an operator. Nothing has a default.
+    """What TensorFlow Lite Micro needs to run an operator. No size has a default.
 
     Attributes:
         resolver: the method of the C++ resolver that adds the operator.
@@ -20,12 +20,14 @@ class MicroKernel:
             the bytes that all operators take.
         channel_bytes: bytes that it keeps for every scale of the weights, its second input.
         scratch: sizes of the buffers that it needs only while it runs.
+        one_scale_is_free: whether it keeps no `channel_bytes` for weights with a single scale.
     """
 
     resolver: str
     structure_bytes: int
     channel_bytes: int
     scratch: ScratchSizes
+    one_scale_is_free: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,7 +140,9 @@ def _parts(op: ops.LinearOp, shape: Shape) -> Iterator[ops.LinearOp]:
 
 
 def _channels(op: ops.LinearOp, which: slice) -> ops.LinearOp:
-    grid = dataclasses.replace(op.weight.qparams, scale=op.weight.qparams.scale[which])
+    grid = op.weight.qparams
+    if grid.axis is not None:
+        grid = dataclasses.replace(grid, scale=grid.scale[which])
     weight = ops.QuantizedArray(op.weight.values[which], grid)
     return dataclasses.replace(op, weight=weight, bias=op.bias[which])
 

@@ -1,5 +1,7 @@
 """FULLY_CONNECTED end to end."""
 
+import dataclasses
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -14,7 +16,17 @@ from tests.tflite_export.harness import assert_exact, exact_law
 def dense_graphs(draw: st.DrawFn) -> IntegerGraph:
     features, units = draw(st.tuples(st.integers(1, 70), st.integers(1, 17)))
     places = draw(st.just([]) | st.lists(st.integers(1, 4), max_size=2))
-    return draw(linear_graphs((1, *places, features), (units, features), ops.FullyConnected, 0))
+    graph = draw(linear_graphs((1, *places, features), (units, features), ops.FullyConnected, 0))
+    return with_one_scale(graph) if draw(st.booleans()) else graph
+
+
+def with_one_scale(graph: IntegerGraph) -> IntegerGraph:
+    """The same codes, and the largest scale for all of them."""
+    (op,) = graph.ops
+    grid = op.weight.qparams
+    shared = dataclasses.replace(grid, scale=grid.scale.max(), axis=None)
+    weight = dataclasses.replace(op.weight, qparams=shared)
+    return dataclasses.replace(graph, ops=(dataclasses.replace(op, weight=weight),))
 
 
 @exact_law
