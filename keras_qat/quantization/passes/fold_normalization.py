@@ -72,9 +72,9 @@ def _pairs(
         if not is_free(dense, keras.layers.Dense) or dense.activity_regularizer is not None:
             continue
         reading = readers.get(id(node.outputs[0]), [])
-        reader = reading[0].operation if len(reading) == 1 and reading[0] is not None else None
+        reader: Any = reading[0].operation if len(reading) == 1 and reading[0] else None
         free = is_free(reader, keras.layers.BatchNormalization)
-        if free and reader is not None and wanted(dense.name, reader.name):
+        if free and wanted(dense.name, reader.name):
             found[id(dense)] = reader, copy_of(dense, use_bias=True)
     return found
 
