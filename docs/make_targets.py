@@ -83,8 +83,10 @@ TROUBLE = {
     ],
     "ethos-u": [
         "`check` says that an operator leaves the NPU: a function of one number is a table, which "
-        "GATHER reads on the CPU. That is so for every sigmoid and tanh that `quantize` makes. To "
-        "stay on the NPU, take relu or relu6.",
+        'GATHER reads on the CPU. `quantize(..., target="ethos-u")` keeps relu, relu6, sigmoid, '
+        "tanh, silu, hard_sigmoid and hard_silu on the NPU "
+        "([how](../decisions/0051-functions-on-the-npu.md)). A model that was quantized without it "
+        "has tables. So have all other functions.",
     ],
 }
 

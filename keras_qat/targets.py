@@ -13,6 +13,13 @@ from keras_qat.integer import IntegerGraph
 
 GROUP = "keras_qat.targets"
 
+NATIVE_GRIDS = {"ethos-u": {"sigmoid": 2.0**-8, "tanh": 2.0**-7}}
+"""The scales of 8-bit grids on which a target runs functions, where it runs them on no other grid.
+
+By target and by the name of the function. On other grids a function is a table, which every target
+reads, and the CPU beside an Ethos-U NPU.
+"""
+
 
 def known_targets() -> list[str]:
     """The names of all targets of the installed exporters.

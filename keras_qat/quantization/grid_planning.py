@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from keras_qat.config import QuantizationConfig
+from keras_qat.copying import builtin_name
 from keras_qat.errors import UnsupportedLayerError
 from keras_qat.keras_graph import input_name
 from keras_qat.keras_masks import data_inputs
@@ -39,6 +41,11 @@ class _TensorState:
 class GridPlanner:
     """Walks a model once and finds the grids of its tensors. It builds nothing.
 
+    Args:
+        graph: the model.
+        policy: the bits of its tensors.
+        native_grids: scales of functions, by their names; see `keras_qat.targets.NATIVE_GRIDS`.
+
     Attributes:
         grids: every grid, in the order of the graph.
 
@@ -47,8 +54,14 @@ class GridPlanner:
         ValueError: a quantized layer reads an input that is left in float.
     """
 
-    def __init__(self, graph: RuledGraph, policy: BitWidthPolicy):
+    def __init__(
+        self,
+        graph: RuledGraph,
+        policy: BitWidthPolicy,
+        native_grids: Mapping[str, float] | None = None,
+    ):
         self._graph = graph
+        self._native_grids = native_grids or {}
         self._policy = policy
         self._states: dict[int, _TensorState] = {}  # by the id of a tensor
         self._starts: dict[int, int] = {}  # id of a tensor that starts a grid -> its number
@@ -206,7 +219,15 @@ class GridPlanner:
         if not overridden:
             bits = max(bits, state.minimum_bits)
         name, place = state.members[-1], Place(call.index, 0)
-        self._start(tensor, PlannedTensor(place, name, state.members, config, bits, state.sign))
+        planned = PlannedTensor(place, name, state.members, config, bits, state.sign)
+        if not overridden and (scale := self._native_scale(call)) is not None:
+            planned = dataclasses.replace(planned, native_scale=scale)
+        self._start(tensor, planned)
+
+    def _native_scale(self, call: Call) -> float | None:
+        """The scale of the one grid on which the target runs this function; mostly `None`."""
+        function = builtin_name(getattr(call.layer, "activation", None))
+        return self._native_grids.get(function or "")
 
     def _start(self, tensor: Any, planned: PlannedTensor) -> None:
         number = self._groups.add()

@@ -112,7 +112,9 @@ def quantize(
         target: `"litert"`, `"tflm"` or `"ethos-u"` refuses now, before any training, what
             `tflite_export.export` would refuse for that target. `fit` then looks again after every
             epoch, and warns. The model keeps the target (`QuantizedModel.target`), and infers as it
-            does (`QuantizedModel.compute_as`). `None` checks nothing, and infers as LiteRT.
+            does (`QuantizedModel.compute_as`). For `"ethos-u"`, sigmoid and tanh get the 8-bit
+            grids 1/256 and 1/128, on which the NPU runs them, unless an override says otherwise.
+            `None` checks nothing, and infers as LiteRT.
         preserve_sparsity: keeps all weights at zero that are zero now, as pruning made them, in
             training and in the file. It switches the option of this name on in all configs.
         preserve_clusters: keeps weights equal that are equal now and share a scale, as clustering
@@ -151,7 +153,7 @@ def quantize(
         preserve_clusters=preserve_clusters,
     )
     with stage("Taking the model apart"):
-        prepared = prepare(model, config, overrides, data, unsupported=False)
+        prepared = prepare(model, config, overrides, data, unsupported=False, target=target)
     plan = prepared.plan
     refuse(model.name, (each.why_not for each in plan.unsupported if each.why_not != LEFT_IN_FLOAT))
     _check_something_is_quantized(plan, overrides)
@@ -225,7 +227,7 @@ def plan(
         preserve_sparsity=preserve_sparsity,
         preserve_clusters=preserve_clusters,
     )
-    prepared = prepare(model, config, overrides, data, unsupported=True)
+    prepared = prepare(model, config, overrides, data, unsupported=True, target=target)
     if target is None or prepared.plan.unsupported:
         return prepared.plan
     problem = problem_on(_built(prepared).planned_integer(), target)
@@ -244,6 +246,9 @@ def _built(prepared: PreparedModel, kind: type[keras.Model] = QuantizedModel) ->
     check_zeros(quantized)
     _calibrate_activations(quantizers, prepared, whole=quantizers_before(quantized))
     fix_probabilities(quantized)
+    for quantizer, grid in zip(quantizers, prepared.plan.grids, strict=True):
+        if grid.native_scale is not None:
+            quantizer.set_scale(grid.native_scale)
     return quantized
 
 

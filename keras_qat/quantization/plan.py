@@ -16,7 +16,8 @@ from keras_qat.config import QuantizationConfig
 from keras_qat.integer import tables
 from keras_qat.integer.tables import html_lines, terminal_width
 from keras_qat.layer_rules.rule import Rule
-from keras_qat.quantizers import Quantizer, WeightQuantizer
+from keras_qat.quantizers import Quantizer, STEActivationQuantizer, WeightQuantizer
+from keras_qat.quantizers.grid import MAX_BITS, Grid
 from keras_qat.quantizers.preserved import PRESERVED
 
 _COSTS = {
@@ -102,6 +103,8 @@ class PlannedTensor:
         bits: the bits of its grid.
         sign: whether it can be negative.
         is_input: whether it is an input of the model.
+        native_scale: the scale of the one 8-bit grid on which the target runs the function that
+            yields it; `None` for any grid.
     """
 
     place: Place
@@ -111,6 +114,7 @@ class PlannedTensor:
     bits: int
     sign: Sign
     is_input: bool = False
+    native_scale: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +144,16 @@ class PlannedGrid:
         return self.joined_by
 
     @property
+    def native_scale(self) -> float | None:
+        """The scale that the target's own functions need, if all of its tensors are of these."""
+        (scale, *others) = {tensor.native_scale for tensor in self.tensors}
+        return None if others else scale
+
+    @property
     def bits(self) -> int:
         """The largest bit width of its tensors."""
+        if self.native_scale is not None:
+            return MAX_BITS
         return max(tensor.bits for tensor in self.tensors)
 
     @property
@@ -157,6 +169,9 @@ class PlannedGrid:
     def quantizer(self, name: str) -> Quantizer:
         """A new quantizer for this grid. An unknown sign counts as signed."""
         config = self.config
+        if self.native_scale is not None:
+            grid = Grid.for_activations(MAX_BITS, self.signed is not False)
+            return STEActivationQuantizer(grid, name=name)
         make = config.input_quantizer if self.is_input else config.activation_quantizer
         return make(self.bits, self.signed is not False, name)
 

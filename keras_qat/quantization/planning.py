@@ -35,6 +35,7 @@ from keras_qat.quantization.layer_configs import LayerConfigs
 from keras_qat.quantization.model_checks import check_graph, check_model, check_weights
 from keras_qat.quantization.overrides import Overrides, check_overrides
 from keras_qat.quantization.passes.fold_normalization import fold_normalization
+from keras_qat.quantization.passes.native_forms import native_forms
 from keras_qat.quantization.passes.normalize import normalize
 from keras_qat.quantization.passes.paths import inner_paths, paths_of
 from keras_qat.quantization.passes.to_layers import to_layers
@@ -49,6 +50,7 @@ from keras_qat.quantization.plan import (
 from keras_qat.quantization.ruled_graph import MASK, Call, RuledGraph
 from keras_qat.quantization.uneven_ranges import ColumnRanges, range_warnings, watched_tensors
 from keras_qat.quantized_layers import QuantizeDense
+from keras_qat.targets import NATIVE_GRIDS
 
 _COMPARED = 16
 _ROUNDING, _HALF_ROUNDING = 1e-3, 0.05
@@ -88,12 +90,14 @@ def prepare(
     overrides: Overrides | None,
     calibration_data: Any,
     unsupported: bool,
+    target: str | None = None,
 ) -> PreparedModel:
     """Checks a model, normalizes it, and plans its grids. The given model does not change.
 
     Args:
         model, config, overrides, calibration_data: see `quantize`.
         unsupported: whether layers without a rule are allowed. They are planned in float.
+        target: see `quantize`.
 
     Raises:
         UnsupportedLayerError, ValueError: see `quantize`.
@@ -124,6 +128,9 @@ def prepare(
     needs_data = not unsupported or calibration_data is not None
     data = CalibrationData(graph, calibration_data) if needs_data else None
     normalized, origins = normalize(plain, left_in_float)
+    if target in NATIVE_GRIDS:
+        normalized, added = native_forms(normalized, left_in_float)
+        origins = {**origins, **{name: origins.get(own, own) for name, own in added.items()}}
     untrained = ""
     if data is not None:
         _check_answers(model, graph, normalized, data)
@@ -135,7 +142,7 @@ def prepare(
     every = {**in_float, **overrides}
     rules = RuledGraph(normalized, LayerConfigs(config, every, known_as, paths).computes_in_float)
     policy = BitWidthPolicy(rules, config, every, known_as, paths)
-    grids = GridPlanner(rules, policy)
+    grids = GridPlanner(rules, policy, NATIVE_GRIDS.get(target or ""))
     planned = _Planner(rules, policy, grids, reasons, paths).plan(model.name)
     prepared = _measured(graph, rules, planned, policy, data)
     return dataclasses.replace(prepared, whole=frozenset(whole), untrained=untrained)

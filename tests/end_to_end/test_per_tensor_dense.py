@@ -8,6 +8,7 @@ import pytest
 
 import keras_qat
 import tflite_export
+from keras_qat import config as configs
 from keras_qat.quantized_layers import QuantizeDense
 from tests.models import randomize
 from tests.seams import target_flips
@@ -51,7 +52,7 @@ def test_one_scale_saves_eight_bytes_of_ram_for_each_unit():
 @pytest.mark.parametrize("name", ["lsq", "gdnsq", "dorefa"])
 def test_no_code_differs_from_the_file(bits, name, tmp_path):
     config = dataclasses.replace(
-        keras_qat.config.get(name), weight_bits=bits, activation_bits=bits, per_tensor_dense=True
+        configs.get(name), weight_bits=bits, activation_bits=bits, per_tensor_dense=True
     )
     if name == "gdnsq":
         config = dataclasses.replace(config, start_bits=bits)

@@ -63,7 +63,7 @@ def _pairs(
     calls, readers = list(nodes(model)), consumers(model)
     counts = Counter(id(node.operation) for node in calls)
 
-    def is_free(layer: Any, kind: type) -> bool:
+    def is_free(layer: Any, kind: Any) -> bool:
         return type(layer) is kind and counts[id(layer)] == 1 and not stays_float(layer.name)
 
     found: dict[int, tuple[Any, Any]] = {}
