@@ -102,7 +102,7 @@ def _main(arguments: list[str]) -> None:
     page = [
         "# One weight scale for a Dense layer",
         "",
-        "The autoencoder of MLPerf Tiny, ten Dense layers of which nine are normalized, in",
+        "The autoencoder of MLPerf Tiny, ten Dense layers and nine normalizations, in",
         "TensorFlow Lite Micro: bytes of the file and of the measured arena. Tables need 22,000",
         "bytes of code besides. Not trained, calibrated on random inputs. MLPerf Tiny's own file",
         "has an arena of 3,984 bytes.",
