@@ -1,12 +1,13 @@
 """The E2 and E3 seams: every integer op against the Keras model, and files against the graph."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 import tflite_export
 from keras_qat.integer import IntegerGraph, add_headroom, ops, run
-from keras_qat.integer.fixed_point import get_profile
+from keras_qat.integer.fixed_point import RoundingProfile, get_profile
 from tflite_export.legal.legalize import legalize
 from tflite_export.proof.comparison import with_moved_integers
 from tflite_export.targets import get_target
@@ -14,11 +15,19 @@ from tflite_export.targets import get_target
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far one tensor is from the Keras model's."""
+    """How far one tensor is from the Keras model's.
+
+    Attributes:
+        name: its name.
+        flip_rate: the share of its elements that differ.
+        largest: the largest difference, in steps.
+        beyond_ties: how many elements differ where float32 decides; see `op_differences`.
+    """
 
     name: str
     flip_rate: float
     largest: int
+    beyond_ties: int
 
 
 def op_differences(
@@ -28,6 +37,9 @@ def op_differences(
 
     A sequence of the model may be an image of one row in the graph. Tensors between (a RESHAPE, the
     op before a MAXIMUM) are computed from what is known.
+
+    A sum of float32 numbers depends on their order, which the processor chooses. So where a result
+    is within `_TIE` of half way between two codes, either of them is right (law E2).
     """
     codes = {
         name: each.reshape(each.shape[0], *graph.tensors[name].shape[1:])
@@ -42,16 +54,39 @@ def op_differences(
     found = []
     for op in graph.ops:
         operands = [ops.QuantizedArray(known[n], graph.tensors[n].qparams) for n in op.inputs]
-        values = op.evaluate(operands, graph.tensors[op.output].qparams, get_profile(profile))
+        grid = graph.tensors[op.output].qparams
+        values = op.evaluate(operands, grid, get_profile(profile))
         if isinstance(op, ops.Reshape) and op.inputs[0] in codes:
             known[op.output] = values  # compared where its input is made
         elif op.output in codes:
             distance = np.abs(values.astype(int) - codes[op.output])
             name = op.output.removesuffix("/flat")
-            found.append(Difference(name, np.mean(distance != 0), int(distance.max())))
+            beyond = distance != 0
+            for moved in _AROUND_TIES if beyond.any() else ():
+                either = op.evaluate(operands, grid, moved(get_profile(profile)))
+                beyond &= either != codes[op.output]
+            flips, largest = np.mean(distance != 0), int(distance.max())
+            found.append(Difference(name, flips, largest, int(np.count_nonzero(beyond))))
         else:
             known[op.output] = values
     return found
+
+
+_TIE = 2.0**-12
+"""How near to a tie, in steps, float32 sums of up to 255 steps are no longer sure."""
+
+
+def _moved(by: float) -> Callable[[RoundingProfile], RoundingProfile]:
+    """A profile whose accumulators are larger by so many steps before they are rounded."""
+
+    def rescaled(accumulator, rescale):
+        return np.rint(accumulator * rescale.real_multiplier() + by).astype(np.int64)
+
+    kinds = ("conv", "depthwise_conv", "fully_connected", "mul", "transpose_conv")
+    return lambda profile: dataclasses.replace(profile, **dict.fromkeys(kinds, rescaled))
+
+
+_AROUND_TIES = (_moved(-_TIE), _moved(_TIE))
 
 
 class RoundsOnce:
@@ -90,7 +125,8 @@ def assert_no_flip_and_no_mismatch(qmodel, x: np.ndarray, path) -> None:
     """Every layer computes Keras' own integers, and both targets' files those of the graph."""
     graph = add_headroom(qmodel.to_integer())
     differences = op_differences(graph, qmodel.layer_codes(x))
-    assert {each.flip_rate for each in differences} == {0.0}
+    assert {each.beyond_ties for each in differences} == {0}
+    assert max(each.flip_rate for each in differences) < 1e-3
     for target in ("litert", "tflm"):
         assert_no_mismatch(qmodel, x, target, path)
 

@@ -133,6 +133,15 @@ def test_vela_says_what_leaves_the_npu(qmodel):
     assert re.search(r"[\d,]+ cycles, [\d,]+ bytes of SRAM, [\d,]+ bytes of flash\.", summary)
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("litert", "litert-cpu"), ("esp-nn", "esp32"), ("cmsis-nn-m55", "cmsis-nn")],
+)
+def test_names_of_an_export_are_known(given, meant):
+    graph = convolution((1, 8, 8, 8), (4, 3, 3))
+    assert check(graph, given).to_json() == check(graph, meant).to_json()
+
+
 def test_a_network_without_tables_stays_on_the_npu_whole():
     pytest.importorskip("ethosu.vela", reason="pip install 'keras_qat[ethosu]'")
     found = check(convolution((1, 8, 8, 8), (4, 3, 3)), "ethos-u", accelerator="ethos-u85-256")

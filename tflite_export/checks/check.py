@@ -37,6 +37,13 @@ _JUDGES: dict[str, tuple[str, str | None, _Judge | None]] = {
 }
 CHECKED = tuple(_JUDGES)
 """The targets that `check` knows."""
+_ALSO = {
+    "litert": "litert-cpu",
+    "cmsis-nn-m4": "cmsis-nn",
+    "cmsis-nn-m55": "cmsis-nn",
+    "esp-nn": "esp32",
+}
+"""Names of targets and kernels that `export` takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +108,7 @@ def check(
         model: a path of a `.tflite` file or its bytes; or an `IntegerGraph` or a model with
             `to_integer()`, which is written for the target first.
         target: `"litert-cpu"`, `"litert-gpu"`, `"litert-npu"`, `"tflm"`, `"cmsis-nn"`, `"esp32"` or
-            `"ethos-u"`.
+            `"ethos-u"`. `"litert"` and the names of kernels that `export` takes are known, too.
         weight_storage: see `tflite_export.export`.
         accelerator: the NPU for `"ethos-u"`, such as `"ethos-u55-128"` or `"ethos-u85-256"`.
         vela: the command of Vela, if it is in another Python.
@@ -120,6 +127,7 @@ def check(
     >>> [row.fact.status for row in check(graph, "cmsis-nn").rows]
     ['fast']
     """
+    target = _ALSO.get(target, target)
     if target not in _JUDGES:
         raise ValueError(f"target must be one of {CHECKED}. Received: {target!r}")
     if accelerator not in ACCELERATORS:
