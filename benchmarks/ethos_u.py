@@ -1,4 +1,4 @@
-"""Compiles networks of MLPerf Tiny and MobileNetV3 for Ethos-U with Vela: what leaves the NPU, cycles, memory.
+"""Compiles MLPerf Tiny and MobileNetV3 for Ethos-U with Vela: what leaves the NPU, and its costs.
 
     python benchmarks/ethos_u.py
 
@@ -114,7 +114,7 @@ def page(found: list[dict[str, Any]]) -> str:
         "# Networks on Ethos-U",
         "",
         f'What {found[0]["vela"]} says of the files for `"ethos-u"`; cycles and memory are its',
-        "estimates, and no NPU was measured. The first four networks have the shapes of MLPerf Tiny.",
+        "estimates, and no NPU was measured. The first four networks have shapes of MLPerf Tiny.",
         "",
         "| network | NPU | operators | that leave it | Vela's estimate |",
         "|---|---|---:|---:|---|",
