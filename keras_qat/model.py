@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from typing import Any
@@ -36,6 +37,7 @@ from keras_qat.model_summary import Summarized
 from keras_qat.quantizers import LoweringError, PutsOnGrid, Quantizer
 from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.old_names import reading_old_names
+from keras_qat.target_values import telling
 from keras_qat.training.backend_state import restored
 from keras_qat.training.finite_values import NanKeeper, check_predicted
 from keras_qat.training.fit_callbacks import TargetCheck, add_callback, watch_rates
@@ -176,7 +178,10 @@ class QuantizedModel(Summarized, TargetInference, Objective):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if training:
             self._look_outside()
-        outputs = super().call(inputs, training=training, mask=mask)
+        with contextlib.ExitStack() as stack:
+            if training and self._trains_as_target:
+                stack.enter_context(telling(self.target_values(inputs)))
+            outputs = super().call(inputs, training=training, mask=mask)
         return self._nan_keeper(flat_inputs(self, inputs), outputs)
 
     def _look_outside(self) -> None:

@@ -35,6 +35,9 @@ from keras_qat.training.finite_values import NanKeeper, check_inputs
 _PROBES: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
 """The probe of each model, compiled once for `layer_codes`. A model would save its attributes."""
 
+_TOLD_BY: weakref.WeakKeyDictionary[keras.Model, keras.Model] = weakref.WeakKeyDictionary()
+"""The probe of each model that trains as its target."""
+
 _DEEP, _FEW_BATCHES, _FIRST_CALLS = 300, 8, 4
 """Calls of a graph from which on few batches run op by op: compiling takes over 0.1 s a layer."""
 
@@ -51,16 +54,19 @@ class TargetInference(keras.Model):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._trains_as_target = False
         _LIVING.add(self)
 
-    def compute_as(self, target: str, weight_storage: str = "auto") -> None:
+    def compute_as(
+        self, target: str, weight_storage: str = "auto", in_training: bool = False
+    ) -> None:
         """Lets inference round exactly as the kernels of a target do.
 
         This holds for `predict`, `evaluate`, the validation inside `fit`, and `layer_codes`. So
-        checkpoints and early stopping see what the exported file computes. Training steps do not
-        change. The choice is saved with the layers, and other models that call them follow. Keras
-        traces them anew. You do so with a `tf.function` or `jax.jit` of your own, and on JAX with a
-        plain model around this one: compile it again.
+        checkpoints and early stopping see what the exported file computes. The choice is saved with
+        the layers, and other models that call them follow. Keras traces them anew. You do so with a
+        `tf.function` or `jax.jit` of your own, and on JAX with a plain model around this one:
+        compile it again. Training steps stay as they are, unless `in_training` says otherwise.
 
         Args:
             target: `"litert"` (the default of a model): one rounding in float32, as on x86-64.
@@ -69,9 +75,14 @@ class TargetInference(keras.Model):
             weight_storage: how the file stores weights, as for `tflite_export.export`. `"int4"` and
                 `"int2"` leave less room for headroom, so they round otherwise: Dense layers for
                 `"litert"`, all layers with weights for `"tflm"`. The other storages round alike.
+            in_training: whether training steps of this model yield the target's values too, for a
+                last phase of training. Behind each quantizer `y_hat = y_target`, with the gradient
+                of `y_hat` in training. BatchNormalization keeps its running statistics, and Dropout
+                has no effect. A step computes the network twice. A file does not keep this choice.
 
         Raises:
-            ValueError: no such target, or a storage that it does not load.
+            ValueError: no such target, or a storage that it does not load; or a layer that changes
+                its input at random in training, such as image augmentation.
 
         >>> import keras, keras_qat
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -81,7 +92,28 @@ class TargetInference(keras.Model):
         'tflm'
         """
         arithmetic = arithmetic_of(target, weight_storage)
+        if in_training:
+            _check_draws_nothing(self)
         _infer_as(dict.fromkeys(self.rounding_layers(), arithmetic))
+        self._train_as_target(in_training)
+
+    def _train_as_target(self, chosen: bool) -> None:
+        if chosen or self._trains_as_target:
+            self.train_function = None  # the arithmetic may differ from the last one's
+        self._trains_as_target = chosen
+
+    def target_values(self, inputs: Any) -> dict[Any, list[Any]]:
+        """What inference yields behind each quantizer of an activation, for each of its calls."""
+        calls = [node for node in nodes(self) if isinstance(node.operation, ActivationQuantizer)]
+        if self not in _TOLD_BY:
+            outputs = [tensor for node in calls for tensor in node.outputs]
+            _TOLD_BY[self] = probe_of(self, outputs)
+        with full_precision(_TOLD_BY[self]):
+            values = _TOLD_BY[self](inputs, training=False)
+        found: dict[Any, list[Any]] = {}
+        for node, value in zip(calls, values, strict=True):
+            found.setdefault(node.operation, []).append(value)
+        return found
 
     @property
     def computes_as(self) -> str:
@@ -105,7 +137,7 @@ class TargetInference(keras.Model):
             The target as which the model inferred before, and its storage of weights.
         """
         before, each_before = self._arithmetic(), {x: x.arithmetic for x in self.rounding_layers()}
-        self.compute_as(target, weight_storage)
+        _infer_as(dict.fromkeys(each_before, arithmetic_of(target, weight_storage)))
         try:
             yield before.target, before.weight_storage
         finally:
@@ -180,6 +212,20 @@ def _infer_as(chosen: Mapping[RoundsAsTarget, Arithmetic]) -> None:
         if not changed.isdisjoint(map(id, model.rounding_layers())):
             forget_traces(model)
             _PROBES.pop(model, None)
+
+
+def _check_draws_nothing(model: keras.Model) -> None:
+    """Raises a ValueError for a layer whose draws only one of two computations would see."""
+    for node in nodes(model):
+        layer = node.operation
+        drops = isinstance(layer, keras.layers.Dropout | keras.layers.SpatialDropout2D)
+        draws = hasattr(layer, "seed_generator") or hasattr(layer, "generator")
+        if draws and not drops and not isinstance(layer, ActivationQuantizer | QuantizeWrapper):
+            raise ValueError(
+                f"Layer {layer.name!r} ({type(layer).__name__}) changes its input at random in "
+                "training, so training steps cannot round as the target does. Do that to the "
+                "dataset instead. Received: in_training=True"
+            )
 
 
 def _infers_in_float(layer: RoundsAsTarget) -> bool:

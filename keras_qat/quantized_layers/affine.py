@@ -19,6 +19,7 @@ from keras_qat.quantizers.custom_gradient import as_tensor
 from keras_qat.quantizers.fake_quantize import Rounding
 from keras_qat.quantizers.grid import round_to_codes
 from keras_qat.quantizers.int8_grids import chosen, has_integers, rounding_if
+from keras_qat.target_values import trains_as_target
 from keras_qat.tensors import Tensor
 
 _IMAGE_RANK = 4
@@ -144,6 +145,8 @@ class QuantizeBatchNormalization(RoundsAsTarget, keras.layers.BatchNormalization
         self.connections: dict[int, AffineConnection] = {}
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Tensor:
+        if training and trains_as_target():
+            return self._with_running_statistics(inputs)
         if training and mask is None and self._has_kernel(inputs):
             return self._normalized(inputs)
 
@@ -155,6 +158,10 @@ class QuantizeBatchNormalization(RoundsAsTarget, keras.layers.BatchNormalization
             return own()
         outputs = self.connections[0].output(inputs, own, self.arithmetic)
         return ops.cast(outputs, self.compute_dtype)
+
+    def _with_running_statistics(self, inputs: Tensor) -> Tensor:
+        """As in inference, and without rounding the offset."""
+        return ops.cast(super().call(inputs, training=False), self.compute_dtype)
 
     def _has_kernel(self, inputs: Tensor) -> bool:
         last = len(inputs.shape) == _IMAGE_RANK and self.axis in (-1, _IMAGE_RANK - 1)

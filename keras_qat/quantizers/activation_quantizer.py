@@ -24,6 +24,7 @@ from keras_qat.quantizers.replacement import (
     random_selection,
     random_selection_in_batch,
 )
+from keras_qat.target_values import as_told
 from keras_qat.tensors import Tensor
 
 NO_SOURCE = -1
@@ -105,13 +106,22 @@ class ActivationQuantizer(RoundsAsTarget, Quantizer):
         loss_reads: str | None = None,
         training: bool = False,
     ) -> Tensor:
-        if training and loss_reads == "value":
-            return ops.cast(x, "float32")
-        if not training and self._reads_codes(source):
+        if training:
+            outputs = self._in_training(x, pooled, interpolated, source, loss_reads)
+            told = as_told(self, outputs)
+            return told if loss_reads is None else outputs
+        if self._reads_codes(source):
             return self._tapped(ops.cast(x, "float32"))
         rounding = self._rounding(pooled, training, interpolated, source)
-        rounds = not (training and loss_reads == "clipped")
-        return self._fake_quantized(x, rounding, training, rounds)
+        return self._fake_quantized(x, rounding, training)
+
+    def _in_training(
+        self, x: Tensor, pooled: bool, interpolated: bool, source: int, loss_reads: str | None
+    ) -> Tensor:
+        if loss_reads == "value":
+            return ops.cast(x, "float32")
+        rounding = self._rounding(pooled, True, interpolated, source)
+        return self._fake_quantized(x, rounding, True, rounds=loss_reads != "clipped")
 
     def _reads_codes(self, source: int) -> bool:
         """Whether the op before put its result on this grid already."""

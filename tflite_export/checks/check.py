@@ -108,7 +108,7 @@ def check(
         model: a path of a `.tflite` file or its bytes; or an `IntegerGraph` or a model with
             `to_integer()`, which is written for the target first.
         target: `"litert-cpu"`, `"litert-gpu"`, `"litert-npu"`, `"tflm"`, `"cmsis-nn"`, `"esp32"` or
-            `"ethos-u"`. `"litert"` and the names of kernels that `export` takes are known, too.
+            `"ethos-u"`. `"litert"` and the names of kernels that `export` takes are also known.
         weight_storage: see `tflite_export.export`.
         accelerator: the NPU for `"ethos-u"`, such as `"ethos-u55-128"` or `"ethos-u85-256"`.
         vela: the command of Vela, if it is in another Python.
