@@ -42,6 +42,7 @@ _FLOAT = "float"  # the same
 _ONE_THREAD = {
     "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
+    "TF_ENABLE_ONEDNN_OPTS": "1",  # which TensorFlow turns off on older processors
     "TF_NUM_INTEROP_THREADS": "1",
     "TF_NUM_INTRAOP_THREADS": "1",
 }

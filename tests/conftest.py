@@ -12,6 +12,8 @@ import pytest
 from tflite_export.file.runtimes import standard_error
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# TensorFlow trains grouped convolutions on CPUs with oneDNN alone, and turns it off on older ones.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ["COLUMNS"] = "400"  # what is searched in printed lines does not go on in the next one
 standard_error(lambda: importlib.import_module("keras"))  # TensorFlow greets whatever the level
 
