@@ -23,7 +23,7 @@ gc.freeze()  # what was imported stays, and no collection looks at it
 gc.set_threshold(50_000, 20, 50)  # collections of everything took a tenth of the time
 
 hypothesis.settings.register_profile("fast", max_examples=15)
-hypothesis.settings.register_profile("gate", max_examples=int(os.environ.get("EXAMPLES", "40")))
+hypothesis.settings.register_profile("gate", max_examples=int(os.environ.get("EXAMPLES", "30")))
 
 
 def pytest_configure(config):

@@ -20,7 +20,7 @@ from keras_qat.integer import IntegerGraph
 from tests.random_graphs import configs, described, inputs_of, networks
 from tests.seams import assert_no_mismatch, op_differences, target_flips
 
-GRAPHS = int(os.environ.get("RANDOM_GRAPHS", "100"))
+GRAPHS = int(os.environ.get("RANDOM_GRAPHS", "60"))
 """How many networks; a thorough run by hand takes 2,000."""
 _MOST_REFUSED = 0.05
 _PROGRESS = 100

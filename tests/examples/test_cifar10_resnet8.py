@@ -23,13 +23,13 @@ def run(*command, **environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lsq", "gdnsq", "pege"])
-def test_from_nothing_to_a_proven_file(method, tmp_path):
+@pytest.mark.parametrize(("method", "epochs"), [("lsq", 2), ("gdnsq", 10), ("pege", 3)])
+def test_from_nothing_to_a_proven_file(method, epochs, tmp_path):
     folder = tmp_path / "output"
     done = run(
         *(MADE_UP, EXAMPLE, f"--method={method}", f"--output_dir={folder}"),
         *("--weight_bits=2", "--activation_bits=2", "--validation=128", "--batch_size=16"),
-        *("--float_epochs=2", "--epochs=10", "--verbose=2"),
+        *("--float_epochs=1", f"--epochs={epochs}", "--verbose=2"),
         TFDS_DATA_DIR=str(tmp_path / "data"),  # where it lies when the example is told nothing
     )
     assert done.returncode == 0, done.stderr

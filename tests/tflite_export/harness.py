@@ -21,7 +21,7 @@ HERE = ("tflm", "litert_ref", here(TARGETS["litert"]))
 
 exact_law = settings(
     deadline=None,
-    max_examples=3 * settings.default.max_examples,  # 120; EXAMPLES says how many
+    max_examples=3 * settings.default.max_examples,  # 90; EXAMPLES says how many
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
