@@ -159,8 +159,7 @@ def takes_one_scale(op: ops.LinearOp, target: Target) -> bool:
     """Whether the op's kernel rounds alike with one scale for all channels as with equal ones.
 
     The kernel of TensorFlow Lite Micro for FULLY_CONNECTED then keeps no multiplier for each unit.
-    XNNPACK has another kernel for weights with one scale, which rounds otherwise on some
-    processors.
+    XNNPACK has another kernel for weights with one scale, which is not proven here.
     """
     return target.family == "tflm" and isinstance(op, ops.FullyConnected)
 
