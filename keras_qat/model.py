@@ -178,9 +178,8 @@ class QuantizedModel(Summarized, TargetInference, Objective):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if training:
             self._look_outside()
-        with contextlib.ExitStack() as stack:
-            if training and self._trains_as_target:
-                stack.enter_context(telling(self.target_values(inputs)))
+        told = training and self._trains_as_target
+        with telling(self.target_values(inputs)) if told else contextlib.nullcontext():
             outputs = super().call(inputs, training=training, mask=mask)
         return self._nan_keeper(flat_inputs(self, inputs), outputs)
 

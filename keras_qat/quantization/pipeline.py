@@ -114,6 +114,7 @@ def quantize(
             epoch, and warns. The model keeps the target (`QuantizedModel.target`), and infers as it
             does (`QuantizedModel.compute_as`). For `"ethos-u"`, sigmoid and tanh get the 8-bit
             grids 1/256 and 1/128, on which the NPU runs them, unless an override says otherwise.
+            silu, hard_sigmoid and hard_silu become products and affine maps, as the NPU runs these.
             `None` checks nothing, and infers as LiteRT.
         preserve_sparsity: keeps all weights at zero that are zero now, as pruning made them, in
             training and in the file. It switches the option of this name on in all configs.
