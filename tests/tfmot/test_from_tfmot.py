@@ -13,7 +13,7 @@ import keras_qat
 import tflite_export
 from keras_qat.quantizers import Grid
 from keras_qat.tfmot.grids import grid_of_range, weight_scale
-from tests.tfmot.checks import POOLED, check_file, check_grids
+from tests.tfmot.checks import POOLED, check_file, check_grids, units_apart
 from tests.tfmot.examples import FILES, SHAPES, examples, interpreter_of
 
 every_network = pytest.mark.parametrize("name", SHAPES)
@@ -41,6 +41,27 @@ def test_grids_and_answers_are_those_of_tfmots_file(name, tmp_path, recwarn):
     assert [("'pool'" in each) for each in said] == [True] * (name in POOLED)
     check_grids(qmodel, FILES / f"{name}.tflite")
     check_file(name, qmodel, FILES / f"{name}.tflite", tmp_path)
+
+
+@pytest.mark.parametrize("units", [1, 2])
+def test_a_bias_that_is_units_apart_is_found(units, tmp_path):
+    theirs = FILES / "separable.tflite"
+    qmodel = keras_qat.from_tfmot(FILES / "separable.h5")
+    (bias,) = [each for each in qmodel.variables if each.path.endswith("head/bias")]
+    details = interpreter_of(theirs).get_tensor_details()
+    (scales,) = [
+        detail["quantization_parameters"]["scales"]
+        for detail in details
+        if detail["dtype"] is np.int32 and tuple(detail["shape"]) == tuple(bias.shape)
+    ]
+    bias.assign_add(units * scales * [1, 0, 0, 0])
+    if units == 1:
+        check_file("separable", qmodel, theirs, tmp_path)
+    else:
+        with pytest.raises(AssertionError):
+            check_file("separable", qmodel, theirs, tmp_path)
+    apart = np.concatenate(list(units_apart(tmp_path / "separable.tflite", theirs)))
+    assert apart[apart != 0].tolist() == [units]
 
 
 def test_kernels_are_tfmots_to_the_last_code():
