@@ -168,6 +168,11 @@ def _export(
             f"Firmware: {len(firmware.files)} files in {_MICRO_DIR.value}, an arena of "
             f"{firmware.arena_bytes:,} bytes."
         )
+        if not _COMPACT.value:
+            print(
+                f"The firmware holds {_MICRO_NAME.value}.tflite of that folder, which TFLM alone "
+                f"opens. {path} is the same network in a larger file, which LiteRT opens too."
+            )
     report = export(
         model,
         path,

@@ -235,6 +235,7 @@ def _other_axes(op: ops.LinearOp) -> tuple[int, ...]:
     return tuple(axis for axis in range(op.weight.values.ndim) if axis != op.channel_axis)
 
 
+_MOST_NAMED = 3
 _OLDEST_LITERT = {"int4": "1.3.0", "int2": "2.1.2"}
 """Of the versions that were tried. Older ones refuse the file, or round in another way."""
 
@@ -246,6 +247,19 @@ def needed_runtimes(stored: StoredGraph, target: Target) -> list[str]:
         f"{storage.upper()} weights need LiteRT {oldest} or later, as measured."
         for storage, oldest in _OLDEST_LITERT.items()
         if storage in found
+    ]
+
+
+def stored_otherwise(weights: Sequence[WeightReport], weight_storage: str) -> list[str]:
+    """Which layers the storage that was asked for does not hold, as lines of the report."""
+    others = [weight for weight in weights if weight.storage != weight_storage]
+    if weight_storage in ("auto", "int8") or not others:
+        return []
+    named = [f"{weight.name!r} ({weight.bits} bits, {weight.storage})" for weight in others]
+    more = "" if len(named) <= _MOST_NAMED else f" and {len(named) - _MOST_NAMED} more"
+    return [
+        f"weight_storage={weight_storage!r} holds {len(weights) - len(others)} of "
+        f"{len(weights)} layers. It does not fit {', '.join(named[:_MOST_NAMED])}{more}."
     ]
 
 

@@ -22,6 +22,7 @@ from tflite_export.contents import (
     report_float_parts,
     report_operators,
     report_weights,
+    stored_otherwise,
 )
 from tflite_export.file.file_model import FileModel
 from tflite_export.file.metadata_file import BUFFER_NAME, with_associated_files
@@ -345,6 +346,7 @@ def _prepared(
             *((_WIDE_SOFTMAX_LIMIT,) if unproven else ()),
             *((_FLOAT_INPUT_LIMIT,) if rounds_inputs else ()),
             *needed_runtimes(stored, chosen),
+            *stored_otherwise(weights, storage),
             *((describe_loss(lossy, comparison),) if lossy else ()),
             *uneven,
         ),

@@ -72,6 +72,18 @@ def file_of(stored: StoredGraph) -> FileModel:
     return read_model(write_model(emit_model(stored, compact=TFLM.compact)))
 
 
+@pytest.mark.parametrize("storage", ["int4", "lut"])
+def test_a_layer_that_the_asked_storage_does_not_hold_is_named(storage, tmp_path):
+    path = tmp_path / "net.tflite"
+    report = export(dense(8), path, target="tflm", weight_storage=storage, verbose=False)
+    said = f"weight_storage='{storage}' holds 0 of 1 layers. It does not fit 'y' (8 bits, int8)."
+    assert said in report.limits
+    assert f"Mind: {said}" in " ".join(report.summary().split())
+    for bits, asked in ((4, storage), (8, "auto"), (8, "int8")):
+        report = export(dense(bits), path, target="tflm", weight_storage=asked, verbose=False)
+        assert not any("It does not fit" in each for each in report.limits)
+
+
 @every_layer
 @every_storage
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 7, 8])
