@@ -40,8 +40,9 @@ class QuantizationConfig(abc.ABC):
         weight_bits: bits of a weight, 1 to 8. With 1 bit, weights are {-1, +1} times the scale.
         activation_bits: bits of an activation, 1 to 8; or `None`: only weights are on grids. No
             activation, no input, no tensor at an Add and no output of the model is rounded then,
-            so `input_bits` and `add_bits` have no effect, and `first_and_last_bits` is for weights
-            alone. Such a model exports for LiteRT only, and computes there in float32.
+            so `input_bits`, `add_bits` and `per_tensor_dense` have no effect, and
+            `first_and_last_bits` is for weights alone. Such a model exports for LiteRT only, and
+            computes there in float32.
         per_channel: one weight scale for each output channel, else one for each layer. A file has
             a scale for each channel in both cases.
         per_tensor_dense: whether a Dense layer has one weight scale, whatever `per_channel` says,

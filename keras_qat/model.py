@@ -200,7 +200,8 @@ class QuantizedModel(Summarized, TargetInference, Objective):
             args, kwargs: see `keras.Model.fit`.
             reestimate: whether to re-estimate BatchNormalization before validations, after epochs
                 and at the end, from 4,096 samples as they come in training, augmentation included.
-                `None`: if a tensor has at most 2 bits and no `BatchNormReestimation` is passed.
+                `None`: if a tensor has at most 2 bits, no `BatchNormReestimation` is passed, and
+                training steps do not compute as the target.
         """
         arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         self.check_distillation()
@@ -208,6 +209,8 @@ class QuantizedModel(Summarized, TargetInference, Objective):
         build_optimizer(self)
         if self.starts_untrained:
             add_range_growth(self, arguments)
+        if self._trains_as_target and reestimate is None:
+            reestimate = False
         reestimation = add_reestimation(self, arguments, reestimate)
         if self.target is not None:
             add_callback(self, arguments, TargetCheck(self.target), first=False)

@@ -41,6 +41,7 @@ def op_differences(
     A sum of float32 numbers depends on their order, which the processor chooses. So where a result
     is within `_TIE` of half way between two codes, either of them is right (law E2).
     """
+    assert profile in ("xnnpack", "xnnpack-x86", "reference"), "another profile rounds ties itself"
     codes = {
         name: each.reshape(each.shape[0], *graph.tensors[name].shape[1:])
         for name, each in codes.items()
@@ -118,6 +119,7 @@ def target_flips(qmodel, x, target: str, weight_storage: str = "auto") -> dict[s
         for op in graph.ops
         if op.output in stated
     }
+    assert found, "nothing was compared"
     return {name: flips for name, flips in found.items() if flips}
 
 

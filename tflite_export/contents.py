@@ -250,16 +250,24 @@ def needed_runtimes(stored: StoredGraph, target: Target) -> list[str]:
     ]
 
 
-def stored_otherwise(weights: Sequence[WeightReport], weight_storage: str) -> list[str]:
+def stored_otherwise(
+    weights: Sequence[WeightReport], parts: Sequence[FloatPartReport], weight_storage: str
+) -> list[str]:
     """Which layers the storage that was asked for does not hold, as lines of the report."""
-    others = [weight for weight in weights if weight.storage != weight_storage]
-    if weight_storage in ("auto", "int8") or not others:
+    every = [(weight.name, weight.bits, weight.storage) for weight in weights]
+    every += [(weight.name, weight.bits, "int8") for part in parts for weight in part.weights]
+    named = [
+        f"{name!r} ({bits} bits, {storage})"
+        for name, bits, storage in every
+        if storage != weight_storage
+    ]
+    if weight_storage in ("auto", "int8") or not named:
         return []
-    named = [f"{weight.name!r} ({weight.bits} bits, {weight.storage})" for weight in others]
     more = "" if len(named) <= _MOST_NAMED else f" and {len(named) - _MOST_NAMED} more"
     return [
-        f"weight_storage={weight_storage!r} holds {len(weights) - len(others)} of "
-        f"{len(weights)} layers. It does not fit {', '.join(named[:_MOST_NAMED])}{more}."
+        f"weight_storage={weight_storage!r} holds {len(every) - len(named)} of "
+        f"{len(every)} layers. Others are stored as they can be: "
+        f"{', '.join(named[:_MOST_NAMED])}{more}."
     ]
 
 

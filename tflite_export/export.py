@@ -331,6 +331,7 @@ def _prepared(
             max_output_error=max_output_error,
         )
         check_limits(comparison, limits, answers=samples is not None)
+    float_parts = report_float_parts(stored, file)
     rounds_inputs = any(dtypes.get(name) == "float32" for name in graph.inputs)
     report = Report(
         path=path,
@@ -346,11 +347,11 @@ def _prepared(
             *((_WIDE_SOFTMAX_LIMIT,) if unproven else ()),
             *((_FLOAT_INPUT_LIMIT,) if rounds_inputs else ()),
             *needed_runtimes(stored, chosen),
-            *stored_otherwise(weights, storage),
+            *stored_otherwise(weights, float_parts, storage),
             *((describe_loss(lossy, comparison),) if lossy else ()),
             *uneven,
         ),
-        float_parts=report_float_parts(stored, file),
+        float_parts=float_parts,
         worth=worth,
         evaluation=evaluation,
         processors=on_other_processors(legal, codes, kinds, chosen),

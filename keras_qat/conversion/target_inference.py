@@ -25,9 +25,11 @@ from keras_qat.conversion.to_integer import (
     raw_outputs,
 )
 from keras_qat.deep_graphs import room_for_depth
-from keras_qat.keras_graph import nodes, probe_of, structured_inputs
+from keras_qat.keras_calls import adding_no_losses
+from keras_qat.keras_graph import nodes, probe_of, structured_inputs, with_inner_layers
 from keras_qat.keras_precision import full_precision
 from keras_qat.quantized_layers import QuantizeWrapper
+from keras_qat.quantized_layers.living import LivingBranch, LivingIdentity
 from keras_qat.quantized_layers.mean import MeanOfCodes
 from keras_qat.quantizers import ActivationQuantizer
 from keras_qat.training.finite_values import NanKeeper, check_inputs
@@ -45,6 +47,8 @@ _CALLS: weakref.WeakKeyDictionary[keras.Model, int] = weakref.WeakKeyDictionary(
 """How often each probe was called."""
 
 _LIVING: weakref.WeakSet[TargetInference] = weakref.WeakSet()
+
+_DROPS = keras.layers.Dropout | keras.layers.SpatialDropout2D
 
 
 class TargetInference(keras.Model):
@@ -77,12 +81,15 @@ class TargetInference(keras.Model):
                 `"litert"`, all layers with weights for `"tflm"`. The other storages round alike.
             in_training: whether training steps of this model yield the target's values too, for a
                 last phase of training. Behind each quantizer `y_hat = y_target`, with the gradient
-                of `y_hat` in training. BatchNormalization keeps its running statistics, and Dropout
-                has no effect. A step computes the network twice. A file does not keep this choice.
+                of `y_hat` in training. A BatchNormalization between grids keeps its running
+                statistics, and `fit` does not set them anew. Dropout, and what your own layers draw
+                at random, acts on gradients alone. A step computes the network twice. Neither a
+                file nor another model with these layers keeps this choice.
 
         Raises:
-            ValueError: no such target, or a storage that it does not load; or a layer that changes
-                its input at random in training, such as image augmentation.
+            ValueError: no such target, or a storage that it does not load; or, in training, a model
+                without an activation on a grid, or with a layer that changes its input at random in
+                training, such as image augmentation.
 
         >>> import keras, keras_qat
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -93,14 +100,12 @@ class TargetInference(keras.Model):
         """
         arithmetic = arithmetic_of(target, weight_storage)
         if in_training:
+            _check_has_values(self)
             _check_draws_nothing(self)
-        _infer_as(dict.fromkeys(self.rounding_layers(), arithmetic))
-        self._train_as_target(in_training)
-
-    def _train_as_target(self, chosen: bool) -> None:
-        if chosen or self._trains_as_target:
-            self.train_function = None  # the arithmetic may differ from the last one's
-        self._trains_as_target = chosen
+        _infer_as(dict.fromkeys(self.rounding_layers(), arithmetic), lasting=True)
+        if in_training != self._trains_as_target:
+            self._trains_as_target = in_training
+            _train_anew(self)
 
     def target_values(self, inputs: Any) -> dict[Any, list[Any]]:
         """What inference yields behind each quantizer of an activation, for each of its calls."""
@@ -108,7 +113,7 @@ class TargetInference(keras.Model):
         if self not in _TOLD_BY:
             outputs = [tensor for node in calls for tensor in node.outputs]
             _TOLD_BY[self] = probe_of(self, outputs)
-        with full_precision(_TOLD_BY[self]):
+        with full_precision(_TOLD_BY[self]), adding_no_losses(_TOLD_BY[self]):
             values = _TOLD_BY[self](inputs, training=False)
         found: dict[Any, list[Any]] = {}
         for node, value in zip(calls, values, strict=True):
@@ -205,27 +210,61 @@ def _values(probe: keras.Model, fed: Any, batch_size: int, exact: bool) -> dict[
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _infer_as(chosen: Mapping[RoundsAsTarget, Arithmetic]) -> None:
-    """Lets layers infer so, in all models that live."""
+def _infer_as(chosen: Mapping[RoundsAsTarget, Arithmetic], lasting: bool = False) -> None:
+    """Lets layers infer so, in all models that live.
+
+    Args:
+        chosen: the arithmetic of each layer.
+        lasting: whether a training step may come before the arithmetic changes back.
+    """
     changed = set(map(id, set_arithmetic(chosen)))
     for model in list(_LIVING) if changed else ():
         if not changed.isdisjoint(map(id, model.rounding_layers())):
             forget_traces(model)
             _PROBES.pop(model, None)
+            if lasting and model._trains_as_target:
+                _train_anew(model)
+
+
+def _train_anew(model: keras.Model) -> None:
+    """Lets Keras trace training anew, also in a `fit` that runs."""
+    if model.train_function is not None:
+        model.make_train_function(force=True)
+
+
+def _check_has_values(model: keras.Model) -> None:
+    """Raises a ValueError for a model in which no activation is rounded."""
+    if not any(isinstance(node.operation, ActivationQuantizer) for node in nodes(model)):
+        raise ValueError(
+            f"Model {model.name!r} has no activation on a grid (activation_bits=None), so training "
+            "steps have nothing to round as the target does. Leave in_training out. Received: "
+            "in_training=True"
+        )
 
 
 def _check_draws_nothing(model: keras.Model) -> None:
     """Raises a ValueError for a layer whose draws only one of two computations would see."""
     for node in nodes(model):
         layer = node.operation
-        drops = isinstance(layer, keras.layers.Dropout | keras.layers.SpatialDropout2D)
-        draws = hasattr(layer, "seed_generator") or hasattr(layer, "generator")
-        if draws and not drops and not isinstance(layer, ActivationQuantizer | QuantizeWrapper):
+        if not isinstance(layer, ActivationQuantizer | QuantizeWrapper) and _draws(layer):
             raise ValueError(
                 f"Layer {layer.name!r} ({type(layer).__name__}) changes its input at random in "
                 "training, so training steps cannot round as the target does. Do that to the "
                 "dataset instead. Received: in_training=True"
             )
+
+
+def _draws(layer: Any) -> bool:
+    """Whether a layer, or one inside it or inside the layer whose code it runs, draws at random."""
+    if isinstance(layer, LivingIdentity | LivingBranch):
+        return True
+    places = [each for each in (layer, getattr(layer, "held", None)) if hasattr(each, "weights")]
+    inside = [part for place in places for part in with_inner_layers(place)]
+    return any(
+        hasattr(each, "seed_generator") or hasattr(each, "generator")
+        for each in inside
+        if not isinstance(each, _DROPS)
+    )
 
 
 def _infers_in_float(layer: RoundsAsTarget) -> bool:

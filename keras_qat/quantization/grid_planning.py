@@ -17,6 +17,7 @@ from keras_qat.layer_rules.rule import Output, Stage
 from keras_qat.quantization.bit_width_policy import BitWidthPolicy
 from keras_qat.quantization.plan import NEGATIVE, Place, PlannedGrid, PlannedTensor, Sign
 from keras_qat.quantization.ruled_graph import MASK, Call, RuledGraph
+from keras_qat.quantizers.grid import MAX_BITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +222,8 @@ class GridPlanner:
         name, place = state.members[-1], Place(call.index, 0)
         planned = PlannedTensor(place, name, state.members, config, bits, state.sign)
         if not overridden and (scale := self._native_scale(call)) is not None:
-            planned = dataclasses.replace(planned, native_scale=scale)
+            sign = NEGATIVE if scale * 2**MAX_BITS > 1.0 else Sign()  # [-1, 1) or [0, 1)
+            planned = dataclasses.replace(planned, native_scale=scale, sign=sign)
         self._start(tensor, planned)
 
     def _native_scale(self, call: Call) -> float | None:

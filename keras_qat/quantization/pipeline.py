@@ -34,7 +34,7 @@ from keras_qat.quantized_layers import quantized_kernels
 from keras_qat.quantizers import Quantizer
 from keras_qat.quantizers.initial_scale import Histogram
 from keras_qat.targets import checked_target, problem_on
-from keras_qat.training.growing_ranges import keep_sample, looks_untrained
+from keras_qat.training.growing_ranges import keep_sample
 from keras_qat.training.learned_bit_widths import settle_frozen_widths
 from keras_qat.training.objective import ORIGINALS
 from keras_qat.training.own_steps import (
@@ -167,7 +167,7 @@ def quantize(
     quantized.target = target
     if target is not None:
         quantized.compute_as(target)
-    quantized.starts_untrained = looks_untrained(prepared.rules.model)
+    quantized.starts_untrained = prepared.starts_untrained
     if quantized.starts_untrained and prepared.data is not None:
         keep_sample(quantized, prepared.data)
     zeros = unkept_zeros(prepared.rules.model, plan)

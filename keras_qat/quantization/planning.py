@@ -51,6 +51,7 @@ from keras_qat.quantization.ruled_graph import MASK, Call, RuledGraph
 from keras_qat.quantization.uneven_ranges import ColumnRanges, range_warnings, watched_tensors
 from keras_qat.quantized_layers import QuantizeDense
 from keras_qat.targets import NATIVE_GRIDS
+from keras_qat.training.growing_ranges import looks_untrained
 
 _COMPARED = 16
 _ROUNDING, _HALF_ROUNDING = 1e-3, 0.05
@@ -69,6 +70,7 @@ class PreparedModel:
         ranges: the least and the largest value of each tensor of the plan's grids, grid by grid.
         whole: names of layers that need no rule and are not taken apart.
         untrained: what was done to statistics of BatchNormalization, in words; mostly empty.
+        starts_untrained: whether the network looks untrained.
     """
 
     graph: keras.Model
@@ -78,6 +80,7 @@ class PreparedModel:
     ranges: np.ndarray
     whole: frozenset[str] = frozenset()
     untrained: str = ""
+    starts_untrained: bool = False
 
     def grid_tensors(self) -> list[Any]:
         """The tensors of the plan's grids in the normalized model, grid by grid."""
@@ -135,6 +138,7 @@ def prepare(
     if data is not None:
         _check_answers(model, graph, normalized, data)
         normalized, untrained = with_statistics_of(normalized, graph, data)
+    starts_untrained = looks_untrained(normalized)  # a folded bias is never 0
     named = LayerConfigs(config, overrides, origins, paths)
     normalized = fold_normalization(normalized, named.share_one_scale, left_in_float)
     known_as = {**origins, **{name: name for name in reasons}}
@@ -145,7 +149,12 @@ def prepare(
     grids = GridPlanner(rules, policy, NATIVE_GRIDS.get(target or ""))
     planned = _Planner(rules, policy, grids, reasons, paths).plan(model.name)
     prepared = _measured(graph, rules, planned, policy, data)
-    return dataclasses.replace(prepared, whole=frozenset(whole), untrained=untrained)
+    return dataclasses.replace(
+        prepared,
+        whole=frozenset(whole),
+        untrained=untrained,
+        starts_untrained=starts_untrained,
+    )
 
 
 class _Planner:
@@ -173,7 +182,7 @@ class _Planner:
             tuple((input_name(tensor), self._grids.starts(tensor)) for tensor in inputs),
             tuple(grid.with_sign({}) for grid in self._grids.grids),
             tuple(self._layer(call) for call in self._rules.calls),
-            tuple(filter(None, map(self._why_not_one_scale, self._rules.calls))),
+            tuple(dict.fromkeys(filter(None, map(self._why_not_one_scale, self._rules.calls)))),
         )
 
     def _wants_one_scale(self, call: Call) -> bool:
@@ -182,22 +191,32 @@ class _Planner:
         is_dense = call.rule.wrapper is QuantizeDense
         return on_grids and is_dense and config is not None and config.per_tensor_dense
 
-    def _gains_behind(self, call: Call) -> Call | None:
-        """The layer behind a weight layer that gives each unit a gain of its own."""
-        readers = self._rules.readers(call.node.outputs[0])
-        (only,) = readers if len(readers) == 1 else (None,)
-        return only if only is not None and only.rule.lower is lower_affine else None
+    def _gains_behind(self, layer: Any) -> Any:
+        """The layer behind a call of a layer that gives each unit its own gain, or `None`."""
+        calls = [call for call in self._rules.calls if call.layer is layer]
+        found = (self._gains_of_reader(call.node.outputs[0]) for call in calls)
+        return next(filter(None, found), None)
+
+    def _gains_of_reader(self, tensor: Any) -> Any:
+        readers = self._rules.readers(tensor)
+        only = readers[0] if len(readers) == 1 else None
+        if only is None or only.rule.lower is not lower_affine:
+            return None
+        layer = only.layer
+        is_uniform = isinstance(layer, keras.layers.Rescaling) and np.ndim(layer.scale) == 0
+        return self._gains_of_reader(only.node.outputs[0]) if is_uniform else layer
 
     def _why_not_one_scale(self, call: Call) -> str:
         """Why a Dense layer keeps a scale for each unit against its config; mostly empty."""
-        behind = self._gains_behind(call) if self._wants_one_scale(call) else None
+        behind = self._gains_behind(call.layer) if self._wants_one_scale(call) else None
         if behind is None:
             return ""
         return (
             f"Layer {call.name!r} keeps a weight scale for each unit, against "
-            f"per_tensor_dense=True: {behind.name!r} ({type(behind.layer).__name__}) behind it has "
-            "a gain for each unit. Only a BatchNormalization is folded before training, if both "
-            "layers are called once and have one config."
+            f"per_tensor_dense=True: {behind.name!r} ({type(behind).__name__}) behind it has a "
+            "gain for each unit. Only a BatchNormalization is folded before training: if both "
+            "layers are called once, have one config, train both or neither, and have no "
+            "regularizer or constraint."
         )
 
     def _layer(self, call: Call) -> LayerPlan:
@@ -211,7 +230,7 @@ class _Planner:
         has_kernel = config is not None and call.rule.wrapper is not None
         in_float = config is not None and self._policy.is_float(call)
         bits = self._policy.weight_bits(layer.name) if has_kernel else None
-        one_scale = has_kernel and self._wants_one_scale(call) and not self._gains_behind(call)
+        one_scale = has_kernel and self._wants_one_scale(call) and not self._gains_behind(layer)
         litert, tflm = (0, 0)
         if first_call and in_float:
             litert = stored_bytes_in_float(call.node, has_kernel)

@@ -33,7 +33,8 @@ class QuantizeDense(QuantizeWrapper):
         if one_scale and self.weight_quantizer.per_channel:
             raise ValueError(
                 f"Layer {self.name!r}: one_scale=True needs a quantizer with one scale for the "
-                f"kernel. Received: {self.weight_quantizer!r}. Give it per_channel=False."
+                f"kernel. Received: {self.weight_quantizer!r}. Give it per_channel=False. With "
+                "per_tensor_dense=True, `quantize` asks a config's weight_quantizer(...) for that."
             )
 
     def forward(self, x: Any, kernel: Any) -> Any:

@@ -119,6 +119,76 @@ def test_what_cannot_be_folded_is_named_and_keeps_its_scales():
     assert [layer.one_scale for layer in dense_layers(qmodel)] == [False, False, True]
 
 
+@pytest.mark.parametrize("order", [0, 1])
+def test_all_calls_of_a_layer_decide_alike(order):
+    """The one call has a gain for each unit behind it, the other has none."""
+    dense, norm = layers.Dense(6, name="d"), layers.BatchNormalization(name="norm")
+    x = inputs = keras.Input((6,))
+    for call in range(2):
+        x = dense(x)
+        x = layers.ReLU()(norm(x) if call == order else x)
+    model = randomize(keras.Model(inputs, layers.Dense(3, name="last")(x)))
+    with pytest.warns(UserWarning, match="'d' keeps a weight scale for each unit") as said:
+        qmodel = quantized(model, x=X[:, :6])
+    assert sum("'d' keeps" in str(each.message) for each in said) == 1
+    planned = [layer.one_scale for layer in qmodel.plan.layers if layer.name == "d"]
+    assert planned == [False, False]
+    assert [layer.one_scale for layer in dense_layers(qmodel)] == [False, True]
+    assert target_flips(qmodel, X[:, :6], "litert") == {}
+
+
+BOUND = {
+    "kernel_constraint": lambda: ({"kernel_constraint": keras.constraints.MaxNorm(1.0)}, {}),
+    "bias_regularizer": lambda: ({"bias_regularizer": "l2"}, {}),
+    "gamma_regularizer": lambda: ({}, {"gamma_regularizer": "l2"}),
+    "beta_constraint": lambda: ({}, {"beta_constraint": keras.constraints.NonNeg()}),
+    "activity_regularizer": lambda: ({"activity_regularizer": "l2"}, {}),
+    "frozen": lambda: ({"trainable": False}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", BOUND)
+def test_what_holds_for_other_weights_is_not_folded(kind):
+    of_dense, of_norm = BOUND[kind]()
+    inputs = keras.Input((24,))
+    x = layers.Dense(8, name="dense", **of_dense)(inputs)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm", **of_norm)(x))
+    model = randomize(keras.Model(inputs, layers.Dense(3, name="last")(x)))
+    with pytest.warns(UserWarning, match="train both or neither, and have no regularizer or"):
+        qmodel = quantized(model)
+    assert qmodel.get_layer("norm")
+    assert [layer.one_scale for layer in dense_layers(qmodel)] == [False, True]
+
+
+@pytest.mark.parametrize("behind", ["hard_silu", "hard_sigmoid", "halved"])
+def test_one_gain_for_all_units_keeps_one_scale(behind, tmp_path):
+    inputs = keras.Input((24,))
+    x = layers.Dense(8, name="dense")(inputs)
+    if behind == "halved":
+        x = layers.ReLU()(layers.Rescaling(-0.5, 0.25)(layers.BatchNormalization(name="norm")(x)))
+    else:
+        x = layers.Activation(behind)(x)
+    model = randomize(keras.Model(inputs, layers.Dense(3, name="last")(x)))
+    qmodel = quantized(model, target="ethos-u")
+    assert [layer.one_scale for layer in dense_layers(qmodel)] == [True, True]
+    assert target_flips(qmodel, X, "ethos-u") == {}
+    path = tmp_path / "net.tflite"
+    report = tflite_export.export(qmodel, path, target="ethos-u", samples=X, verbose=False)
+    assert report.mismatches == 0
+
+
+def test_an_untrained_network_still_looks_untrained():
+    x = inputs = keras.Input((24,))
+    x = layers.Dense(8, use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    model = keras.Model(inputs, layers.Dense(3, use_bias=False)(x))
+    each = [
+        quantized(model, dataclasses.replace(CONFIG, per_tensor_dense=one), X + 100.0)
+        for one in (False, True)
+    ]
+    assert [qmodel.starts_untrained for qmodel in each] == [True, True]
+
+
 def test_an_override_of_a_normalization_keeps_it():
     other = dataclasses.replace(CONFIG, activation_bits=4)
     with pytest.warns(UserWarning, match="'dense0' keeps a weight scale for each unit"):

@@ -80,6 +80,20 @@ def test_functions_have_the_grids_of_the_npu(bits, name, tmp_path):
     assert "GATHER" not in codes
 
 
+def test_a_tanh_of_what_is_never_negative_has_the_grid_of_the_npu(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.ReLU()(layers.Conv2D(4, 3)(inputs))
+    x = layers.Activation("tanh", name="tanh")(x)
+    model = randomize(keras.Model(inputs, layers.Conv2D(2, 1)(x)))
+    qmodel = quantized(model)
+    quantizer = qmodel.get_layer("tanh_quantizer")
+    assert (quantizer.grid.qmin, quantizer.grid.qmax) == (-128, 127)
+    path = tmp_path / "net.tflite"
+    report = tflite_export.export(qmodel, path, target="ethos-u", samples=X, verbose=False)
+    assert (report.mismatches, report.comparison.flip_rate) == (0, 0.0)
+    assert "TANH" in {operator.code for operator in report.operators}
+
+
 def test_the_whole_network_stays_on_the_npu():
     pytest.importorskip("ethosu.vela", reason="pip install 'keras_qat[ethosu]'")
     found = tflite_export.check(quantized(), "ethos-u")

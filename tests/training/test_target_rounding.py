@@ -117,3 +117,98 @@ def test_layers_that_draw_are_refused_by_name():
         qmodel.compute_as("tflm", in_training=True)
     assert qmodel.computes_as == "litert"
     qmodel.compute_as("tflm")
+
+
+def test_losses_of_layers_count_once():
+    dense = layers.Dense(8, activity_regularizer=keras.regularizers.L2(0.1))
+    inputs = keras.Input((6,))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(layers.ReLU()(dense(inputs)))))
+    x, y = np.ones((16, 6), np.float32), np.zeros((16, 3), np.float32)
+    qmodel = keras_qat.quantize(model, calibration_data=x)
+    qmodel.compile(keras.optimizers.SGD(0.0), "mse")
+    before = qmodel.train_on_batch(x, y)
+    qmodel.compute_as("litert", in_training=True)
+    assert before == pytest.approx(qmodel.train_on_batch(x, y), rel=1e-3)
+    qmodel(x, training=True)
+    assert len(qmodel.losses) == 1
+
+
+def test_fit_does_not_set_statistics_anew():
+    qmodel = quantized()
+    qmodel.compute_as("tflm", in_training=True)
+    norm = qmodel.get_layer("norm")
+    before = ops.convert_to_numpy(norm.moving_mean).copy()
+    qmodel.compile("sgd", "mse")
+    qmodel.fit(X, np.ones((32, 5), np.float32), verbose=0)
+    np.testing.assert_array_equal(norm.moving_mean, before)
+    qmodel.fit(X, np.ones((32, 5), np.float32), verbose=0, reestimate=True)
+    assert np.any(ops.convert_to_numpy(norm.moving_mean) != before)
+
+
+def test_a_model_without_rounded_activations_is_refused():
+    weights_alone = keras_qat.LSQConfig(activation_bits=None)
+    qmodel = keras_qat.quantize(network(), weights_alone, calibration_data=X)
+    with pytest.raises(ValueError, match=r"has no activation on a grid .*Leave in_training out"):
+        qmodel.compute_as("litert", in_training=True)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Noisy(layers.Layer):
+    """Holds a layer that draws."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.noise = layers.GaussianNoise(1.0)
+
+    def call(self, x, training=None):
+        return self.noise(x, training=training)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class InTraining(layers.Layer):
+    """The identity in inference."""
+
+    def call(self, x, training=None):
+        return x + keras.random.normal(ops.shape(x)) if training else x
+
+
+@pytest.mark.parametrize("kind", [Noisy, InTraining, layers.GaussianDropout])
+@pytest.mark.parametrize("in_float", [False, True])
+def test_layers_inside_that_draw_are_refused_too(kind, in_float):
+    own = {"rate": 0.5} if kind is layers.GaussianDropout else {}
+    overrides = {"drawn": None} if in_float else None
+    model = network(kind(name="drawn", **own))
+    if kind is InTraining and in_float:
+        pytest.skip("a layer in float may do anything: what it draws is not in the target's values")
+    qmodel = keras_qat.quantize(model, TWO_BITS, calibration_data=X, overrides=overrides)
+    with pytest.raises(ValueError, match="changes its input at random"):
+        qmodel.compute_as("tflm", in_training=True)
+
+
+def test_training_follows_another_model_of_the_same_layers():
+    qmodel = quantized()
+    qmodel.compile("sgd", "mse")
+    qmodel.compute_as("tflm", in_training=True)
+    qmodel.train_on_batch(X, np.ones((32, 5), np.float32))
+    traced = qmodel.train_function
+    with qmodel.computing_as("litert"):
+        pass
+    assert qmodel.train_function is traced
+    keras_qat.QuantizedModel(qmodel.inputs, qmodel.outputs).compute_as("litert")
+    assert qmodel.computes_as == "litert"
+    assert qmodel.train_function is not traced
+
+
+def test_a_callback_may_begin_it():
+    class Begin(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.compute_as("tflm", in_training=True)
+
+    qmodel = quantized()
+    target = np.ones((32, 5), np.float32)
+    qmodel.compile(keras.optimizers.SGD(0.0), "mse")
+    history = qmodel.fit(X, target, epochs=2, verbose=0, callbacks=[Begin()], reestimate=False)
+    found = qmodel.evaluate(X, target, verbose=0)
+    assert history.history["loss"][1] == pytest.approx(found, rel=1e-4)
+    assert history.history["loss"][0] != pytest.approx(found, rel=1e-4)

@@ -24,7 +24,9 @@ def fold_normalization(
 
     With the gain `g` and the offset `o` of each unit in inference, the kernel becomes `W * g` and
     the bias `b * g + o`, in float64 and then rounded to float32. A BatchNormalization is folded if
-    it is called once, alone reads a Dense layer that is called once, and neither stays in float.
+    it is called once, alone reads a Dense layer that is called once, and neither stays in float. No
+    regularizer or constraint may hold for either, because it would hold for other weights then, and
+    both must train, or neither.
 
     Args:
         model: a model of layers, weight layers linear.
@@ -69,14 +71,21 @@ def _pairs(
     found: dict[int, tuple[Any, Any]] = {}
     for node in calls:
         dense = node.operation
-        if not is_free(dense, keras.layers.Dense) or dense.activity_regularizer is not None:
+        if not is_free(dense, keras.layers.Dense) or _is_bound(dense):
             continue
         reading = readers.get(id(node.outputs[0]), [])
         reader: Any = reading[0].operation if len(reading) == 1 and reading[0] else None
-        free = is_free(reader, keras.layers.BatchNormalization)
-        if free and wanted(dense.name, reader.name):
+        free = is_free(reader, keras.layers.BatchNormalization) and not _is_bound(reader)
+        alike = free and reader.trainable == dense.trainable
+        if alike and wanted(dense.name, reader.name):
             found[id(dense)] = reader, copy_of(dense, use_bias=True)
     return found
+
+
+def _is_bound(layer: Any) -> bool:
+    """Whether a regularizer or a constraint holds for the layer's weights or outputs."""
+    kinds = ("regularizer", "constraint")
+    return any(value is not None and name.endswith(kinds) for name, value in vars(layer).items())
 
 
 @in_wide_numbers
