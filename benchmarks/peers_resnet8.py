@@ -11,9 +11,10 @@ must give the same probabilities.
 
 - "tfmot_black": `quantize_model` with its defaults (8 bits), then 5 epochs of Adam at 1e-3 with
   cosine decay, in batches of 128, flipped and shifted by up to 4 pixels before a black border. So
-  LSQ trains in README at 8 and 4 bits (`examples/cifar10_resnet8.py`). The last epoch counts.
+  `examples/cifar10_resnet8.py` trains. The last epoch counts.
 - "tfmot_edge": the same on the images of `resnet8.py`, shifted by up to 3 pixels with the edges
-  repeated, on which the float model was trained.
+  repeated, on which the float model
+  and the rows of README were trained.
 - "post_training": TensorFlow's converter, its ranges from the first 512 training images, as
   `quantize` calibrates.
 
