@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 
+from keras_qat.conversion.folded_affines import folded_affines
 from keras_qat.keras_graph import GraphNode, consumers, nodes
 from keras_qat.layer_rules.rule import Output, Rule, Stage
 from keras_qat.layer_rules.table import RULES, rule_or_float
@@ -170,7 +171,7 @@ class _Graph:
     def connections(self) -> Iterator[Connection]:
         for node in self._nodes:
             if node.operation in self._folded:
-                yield Connection(node.operation, 0, FoldedAffine(self._folded[node.operation]))
+                yield Connection(node.operation, 0, FoldedAffine(self._folded[node.operation][0]))
             if isinstance(node.operation, SoftmaxRounding):
                 yield from self._scores_before(node)
             find = _finder_of(node)
@@ -185,25 +186,21 @@ class _Graph:
             if rounds and self._calls[_call_key(behind.call)] == 1:
                 yield Connection(behind.quantizer, _source(behind.call), told)
 
-    def _folded_affines(self) -> dict[Any, Any]:
-        """The affine maps that one weight layer computes in all their calls, and that layer."""
-        calls = Counter(node.operation for node in self._nodes)
-        found: dict[Any, list[Any]] = defaultdict(list)
+    def _folded_affines(self) -> dict[Any, tuple[Any, ...]]:
+        """The affine maps that weight layers compute in all their calls, and these layers."""
+        fused = []
         for node in self._nodes:
-            if _finder_of(node) is _of_weights and self._calls[_call_key(node)] == 1:
-                behind = self._behind(node)
-                if behind is not None and _grid_of_weights(self, node, behind) is not None:
-                    for affine in behind.affines:
-                        found[affine].append(node.operation)
-        return {
-            affine: layers[0]
-            for affine, layers in found.items()
-            if len(set(layers)) == 1 and len(layers) == calls[affine]
-        }
+            of_weights = _finder_of(node) is _of_weights and self._calls[_call_key(node)] == 1
+            behind = self._behind(node) if of_weights else None
+            if behind is not None and behind.exact and _grid_of_weights(self, node, behind):
+                fused.append((node.operation, behind.affines))
+        return folded_affines(fused, Counter(node.operation for node in self._nodes))
 
-    def folds(self, layer: Any, affines: Iterable[Any]) -> bool:
-        """Whether a weight layer can compute the affine maps behind it."""
-        return all(self._folded.get(affine) is layer for affine in affines)
+    def layers_with(self, affines: Sequence[Any]) -> tuple[Any, ...] | None:
+        """The layers that share affine maps with the one before these; `None` if one is left."""
+        if not all(affine in self._folded for affine in affines):
+            return None
+        return self._folded[affines[0]] if affines else ()
 
     def _scores_before(self, node: GraphNode) -> Iterator[Connection]:
         """What the rounding behind a softmax is told, if the softmax reads a grid."""
@@ -274,6 +271,7 @@ def _of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> WeightAccumu
     layer, before = node.operation, _grid_of_weights(graph, node, behind)
     if before is None:
         return None
+    together = graph.layers_with(behind.affines) if behind.exact else None
     return WeightAccumulator(
         before,
         layer.weight_quantizer,
@@ -282,7 +280,8 @@ def _of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> WeightAccumu
         behind.ceiling,
         layer.input_gain,
         behind.relu,
-        layer if behind.exact and graph.folds(layer, behind.affines) else None,
+        None if together is None else layer,
+        together or (),
     )
 
 

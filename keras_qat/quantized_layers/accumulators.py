@@ -36,8 +36,9 @@ class WeightAccumulator:
         ceiling: the ceiling of an activation before `output_quantizer`; `None` without one.
         input_gain: the `input_gain` of the weight layer.
         relu: whether a ReLU is behind the layer, before `output_quantizer`.
-        folded_by: the weight layer, if it can compute its affine maps too: no other layer calls
-            them.
+        folded_by: the weight layer, if it can compute its affine maps too, and all layers that
+            share one of them can.
+        sharing: these layers, itself included; they compute the maps together, or not at all.
     """
 
     input_quantizer: PutsOnGrid
@@ -48,6 +49,7 @@ class WeightAccumulator:
     input_gain: float = 1.0
     relu: bool = False
     folded_by: Any = None
+    sharing: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def neighbours(self) -> Neighbours:

@@ -117,10 +117,10 @@ class FoldedAffine:
     """What an affine map behind a weight layer is told: in fixed point that layer computes both.
 
     Attributes:
-        layer: the weight layer.
+        layer: a weight layer before the map. With all others before it, it computes the map.
     """
 
-    layer: Any
+    layer: Any = dataclasses.field(compare=False)
 
     def output(self, x: Tensor, own: Callable[[], Tensor], arithmetic: Arithmetic) -> Tensor:
         """The input, or the output of the map itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,8 +88,13 @@ class QuantizeWrapper(RoundsAsTarget, keras.layers.Wrapper):
         return chosen(self.has_integers(), lambda: self._on_target(x, told), in_float)
 
     def has_integers(self) -> Any:
-        """Whether int8 can hold what has been learned so far, for every call of the layer."""
-        found = [told.has_integers() for told in self.connections.values()]
+        """Whether int8 can hold what has been learned so far, for every call of the layer.
+
+        And for every call of the layers that share an affine map with it.
+        """
+        sharing = (getattr(told, "sharing", ()) for told in self.connections.values())
+        layers = dict.fromkeys([self, *itertools.chain(*sharing)])
+        found = [told.has_integers() for each in layers for told in each.connections.values()]
         if all(each is True for each in found):
             return True
         return ops.all(ops.stack([ops.cast(each, "bool") for each in found]))

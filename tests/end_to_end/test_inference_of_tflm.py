@@ -8,7 +8,7 @@ import keras_qat
 import tflite_export
 from keras_qat.quantized_layers import QuantizeWrapper
 from tests.models import dense_network, images, points, randomize, residual_network
-from tests.seams import target_flips
+from tests.seams import assert_no_mismatch, target_flips
 
 layers = keras.layers
 pytestmark = pytest.mark.usefixtures("nothing_is_compiled")
@@ -120,13 +120,61 @@ def test_grids_without_integers_infer_in_float_and_say_so():
     np.testing.assert_array_equal(qmodel.predict(X, verbose=0), qmodel(X))
 
 
-def test_a_shared_normalization_stays_in_float_and_is_named():
+def shared_normalization(chained=False):
+    """Two convolutions before one BatchNormalization; behind one of them another comes first."""
     inputs = keras.Input((12, 12, 3), name="image")
+    left, right = (layers.Conv2D(4, 3, name=name)(inputs) for name in ("left", "right"))
+    if chained:
+        left = layers.BatchNormalization(name="own")(left)
     shared = layers.BatchNormalization(name="shared")
-    left, right = (shared(layers.Conv2D(4, 3, name=name)(inputs)) for name in ("left", "right"))
-    qmodel = quantized(randomize(keras.Model(inputs, layers.Add()([left, right]))))
+    x = layers.Add()([layers.ReLU()(shared(left)), layers.ReLU()(shared(right))])
+    return randomize(keras.Model(inputs, layers.Conv2D(2, 1, name="last")(x)))
+
+
+@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_layers_that_share_a_normalization_compute_it_together(bits, chained, tmp_path):
+    config = keras_qat.LSQConfig(weight_bits=bits, activation_bits=bits)
+    qmodel = quantized(shared_normalization(chained), config)
     qmodel.compute_as("tflm")
-    assert qmodel.computes_as == "tflm, in float so far: right, left"
+    assert qmodel.computes_as == "tflm"
+    assert target_flips(qmodel, X, "tflm") == {}
+    assert_no_mismatch(qmodel, X, "tflm", tmp_path / "net.tflite")
+    expected = qmodel.predict(X, verbose=0)
+    part = keras_qat.QuantizedModel(qmodel.input, qmodel.get_layer("right").output)
+    assert part.computes_as == "tflm"
+    np.testing.assert_array_equal(qmodel.predict(X, verbose=0), expected)
+    qmodel.save(tmp_path / "model.keras")
+    loaded = keras_qat.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), expected)
+
+
+def test_a_normalization_that_one_of_its_layers_cannot_compute_is_in_float():
+    inputs = keras.Input((12, 12, 3), name="image")
+    shared, own = (layers.BatchNormalization(name=name) for name in ("shared", "own"))
+    left = shared(own(layers.Conv2D(4, 3, name="left")(inputs)))
+    x = layers.Add()([layers.ReLU()(left), layers.ReLU()(shared(layers.Conv2D(4, 3)(inputs)))])
+    x = layers.Conv2D(4, 1, name="last")(layers.ReLU()(shared(layers.ReLU()(x))))
+    qmodel = quantized(randomize(keras.Model(inputs, x)))
+    before = qmodel.predict(X, verbose=0)
+    qmodel.compute_as("tflm")
+    assert "in float so far: " in qmodel.computes_as
+    assert np.mean(qmodel.predict(X, verbose=0) != before) < 0.2
+
+
+def test_layers_that_share_a_normalization_wait_for_the_last_of_them():
+    config = keras_qat.GDNSQConfig(weight_bits=2, activation_bits=2)
+    qmodel = quantized(shared_normalization(), config)
+    for width in qmodel.learned_widths:
+        in_float = qmodel.predict(X, verbose=0)
+        qmodel.compute_as("tflm")
+        found = qmodel.predict(X, verbose=0)
+        assert np.mean(np.abs(found - in_float) > 1e-5) < 0.1  # what has integers rounds twice
+        qmodel.compute_as("litert")
+        width.narrow()
+    qmodel.compute_as("tflm")
+    assert qmodel.computes_as == "tflm"
+    assert target_flips(qmodel, X, "tflm") == {}
 
 
 def large_mean(pooling):
