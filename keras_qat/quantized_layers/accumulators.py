@@ -38,7 +38,7 @@ class WeightAccumulator:
         relu: whether a ReLU is behind the layer, before `output_quantizer`.
         folded_by: the weight layer, if it can compute its affine maps too, and all layers that
             share one of them can.
-        sharing: these layers, itself included; they compute the maps together, or not at all.
+        sharing: these layers, itself included. If one cannot compute the maps, none does.
     """
 
     input_quantizer: PutsOnGrid
