@@ -105,7 +105,17 @@ class TargetInference(keras.Model):
         _infer_as(dict.fromkeys(self.rounding_layers(), arithmetic), lasting=True)
         if in_training != self._trains_as_target:
             self._trains_as_target = in_training
-            _train_anew(self)
+            self.retrace_training()
+
+    def retrace_training(self) -> None:
+        """Lets Keras trace training anew, also in a `fit` that runs."""
+        if self.train_function is not None:
+            self.make_train_function(force=True)
+
+    @property
+    def trains_as_target(self) -> bool:
+        """Whether training steps yield the target's values."""
+        return self._trains_as_target
 
     def target_values(self, inputs: Any) -> dict[Any, list[Any]]:
         """What inference yields behind each quantizer of an activation, for each of its calls."""
@@ -222,14 +232,8 @@ def _infer_as(chosen: Mapping[RoundsAsTarget, Arithmetic], lasting: bool = False
         if not changed.isdisjoint(map(id, model.rounding_layers())):
             forget_traces(model)
             _PROBES.pop(model, None)
-            if lasting and model._trains_as_target:
-                _train_anew(model)
-
-
-def _train_anew(model: keras.Model) -> None:
-    """Lets Keras trace training anew, also in a `fit` that runs."""
-    if model.train_function is not None:
-        model.make_train_function(force=True)
+            if lasting and model.trains_as_target:
+                model.retrace_training()
 
 
 def _check_has_values(model: keras.Model) -> None:
