@@ -13,8 +13,7 @@ must give the same probabilities.
   cosine decay, in batches of 128, flipped and shifted by up to 4 pixels before a black border. So
   `examples/cifar10_resnet8.py` trains. The last epoch counts.
 - "tfmot_edge": the same on the images of `resnet8.py`, shifted by up to 3 pixels with the edges
-  repeated, on which the float model
-  and the rows of README were trained.
+  repeated, on which the float model and the rows of README were trained.
 - "post_training": TensorFlow's converter, its ranges from the first 512 training images, as
   `quantize` calibrates.
 

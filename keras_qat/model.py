@@ -178,7 +178,7 @@ class QuantizedModel(Summarized, TargetInference, Objective):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if training:
             self._look_outside()
-        told = training and self._trains_as_target
+        told = training and self.trains_as_target
         with telling(self.target_values(inputs)) if told else contextlib.nullcontext():
             outputs = super().call(inputs, training=training, mask=mask)
         return self._nan_keeper(flat_inputs(self, inputs), outputs)
@@ -209,8 +209,6 @@ class QuantizedModel(Summarized, TargetInference, Objective):
         build_optimizer(self)
         if self.starts_untrained:
             add_range_growth(self, arguments)
-        if self._trains_as_target and reestimate is None:
-            reestimate = False
         reestimation = add_reestimation(self, arguments, reestimate)
         if self.target is not None:
             add_callback(self, arguments, TargetCheck(self.target), first=False)

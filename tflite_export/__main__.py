@@ -168,11 +168,6 @@ def _export(
             f"Firmware: {len(firmware.files)} files in {_MICRO_DIR.value}, an arena of "
             f"{firmware.arena_bytes:,} bytes."
         )
-        if not _COMPACT.value:
-            print(
-                f"The firmware holds {_MICRO_NAME.value}.tflite of that folder, which TFLM alone "
-                f"opens. {path} is the same network in a larger file, which LiteRT opens too."
-            )
     report = export(
         model,
         path,
@@ -183,6 +178,11 @@ def _export(
         verbose=2 if _DETAILS.value else 1,
         **options,
     )
+    if _MICRO_DIR.value and not _COMPACT.value:
+        print(
+            f"The firmware holds {_MICRO_NAME.value}.tflite of {_MICRO_DIR.value}, which is "
+            f"compact. {path} is the same network, not compact."
+        )
     if _REPORT.value:
         report.save_json(_REPORT.value)
 

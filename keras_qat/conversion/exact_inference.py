@@ -196,11 +196,11 @@ class _Graph:
                 fused.append((node.operation, behind.affines))
         return folded_affines(fused, Counter(node.operation for node in self._nodes))
 
-    def layers_with(self, affines: Sequence[Any]) -> tuple[Any, ...] | None:
-        """The layers that share affine maps with the one before these; `None` if one is left."""
+    def sharing(self, layer: Any, affines: Sequence[Any]) -> tuple[Any, ...]:
+        """The layers that compute the maps behind `layer` together; empty if they cannot."""
         if not all(affine in self._folded for affine in affines):
-            return None
-        return self._folded[affines[0]] if affines else ()
+            return ()
+        return self._folded[affines[0]] if affines else (layer,)
 
     def _scores_before(self, node: GraphNode) -> Iterator[Connection]:
         """What the rounding behind a softmax is told, if the softmax reads a grid."""
@@ -271,7 +271,7 @@ def _of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> WeightAccumu
     layer, before = node.operation, _grid_of_weights(graph, node, behind)
     if before is None:
         return None
-    together = graph.layers_with(behind.affines) if behind.exact else None
+    sharing = graph.sharing(layer, behind.affines) if behind.exact else ()
     return WeightAccumulator(
         before,
         layer.weight_quantizer,
@@ -280,8 +280,8 @@ def _of_weights(graph: _Graph, node: GraphNode, behind: _Behind) -> WeightAccumu
         behind.ceiling,
         layer.input_gain,
         behind.relu,
-        None if together is None else layer,
-        together or (),
+        layer if sharing else None,
+        sharing,
     )
 
 

@@ -262,8 +262,9 @@ def _draws(layer: Any) -> bool:
     """Whether a layer, or one inside it or inside the layer whose code it runs, draws at random."""
     if isinstance(layer, LivingIdentity | LivingBranch):
         return True
-    places = [each for each in (layer, getattr(layer, "held", None)) if hasattr(each, "weights")]
-    inside = [part for place in places for part in with_inner_layers(place)]
+    places = (layer, getattr(layer, "held", None))
+    layers = [each for each in places if isinstance(each, keras.layers.Layer)]
+    inside = [part for each in layers for part in with_inner_layers(each)]
     return any(
         hasattr(each, "seed_generator") or hasattr(each, "generator")
         for each in inside

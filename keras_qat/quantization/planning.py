@@ -199,12 +199,12 @@ class _Planner:
 
     def _gains_of_reader(self, tensor: Any) -> Any:
         readers = self._rules.readers(tensor)
-        only = readers[0] if len(readers) == 1 else None
-        if only is None or only.rule.lower is not lower_affine:
+        maps = [call for call in readers if call is not None and call.rule.lower is lower_affine]
+        if len(readers) != 1 or not maps:
             return None
-        layer = only.layer
+        layer = maps[0].layer
         is_uniform = isinstance(layer, keras.layers.Rescaling) and np.ndim(layer.scale) == 0
-        return self._gains_of_reader(only.node.outputs[0]) if is_uniform else layer
+        return self._gains_of_reader(maps[0].node.outputs[0]) if is_uniform else layer
 
     def _why_not_one_scale(self, call: Call) -> str:
         """Why a Dense layer keeps a scale for each unit against its config; mostly empty."""

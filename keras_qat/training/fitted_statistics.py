@@ -32,7 +32,8 @@ def add_reestimation(
     callbacks = given_callbacks(arguments)
     if wanted is None:
         has_own = any(isinstance(each, BatchNormReestimation) for each in callbacks)
-        wanted = not has_own and any(each.bits <= MOST_BITS for each in model.quantizers)
+        low_bits = any(each.bits <= MOST_BITS for each in model.quantizers)
+        wanted = low_bits and not has_own and not model.trains_as_target
     if not wanted or not trained_normalizations(model):
         return None
     if type(arguments.get("x")).__name__ == "DistributedDataset":

@@ -10,6 +10,7 @@ POOLED = {"residual"}
 
 _SUMS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _MOST_TIES = 2
+"""One code at a tie is rare, so two are already unlikely, and more are a defect."""
 
 
 def grids_in(path):
@@ -64,8 +65,8 @@ def units_apart(ours, theirs):
 def check_file(name, qmodel, theirs, tmp_path):
     """The exported file answers as the model does, and as TFMOT's own converted file.
 
-    Both compute kernels and biases in float32, in another order of operations. A value
-    that lies at a tie is then one code away. That is rare.
+    Both compute kernels and biases in float32, in another order of operations. A value that lies
+    at a tie is then one code away. That is rare.
     """
     x, y = examples(SHAPES[name])
     ours = tmp_path / f"{name}.tflite"
