@@ -4,12 +4,12 @@
     python benchmarks/run_queue.py --status
 
 A line of the list has a study, a variant, bits and a seed (`benchmarks/queue.txt`). Each run has
-one thread at the lowest priority. It uses a frozen copy of the committed code, a clone with its own
-environment in --queue_dir, so the tree may change meanwhile. A run that was killed or ran out of
-time goes on from its last epoch, with the commit it began with. Runs of a study wait while its
-float model trains. A finished run is a JSON file in the study's folder of --results_dir, next to a
-CSV file of its epochs. Commit both. Backups and trained models stay in --queue_dir. If that folder
-is lost, the runs begin again.
+one thread at the lowest priority, or more with the flag --threads=2 in its line. It uses a frozen
+copy of the committed code, a clone with its own environment in --queue_dir, so the tree may change
+meanwhile. A run that was killed or ran out of time goes on from its last epoch, with the commit it
+began with. Runs of a study wait while its float model trains. A finished run is a JSON file in the
+study's folder of --results_dir, next to a CSV file of its epochs. Commit both. Backups and trained
+models stay in --queue_dir. If that folder is lost, the runs begin again.
 
 This file is not named queue.py, because it would hide Python's own `queue`.
 """

@@ -1,10 +1,10 @@
 """Studies: many trainings of one task, all from one float model.
 
-A study is a task and a dict of variants. Every run trains in its own process, with one thread. If
-it was killed, it goes on from its last epoch. A finished run is a JSON file in --output_dir, next
-to a CSV file of its epochs, and is not done again. Its backups, its trained .keras and its .tflite
-are in --state_dir. `--report_only` writes the table and the picture from the finished runs.
-`benchmarks/run_queue.py` does runs of any study in the order of a list.
+A study is a task and a dict of variants. Every run trains in its own process. It has one thread,
+or --threads. If it was killed, it goes on from its last epoch. A finished run is a JSON file in
+--output_dir, next to a CSV file of its epochs, and is not done again. Its backups, its trained
+.keras and its .tflite are in --state_dir. `--report_only` writes the table and the picture from
+the finished runs. `benchmarks/run_queue.py` does runs of any study in the order of a list.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ OUTPUT_DIR = flags.DEFINE_string(
 STATE_DIR = flags.DEFINE_string(
     "state_dir", None, "Where backups and trained models go; --output_dir by default."
 )
-JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, each with one thread.", 1)
+JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time.", 1)
+THREADS = flags.DEFINE_integer("threads", 1, "Threads of each run.", 1)
 REESTIMATE = flags.DEFINE_bool(
     "reestimate", False, "Re-estimate BatchNormalization's statistics before every validation."
 )
@@ -281,8 +282,8 @@ def commit() -> str:
 
 def execute(run: Run, variant: Variant, task: Task) -> None:
     """Trains and evaluates one run, and writes its result at once."""
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
+    tf.config.threading.set_inter_op_parallelism_threads(THREADS.value)
     run.state_folder.mkdir(parents=True, exist_ok=True)
     recipe = recipe_of(task, run, variant)
     qmodel, said = train(run, variant, task, recipe)
@@ -294,6 +295,7 @@ def execute(run: Run, variant: Variant, task: Task) -> None:
         "recipe": recipe.stated(),
         "reestimated": REESTIMATE.value or task.reestimates,
         **said,
+        "threads": THREADS.value,
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     qmodel.save(run.state_folder / f"{run.name}.keras")
