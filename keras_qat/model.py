@@ -179,7 +179,7 @@ class QuantizedModel(Summarized, TargetInference, Objective):
         if training:
             self._look_outside()
         told = training and self.trains_as_target
-        with telling(self.target_values(inputs)) if told else contextlib.nullcontext():
+        with telling(self.target_values(inputs, mask)) if told else contextlib.nullcontext():
             outputs = super().call(inputs, training=training, mask=mask)
         return self._nan_keeper(flat_inputs(self, inputs), outputs)
 

@@ -117,14 +117,14 @@ class TargetInference(keras.Model):
         """Whether training steps yield the target's values."""
         return self._trains_as_target
 
-    def target_values(self, inputs: Any) -> dict[Any, list[Any]]:
+    def target_values(self, inputs: Any, mask: Any = None) -> dict[Any, list[Any]]:
         """What inference yields behind each quantizer of an activation, for each of its calls."""
         calls = [node for node in nodes(self) if isinstance(node.operation, ActivationQuantizer)]
         if self not in _TOLD_BY:
             outputs = [tensor for node in calls for tensor in node.outputs]
             _TOLD_BY[self] = probe_of(self, outputs)
         with full_precision(_TOLD_BY[self]), adding_no_losses(_TOLD_BY[self]):
-            values = _TOLD_BY[self](inputs, training=False)
+            values = _TOLD_BY[self](inputs, training=False, mask=mask)
         found: dict[Any, list[Any]] = {}
         for node, value in zip(calls, values, strict=True):
             found.setdefault(node.operation, []).append(value)

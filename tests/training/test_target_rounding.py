@@ -46,6 +46,20 @@ def test_the_forward_pass_is_that_of_the_target(target):
     np.testing.assert_allclose(steps_of(qmodel, True), steps_of(qmodel, False), atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*does not support masking")  # Keras says so of all models
+def test_a_mask_reaches_the_values_of_the_target():
+    inputs = keras.Input((6, 3))
+    x = layers.GlobalAveragePooling1D()(layers.ReLU()(layers.Dense(4)(inputs)))
+    model = randomize(keras.Model(inputs, layers.Dense(5)(x)))
+    steps = images(8, (6, 3))
+    qmodel = keras_qat.quantize(model, TWO_BITS, calibration_data=steps)
+    qmodel.compute_as("litert", in_training=True)
+    mask = np.tile(np.arange(6) < 2, (8, 1))
+    found, expected = (qmodel(steps, training=each, mask=mask) for each in (True, False))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)  # y + (target - y) rounds in float32
+    assert not np.allclose(expected, qmodel(steps, training=False))
+
+
 def test_the_gradient_is_that_of_the_quantizer():
     tf = pytest.importorskip("tensorflow")
     quantizer = keras_qat.LSQConfig(activation_bits=2).activation_quantizer(2, False, "q")
