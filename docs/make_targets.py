@@ -102,6 +102,8 @@ Written by `docs/make_targets.py`; do not edit. `target="{name}"`.
 {code}
 ```
 
+`model` is your trained Keras model and `x` is an array of inputs that it was trained on.
+
 ## What is proven
 
 Every export compares each element of each layer with {runtimes}.

@@ -87,3 +87,16 @@ def nothing_is_compiled():
         tf.config.run_functions_eagerly(True)
         yield
         tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module")
+def nothing_is_optimized():
+    """For files that train many models a little: optimizing their graphs takes a third of the time.
+
+    What TensorFlow's optimizer of graphs leaves as it is, is proven by files that infer or export.
+    """
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})

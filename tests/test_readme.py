@@ -103,6 +103,29 @@ def test_every_python_block_runs(page, prepared, tmp_path, monkeypatch):
     assert [name for name in LEFT_BEHIND[page.stem] if not (tmp_path / name).exists()] == []
 
 
+def free_names(blocks):
+    """The names that blocks read before any of them gives them a value."""
+    given, free = set(), set()
+    for block in blocks:
+        nodes = list(ast.walk(ast.parse(block)))
+        names = [each for each in nodes if isinstance(each, ast.Name)]
+        given |= {each.id for each in names if isinstance(each.ctx, ast.Store)}
+        given |= {each.arg for each in nodes if isinstance(each, ast.arg)}
+        free |= {each.id for each in names} - given
+    return free
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.stem)
+def test_a_page_says_what_it_calls_model_or_x(page, prepared):
+    text = page.read_text()
+    used = free_names(python_blocks(page)) & set(prepared)
+    assert [name for name in sorted(used) if f"`{name}`" not in text] == []
+
+
+def test_a_name_that_a_block_makes_is_not_free():
+    assert free_names(["a = b", "def f(c):\n    return a + c + d"]) == {"b", "d"}
+
+
 def test_every_recipe_is_a_config(prepared):
     """The lines of the table of recipes, which are no blocks."""
     text = (ROOT / "docs" / "recipe.md").read_text()

@@ -216,11 +216,13 @@ class GDNSQRun:
         for width in self._model.learned_widths:
             if width.quantizer.holds:
                 continue
-            if self._handling.assist and late < 1.0 and not width.meets_target():
+            met = width.meets_target()
+            if self._handling.assist and late < 1.0 and not met:
                 distance = max(width.quantizer.first_bits - width.target, 0)
                 if width.narrow(width.target + late * distance):
                     self.assisted.add((width.name, width.layer is None))
-            if not width.meets_target():
+                    met = width.meets_target()
+            if not met:
                 missed.append(width)
             elif self._handling.hold and width.quantizer.deployable:
                 moved = width.hold(refit=self._handling.refit, fill=self._handling.fill)
