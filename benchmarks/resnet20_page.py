@@ -66,6 +66,15 @@ python benchmarks/resnet20_page.py
 """
 
 
+_GENERALIZATION = """
+## Why the rows are below the published ones
+
+Accuracy in inference, on one epoch of augmented training images and on the test images
+(`python benchmarks/resnet20_generalization.py`; one seed):
+
+"""
+
+
 def listed(path: pathlib.Path) -> list[tuple[str, int, int]]:
     """Variant, bits and seed of this study's runs in the list."""
     lines = (line.partition("#")[0].split() for line in path.read_text().splitlines())
@@ -100,6 +109,22 @@ def history(path: pathlib.Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def generalization(path: pathlib.Path) -> str:
+    """The table of accuracies on training and test images; empty before it was measured."""
+    found = _result(path)
+    if found is None:
+        return ""
+    lines = [
+        "| model | augmented training images | test images |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {each['training']:.2f} | {each['test']:.2f} |"
+            for name, each in found.items()
+        ),
+    ]
+    return _GENERALIZATION + "\n".join(lines) + "\n"
+
+
 def plot(folder: pathlib.Path, runs: list[tuple[str, int, int]], path: pathlib.Path) -> None:
     """A curve of training accuracy for every run that has begun."""
     figure = matplotlib.figure.Figure(figsize=(8, 4.2), layout="constrained")
@@ -129,7 +154,8 @@ def main(argv: list[str]) -> None:
     folder, runs = pathlib.Path(FOLDER.value), listed(pathlib.Path(LIST.value))
     table = "\n".join(row(folder, *run) for run in runs)
     head = f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}\n"
-    folder.with_suffix(".md").write_text(_HEAD + head + table + "\n" + _TAIL)
+    why = generalization(folder.with_name(f"{folder.name}_generalization.json"))
+    folder.with_suffix(".md").write_text(f"{_HEAD}{head}{table}\n{_TAIL}{why}")
     plot(folder, runs, folder.with_suffix(".png"))
 
 
