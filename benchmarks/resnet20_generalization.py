@@ -2,9 +2,10 @@
 
     python benchmarks/resnet20_generalization.py --shared_dir=../shared "W3A3, labels=run.keras"
 
-Every argument is a name and a trained model. Their results, and those of the float model, are added
-to benchmarks/results/resnet20_generalization.json. `benchmarks/resnet20_page.py` has the table. All
-models infer. The training images are those of one augmented epoch.
+Every argument is a name and the path of a trained model. The accuracies of these models and of the
+float model are added to benchmarks/results/resnet20_generalization.json, and
+`benchmarks/resnet20_page.py` writes the table. All models infer. The training images are the
+augmented images of one epoch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _EPOCH = 1000  # no run has trained on its crops
 
 def measured(model: keras.Model) -> dict[str, float]:
     """Accuracies in %, on an epoch of augmented training images and on the test images."""
-    model.compile(metrics=["accuracy"])
+    model.compile(loss=resnet20.TASK.loss(), metrics=["accuracy"])
     batches = resnet20.training_batches(0, _EPOCH)
     steps = resnet20.TASK.steps()
     found = {
