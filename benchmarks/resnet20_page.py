@@ -72,8 +72,10 @@ _GENERALIZATION = """
 Accuracy in inference, on one epoch of augmented training images and on the test images
 (`python benchmarks/resnet20_generalization.py`; one seed):
 
-"""
-_WHAT_IT_SAYS = """
+| model | augmented training images | test images |
+|---|---|---|
+{rows}
+
 At 3 bits the network fits the training images as well as the float model does, so it has bits
 enough. What it loses, it loses on images that it has not seen. The likely cause is the recipe: it
 trains on labels alone, without weight decay, on images that the float model has learned already.
@@ -117,19 +119,12 @@ def history(path: pathlib.Path) -> list[dict[str, str]]:
 
 
 def generalization(path: pathlib.Path) -> str:
-    """The table of accuracies on training and test images; empty before it was measured."""
-    found = _result(path)
-    if found is None:
-        return ""
-    lines = [
-        "| model | augmented training images | test images |",
-        "|---|---|---|",
-        *(
-            f"| {name} | {each['training']:.2f} | {each['test']:.2f} |"
-            for name, each in found.items()
-        ),
-    ]
-    return _GENERALIZATION + "\n".join(lines) + "\n" + _WHAT_IT_SAYS
+    """The section with the accuracies on training and test images."""
+    rows = (
+        f"| {name} | {found['training']:.2f} | {found['test']:.2f} |"
+        for name, found in json.loads(path.read_text()).items()
+    )
+    return _GENERALIZATION.format(rows="\n".join(rows))
 
 
 def plot(folder: pathlib.Path, runs: list[tuple[str, int, int]], path: pathlib.Path) -> None:

@@ -91,9 +91,9 @@ def nothing_is_compiled():
 
 @pytest.fixture(scope="module")
 def nothing_is_optimized():
-    """For files that train many models a little: optimizing their graphs takes a third of the time.
+    """Turns TensorFlow's optimizer of graphs off, for files that train many models a little.
 
-    What TensorFlow's optimizer of graphs leaves as it is, is proven by files that infer or export.
+    The optimizer takes a third of the time of such a training. Files that infer or export keep it.
     """
     import tensorflow as tf
 

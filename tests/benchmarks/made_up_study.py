@@ -13,7 +13,6 @@ import sys
 import cifar10
 import numpy as np
 import study
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 COUNTS = {
@@ -65,8 +64,6 @@ if __name__ == "__main__":
     if sys.argv[0] == "prepare":  # in a process of its own: a study sets threads before all else
         prepare(*sys.argv[1:])
     else:
-        # To optimize the graph of a large network takes longer than its few steps.
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         cifar10.VALIDATION_IMAGES = VALIDATION_IMAGES
         study.REESTIMATION_BATCHES = REESTIMATION_BATCHES
         runpy.run_path(sys.argv[0], run_name="__main__")

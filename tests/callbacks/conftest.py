@@ -1,4 +1,4 @@
-"""Schedules and monitors are tested in many short trainings, of which none has to compute fast."""
+"""These tests train many models for a few batches each, with the optimizer of graphs off."""
 
 import pytest
 

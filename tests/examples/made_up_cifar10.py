@@ -10,7 +10,6 @@ import runpy
 import sys
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 COUNTS = {"train": 640, "test": 200}
@@ -41,8 +40,6 @@ def split_generators(builder, manager):
 
 
 if __name__ == "__main__":
-    # To optimize a graph takes longer than its few steps.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     tfds.image_classification.Cifar10._split_generators = split_generators
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")
